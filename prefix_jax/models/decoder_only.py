@@ -1,0 +1,89 @@
+"""What GPT-2 and Llama share: the calls of a decoder-only model, and its stack of layers."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from prefix_jax.models import attention
+from prefix_jax.models.layers import Embedding, Stack, gather_columns
+from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
+
+
+class DecoderOnly(nn.Module):
+    """A pure function of (variables, prefix, tokens). Subclasses give the block, the embeddings and the last norm."""
+
+    spec: Any
+    rematerialise: bool = False
+
+    def make_block(self) -> nn.Module:
+        raise NotImplementedError
+
+    def make_norm(self) -> nn.Module:
+        raise NotImplementedError
+
+    def embed(self, tokens: Array, positions: Array) -> Array:
+        raise NotImplementedError
+
+    def shared(self, positions: Array) -> Any:
+        """What every layer gets beside the mask, computed once."""
+        raise NotImplementedError
+
+    def setup(self) -> None:
+        learned = getattr(self.spec, "learned_positions", 0)
+        self.embedding = Embedding(self.spec.vocab_size, self.spec.d_model, learned)
+        self.layers = Stack(self.make_block(), self.spec.layers, self.rematerialise)
+        self.final_norm = self.make_norm()
+        if not self.spec.tie_embeddings:
+            self.head = Embedding(self.spec.vocab_size, self.spec.d_model)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "*batch T"],
+        positions: Int[Array, "*batch T"] | None = None,
+        segment_ids: Int[Array, "*batch T"] | None = None,
+        target_positions: Int[Array, "B M"] | None = None,
+        prefix: Prefix | None = None,
+    ) -> Float[Array, "*batch M V"]:
+        """Returns float32 logits at the target positions (all positions if None).
+
+        `segment_ids` separate packed segments, and 0 from the rest: an attention mask is a valid value. `positions` count
+        from 0 in each segment, and are derived from the segments where not given.
+        """
+        return self.logits(self.target_hidden(tokens, positions, segment_ids, target_positions, prefix=prefix))
+
+    def target_hidden(
+        self,
+        tokens: Array,
+        positions: Array | None = None,
+        segment_ids: Array | None = None,
+        target_positions: Array | None = None,
+        prefix: Prefix | None = None,
+    ) -> Float[Array, "*batch M E"]:
+        """Returns the last hidden states at the target positions; `logits` turns them into logits."""
+        hidden, _ = self.hidden(tokens, positions, segment_ids, prefix=prefix)
+        return gather_columns(hidden, target_positions)
+
+    def hidden(
+        self,
+        tokens: Array,
+        positions: Array | None = None,
+        segment_ids: Array | None = None,
+        prefix: Prefix | None = None,
+        past: tuple[Past, ...] = (),
+    ) -> tuple[Float[Array, "*batch T E"], KeyValues]:
+        """Returns hidden states after the last norm, and this call's keys and values; `past` are caches it also sees."""
+        if positions is None:
+            positions = (
+                jnp.arange(tokens.shape[-1]) if segment_ids is None else attention.segment_positions(segment_ids)
+            )
+        mask = attention.causal_mask(positions, segment_ids, getattr(self.spec, "sliding_window", None))
+        positions = positions + offset(prefix)
+        shared = (mask, tuple(p.mask for p in past), self.shared(positions))
+        caches = tuple((p.key, p.value) for p in past)
+        x, key_values = self.layers(self.embed(tokens, positions), shared, (site_of(prefix, "decoder"),), caches)
+        return self.final_norm(x), key_values
+
+    def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
+        return (self.embedding if self.spec.tie_embeddings else self.head).logits(hidden)

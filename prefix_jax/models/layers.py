@@ -1,0 +1,233 @@
+"""The parts every family is built of: norms, projections, and a stack of layers that is scanned."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from prefix_jax.models.attention import Source, attend
+from prefix_jax.models.prefix import KeyValues, Site
+
+_embedding_init = nn.initializers.normal(0.02)
+
+
+class RMSNorm(nn.Module):
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, -1, keepdims=True)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return (wide * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+class Projection(nn.Module):
+    """`[..., *inputs] -> [..., *outputs]`, one matrix product; the kernel is `[*inputs, *outputs]`."""
+
+    outputs: tuple[int, ...]
+    inputs: int = 1
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = x.shape[-self.inputs :] + self.outputs
+        init = nn.initializers.lecun_normal(range(self.inputs), range(self.inputs, len(shape)))
+        kernel = self.param("kernel", init, shape)
+        axes = (tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs)))
+        y = lax.dot_general(x, kernel, (axes, ((), ())))
+        return y + self.param("bias", nn.initializers.zeros, self.outputs) if self.bias else y
+
+
+class Embedding(nn.Module):
+    """Rows of a table by id, plus those of learned positions if there are any; `logits` is the product with all rows."""
+
+    rows: int
+    width: int
+    max_positions: int = 0
+
+    def setup(self) -> None:
+        self.tokens = self.param("tokens", _embedding_init, (self.rows, self.width))
+        if self.max_positions:
+            self.positions = self.param("positions", _embedding_init, (self.max_positions, self.width))
+
+    def __call__(self, ids: Array, positions: Array | None = None) -> Array:
+        rows = jnp.take(self.tokens, ids, axis=0)
+        return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0)
+
+    def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
+        return vocabulary_logits(hidden, self.tokens)
+
+
+def vocabulary_logits(hidden: Float[Array, "... E"], tokens: Float[Array, "V E"]) -> Float[Array, "... V"]:
+    """The product with the vocabulary matrix, accumulated and returned in float32."""
+    contract = (((hidden.ndim - 1,), (1,)), ((), ()))
+    return lax.dot_general(hidden, tokens, contract, preferred_element_type=jnp.float32)
+
+
+def heads_first(x: Float[Array, "*batch T K N D"]) -> Float[Array, "*batch K N T D"]:
+    return jnp.moveaxis(x, -4, -2)
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values in one product with a KV-head axis, so that a mesh can split it."""
+
+    kv_heads: int
+    groups: int
+    head_dim: int
+    scale: float
+    bias: bool = False
+    out_bias: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Array, mask: Array, bias: Array | None, turn: Callable[[Array], Array], sources: tuple[Source, ...]
+    ) -> tuple[Array, KeyValues]:
+        """`turn` is applied to queries and keys (rotary); returns the output and this call's keys and values."""
+        qkv = Projection((self.kv_heads, self.groups + 2, self.head_dim), bias=self.bias, name="qkv")(x)
+        qkv = heads_first(qkv)
+        query = turn(qkv[..., : self.groups, :, :])
+        key, value = turn(qkv[..., self.groups, :, :]), qkv[..., self.groups + 1, :, :]
+        out = attend(query, (*sources, Source(key, value, bias, mask)), self.scale)
+        out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
+        return out, KeyValues(key, value)
+
+
+class GatedMLP(nn.Module):
+    width: int
+    activation: Callable[[Array], Array]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        both = Projection((2, self.width), name="gate_up")(x)
+        hidden = self.activation(both[..., 0, :]) * both[..., 1, :]
+        return Projection((x.shape[-1],), name="down")(hidden)
+
+
+class MLP(nn.Module):
+    width: int
+    activation: Callable[[Array], Array]
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        hidden = self.activation(Projection((self.width,), bias=self.bias, name="up")(x))
+        return Projection((x.shape[-1],), bias=self.bias, name="down")(hidden)
+
+
+class Run(NamedTuple):
+    """Consecutive layers that carry a prefix at the same sites; `offsets` are their first rows in each site."""
+
+    start: int
+    stop: int
+    offsets: tuple[int | None, ...]
+
+
+def layer_runs(count: int, sites: tuple[Site | None, ...]) -> tuple[Run, ...]:
+    """Divides the layers where the set of sites that carry a prefix changes."""
+    rows: list[dict[int, int]] = []
+    for site in sites:
+        layers = () if site is None else range(count) if site.layers is None else site.layers
+        rows.append({layer: row for row, layer in enumerate(layers)})
+    runs: list[Run] = []
+    for layer in range(count):
+        here = tuple(row.get(layer) for row in rows)
+        if runs and [o is None for o in runs[-1].offsets] == [o is None for o in here]:
+            runs[-1] = runs[-1]._replace(stop=layer + 1)
+        else:
+            runs.append(Run(layer, layer + 1, here))
+    return tuple(runs)
+
+
+class Stack(nn.Module):
+    """A block repeated `length` times over weights stacked on a leading axis, as one `lax.scan`.
+
+    The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None, `past` its
+    slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no gradient runs
+    through them.
+    """
+
+    block: nn.Module
+    length: int
+    rematerialise: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, shared: Any, sites: tuple[Site | None, ...], past: Any) -> tuple[Array, Any]:
+        block = self.block.clone(parent=None)
+        if self.is_initializing():
+            first = jax.tree.map(lambda leaf: leaf[0], past)
+            keys = jax.random.split(self.make_rng("params"), self.length)
+            stacked = jax.vmap(lambda key: block.init(key, x, shared, (None,) * len(sites), first)["params"])(keys)
+            for name, leaf in stacked.items():
+                self.put_variable("params", name, leaf)
+        variables = self.variables
+
+        def body(x: Array, layer: tuple) -> tuple[Array, Any]:
+            weights, sites_here, past_here = layer
+            return block.apply(weights, x, shared, sites_here, past_here)
+
+        if self.rematerialise:
+            body = jax.checkpoint(body, prevent_cse=False)
+        outputs = []
+        for run in layer_runs(self.length, sites):
+            x, output = _scan_run(body, x, variables, sites, past, run, run.stop - run.start == self.length)
+            outputs.append(output)
+        return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs) if len(outputs) > 1 else outputs[0]
+
+
+def _scan_run(
+    body: Callable, x: Array, variables: Any, sites: tuple[Site | None, ...], past: Any, run: Run, whole: bool
+) -> tuple[Array, Any]:
+    count = run.stop - run.start
+    prefixes = tuple(
+        None if row is None else prefix_source(site, row, count) for site, row in zip(sites, run.offsets, strict=True)
+    )
+    if whole:
+        return lax.scan(body, x, (variables, prefixes, past))
+
+    # The weights of some of the layers are read in place: slicing them first would copy them.
+    def indexed(x: Array, layer: tuple) -> tuple[Array, Any]:
+        index, prefixes_here = layer
+        weights, past_here = jax.tree.map(
+            lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), (variables, past)
+        )
+        return body(x, (weights, prefixes_here, past_here))
+
+    return lax.scan(indexed, x, (jnp.arange(run.start, run.stop), prefixes))
+
+
+def prefix_source(site: Site, start: int, count: int) -> Source:
+    """Returns the rows of a site as sources stacked over layers; their bias broadcasts over groups and queries."""
+
+    def rows(leaf: Array) -> Array:
+        return leaf if leaf.shape[0] == count else leaf[start : start + count]
+
+    bias = None if site.bias is None else rows(site.bias)[:, :, None, None, :]
+    return Source(rows(site.key), rows(site.value), bias)
+
+
+def past_sources(past: tuple, masks: tuple[Array, ...], biases: tuple[Array | None, ...]) -> tuple[Source, ...]:
+    """One layer's caches as sources, with the masks and biases that all layers share."""
+    return tuple(Source(k, v, b, m) for (k, v), m, b in zip(past, masks, biases, strict=True))
+
+
+def gather_columns(hidden: Float[Array, "B T E"], columns: Array | None) -> Array:
+    """Returns the hidden states at `[B, M]` columns, or all of them."""
+    return hidden if columns is None else jnp.take_along_axis(hidden, columns[..., None], axis=1)

@@ -1,0 +1,107 @@
+"""The prefix as a pytree: trained keys and values that the attention layers of a site see before the tokens."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.specs import Spec
+
+SITES = ("encoder", "decoder", "cross")
+
+
+@struct.dataclass
+class Site:
+    """The prefix of one kind of attention, stacked over the layers that carry one.
+
+    Keys are as attention sees them: after rotary. `bias` is added to the logits of the slots (-inf closes a slot).
+    `layers` names the layers that carry a prefix, in order; None: all of them.
+    """
+
+    key: Float[Array, "layers kv_heads length head_dim"]
+    value: Float[Array, "layers kv_heads length head_dim"]
+    bias: Float[Array, "layers kv_heads length"] | None = None
+    layers: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
+
+
+@struct.dataclass
+class Prefix:
+    """What a model takes as `prefix`. `position_offset` is the position of the first token."""
+
+    decoder: Site | None = None
+    encoder: Site | None = None
+    cross: Site | None = None
+    position_offset: Int[Array, ""] | int = 0
+
+
+class Past(NamedTuple):
+    """Keys and values of earlier tokens, stacked over all layers; `batch` is the query's batch shape or its beginning.
+
+    `mask` and `columns` serve every layer; `columns` are the keys' places in their row, for relative positions.
+    """
+
+    key: Float[Array, "layers *batch kv_heads past head_dim"]
+    value: Float[Array, "layers *batch kv_heads past head_dim"]
+    mask: Array
+    columns: Int[Array, "past"]
+
+
+class KeyValues(NamedTuple):
+    """Keys and values that a call has computed, stacked over layers: `[layers, *batch, kv_heads, length, head_dim]`."""
+
+    key: Array
+    value: Array
+
+
+def site_of(prefix: Prefix | None, site: str) -> Site | None:
+    return None if prefix is None else getattr(prefix, site)
+
+
+def length(prefix: Prefix) -> int:
+    """Returns the number of virtual tokens, the largest over the sites."""
+    return max((s.key.shape[-2] for s in (prefix.encoder, prefix.decoder, prefix.cross) if s is not None), default=0)
+
+
+def check(prefix: Prefix, spec: Spec) -> None:
+    """Raises UserError unless the prefix has the shapes that the model's attention has."""
+    for name in SITES:
+        site = site_of(prefix, name)
+        if site is None:
+            continue
+        if name not in spec.sites:
+            raise UserError(f'the prefix has a site "{name}", but the model has only {", ".join(spec.sites)}')
+        layers = spec.site_layers(name) if site.layers is None else len(site.layers)
+        expected = (layers, spec.kv_heads, site.key.shape[-2], spec.head_dim)
+        if site.key.shape != expected or site.value.shape != expected:
+            raise UserError(
+                f"the prefix's {name} keys and values are {site.key.shape} and {site.value.shape}, but this model "
+                f"takes {expected} (layers, KV heads, length, head dimension); use the model the prefix was made for"
+            )
+        if site.layers is not None and not all(0 <= layer < spec.site_layers(name) for layer in site.layers):
+            raise UserError(f"the prefix names {name} layers {site.layers}, but there are {spec.site_layers(name)}")
+
+
+def parse_layers(text: str, count: int) -> tuple[int, ...] | None:
+    """Returns the layers that "0-5,11" names, or None for "all".
+
+    Raises:
+      UserError: the text is no such list, or names a layer that is not there.
+    """
+    if text in ("all", ""):
+        return None
+    try:
+        chosen = set()
+        for part in str(text).split(","):
+            first, _, last = part.strip().partition("-")
+            chosen.update(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise UserError(f'layers "{text}" is not "all" or a list such as "0-5,11"') from None
+    if not chosen or min(chosen) < 0 or max(chosen) >= count:
+        raise UserError(f'layers "{text}" must name layers from 0 to {count - 1}')
+    return None if len(chosen) == count else tuple(sorted(chosen))
+
+
+def offset(prefix: Prefix | None) -> Array | int:
+    return 0 if prefix is None else jnp.asarray(prefix.position_offset)

@@ -1,0 +1,217 @@
+"""What a model's shapes are: one frozen description per family, made from a Hugging Face `config.json`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from prefix_jax.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What every family has. A decoder-only model has `encoder_layers == 0`."""
+
+    vocab_size: int
+    layers: int
+    d_model: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    d_ff: int
+    norm_epsilon: float
+    tie_embeddings: bool
+    eos_id: int
+    bos_id: int | None
+    pad_id: int
+
+    @property
+    def encoder_layers(self) -> int:
+        return 0
+
+    @property
+    def window(self) -> int | None:
+        """The most positions a sequence may have, prefix included; None where positions are relative."""
+        return None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The attentions that can carry a prefix."""
+        return ("encoder", "decoder", "cross") if self.encoder_layers else ("decoder",)
+
+    def site_layers(self, site: str) -> int:
+        return self.encoder_layers if site == "encoder" else self.layers
+
+
+@dataclass(frozen=True)
+class GPT2Spec(Spec):
+    max_positions: int
+
+    @property
+    def learned_positions(self) -> int:
+        return self.max_positions
+
+    @property
+    def window(self) -> int:
+        return self.max_positions
+
+
+@dataclass(frozen=True)
+class LlamaSpec(Spec):
+    max_positions: int
+    rope_base: float
+    # ("linear", factor) or ("llama3", factor, low, high, original positions); None: plain.
+    rope_scaling: tuple | None
+    qkv_bias: bool
+    sliding_window: int | None
+
+    @property
+    def window(self) -> int:
+        return self.max_positions
+
+
+@dataclass(frozen=True)
+class T5Spec(Spec):
+    encoder_depth: int
+    gated: bool
+    # "relu", "gelu" (the tanh form) or "silu".
+    activation: str
+    buckets: int
+    max_distance: int
+    decoder_start_id: int
+    # Hidden states are multiplied by d_model ** -0.5 before the vocabulary: T5 1.0, whose embeddings are tied.
+    scale_outputs: bool
+
+    @property
+    def encoder_layers(self) -> int:
+        return self.encoder_depth
+
+
+def from_hf(config: dict[str, Any]) -> Spec:
+    """Returns the spec of a model from the dictionary in its `config.json`.
+
+    Raises:
+      UserError: the family is not one of ours, or the configuration asks for something the family here does not have.
+    """
+    family = config.get("model_type", "")
+    if family not in _FAMILIES:
+        known = tuple(_FAMILIES)
+        raise UserError(f'model_type "{family}" is not supported{did_you_mean(family, known)}')
+    return _FAMILIES[family](config)
+
+
+def spec_dict(spec: Spec) -> dict[str, Any]:
+    """Returns the spec as JSON values, with the family's name."""
+    return {"family": type(spec).__name__.removesuffix("Spec").lower(), **dataclasses.asdict(spec)}
+
+
+def _refuse(config: dict, option: str, allowed: tuple) -> None:
+    if config.get(option, allowed[0]) not in allowed:
+        raise UserError(
+            f"this {config['model_type']} model has {option}={config[option]!r}, which is not supported "
+            f"(only {', '.join(repr(a) for a in allowed)})"
+        )
+
+
+def _first(value: Any, default: Any = None) -> Any:
+    """The first of a list of ids, as some models name several end tokens."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return default if value is None else value
+
+
+def _gpt2(c: dict) -> GPT2Spec:
+    _refuse(c, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
+    _refuse(c, "scale_attn_by_inverse_layer_idx", (False,))
+    _refuse(c, "scale_attn_weights", (True,))
+    d_model, heads = c["n_embd"], c["n_head"]
+    return GPT2Spec(
+        vocab_size=c["vocab_size"],
+        layers=c["n_layer"],
+        d_model=d_model,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=d_model // heads,
+        d_ff=c.get("n_inner") or 4 * d_model,
+        norm_epsilon=c.get("layer_norm_epsilon", 1e-5),
+        tie_embeddings=c.get("tie_word_embeddings", True),
+        eos_id=_first(c.get("eos_token_id"), 50256),
+        bos_id=_first(c.get("bos_token_id"), 50256),
+        pad_id=_first(c.get("pad_token_id"), 0),
+        max_positions=c.get("n_positions", 1024),
+    )
+
+
+def _rope_scaling(rope: dict) -> tuple | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return ("linear", float(rope["factor"]))
+    if kind == "llama3":
+        names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        return ("llama3", *(float(rope[n]) for n in names))
+    raise UserError(f'rotary scaling "{kind}" is not supported (only default, linear, llama3)')
+
+
+def _llama(c: dict) -> LlamaSpec:
+    _refuse(c, "hidden_act", ("silu",))
+    _refuse(c, "mlp_bias", (False,))
+    heads = c["num_attention_heads"]
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    qwen = c["model_type"] == "qwen2"
+    if not qwen:
+        _refuse(c, "attention_bias", (False,))
+    window = c.get("sliding_window") if (not qwen or c.get("use_sliding_window")) else None
+    if qwen and window and c.get("max_window_layers", 0) > 0:
+        raise UserError("this qwen2 model has max_window_layers > 0, which is not supported")
+    return LlamaSpec(
+        vocab_size=c["vocab_size"],
+        layers=c["num_hidden_layers"],
+        d_model=c["hidden_size"],
+        heads=heads,
+        kv_heads=c.get("num_key_value_heads") or heads,
+        head_dim=c.get("head_dim") or c["hidden_size"] // heads,
+        d_ff=c["intermediate_size"],
+        norm_epsilon=c.get("rms_norm_eps", 1e-6),
+        tie_embeddings=c.get("tie_word_embeddings", False),
+        eos_id=_first(c.get("eos_token_id"), 2),
+        bos_id=_first(c.get("bos_token_id")),
+        pad_id=_first(c.get("pad_token_id"), 0),
+        max_positions=c.get("max_position_embeddings", 2048),
+        rope_base=float(c.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+        rope_scaling=_rope_scaling(rope),
+        qkv_bias=qwen,
+        sliding_window=window,
+    )
+
+
+def _t5(c: dict) -> T5Spec:
+    projection = c.get("feed_forward_proj", "relu")
+    gated = projection.startswith("gated-")
+    activation = projection.removeprefix("gated-").replace("gelu_new", "gelu")
+    if activation not in ("relu", "gelu", "silu") or (activation == "gelu" and not gated):
+        raise UserError(f'feed_forward_proj "{projection}" is not supported (only relu, gated-gelu, gated-silu)')
+    return T5Spec(
+        vocab_size=c["vocab_size"],
+        layers=c.get("num_decoder_layers") or c["num_layers"],
+        d_model=c["d_model"],
+        heads=c["num_heads"],
+        kv_heads=c["num_heads"],
+        head_dim=c["d_kv"],
+        d_ff=c["d_ff"],
+        norm_epsilon=c.get("layer_norm_epsilon", 1e-6),
+        tie_embeddings=c.get("tie_word_embeddings", True),
+        eos_id=_first(c.get("eos_token_id"), 1),
+        bos_id=None,
+        pad_id=_first(c.get("pad_token_id"), 0),
+        encoder_depth=c["num_layers"],
+        gated=gated,
+        activation=activation,
+        buckets=c.get("relative_attention_num_buckets", 32),
+        max_distance=c.get("relative_attention_max_distance", 128),
+        decoder_start_id=_first(c.get("decoder_start_token_id"), 0),
+        scale_outputs=c.get("scale_decoder_outputs", c.get("tie_word_embeddings", True)),
+    )
+
+
+_FAMILIES = {"gpt2": _gpt2, "llama": _llama, "mistral": _llama, "qwen2": _llama, "t5": _t5, "mt5": _t5}
