@@ -1,0 +1,45 @@
+"""HTML and SVG as nested calls, in which nothing stays unescaped by accident."""
+
+import html
+import re
+from collections.abc import Iterable
+
+# Control characters, and halves of surrogate pairs, which no file can hold.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
+
+
+class Markup(str):
+    """Text that is markup already; any other `str` is escaped when it becomes a child."""
+
+
+def escape(text: object) -> Markup:
+    """Returns the text for use in an element or a quoted attribute; unprintable characters become U+FFFD."""
+    return text if isinstance(text, Markup) else Markup(html.escape(_UNPRINTABLE.sub("\ufffd", str(text))))
+
+
+def join(children: Iterable[object]) -> Markup:
+    """Joins children, nested lists too; `None` is left out."""
+    parts = []
+    for child in children:
+        if isinstance(child, (list, tuple)):
+            parts.append(join(child))
+        elif child is not None:
+            parts.append(escape(child))
+    return Markup("".join(parts))
+
+
+def tag(tag_name: str, *children: object, **attributes: object) -> Markup:
+    """Returns `<tag_name attributes>children</tag_name>`.
+
+    In attribute names a trailing underscore falls away and the others become hyphens: `class_="x"`, `aria_label="y"`.
+    `None` and `False` leave an attribute out, `True` leaves out its value.
+    """
+    written = []
+    for name, value in attributes.items():
+        if value is None or value is False:
+            continue
+        name = name.rstrip("_").replace("_", "-")
+        written.append(f" {name}" if value is True else f' {name}="{escape(value)}"')
+    start = f"<{tag_name}{''.join(written)}>"
+    return Markup(start if tag_name in _VOID else f"{start}{join(children)}</{tag_name}>")

@@ -1,0 +1,178 @@
+"""Reads a run directory: everything but `config.json` may be missing, torn or half written."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefix_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How large one site's prefix is: the mean norm over its slots, `[layers, kv_heads]`.
+
+    `key` is relative to the model's own keys where `relative`, otherwise in the model's units; so is `value`.
+    """
+
+    site: str
+    key: np.ndarray
+    value: np.ndarray
+    layers: tuple[int, ...]
+    relative: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory holds.
+
+    `record` is `config.json`; `metrics` its lines of scalars; `scores` maps a split to its scores; `prefix` is
+    `tuned/prefix.json`; `notes` say in a sentence each what could not be read.
+    """
+
+    workdir: Path
+    record: Mapping[str, Any]
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    prefix: Mapping[str, Any] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return _mapping(self.record.get("config"))
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """Returns an option by its dotted name, such as `prefix.length`."""
+        value: Any = self.config
+        for part in name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    def curve(self, name: str) -> tuple[list[float], list[float]]:
+        """Returns steps and values of one scalar, in the order of the file; NaN where the run had no number."""
+        lines = [line for line in self.metrics if name in line]
+        return [line["step"] for line in lines], [line[name] for line in lines]
+
+
+def read_run(workdir: Path | str) -> Run:
+    """Reads a run directory.
+
+    Raises:
+        UserError: there is no such directory, or no readable `config.json` in it.
+    """
+    workdir = Path(workdir)
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give the --workdir of a training run")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); train again into a new --workdir") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} does not hold the configuration of a run; train again into a new --workdir")
+    notes: list[str] = []
+    prefix = _read_object(workdir / "tuned" / "prefix.json", notes)
+    return Run(
+        workdir=workdir,
+        record=record,
+        metrics=list(_read_metrics(workdir / "metrics.jsonl", notes)),
+        scores={str(k): v for k, v in _read_object(workdir / "scores.json", notes).items() if isinstance(v, dict)},
+        samples=[line for line in _read_lines(workdir / "samples.jsonl", notes) if "source" in line],
+        prefix=prefix,
+        pictures=_read_pictures(workdir / "tuned" / "prefix.safetensors", prefix, notes),
+        notes=notes,
+    )
+
+
+def _read_metrics(path: Path, notes: list[str]) -> Iterator[dict[str, float]]:
+    for line in _read_lines(path, notes):
+        numbers = {name: number for name, value in line.items() if (number := _number(value)) is not None}
+        if math.isfinite(numbers.get("step", math.nan)):
+            yield numbers
+
+
+def _number(value: object) -> float | None:
+    """Returns a scalar of `metrics.jsonl`; non-finite ones are written as `null` or as strings."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    objects, broken = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            objects.append(value)
+        else:
+            broken += 1
+    if broken:
+        lines = "1 line" if broken == 1 else f"{broken} lines"
+        notes.append(f"Left out {lines} of {path.name} that could not be read.")
+    return objects
+
+
+def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        notes.append(f"Left out {path.name}, which could not be read.")
+        return {}
+    return value
+
+
+def _read_pictures(path: Path, prefix: Mapping[str, Any], notes: list[str]) -> list[Picture]:
+    if not path.is_file():
+        return []
+    try:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
+        sites = [site for site in ("encoder", "cross", "decoder") if {f"{site}.key", f"{site}.value"} <= tensors.keys()]
+        return [_picture(site, tensors[f"{site}.key"], tensors[f"{site}.value"], prefix) for site in sites]
+    except Exception as error:  # whatever is wrong with the file, a page without its picture is right
+        notes.append(f"Left out {path.name}, which could not be read ({type(error).__name__}).")
+        return []
+
+
+def _picture(site: str, key_LxHxTxD: np.ndarray, value_LxHxTxD: np.ndarray, prefix: Mapping[str, Any]) -> Picture:
+    key, value = (np.linalg.norm(x.astype(np.float32), axis=-1).mean(-1) for x in (key_LxHxTxD, value_LxHxTxD))
+    scales = [
+        np.asarray(_mapping(prefix.get(f"model_{kind}_norm")).get(site, ()), np.float32) for kind in ("key", "value")
+    ]
+    # The export may carry the mean norms of the model's own keys and values, `[layers, kv_heads]`.
+    relative = all(scale.shape == key.shape and bool((scale > 0).all()) for scale in scales)
+    if relative:
+        key, value = key / scales[0], value / scales[1]
+    layers = prefix.get("layers")
+    layers = layers.get(site) if isinstance(layers, Mapping) else layers
+    named = layers if isinstance(layers, list) and len(layers) == len(key) else range(len(key))
+    return Picture(site, key, value, tuple(named), relative)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,159 @@
+"""Aligned tables for the terminal and Markdown: scores of the bare and the tuned model, samples side by side."""
+
+import math
+import re
+import textwrap
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+# Scores of which less is better; of all others more is.
+LOWER_IS_BETTER = frozenset({"ter", "loss", "perplexity", "nll"})
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def text_table(rows: Sequence[Sequence[object]], columns: Sequence[str], title: str = "") -> str:
+    """Returns a table with aligned columns, numbers to the right, a rule under the header; no newline at the end.
+
+    Args:
+        rows: cells, each row as long as `columns`; floats get two decimals, `None` a dash.
+        columns: the header.
+        title: a line above it.
+    """
+    cells = [[cell_text(cell) for cell in row] for row in rows]
+    widths = [max(text_width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    right = _right_aligned(rows, len(columns))
+    lines = [title] if title else []
+    lines.append("  ".join(_pad(name, width, to_right) for name, width, to_right in zip(columns, widths, right)))
+    lines.append("  ".join("─" * width for width in widths))
+    for row in cells:
+        lines.append("  ".join(_pad(cell, width, to_right) for cell, width, to_right in zip(row, widths, right)))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown_table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> str:
+    """Returns the same table in GitHub's Markdown; `|` in cells is escaped, line breaks become spaces."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
+
+    right = _right_aligned(rows, len(columns))
+    marks = "| " + " | ".join("---:" if to_right else "---" for to_right in right) + " |"
+    return "\n".join([line(columns), marks, *(line([cell_text(cell) for cell in row]) for row in rows)])
+
+
+def score_rows(tuned: Mapping[str, float], bare: Mapping[str, float] | None) -> list[list[object]]:
+    """Returns rows of metric, bare score, tuned score, signed difference; `None` where one is missing."""
+    bare = bare or {}
+    rows: list[list[object]] = []
+    for name in [*tuned, *(name for name in bare if name not in tuned)]:
+        before, after = bare.get(name), tuned.get(name)
+        change = None if before is None or after is None else signed(after - before)
+        rows.append([name, _as_float(before), _as_float(after), change])
+    return rows
+
+
+def score_table(
+    tuned: Mapping[str, float], bare: Mapping[str, float] | None = None, title: str = "", markdown: bool = False
+) -> str:
+    """Returns the small table `metric / bare model / with prefix / difference`; without `bare`, metric and score.
+
+    Args:
+        tuned: metric to score, in the units in which the scorers print.
+        bare: the same of the frozen model alone.
+    """
+    if bare:
+        columns, rows = ["metric", "bare model", "with prefix", "difference"], score_rows(tuned, bare)
+    else:
+        columns, rows = ["metric", "score"], [[name, _as_float(value)] for name, value in tuned.items()]
+    return markdown_table(rows, columns) if markdown else text_table(rows, columns, title)
+
+
+def samples_side_by_side(samples: Sequence[Mapping[str, object]], width: int = 100) -> str:
+    """Returns each sample's input and first reference, then the bare and the tuned model's text in two columns.
+
+    Args:
+        samples: lines of `samples.jsonl`: `source`, `references`, `tuned`, `bare` (which may be missing or None).
+        width: of the terminal, in columns.
+    """
+    return "\n\n".join(_sample_text(sample, max(width, 40)) for sample in samples)
+
+
+def is_better(metric: str, difference: float) -> bool | None:
+    """Returns whether a change of the metric is for the better, `None` where there is none to two decimals."""
+    if math.isnan(difference) or round(difference, 2) == 0:
+        return None
+    lower = any(part in LOWER_IS_BETTER for part in metric.lower().split("_"))
+    return (difference < 0) if lower else (difference > 0)
+
+
+def signed(difference: float) -> str:
+    """Returns `+1.23`, `-1.23` or `0.00`."""
+    return "0.00" if round(difference, 2) == 0 else f"{difference:+,.2f}"
+
+
+def cell_text(cell: object) -> str:
+    """Returns a cell as printed, on one line and without control characters (a model's output may hold any)."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:,.2f}"
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return f"{cell:,}"
+    return _clean(str(cell))
+
+
+def text_width(text: str) -> int:
+    """Returns the columns a terminal needs: two for wide East Asian characters, none for combining marks."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) != 0 for character in text)
+
+
+def _sample_text(sample: Mapping[str, object], width: int) -> str:
+    references = sample.get("references") or []
+    first = references[0] if isinstance(references, Sequence) and references else None
+    lines = _labelled("input", sample.get("source"), width)
+    if first is not None:
+        lines += _labelled("reference", first, width)
+    if sample.get("bare") is None:
+        return "\n".join(lines + _labelled("prefix", sample.get("tuned"), width))
+    half = (width - 3) // 2
+    left = ["bare model", "─" * half, *_wrap(sample["bare"], half)]
+    right = ["with prefix", "─" * half, *_wrap(sample.get("tuned"), half)]
+    height = max(len(left), len(right))
+    left, right = left + [""] * (height - len(left)), right + [""] * (height - len(right))
+    return "\n".join(lines + [f"{_pad(a, half, False)} │ {b}".rstrip() for a, b in zip(left, right)])
+
+
+def _labelled(label: str, text: object, width: int) -> list[str]:
+    lines = _wrap(text, width - 11)
+    return [f"{label if i == 0 else '':<9}  {line}" for i, line in enumerate(lines)]
+
+
+def _wrap(text: object, width: int) -> list[str]:
+    """Wraps by characters' widths: `textwrap` counts a wide character as one, so such text gets half the columns."""
+    clean = _clean(str(text if text is not None else "")).strip() or "(empty)"
+    doubled = text_width(clean) > len(clean)
+    return textwrap.wrap(clean, width // 2 if doubled else width) or [""]
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub("\ufffd", " ".join(text.split()))
+
+
+def _pad(text: str, width: int, to_right: bool) -> str:
+    space = " " * (width - text_width(text))
+    return space + text if to_right else text + space
+
+
+def _right_aligned(rows: Sequence[Sequence[object]], count: int) -> list[bool]:
+    """A column goes to the right where it holds numbers, signed differences among them, and nothing else."""
+
+    def number(cell: object) -> bool:
+        return cell is None or isinstance(cell, (int, float)) or bool(re.fullmatch(r"[+-]?[\d,]+\.\d+", str(cell)))
+
+    return [bool(rows) and all(number(row[i]) for row in rows) for i in range(count)]
+
+
+def _as_float(value: float | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,193 @@
+"""Run-time metrics: `metrics.jsonl` first, TensorBoard beside it, Weights & Biases if asked."""
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from prefix_jax.errors import UserError
+from prefix_jax.training.run_directory import write_text
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes scalars of a run, step by step; one process of a run owns it.
+
+    `metrics.jsonl` is the record: one JSON object a line, on disk when `write` returns; the others show it.
+
+    Args:
+        workdir: the run directory, made where it does not exist.
+        tensorboard: whether to write event files under `workdir/tensorboard`.
+        wandb: a Weights & Biases project, or "" for none.
+
+    Raises:
+        UserError: wandb is asked for and not installed, or the directory cannot be written.
+    """
+
+    def __init__(self, workdir: Path | str, tensorboard: bool = True, wandb: str = ""):
+        self._workdir = Path(workdir)
+        self._path = self._workdir / FILE_NAME
+        self._wants_tensorboard = tensorboard
+        self._tensorboard: _EventFile | None = None
+        self._purge_step: int | None = None
+        self._wandb: Any = None
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(self._path)
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+        if wandb:
+            self._wandb = _start_wandb(self._workdir, wandb)
+
+    def resume(self, step: int) -> None:
+        """Forgets everything after `step` (a line torn by a kill too), so that the resumed run writes each step once.
+
+        To be called before the first `write`. The file is replaced atomically; TensorBoard hides the old events from
+        `step + 1` on; Weights & Biases keeps what it has and ignores repeated steps.
+        """
+        if self._tensorboard is not None:
+            raise ValueError("resume() must come before the first write()")
+        self._purge_step = step + 1
+        if not self._path.exists():
+            return
+        lines = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
+        kept = [line for line in lines if 0 <= _step_of(line) <= step]
+        if kept != lines[:-1] or lines[-1]:
+            write_text(self._path, "".join(line + "\n" for line in kept))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends `{"step": step, **values}`; NaN and infinities become the strings "NaN", "Infinity", "-Infinity".
+
+        Raises:
+            UserError: the line cannot be written (a full disk, say); the file then ends in its last whole line.
+        """
+        scalars = {name: float(value) for name, value in values.items()}
+        numbers = {name: value if math.isfinite(value) else _spelled(value) for name, value in scalars.items()}
+        _append(self._path, json.dumps({"step": int(step), **numbers}) + "\n")
+        if self._wants_tensorboard:
+            self._write_tensorboard(int(step), scalars)
+        if self._wandb is not None:
+            self._wandb.log(dict(scalars), step=int(step))
+
+    def close(self) -> None:
+        """Flushes and closes TensorBoard and Weights & Biases; `metrics.jsonl` needs no closing."""
+        if self._tensorboard is not None:
+            with contextlib.suppress(OSError):  # `write` has flushed, so nothing is lost
+                self._tensorboard.close()
+            self._tensorboard = None
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_tensorboard(self, step: int, scalars: Mapping[str, float]) -> None:
+        directory = self._workdir / "tensorboard"
+        try:
+            if self._tensorboard is None:
+                self._tensorboard = _EventFile(directory, self._purge_step)
+            self._tensorboard.write(step, scalars)
+        except OSError as error:
+            raise _cannot_write(directory, error) from error
+
+
+class _EventFile:
+    """One TensorBoard event file, written when asked.
+
+    tensorboardX's SummaryWriter hands events to a thread: a kill loses what waits there, and a full disk ends the
+    thread and then blocks the caller for ever. Its record writer, used here, does neither.
+    """
+
+    def __init__(self, directory: Path, purge_step: int | None):
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore
+            from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
+        except ImportError as error:
+            mend = "`pip install tensorboardX`, or set --config.training.tensorboard=False"
+            raise UserError(f"TensorBoard event files need the package tensorboardX: {mend}") from error
+        self._event, self._summary = Event, Summary
+        directory.mkdir(exist_ok=True)
+        # The name ends in the nanosecond: a run resumed within the second must not overwrite its predecessor's file.
+        self._file = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
+        if purge_step is not None:
+            # TensorBoard then hides the events of older files from this step on.
+            started = SessionLog(status=SessionLog.START)
+            self._file.write_event(Event(wall_time=time.time(), step=purge_step, session_log=started))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _start_wandb(workdir: Path, project: str) -> Any:
+    try:
+        import wandb  # type: ignore
+    except ImportError as error:
+        wanted = f'logging to the Weights & Biases project "{project}"'
+        mend = "`pip install wandb`, or leave training.wandb empty"
+        raise UserError(f"{wanted} needs the package wandb: {mend}") from error
+    # A resumed run goes on under the same id, which therefore lives in the run directory.
+    id_file = workdir / "wandb_id.txt"
+    if not id_file.exists():
+        write_text(id_file, secrets.token_hex(4))
+    config_file = workdir / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else None
+    run_id = id_file.read_text(encoding="utf-8").strip()
+    return wandb.init(project=project, name=workdir.name, id=run_id, resume="allow", dir=str(workdir), config=config)
+
+
+def _spelled(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _step_of(line: str) -> int:
+    """Returns the step of a whole line, -1 for anything else."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return -1
+    return step if isinstance(step, int) else -1
+
+
+def _append(path: Path, line: str) -> None:
+    """Appends all of `line` or nothing of it."""
+    end: int | None = None
+    try:
+        with open(path, "ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            data = line.encode()
+            while data:
+                data = data[file.write(data) :]
+    except OSError as error:
+        if end is not None:
+            os.truncate(path, end)
+        raise _cannot_write(path, error) from error
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts what follows the last newline: a line that a kill left half written."""
+    if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    return UserError(f"cannot write {path}: {reason}; make room or choose another --workdir, then run it again")

@@ -1,0 +1,298 @@
+"""report.html of a synthetic run directory: it parses, escapes, fetches nothing and bears missing or broken files."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from prefix_jax.config import default_config
+from prefix_jax.errors import UserError
+from prefix_jax.reporting.__main__ import main
+from prefix_jax.reporting.report import write_report
+from prefix_jax.reporting.run import read_run
+
+EVIL = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)>\"'&\x00\x1b[31m\ud800"
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """A strict reading: every element closed in order; keeps elements, attributes and text."""
+
+    def __init__(self, path: Path):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append((self.open[-1], data))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(data for _, data in self.texts)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def record(**changes) -> dict:
+    config = default_config()
+    config.prefix.length = 20
+    config.data.task = "e2e"
+    return {
+        "config": config.to_dict(),
+        "versions": {"prefix_jax": "0.1.0", "jax": "0.10.2"},
+        "commit": "3f1d8c9ab0172ee5+",
+        "command": "python -m prefix_jax.train --config configs/e2e.py --workdir runs/e2e",
+        "started": "2026-03-02T10:12:44+00:00",
+        "platform": "Linux x86_64",
+        "parameters": {"trained": 6310912, "stored": 245760, "base": 76961152},
+        **changes,
+    }
+
+
+@pytest.fixture
+def workdir(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "run"
+    (path / "tuned").mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(record()))
+    with open(path / "metrics.jsonl", "w") as file:
+        for step in range(10, 1001, 10):
+            line = {"step": step, "loss": 1 + math.exp(-step / 100), "learning_rate": 5e-3 * (1 - step / 1000),
+                    "tokens_per_second": 3000.0, "gradient_norm": 0.5, "seconds": step * 0.4}  # fmt: skip
+            if step % 200 == 0:
+                line = {"step": step, "validation_loss": 1.5 - step / 2000}
+            file.write(json.dumps(line) + "\n")
+    scores = {"task": "e2e", "records": 630, "tuned": {"BLEU": 64.31, "TER": 0.41}, "bare": {"BLEU": 1.24, "TER": 0.9},
+              "decoding": {"strategy": "beam", "beams": 5}}  # fmt: skip
+    (path / "scores.json").write_text(json.dumps({"validation": {**scores, "records": 547}, "test": scores}))
+    sample = {"split": "test", "source": "name : The Eagle | food : Japanese", "bare": "Eagle", "tuned": "Tuned text ."}
+    sample["references"] = ["The Eagle serves Japanese food .", "Second reference ."]
+    (path / "samples.jsonl").write_text("".join(json.dumps({**sample, "id": i}) + "\n" for i in range(8)))
+    tensors = {f"{site}.{kind}": rng.normal(size=(4, 3, 20, 8)).astype(np.float32)
+               for site in ("encoder", "cross", "decoder") for kind in ("key", "value")}  # fmt: skip
+    save_file(tensors, path / "tuned" / "prefix.safetensors")
+    about = {"method": "prefix", "model": "flan-t5-small", "length": 20, "sites": ["encoder", "cross", "decoder"]}
+    (path / "tuned" / "prefix.json").write_text(json.dumps(about))
+    return path
+
+
+def test_the_page_holds_what_the_run_directory_says(workdir):
+    page = Page(write_report(workdir))
+    assert ("title", "Prefix tuning of flan-t5-small on e2e") in page.texts
+    for said in ("6,310,912", "245,760", "76,961,152", "0.32 %", "64.31", "+63.07", "\u22120.49", "630 records",
+                 "The Eagle serves Japanese food .", "Tuned text .", "Lowest validation loss 1, at step 1,000.",
+                 "prefix.length", "git checkout 3f1d8c9ab0172ee5\n", "0.10.2", "1,000 steps", "7 min of training",
+                 "python -m prefix_jax.train --config configs/e2e.py --workdir runs/e2e"):  # fmt: skip
+        assert said in page.text, said
+    # The test split opens the page though validation comes first in the file; lower TER is better.
+    assert "630 test records" in page.text
+    assert sum(attributes.get("class") == "worse" for attributes in page.all("span")) == 0
+    charts = [attributes for attributes in page.all("svg") if attributes["class"] == "chart"]
+    assert len(charts) == 2 + 3 + 6
+
+
+def test_the_page_is_accessible(workdir):
+    page = Page(write_report(workdir))
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("h1")) == 1 and len(page.all("main")) == 1
+    assert page.all("table") and len(page.all("caption")) == len(page.all("table"))
+    assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
+    for svg in page.all("svg"):
+        assert svg.get("aria-hidden") == "true" or (svg["role"] == "img" and len(svg["aria-label"]) > 10)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        assert attributes.get("aria-labelledby", ids[0]) in ids
+    assert all(link["href"].startswith("#") and link["href"][1:] in ids for link in page.all("a"))
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_contrast_reaches_wcag_aa_in_light_and_dark():
+    from prefix_jax.reporting.theme import STYLE
+
+    themes = [
+        dict(re.findall(r"--(\w+): (#[0-9a-fA-F]{6})", block)) for block in re.findall(r":root {(.*?)}", STYLE, re.S)
+    ]
+    assert len(themes) == 2 and themes[0].keys() == themes[1].keys()
+    for theme in themes:
+        for text in ("ink", "soft", "accent", "worse"):
+            for ground in ("page", "card", "wash") if text in ("ink", "accent") else ("page", "card"):
+                light, dark = sorted((luminance(theme[text]), luminance(theme[ground])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+def test_the_page_fetches_and_runs_nothing(workdir):
+    path = write_report(workdir)
+    page = Page(path)
+    assert not {tag for tag, _ in page.elements} & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+    }
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert not names & {"src", "srcset", "xlink:href", "action", "style"} and not any(n.startswith("on") for n in names)
+    text = path.read_text()
+    assert not re.search(r"https?://|url\(|@import|//[a-z]", text)
+    (policy,) = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_malicious_text_is_shown_and_not_obeyed(workdir):
+    config = default_config().to_dict()
+    config["model"]["source"], config["data"]["task"], config["method"] = EVIL, EVIL, EVIL
+    config[EVIL] = {EVIL: EVIL}
+    evil = record(config=config, versions={EVIL: EVIL}, commit=EVIL, command=EVIL, started=EVIL, platform=EVIL)
+    (workdir / "config.json").write_text(json.dumps(evil))
+    scores = {"task": EVIL, "records": EVIL, "tuned": {EVIL: 1.0}, "bare": {EVIL: 2.0}, "decoding": {"strategy": EVIL}}
+    (workdir / "scores.json").write_text(json.dumps({EVIL: scores}))
+    sample = {"source": EVIL, "references": [EVIL, EVIL], "tuned": EVIL, "bare": EVIL}
+    (workdir / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    about = {"layers": {"encoder": [EVIL] * 4}, "length": EVIL, "sites": [EVIL], "model": EVIL}
+    (workdir / "tuned" / "prefix.json").write_text(json.dumps(about))
+    path = write_report(workdir)
+    page, text = Page(path), path.read_text(encoding="utf-8")
+    assert not {tag for tag, _ in page.elements} & {"script", "img"}
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert "<script" not in text and not set("\x00\x1b") & set(text)
+    assert page.text.count("<script>alert('x')</script>") > 10
+
+
+@pytest.mark.parametrize(
+    "missing", ["metrics.jsonl", "scores.json", "samples.jsonl", "tuned/prefix.json", "tuned/prefix.safetensors"]
+)
+def test_a_missing_file_leaves_a_sensible_page(workdir, missing):
+    (workdir / missing).unlink()
+    page = Page(write_report(workdir))
+    assert "Prefix tuning of flan-t5-small on e2e" in page.text
+    assert not any(attributes.get("class") == "notes" for attributes in page.all("aside"))
+    if missing == "scores.json":
+        assert "Not scored yet" in page.text and "prefix_jax.evaluate" in page.text
+    if missing == "metrics.jsonl":
+        assert "No metrics yet" in page.text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"config": {}}, {"config": None, "versions": None, "parameters": None}, {"config": {"method": "lora"}}],
+)
+def test_the_barest_record_is_enough(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    page = Page(write_report(tmp_path))
+    assert "None" not in page.text and "Not scored yet" in page.text
+
+
+def test_a_torn_metrics_line_is_left_out_and_said(workdir):
+    before = len(read_run(workdir).metrics)
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1010, "loss": 0.')
+    run = read_run(workdir)
+    assert len(run.metrics) == before and run.notes == ["Left out 1 line of metrics.jsonl that could not be read."]
+    assert run.notes[0] in Page(write_report(workdir)).text
+
+
+@pytest.mark.parametrize(
+    "name", ["scores.json", "samples.jsonl", "tuned/prefix.json", "tuned/prefix.safetensors", "metrics.jsonl"]
+)
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"[1, 2]\n", b'{"test": 3}\n', b'{"test": {"tuned": [1]}}', b"{"]
+)
+def test_a_broken_file_never_breaks_the_page(workdir, name, content):
+    (workdir / name).write_bytes(content)
+    assert "Prefix tuning of flan-t5-small on e2e" in Page(write_report(workdir)).text
+
+
+def test_non_finite_numbers_are_gaps_and_said(workdir):
+    losses = [2.0, "NaN", None, "Infinity", 1.0, True, "many"]
+    lines = [*({"step": i + 1, "loss": loss} for i, loss in enumerate(losses)), {"loss": 3.0}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    steps, losses = read_run(workdir).curve("loss")
+    assert steps == [1, 2, 3, 4, 5] and [math.isfinite(loss) for loss in losses] == [True, False, False, False, True]
+    assert "At 3 logged steps the loss was not a finite number." in Page(write_report(workdir)).text
+
+
+def test_pictures_are_mean_norms_relative_where_the_scale_is_known(workdir):
+    key = np.zeros((2, 3, 5, 4), np.float32)
+    key[1, 2] = 3.0
+    save_file({"decoder.key": key, "decoder.value": key}, workdir / "tuned" / "prefix.safetensors")
+    (workdir / "tuned" / "prefix.json").write_text(json.dumps({"layers": [0, 7]}))
+    (picture,) = read_run(workdir).pictures
+    assert picture.layers == (0, 7) and not picture.relative
+    assert picture.key.tolist() == [[0, 0, 0], [0, 0, 6.0]]
+    scale = {"decoder": [[2.0] * 3] * 2}
+    about = {"layers": {"decoder": [1, 3]}, "model_key_norm": scale, "model_value_norm": scale}
+    (workdir / "tuned" / "prefix.json").write_text(json.dumps(about))
+    (picture,) = read_run(workdir).pictures
+    assert picture.relative and picture.key[1, 2] == 3.0 and picture.layers == (1, 3)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "3"])
+def test_no_record_is_named_with_the_mend(tmp_path, content, capsys):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json .*--workdir"):
+        write_report(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["--workdir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "config.json" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_older_page_survives_a_failed_write(workdir, monkeypatch):
+    path = write_report(workdir)
+    before = path.read_bytes()
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match="report.html: No space left on device; make room"):
+        write_report(workdir)
+    assert path.read_bytes() == before
+    assert not [p for p in workdir.iterdir() if p.name.endswith(".tmp")]
+
+
+def test_the_command_line(workdir):
+    command = [sys.executable, "-m", "prefix_jax.reporting", "--workdir", str(workdir)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(workdir / "report.html") and (workdir / "report.html").stat().st_size > 10_000
+    command[-1] = str(workdir / "nowhere")
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_long_run_makes_no_huge_page(workdir):
+    with open(workdir / "metrics.jsonl", "w") as file:
+        for step in range(50_000):
+            file.write(json.dumps({"step": step, "loss": 1.0 + step % 7, "gradient_norm": 1.0}) + "\n")
+    assert write_report(workdir).stat().st_size < 400_000
