@@ -1,0 +1,177 @@
+"""Prefix tuning (Li & Liang 2021): keys and values themselves, or an embedding and an MLP that makes them.
+
+The trainable tree is a dictionary of sites. Direct: `{"key", "value"}` as in `models.prefix.Site`. Through the MLP:
+`{"embedding": [P, E], "hidden": {kernel [E, H], bias}, "out": {kernel [H, layers, 2, K, D], bias}}`, tanh between the two.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
+
+from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.models import Model
+from prefix_jax.models.prefix import SITES, Prefix, Site, parse_layers
+from prefix_jax.models.specs import Spec
+from prefix_jax.tuning.activations import cycled, frequent_words, site_key_values
+from prefix_jax.tuning.method import Method, Variables
+
+# Frequent words whose keys and values give the scale of a random start.
+_STATISTICS_WORDS = 64
+
+
+def method(model: Model, section: ConfigDict, words: Sequence[int]) -> Method:
+    """Returns prefix tuning for a model; see `tuning.build`."""
+    spec = model.spec
+    layers = {site: parse_layers(section.layers, spec.site_layers(site)) for site in chosen_sites(section, spec)}
+    _check(section, spec, words)
+
+    def init(key: Array, base: Variables) -> PyTree:
+        return _init(key, base, model, section, layers, words)
+
+    def materialise(trainable: PyTree, base: Variables, key: Array | None = None) -> tuple[Variables, Prefix]:
+        sites: dict[str, Site] = {}
+        for name, leaves in trainable.items():
+            pair = mlp_output(leaves) if "embedding" in leaves else jnp.stack([leaves["key"], leaves["value"]])
+            if key is not None and section.dropout:
+                pair = _dropout(jax.random.fold_in(key, SITES.index(name)), pair, section.dropout)
+            sites[name] = Site(pair[0], pair[1], layers=layers[name])
+        offset = section.length if section.position_offset == "length" else 0
+        return base, Prefix(position_offset=jnp.int32(offset), **sites)
+
+    return Method(init, materialise)
+
+
+def chosen_sites(section: ConfigDict, spec: Spec) -> tuple[str, ...]:
+    """Returns the sites that `section.sites` names, in the order of SITES.
+
+    Raises:
+      UserError: a site is unknown or the model does not have it.
+    """
+    if section.sites == "all":
+        return spec.sites
+    named = [part.strip() for part in section.sites.split(",")]
+    for name in named:
+        if name not in SITES:
+            raise UserError(f'prefix.sites has "{name}"{did_you_mean(name, SITES)}')
+        if name not in spec.sites:
+            raise UserError(f'prefix.sites has "{name}", but this model has only: {", ".join(spec.sites)}')
+    return tuple(site for site in SITES if site in named)
+
+
+def _check(section: ConfigDict, spec: Spec, words: Sequence[int]) -> None:
+    choices = {
+        "reparameterisation": ("mlp", "none"),
+        "initialisation": ("random", "vocabulary", "text"),
+        "position_offset": ("length", "zero"),
+    }
+    for option, known in choices.items():
+        if section[option] not in known:
+            raise UserError(f'prefix.{option} is "{section[option]}"{did_you_mean(str(section[option]), known)}')
+    if section.length < 1:
+        raise UserError(f"prefix.length is {section.length}; it must be at least 1 (the bare model needs no training)")
+    if section.initialisation == "text" and not words:
+        raise UserError('prefix.initialisation is "text", but prefix.text names no words; set --config.prefix.text')
+    if not 0 <= section.dropout < 1:
+        raise UserError(f"prefix.dropout is {section.dropout}; it must be at least 0 and below 1")
+    if spec.window is not None and section.length >= spec.window:
+        raise UserError(f"prefix.length is {section.length}, but the model's window has only {spec.window} positions")
+
+
+def mlp_output(leaves: PyTree) -> Float[Array, "2 layers K P D"]:
+    """Returns the keys and values that the MLP makes of its embedding."""
+    hidden = jnp.tanh(leaves["embedding"] @ leaves["hidden"]["kernel"] + leaves["hidden"]["bias"])
+    out = jnp.einsum("ph,hlckd->clkpd", hidden, leaves["out"]["kernel"])
+    return out + jnp.moveaxis(leaves["out"]["bias"], 1, 0)[:, :, :, None, :]
+
+
+def _init(
+    key: Array, base: Variables, model: Model, section: ConfigDict, layers: dict[str, Any], words: Sequence[int]
+) -> PyTree:
+    length = section.length
+    key_words, key_slots, key_mlp = jax.random.split(key, 3)
+    mean, deviation = _statistics(key_words, base, model, length)
+    start = None if section.initialisation == "random" else _word_key_values(key_words, base, model, section, words)
+    trainable = {}
+    for name, chosen in layers.items():
+        rows = slice(None) if chosen is None else jnp.asarray(chosen)
+        site_key = jax.random.fold_in(key_slots, SITES.index(name))
+        mu, sigma = mean[name][:, rows], deviation[name][:, rows]
+        drawn = mu[..., None, :] + sigma[..., None, :] * _normal_slots(site_key, length, sigma.shape)
+        pair = drawn if start is None else start[name][:, rows]
+        if section.reparameterisation == "none":
+            trainable[name] = {"key": pair[0], "value": pair[1]}
+        else:
+            mlp = _init_mlp(jax.random.fold_in(key_mlp, SITES.index(name)), model.spec, section, mu, sigma)
+            trainable[name] = mlp if start is None else fit_mlp(mlp, pair)
+    return trainable
+
+
+def _statistics(key: Array, base: Variables, model: Model, length: int) -> tuple[dict, dict]:
+    """Mean and deviation of the model's keys and values, `[2, layers, K, D]` for each site, over frequent words."""
+    words = frequent_words(jax.random.fold_in(key, 1), _STATISTICS_WORDS, model.spec)[:, None]
+    positions = jnp.arange(_STATISTICS_WORDS)[:, None] % length
+    pairs = {name: jnp.stack(kv)[:, :, :, :, 0] for name, kv in site_key_values(model, base, words, positions).items()}
+    return (
+        {name: pair.mean(2) for name, pair in pairs.items()},
+        {name: pair.std(2) for name, pair in pairs.items()},
+    )
+
+
+def _word_key_values(
+    key: Array, base: Variables, model: Model, section: ConfigDict, words: Sequence[int]
+) -> dict[str, Float[Array, "2 layers K P D"]]:
+    """The model's keys and values for frequent words, each alone in its slot, or for the words of a text, read in order."""
+    slots = jnp.arange(section.length)
+    if section.position_offset == "zero" and hasattr(model.spec, "rope_base"):
+        slots = slots - section.length  # the slots before position 0
+    if section.initialisation == "text":
+        found = site_key_values(model, base, cycled(words, section.length)[None], slots[None])
+        return {name: jnp.stack(kv)[:, :, 0] for name, kv in found.items()}
+    drawn = frequent_words(jax.random.fold_in(key, 0), section.length, model.spec)
+    found = site_key_values(model, base, drawn[:, None], slots[:, None])
+    return {name: jnp.moveaxis(jnp.stack(kv)[..., 0, :], 2, 3) for name, kv in found.items()}
+
+
+def _normal_slots(key: Array, length: int, shape: tuple[int, ...]) -> Float[Array, "2 layers K P D"]:
+    """Normal numbers with a key for each slot, so that a shorter prefix is the beginning of a longer one."""
+
+    def draw(slot: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, slot), shape)
+
+    return jnp.moveaxis(jax.vmap(draw)(jnp.arange(length)), 0, -2)
+
+
+def _init_mlp(key: Array, spec: Spec, section: ConfigDict, mu: Array, sigma: Array) -> PyTree:
+    """An MLP whose outputs have the mean and deviation given, `[2, layers, K, D]`."""
+    width = section.embedding or spec.d_model
+    key_embedding, key_hidden, key_out = jax.random.split(key, 3)
+    embedding = _normal_slots(key_embedding, section.length, (width,))
+    hidden = jax.random.normal(key_hidden, (width, section.hidden)) * width**-0.5
+    # tanh of a standard normal has the root mean square 0.628.
+    out_scale = sigma / (0.628 * section.hidden**0.5)
+    out = jax.random.normal(key_out, (section.hidden, *sigma.shape)) * out_scale
+    return {
+        "embedding": embedding,
+        "hidden": {"kernel": hidden, "bias": jnp.zeros(section.hidden)},
+        "out": {"kernel": jnp.moveaxis(out, 1, 2), "bias": jnp.moveaxis(mu, 0, 1)},
+    }
+
+
+def fit_mlp(leaves: PyTree, pair: Float[Array, "2 layers K P D"]) -> PyTree:
+    """Returns the MLP with the smallest change of its last kernel whose output is `pair`.
+
+    The paper fits by 500 Adam steps; with no more slots than hidden units the least-squares solution is exact.
+    """
+    hidden = jnp.tanh(leaves["embedding"] @ leaves["hidden"]["kernel"] + leaves["hidden"]["bias"])
+    missing = jnp.moveaxis(pair - mlp_output(leaves), 3, 0)  # [P, 2, layers, K, D]
+    change = jnp.linalg.lstsq(hidden, missing.reshape(missing.shape[0], -1))[0]
+    change = jnp.moveaxis(change.reshape(-1, *missing.shape[1:]), 1, 2)
+    return {**leaves, "out": {**leaves["out"], "kernel": leaves["out"]["kernel"] + change}}
+
+
+def _dropout(key: Array, x: Array, rate: float) -> Array:
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)
