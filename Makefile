@@ -1,0 +1,42 @@
+# Needs Python 3.11 or newer and a package index. Everything goes into .venv; nothing else on the machine changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export JAX_PLATFORMS ?=
+
+.PHONY: demo test lint setup lock clean
+
+demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/demo/report.html
+	$(BIN)/python -m prefix_jax.demo --workdir runs/demo
+
+test: $(VENV)/.ready-dev  ## all tests, the slow ones too
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $$($(PYTHON) --version) is too old; prefix_jax needs Python 3.11 or newer (make PYTHON=python3.12 ...)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
+lock:  ## resolve requirements*.txt anew into the lock files
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install -q -r requirements.txt
+	build/lock/bin/python -m pip freeze > requirements.lock
+	build/lock/bin/python -m pip install -q -r requirements.txt -r requirements-dev.txt
+	build/lock/bin/python -m pip freeze > requirements-dev.lock
+	rm -rf build/lock
+
+clean:
+	rm -rf $(VENV) build dist runs

@@ -1,0 +1,23 @@
+"""The main job on the set that the repository carries: FLAN-T5-small, a prefix of 10 at all three sites.
+
+    make demo
+
+or
+
+    python -m prefix_jax.train --config configs/demo.py --workdir runs/demo
+    python -m prefix_jax.evaluate --workdir runs/demo --split test --bare
+"""
+
+from prefix_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.source = "flan-t5-small"
+    config.data.task = "table"
+    config.training.steps = 150
+    config.training.evaluate_every = 50
+    config.training.checkpoint_every = 50
+    config.decoding.strategy = "greedy"
+    config.decoding.max_length = 80
+    return config

@@ -1,0 +1,1 @@
+"""Rows of a task -> records -> token ids -> packed batches."""

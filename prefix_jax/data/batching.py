@@ -1,0 +1,283 @@
+"""Packed batches with static shapes, a pure function of (data, configuration, step); padded inputs for decoding."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from prefix_jax.data.packing import EpochPlan, choose_shape, make_plan
+from prefix_jax.data.tokens import Ragged, TokenisedSet
+from prefix_jax.errors import UserError
+
+Array = Any  # numpy or jax
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """A packed batch. Segment ids are 0 on padding and 1, 2, ... along a row; positions begin at 0 in each segment.
+
+    A decoder-only segment is the source's tokens and the target's but the last; an encoder-decoder's is the decoder
+    start and the target's but the last, beside its source in the same row of the encoder with the same segment id.
+    `target_positions` are the columns whose hidden state predicts `targets`; `weights` are 1 there and 0 on padding,
+    where both others are 0.
+    """
+
+    tokens: Array  # int32 [B, T]
+    positions: Array  # int32 [B, T]
+    segment_ids: Array  # int32 [B, T]
+    target_positions: Array  # int32 [B, M]
+    targets: Array  # int32 [B, M]
+    weights: Array  # float32 [B, M]
+    encoder_tokens: Array | None = None  # int32 [B, S]
+    encoder_positions: Array | None = None
+    encoder_segment_ids: Array | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model wants of its rows: one sequence, or an encoder's and a decoder's, begun by `decoder_start`."""
+
+    encoder_decoder: bool
+    decoder_start: int = 0
+    pad: int = 0
+
+
+class PackedBatches:
+    """The batches of a run: `batch_at(step)` is the same in every process, at every time, for the same arguments.
+
+    Attributes:
+      shape: rows of a step and the capacities of a row. First: columns (encoder-decoder: the encoder's, S);
+        second: target tokens, M (encoder-decoder: the decoder's columns, T = M).
+      steps_per_epoch: of every epoch.
+    """
+
+    def __init__(
+        self,
+        data: TokenisedSet,
+        layout: Layout,
+        batch: int,
+        seed: int = 0,
+        row_length: int = 0,
+        rows_multiple: int = 1,
+        shuffle: bool = True,
+    ):
+        """Args:
+          batch: records a step.
+          seed: of the order, which is new in each epoch; without `shuffle` it is the records' own.
+          row_length: the first capacity; 0: chosen from the data.
+          rows_multiple: rows are a multiple of it: parts of an accumulated step times processes.
+
+        Raises:
+          UserError: no records, or one that `row_length` cannot hold.
+        """
+        if not len(data):
+            raise UserError("There are no records to train on or to measure; check --config.data.path and data.limit.")
+        if batch < 1 or rows_multiple < 1:
+            raise UserError(f"A step needs at least one record and one part, not {batch} and {rows_multiple}.")
+        self.data, self.layout = data, layout
+        self.sizes = _sizes(data, layout)
+        longest = int(self.sizes[:, 0].max())
+        if row_length and longest > row_length:
+            raise UserError(
+                f"A record of {longest} tokens does not fit rows of {row_length}; set --config.data.row_length to at "
+                f"least {longest}, or to 0 to have it chosen."
+            )
+        self.shape = choose_shape(self.sizes, batch, rows_multiple, row_length)
+        self.plan = make_plan(self.sizes, self.shape, batch, seed, shuffle)
+        self.steps_per_epoch = self.plan.steps
+        self._sequences = data.targets if layout.encoder_decoder else _joined(data)
+        self._epoch: tuple[int, EpochPlan] | None = None
+
+    def records_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the records of a step and their rows, in the order they are laid out."""
+        number, within = divmod(step, self.steps_per_epoch)
+        cached = self._epoch  # read once: batches may be made ahead in a thread
+        if cached is None or cached[0] != number:
+            cached = self._epoch = number, self.plan.epoch(number)
+        plan = cached[1]
+        part = slice(plan.starts[within], plan.starts[within + 1])
+        return plan.records[part], plan.rows[part]
+
+    def batch_at(self, step: int) -> Batch:
+        """Returns the batch of a step, counted from 0 through all epochs, as numpy arrays of static shapes."""
+        records, rows = self.records_at(step)
+        return (
+            self._encoder_decoder(records, rows) if self.layout.encoder_decoder else self._decoder_only(records, rows)
+        )
+
+    def epoch(self) -> Iterator[Batch]:
+        """Yields the batches of epoch 0: every record once."""
+        return (self.batch_at(step) for step in range(self.steps_per_epoch))
+
+    def statistics(self) -> dict[str, float]:
+        """Returns records a step and the shares of columns and of target positions that hold something."""
+        rows = self.steps_per_epoch * self.shape.rows
+        first, second = self.sizes.sum(axis=0) / (rows * np.array([self.shape.first, self.shape.second]))
+        both = self.sizes.sum() / (rows * (self.shape.first + self.shape.second))
+        return {
+            "records_per_step": len(self.data) / self.steps_per_epoch,
+            "fill": float(both if self.layout.encoder_decoder else first),
+            "fill_source" if self.layout.encoder_decoder else "fill_columns": float(first),
+            "fill_targets": float(second),
+        }
+
+    def _decoder_only(self, records: np.ndarray, rows: np.ndarray) -> Batch:
+        shape, data = self.shape, self.data
+        lengths, targets = self.sizes[records, 0], self.sizes[records, 1]
+        starts = _starts(rows, lengths)
+        row, column, segment, position, flat = _spread(self._sequences, records, rows, lengths, starts)
+        tokens, positions, segment_ids = _fill(
+            shape.rows, shape.first, self.layout.pad, row, column, flat, position, segment
+        )
+        # The hidden state of the source's last token predicts the target's first.
+        row, column, _, position, flat = _spread(data.targets, records, rows, targets, _starts(rows, targets))
+        first = np.repeat(starts + data.sources.lengths[records] - 1, targets)
+        return Batch(
+            tokens, positions, segment_ids, *_targets(shape.rows, shape.second, row, column, first + position, flat)
+        )
+
+    def _encoder_decoder(self, records: np.ndarray, rows: np.ndarray) -> Batch:
+        shape, data, pad = self.shape, self.data, self.layout.pad
+        sources, targets = self.sizes[records, 0], self.sizes[records, 1]
+        row, column, segment, position, flat = _spread(data.sources, records, rows, sources, _starts(rows, sources))
+        encoder = _fill(shape.rows, shape.first, pad, row, column, flat, position, segment)
+        row, column, segment, position, flat = _spread(data.targets, records, rows, targets, _starts(rows, targets))
+        shifted = np.where(position == 0, self.layout.decoder_start, np.roll(flat, 1))
+        decoder = _fill(shape.rows, shape.second, pad, row, column, shifted, position, segment)
+        return Batch(*decoder, *_targets(shape.rows, shape.second, row, column, column, flat), *encoder)
+
+
+def _sizes(data: TokenisedSet, layout: Layout) -> np.ndarray:
+    """Returns [N, 2]: columns and target tokens (decoder-only), or encoder and decoder columns."""
+    sources, targets = data.sources.lengths, data.targets.lengths
+    return np.stack([sources if layout.encoder_decoder else sources + targets - 1, targets], axis=1)
+
+
+def _joined(data: TokenisedSet) -> Ragged:
+    """Returns each record's source tokens and target tokens but the last."""
+    sources, targets = data.sources.lengths, data.targets.lengths
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sources + targets - 1)])
+    ids = np.empty(offsets[-1], np.int32)
+    every = np.arange(len(data))
+    ids[_flat(offsets[:-1], sources)] = data.sources.ids[_flat(data.sources.offsets[every], sources)]
+    ids[_flat(offsets[:-1] + sources, targets - 1)] = data.targets.ids[_flat(data.targets.offsets[every], targets - 1)]
+    return Ragged(ids, offsets)
+
+
+def _flat(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the concatenation of `arange(start, start + length)`."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def _starts(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the column at which each record begins in its row; `rows` ascends."""
+    before = np.cumsum(lengths) - lengths
+    first = np.searchsorted(rows, rows)  # the row's first record
+    return before - before[first]
+
+
+def _spread(
+    data: Ragged, records: np.ndarray, rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns for each token of the records its row, column, segment id, position and id."""
+    position = _flat(np.zeros(len(records), np.int64), lengths)
+    segment = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
+    repeat = np.repeat(np.stack([rows, starts, segment]), lengths, axis=1)
+    return repeat[0], repeat[1] + position, repeat[2], position, data.ids[_flat(data.offsets[records], lengths)]
+
+
+def _fill(
+    rows: int, length: int, pad: int, row: np.ndarray, column: np.ndarray, *values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns tokens, positions and segment ids [rows, length]."""
+    tokens, position, segment = values
+    out = np.zeros((3, rows, length), np.int32)
+    out[0] = pad
+    out[:, row, column] = tokens, position, segment
+    return out[0], out[1], out[2]
+
+
+def _targets(
+    rows: int, length: int, row: np.ndarray, column: np.ndarray, positions: np.ndarray, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns target positions, targets and weights [rows, length]."""
+    out = np.zeros((2, rows, length), np.int32)
+    weights = np.zeros((rows, length), np.float32)
+    out[:, row, column] = positions, ids
+    weights[row, column] = 1.0
+    return out[0], out[1], weights
+
+
+def split(batch: Batch, parts: int) -> Batch:
+    """Returns the batch with a leading axis of accumulation parts, [A, B/A, ...]; as it is for one part."""
+    if parts == 1:
+        return batch
+    _divisible(batch, parts)
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:]), batch)
+
+
+def shard(batch: Batch, index: int, count: int) -> Batch:
+    """Returns process `index`'s contiguous block of rows, of `count`."""
+    size = _divisible(batch, count)
+    return jax.tree.map(lambda leaf: leaf[index * size : (index + 1) * size], batch)
+
+
+def _divisible(batch: Batch, parts: int) -> int:
+    rows = batch.tokens.shape[0]
+    if rows % parts:
+        raise UserError(
+            f"A step of {rows} rows cannot be divided in {parts}; make the batches with rows_multiple={parts}."
+        )
+    return rows // parts
+
+
+def count_records(batch: Batch) -> int:
+    """Returns how many records a batch holds."""
+    return int(np.asarray(batch.segment_ids).max(axis=-1).sum())
+
+
+@dataclass(frozen=True)
+class PaddedInputs:
+    """Sources to decode, one a row, padded on the right. Rows beyond the inputs repeat one and have index -1."""
+
+    tokens: np.ndarray  # int32 [B, S]
+    mask: np.ndarray  # bool [B, S], True on tokens
+    index: np.ndarray  # int32 [B], the row's place among the inputs
+
+
+def padded_inputs(
+    sources: Ragged | Sequence[Sequence[int]], batch: int, multiple: int = 32, pad: int = 0, shapes: int = 4
+) -> list[PaddedInputs]:
+    """Returns batches of [batch, S], the longest sources first; S takes at most `shapes` values, of `multiple` each."""
+    rows = [np.asarray(sources[i], np.int32) for i in range(_count(sources))]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    groups = [order[at : at + batch] for at in range(0, len(order), batch)]
+    wanted = [max(1, math.ceil(len(rows[group[0]]) / multiple)) * multiple for group in groups]
+    lengths = sorted(set(wanted))
+    # The longest of each of `shapes` even runs of lengths stands for the run.
+    kept = [run[-1] for run in np.array_split(lengths, min(shapes, len(lengths)))] if lengths else []
+    return [
+        _pad(rows, group, batch, int(min(k for k in kept if k >= n)), pad)
+        for group, n in zip(groups, wanted, strict=True)
+    ]
+
+
+def _count(sources: Ragged | Sequence[Sequence[int]]) -> int:
+    return len(sources.offsets) - 1 if isinstance(sources, Ragged) else len(sources)
+
+
+def _pad(rows: list[np.ndarray], group: list[int], batch: int, length: int, pad: int) -> PaddedInputs:
+    tokens = np.full((batch, length), pad, np.int32)
+    mask = np.zeros((batch, length), bool)
+    index = np.full(batch, -1, np.int32)
+    index[: len(group)] = group
+    for row in range(batch):
+        ids = rows[group[min(row, len(group) - 1)]]
+        tokens[row, : len(ids)] = ids
+        mask[row, : len(ids)] = True
+    return PaddedInputs(tokens, mask, index)

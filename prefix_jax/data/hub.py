@@ -1,0 +1,50 @@
+"""Data sets from the Hugging Face hub, through `datasets`: the one module that imports it."""
+
+import logging
+from typing import Any
+
+from prefix_jax.data.files import Row
+from prefix_jax.errors import UserError
+
+# Task -> (hub id, configuration, the hub's name of the validation split).
+IDS: dict[str, tuple[str, str | None, str]] = {
+    "e2e": ("tuetschek/e2e_nlg", None, "validation"),
+    "webnlg": ("webnlg-challenge/web_nlg", "webnlg_challenge_2017", "dev"),
+    "dart": ("Yale-LILY/dart", None, "validation"),
+    "xsum": ("EdinburghNLP/xsum", None, "validation"),
+    "cnn_dm": ("abisee/cnn_dailymail", "3.0.0", "validation"),
+    "translation": ("wmt/wmt16", None, "validation"),
+}
+
+
+def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -> list[Row]:
+    """Returns a split's rows; UserError where the hub cannot give them. `tried` says what was tried before.
+
+    For "translation", `languages` chooses the WMT 2016 pair (other language first, then "en").
+    """
+    name, configuration, validation = IDS[task]
+    if task == "translation" and languages:
+        configuration = f"{languages[0] if languages[1] == 'en' else languages[1]}-en"
+    try:
+        table = _load(name, configuration, validation if split == "validation" else split)
+    except Exception as error:  # `datasets` has no one class for what it cannot reach or read
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:160]
+        raise UserError(
+            f'The {split} split of "{task}" was not found: {tried}, and {name} could not be loaded from the hub '
+            f"({reason}); set --config.data.path or PREFIX_JAX_DATA to where the files are."
+        ) from None
+    return [(f"row {number} of {name} ({split})", row) for number, row in enumerate(table, 1)]
+
+
+def _load(name: str, configuration: str | None, split: str) -> Any:
+    import datasets
+
+    # Its retries are told by log lines; the one sentence above says how it ended.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    try:
+        return datasets.load_dataset(name, configuration, split=split)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        # Sets with a loading script: the hub keeps them as Parquet in a branch of their own.
+        return datasets.load_dataset(name, configuration, split=split, revision="refs/convert/parquet")

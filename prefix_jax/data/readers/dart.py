@@ -1,0 +1,56 @@
+"""DART: open-domain triples to text."""
+
+from pathlib import Path
+from typing import Any
+
+from prefix_jax.data.files import Row, read_json, value_at
+from prefix_jax.data.records import Record, pair
+from prefix_jax.errors import UserError
+
+
+def linearise(triples: list[list[str]]) -> str:
+    """Returns the paper's form: `s : p.lower() : o`, joined by ` | `."""
+    return " | ".join(f"{subject} : {relation.lower()} : {value}" for subject, relation, value in triples)
+
+
+def read(path: Path, split: str) -> list[Record]:
+    """Returns one record a text.
+
+    Inputs are the file's items, some of which share a source: the official scorer wants one hypothesis for each item.
+    An item's empty text (v1.1.1's test has one) is left out, as the scorer takes a missing reference for an empty one.
+    """
+    items = read_json(path)
+    if not isinstance(items, list) or not items:
+        raise UserError(f"{path} holds no list of items; is it a DART file?")
+    return _records([(f"item {number} of {path}", item) for number, item in enumerate(items, 1)], split)
+
+
+def from_rows(rows: list[Row], split: str) -> list[Record]:
+    """Returns the records of the hub's form (annotations as a dict of lists)."""
+    items = []
+    for where, row in rows:
+        notes = value_at(row, "annotations", where=where, kind=object)
+        if isinstance(notes, dict):
+            notes = [{"source": s, "text": t} for s, t in zip(notes["source"], notes["text"], strict=True)]
+        items.append((where, {"tripleset": row.get("tripleset"), "annotations": notes}))
+    return _records(items, split)
+
+
+def _records(items: list[tuple[str, Any]], split: str) -> list[Record]:
+    records = []
+    for number, (where, item) in enumerate(items):
+        triples = value_at(item, "tripleset", where=where, kind=list)
+        if not triples or any(not isinstance(t, list) or len(t) != 3 or not all(map(_text, t)) for t in triples):
+            raise UserError(f"{where} has a tripleset that is not a list of three texts each; mend the item.")
+        notes = value_at(item, "annotations", where=where, kind=list)
+        texts = [value_at(note, "text", where=where, kind=str).strip() for note in notes]
+        texts = [text for text in texts if text]
+        if not texts:
+            raise UserError(f"{where} has no text; fill it in or remove the item.")
+        source = linearise(triples)
+        records += [pair(source, text, None, f"{split}-{number}", k) for k, text in enumerate(texts)]
+    return records
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)

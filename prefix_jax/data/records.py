@@ -1,0 +1,41 @@
+"""A record: one input of a task with the text it should become."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Record:
+    """One input and its text.
+
+    In the per-text view (`pairs`) `target` is the one text, `references` holds just that, and `id` ends in `#k`. In the
+    per-input view (`inputs`) `references` holds every text of the input, `target` the first of them, and `id` is the
+    input's.
+    """
+
+    source: str
+    target: str
+    references: tuple[str, ...]
+    category: str | None
+    id: str
+
+    @property
+    def input_id(self) -> str:
+        """The id of the input this text belongs to."""
+        return self.id.partition("#")[0]
+
+
+def pair(source: str, text: str, category: str | None, input_id: str, k: int) -> Record:
+    """Returns the per-text record of the `k`-th text of an input."""
+    return Record(source, text, (text,), category, f"{input_id}#{k}")
+
+
+def group(pairs: Iterable[Record]) -> list[Record]:
+    """Returns one record an input, in order of first appearance, with all its references in their order."""
+    inputs: dict[str, list[Record]] = {}
+    for record in pairs:
+        inputs.setdefault(record.input_id, []).append(record)
+    return [
+        replace(first[0], references=tuple(text for record in first for text in record.references), id=input_id)
+        for input_id, first in inputs.items()
+    ]

@@ -1,0 +1,257 @@
+"""Records -> token ids, once: kept in the user's cache directory under a hash of all that decides them."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prefix_jax.data.records import Record
+from prefix_jax.errors import UserError, did_you_mean
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1  # of the cached form
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Formats:
+    """How text becomes a segment: {source} or {target}, {bos} and {eos} (the tokenizer's tokens), and plain text."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Tokens, the formats' own included: a longer source is cut, a longer target is an error.
+
+    `window` bounds source and target together (decoder-only; 0: nothing does).
+    """
+
+    source: int = 512
+    target: int = 128
+    window: int = 0
+
+
+class Ragged(NamedTuple):
+    """Sequences in one array: sequence i is `ids[offsets[i] : offsets[i + 1]]`."""
+
+    ids: np.ndarray  # int32 [total]
+    offsets: np.ndarray  # int64 [count + 1]
+
+    def __getitem__(self, i: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TokenisedSet:
+    """The token ids of every record's source and target, in the records' order."""
+
+    sources: Ragged
+    targets: Ragged
+
+    def __len__(self) -> int:
+        return len(self.sources.offsets) - 1
+
+
+def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
+    """Returns the formats that suit a model.
+
+    Encoder-decoder (T5, BART): each side ends in {eos}. Decoder-only with one token for both ends (GPT-2): the form of
+    Li & Liang 2021. Other decoder-only: source, newline, target, {eos}, after a {bos} where the tokenizer puts one.
+    """
+    if encoder_decoder:
+        return Formats("{source}{eos}", "{target}{eos}")
+    if tokenizer.bos_token_id is not None and tokenizer.bos_token_id == tokenizer.eos_token_id:
+        return Formats(" {source} {bos}", " {target} {eos}")
+    first = list(tokenizer("a")["input_ids"])[:1]
+    begins = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+    return Formats("{bos}{source}\n" if begins else "{source}\n", "{target}{eos}")
+
+
+def tokenise(
+    records: Sequence[Record], tokenizer: Any, formats: Formats, limits: Limits, cache_dir: Path | None = None
+) -> TokenisedSet:
+    """Returns the records' token ids, from `cache_dir/tokens` where they were made before (None: no cache).
+
+    Args:
+      tokenizer: a fast tokenizer of `transformers` (or what is called like one).
+
+    Raises:
+      UserError: a bad format; a target, or source and target together, longer than the limits; an empty side.
+    """
+    path = None
+    if cache_dir is not None:
+        path = Path(cache_dir) / "tokens" / f"{_key(records, tokenizer, formats, limits)}.npz"
+        cached = _read(path, len(records))
+        if cached is not None:
+            return cached
+    result = TokenisedSet(
+        tokenise_sources([r.source for r in records], tokenizer, formats.source, limits.source),
+        _encode([r.target for r in records], _Form(formats.target, "target", tokenizer), tokenizer),
+    )
+    _check(result, records, limits)
+    if path is not None:
+        _write(path, result)
+    return result
+
+
+def tokenise_sources(texts: Sequence[str], tokenizer: Any, source_format: str, limit: int) -> Ragged:
+    """Returns the ids of sources alone; one longer than `limit` loses the end of its text, not the format's tail."""
+    return _encode(texts, _Form(source_format, "source", tokenizer), tokenizer, limit)
+
+
+class _Form:
+    """A format split at its special tokens: ids before, the text around the placeholder, ids after."""
+
+    def __init__(self, template: str, name: str, tokenizer: Any):
+        self.name, self.template = name, template
+        head, found, tail = template.partition(f"{{{name}}}")
+        if not found or f"{{{name}}}" in tail:
+            raise UserError(
+                f'data.{name}_format "{template}" must hold {{{name}}} once, for instance "{{{name}}}{{eos}}".'
+            )
+        before, self.left = self._ids(head, tokenizer, last=True)
+        after, self.right = self._ids(tail, tokenizer, last=False)
+        self.before, self.after = np.asarray(before, np.int32), np.asarray(after, np.int32)
+        self.tail = np.asarray(_batch(tokenizer, [self.right])[0] if self.right else [], np.int32)
+
+    def _ids(self, template: str, tokenizer: Any, last: bool) -> tuple[list[int], str]:
+        """Returns a side's ids and the plain text that touches the placeholder (its last or its first piece)."""
+        pieces = _PLACEHOLDER.split(template)  # text, name, text, name, ..., text
+        touching = pieces.pop(-1 if last else 0)
+        ids: list[int] = []
+        # What is left alternates, and begins with a text (left side) or a name (right side).
+        for number, piece in enumerate(pieces):
+            if (number % 2 == 0) == last:
+                ids += _batch(tokenizer, [piece])[0] if piece else []
+            else:
+                ids.append(self._special(piece, tokenizer))
+        return ids, touching
+
+    def _special(self, name: str, tokenizer: Any) -> int:
+        if name not in ("bos", "eos"):
+            raise UserError(
+                f'data.{self.name}_format has no use for "{{{name}}}"{did_you_mean(name, (self.name, "bos", "eos"))}'
+            )
+        token = getattr(tokenizer, f"{name}_token_id")
+        if token is None:
+            raise UserError(f"data.{self.name}_format asks for {{{name}}}, and the tokenizer has none; leave it out.")
+        return int(token)
+
+
+def _batch(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _encode(texts: Sequence[str], form: _Form, tokenizer: Any, limit: int = 0) -> Ragged:
+    # Table-to-text sources repeat once a reference: each distinct text is tokenised once.
+    distinct: dict[str, int] = {}
+    rank = np.fromiter((distinct.setdefault(text, len(distinct)) for text in texts), np.int64, len(texts))
+    encoded = _batch(tokenizer, [form.left + text + form.right for text in distinct]) if distinct else []
+    frame = len(form.before) + len(form.after)
+    if limit and any(len(ids) + frame > limit for ids in encoded):
+        encoded = _cut(list(distinct), encoded, form, tokenizer, limit - frame)
+    sequences = [np.concatenate([form.before, np.asarray(ids, np.int32), form.after]) for ids in encoded]
+    lengths = np.asarray([len(s) for s in sequences], np.int64)[rank] if len(texts) else np.zeros(0, np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    ids = np.concatenate([sequences[i] for i in rank]) if len(texts) else np.zeros(0, np.int32)
+    return Ragged(ids.astype(np.int32), offsets)
+
+
+def _cut(texts: list[str], encoded: list[list[int]], form: _Form, tokenizer: Any, room: int) -> list[list[int]]:
+    """Shortens the sequences longer than `room`: the end of the text goes, the format's own tail stays."""
+    tail = list(form.tail)
+    if room - len(tail) < 1:
+        raise UserError(f"data.max_{form.name}_length leaves no room for the {form.name}'s text; raise it.")
+    long = [i for i, ids in enumerate(encoded) if len(ids) > room]
+    heads = _batch(tokenizer, [form.left + texts[i] for i in long])
+    result = list(encoded)
+    for i, head in zip(long, heads, strict=True):
+        result[i] = head[: room - len(tail)] + tail
+    return result
+
+
+def _check(data: TokenisedSet, records: Sequence[Record], limits: Limits) -> None:
+    sources, targets = data.sources.lengths, data.targets.lengths
+    for lengths, side in ((sources, "source"), (targets, "target")):
+        if len(lengths) and lengths.min() == 0:
+            record = records[int(lengths.argmin())]
+            raise UserError(f"Record {record.id} has a {side} without tokens; mend its text or data.{side}_format.")
+    if len(records) and targets.max() > limits.target:
+        i = int((targets > limits.target).argmax())
+        raise UserError(
+            f"Record {records[i].id} has a target of {targets[i]} tokens, over the {limits.target} allowed; raise "
+            f"--config.data.max_target_length to {targets.max()} (the longest) or shorten the text."
+        )
+    # The last target token is predicted, never read.
+    total = sources + targets - 1
+    if limits.window and len(records) and total.max() > limits.window:
+        i = int((total > limits.window).argmax())
+        raise UserError(
+            f"Record {records[i].id} has {sources[i]} source and {targets[i]} target tokens, over the model's window "
+            f"of {limits.window}; lower --config.data.max_source_length or shorten the text."
+        )
+
+
+def _fingerprint(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    special = (type(tokenizer).__name__, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return hashlib.sha256(f"{special}{state}".encode()).hexdigest()
+
+
+def _key(records: Sequence[Record], tokenizer: Any, formats: Formats, limits: Limits) -> str:
+    digest = hashlib.sha256()
+    digest.update(json.dumps([_VERSION, _fingerprint(tokenizer), astuple(formats), astuple(limits)]).encode())
+    for record in records:
+        digest.update(f"\n{len(record.source)} {len(record.target)}\n{record.source}{record.target}".encode())
+    return digest.hexdigest()[:40]
+
+
+def _read(path: Path, count: int) -> TokenisedSet | None:
+    """Returns what a cache file holds, None where it is missing or broken (zip's checksums tell)."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            sides = [Ragged(file[f"{side}_ids"], file[f"{side}_offsets"]) for side in ("source", "target")]
+        whole = all(len(s.offsets) == count + 1 and s.offsets[-1] == len(s.ids) for s in sides)
+    # A damaged zip raises BadZipFile, zlib.error, ValueError, EOFError, KeyError, OSError ...
+    except Exception as error:
+        _LOG.warning("%s is damaged (%s) and will be made again.", path, error)
+        return None
+    return TokenisedSet(*sides) if whole else None
+
+
+def _write(path: Path, data: TokenisedSet) -> None:
+    """Writes beside and moves into place; a cache that cannot be written costs time, not the run."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(
+                file,
+                source_ids=data.sources.ids,
+                source_offsets=data.sources.offsets,
+                target_ids=data.targets.ids,
+                target_offsets=data.targets.offsets,
+            )
+        os.replace(temporary, path)
+    except OSError as error:
+        _LOG.warning("Token ids were not cached in %s (%s).", path.parent, error.strerror or error)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""Tiny models of every family with a tokenizer, as Hugging Face directories."""
+
+import json
+from pathlib import Path
+
+FAMILIES = ("gpt2", "llama", "t5")
+
+
+def tokenizer(folder: Path, texts: list[str]):
+    """Trains a byte-level BPE of 400 tokens and saves it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=["<pad>", "</s>", "<s>"], initial_alphabet=alphabet)
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", bos_token="<s>")
+    fast.save_pretrained(str(folder))
+    return fast
+
+
+def save_model(folder: Path, family: str, seed: int = 0) -> Path:
+    """Writes a random model of the family with two layers, and its tokenizer."""
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    ids = dict(pad_token_id=0, eos_token_id=1, bos_token_id=2)
+    if family == "gpt2":
+        config = hf.GPT2Config(vocab_size=400, n_layer=2, n_embd=32, n_head=4, n_positions=256, **ids)
+        model = hf.GPT2LMHeadModel(config)
+    elif family == "llama":
+        config = hf.LlamaConfig(
+            vocab_size=400, num_hidden_layers=2, hidden_size=32, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=8, intermediate_size=48, max_position_embeddings=512, tie_word_embeddings=True, **ids,
+        )  # fmt: skip
+        model = hf.LlamaForCausalLM(config)
+    else:
+        config = hf.T5Config(
+            vocab_size=400, num_layers=2, d_model=32, d_kv=12, num_heads=4, d_ff=48, feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+        )  # fmt: skip
+        model = hf.T5ForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    tokenizer(folder, texts())
+    return folder
+
+
+def texts() -> list[str]:
+    return [row["source"] + " " + row["target"] for row in rows(40)]
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    """Rows of a small table-to-text set."""
+    foods, areas = ("French", "Thai", "Greek", "Indian"), ("riverside", "centre", "harbour")
+    return [
+        {
+            "source": f"name : Place {i} | food : {foods[i % 4]} | area : {areas[i % 3]}",
+            "target": f"Place {i} serves {foods[i % 4]} food by the {areas[i % 3]} .",
+        }
+        for i in range(count)
+    ]
+
+
+def save_rows(path: Path, count: int) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(count)), encoding="utf-8")
+    return path
