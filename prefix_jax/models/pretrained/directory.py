@@ -1,0 +1,62 @@
+"""A Hugging Face checkpoint directory: `config.json` and safetensors or torch files, whole or in shards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import safetensors_file, torch_file
+from prefix_jax.models.pretrained.leaves import Leaf
+
+_READERS = {
+    "model.safetensors": lambda path: safetensors_file.read(path)[0],
+    "pytorch_model.bin": torch_file.read,
+}
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
+    """Returns the configuration and the leaves, by their names in the files.
+
+    Raises:
+      UserError: a file is missing, damaged, or not what its name says.
+    """
+    config = read_json(path / "config.json")
+    for name, reader in _READERS.items():
+        if (path / name).is_file():
+            return config, reader(path / name)
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            return config, _shards(index, reader)
+    raise UserError(
+        f"{path} has no weights that can be read; it needs {' or '.join(_READERS)}, or their index and shards"
+    )
+
+
+def _shards(index: Path, reader: Any) -> dict[str, Leaf]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) and Path(v).name == v for v in places.values()):
+        raise UserError(f"{index} has no weight_map from tensors to files beside it; download it again")
+    shards = {name: reader(index.parent / name) for name in sorted(set(places.values()))}
+    for tensor, name in places.items():
+        if tensor not in shards[name]:
+            raise UserError(
+                f'{index.parent / name} has no tensor "{tensor}", which {index.name} puts there; download it again'
+            )
+    return {tensor: shards[name][tensor] for tensor, name in places.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+      UserError: the file is absent or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} does not exist; a checkpoint is a directory with config.json and weights") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); download it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object; download it again")
+    return value

