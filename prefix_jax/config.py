@@ -66,10 +66,10 @@ def _data() -> dict:
         # Longest source and target in tokens. A longer source is cut; a target that does not fit is an error.
         max_source_length=512,
         max_target_length=128,
-        # How text becomes tokens; empty: what suits the model (see data/batching.py).
+        # How text becomes tokens; empty: what suits the model (see data/tokens.py).
         source_format="",
         target_format="",
-        # Tokens in a packed row (decoder-only: source and target; encoder-decoder: each side); 0: chosen from the data.
+        # Tokens in a packed row (decoder-only: source and target; encoder-decoder: the encoder); 0: chosen from the data.
         row_length=0,
         # Training records used, from the start of the file; 0: all.
         limit=0,
@@ -80,7 +80,7 @@ def _data() -> dict:
 
 def _optimizer() -> dict:
     return dict(
-        learning_rate=5e-3,
+        learning_rate=2e-3,
         # linear, cosine or constant, after `warmup_steps` of linear growth; ends at `final_fraction` of the rate.
         schedule="cosine",
         warmup_steps=20,

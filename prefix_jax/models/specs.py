@@ -162,8 +162,13 @@ def _llama(c: dict) -> LlamaSpec:
     if not qwen:
         _refuse(c, "attention_bias", (False,))
     window = c.get("sliding_window") if (not qwen or c.get("use_sliding_window")) else None
-    if qwen and window and c.get("max_window_layers", 0) > 0:
-        raise UserError("this qwen2 model has max_window_layers > 0, which is not supported")
+    if c["model_type"] == "llama":
+        window = None  # transformers' Llama has no window, whatever its configuration says
+    whole = c.get("max_window_layers", 28) if qwen and window else 0
+    if whole >= c["num_hidden_layers"]:
+        window = None
+    elif whole > 0:
+        raise UserError(f"this qwen2 model has max_window_layers={whole}, a window in some layers: not supported")
     return LlamaSpec(
         vocab_size=c["vocab_size"],
         layers=c["num_hidden_layers"],

@@ -1,0 +1,118 @@
+"""How every command line starts and ends: flags to a configuration, one sentence and exit code 2 for bad input."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from prefix_jax.errors import UserError, did_you_mean
+
+BAD_INPUT = 2
+
+
+def fail(message: object) -> None:
+    """Prints one sentence to stderr and exits with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(BAD_INPUT)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns UserError, and what a full disk or an interrupt raises, into a sentence and an exit code."""
+    try:
+        yield
+    except UserError as error:
+        fail(error)
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`, for `if __name__ == "__main__"`."""
+
+    def parse(words: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS([words[0], *map(_underscored, words[1:])])
+        except flags.Error as error:
+            fail(_flag_message(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            fail(_config_message(error))
+        except (FileNotFoundError, OSError) as error:
+            fail(_no_config_file(error))
+        if len(rest) > 1:
+            fail(f'"{rest[1]}" is not an option; options start with --')
+        return rest
+
+    def guarded(_: list[str]) -> None:
+        with user_errors():
+            main()
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(guarded, flags_parser=parse)
+
+
+def _underscored(word: str) -> str:
+    """`--input-file=x` is `--input_file=x`."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
+
+
+def required(**options: object) -> None:
+    """Ends the program unless every option has a value."""
+    for name, value in options.items():
+        if value is None or value == "":
+            fail(f"--{name} is missing; --help lists the options")
+
+
+def define_overrides() -> Callable[[], dict[str, Any]]:
+    """Defines `--config.SECTION.OPTION=VALUE`; the result returns those that were given, by dotted name."""
+    from ml_collections import config_flags
+
+    from prefix_jax.config import default_config
+
+    holder = config_flags.DEFINE_config_dict("config", default_config(), "Options that replace the run's.")
+    return lambda: dict(config_flags.get_override_values(holder))
+
+
+def command_line() -> list[str]:
+    """Returns the words that started this program, as a user would type them."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return ["python", *(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]]
+
+
+def _flag_message(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[0].lower() + text[1:] if text else "the options cannot be read"
+
+
+def _config_message(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _no_config_file(error: OSError) -> str:
+    name = str(error.filename or "")
+    known = sorted(path.name for path in Path(name).parent.glob("*.py")) if name else []
+    hint = did_you_mean(Path(name).name, known) if known else "; recipes are in configs/"
+    return f"there is no configuration {name}{hint}"
+
+
+def enable_compile_cache() -> None:
+    """Keeps compiled programs in the user's cache directory, so that the next process need not compile again."""
+    import jax
+
+    from prefix_jax.models.pretrained import cache_dir
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

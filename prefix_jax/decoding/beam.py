@@ -1,0 +1,134 @@
+"""Beam search with the bookkeeping of `transformers` 5 (`early_stopping=False`), in one compiled loop.
+
+Each step looks at the `2 * beams` best continuations of an input. Of these, the best `beams` that do not end go on;
+those among the first `beams` that end compete, by score over length to the power of the penalty, for the `beams`
+finished places. An input is closed once its places are full and its best running beam, were it to end now, would not
+beat the worst of them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from prefix_jax.decoding.cached import Inputs, Prompt, empty_cache, prefill, step
+from prefix_jax.decoding.choice import allowed, best
+from prefix_jax.decoding.options import Options
+from prefix_jax.models import Model, Spec
+from prefix_jax.models.prefix import KeyValues, Prefix
+
+# The score of what is not there; finite, as `transformers` has it.
+NONE = -1e9
+
+
+class Running(NamedTuple):
+    """Beams that go on; `slots[b, n, t]` is the beam that held this beam's token `t` when it was fed."""
+
+    tokens: Int[Array, "B N T"]
+    slots: Int[Array, "B N T"]
+    score: Float[Array, "B N"]
+
+
+class Finished(NamedTuple):
+    """The best sequences that ended, best first; `score` is divided by the penalised length."""
+
+    tokens: Int[Array, "B N T"]
+    lengths: Int[Array, "B N"]
+    score: Float[Array, "B N"]
+    present: Bool[Array, "B N"]
+
+
+class State(NamedTuple):
+    """`index` tokens are chosen; `open` inputs can still gain."""
+
+    index: Int[Array, ""]
+    running: Running
+    finished: Finished
+    open: Bool[Array, "B"]
+
+
+def search(
+    model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: Options
+) -> tuple[Int[Array, "B T"], Int[Array, "B"], Float[Array, "B"]]:
+    """Returns the best sequence of each input, its length and its score (log-probability over penalised length)."""
+    beams, spec = options.width, model.spec
+    prompt, logits = prefill(model, variables, prefix, inputs)
+    state = _select(_start(inputs, options, spec), logits[:, None], options, spec, prompt)
+
+    def going(carry: tuple[State, KeyValues]) -> Array:
+        return (carry[0].index < options.max_length) & carry[0].open.any()
+
+    def body(carry: tuple[State, KeyValues]) -> tuple[State, KeyValues]:
+        state, cache = carry
+        last = state.index - 1
+        tokens = lax.dynamic_index_in_dim(state.running.tokens, last, axis=2, keepdims=False)
+        logits, cache = step(model, variables, prefix, prompt, cache, state.running.slots, tokens, last)
+        return _select(state, logits, options, spec, prompt), cache
+
+    cache = empty_cache(prompt.past, beams * options.max_length)
+    state, _ = lax.while_loop(going, body, (state, cache))
+    finished = state.finished
+    return finished.tokens[:, 0], finished.lengths[:, 0], finished.score[:, 0]
+
+
+def _start(inputs: Inputs, options: Options, spec: Spec) -> State:
+    """One beam, empty; the first choice makes it `beams`."""
+    batch, beams, steps = inputs.tokens.shape[0], options.width, options.max_length
+    empty = jnp.full((batch, beams, steps), spec.pad_id, jnp.int32)
+    running = Running(empty[:, :1], jnp.zeros((batch, 1, steps), jnp.int32), jnp.zeros((batch, 1), jnp.float32))
+    finished = Finished(
+        empty, jnp.zeros((batch, beams), jnp.int32), jnp.full((batch, beams), NONE), jnp.zeros((batch, beams), bool)
+    )
+    return State(jnp.int32(0), running, finished, inputs.lengths > 0)
+
+
+def _select(state: State, logits: Float[Array, "B M V"], options: Options, spec: Spec, prompt: Prompt) -> State:
+    """Chooses token number `index` of every beam."""
+    index, running = state.index, state.running
+    scores = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    scores = allowed(scores, options, spec, prompt, running.tokens, index) + running.score[..., None]
+    score, parent, token = best(scores, 2 * options.width)
+    ended = (token == spec.eos_id) | (index + 1 >= options.max_length)
+    tokens = lax.dynamic_update_slice_in_dim(
+        _of(running.tokens, parent), token.astype(jnp.int32)[..., None], index, axis=2
+    )
+    finished = _finish(state, tokens, score, ended, options)
+    running = _go_on(running, parent, tokens, score, ended, index, options.width)
+    return State(index + 1, running, finished, state.open & _can_gain(running, finished, index + 1, options))
+
+
+def _finish(state: State, tokens: Array, score: Array, ended: Array, options: Options) -> Finished:
+    """Merges the candidates that ended with those that had."""
+    old, length = state.finished, state.index + 1
+    first = jnp.arange(score.shape[1]) < options.width
+    enters = ended & first
+    score = score / length.astype(jnp.float32) ** options.length_penalty
+    score = score + jnp.where(state.open[:, None], 0.0, NONE) + jnp.where(enters, 0.0, NONE)
+    merged = Finished(
+        jnp.concatenate([old.tokens, tokens], axis=1),
+        jnp.concatenate([old.lengths, jnp.broadcast_to(length, score.shape)], axis=1),
+        jnp.concatenate([old.score, score], axis=1),
+        jnp.concatenate([old.present, enters], axis=1),
+    )
+    _, place = lax.top_k(merged.score, options.width)
+    return Finished(*(_of(leaf, place) for leaf in merged))
+
+
+def _go_on(old: Running, parent: Array, tokens: Array, score: Array, ended: Array, index: Array, beams: int) -> Running:
+    score, place = lax.top_k(score + jnp.where(ended, NONE, 0.0), beams)
+    slots = _of(old.slots, _of(parent, place))
+    here = jnp.broadcast_to(jnp.arange(beams, dtype=slots.dtype)[:, None], (*slots.shape[:2], 1))
+    return Running(_of(tokens, place), lax.dynamic_update_slice_in_dim(slots, here, index, axis=2), score)
+
+
+def _can_gain(running: Running, finished: Finished, length: Array, options: Options) -> Bool[Array, "B"]:
+    hope = running.score[:, 0] / length.astype(jnp.float32) ** options.length_penalty
+    full = finished.present.all(axis=1)
+    return ~full | (hope > finished.score.min(axis=1))
+
+
+def _of(leaf: Array, place: Int[Array, "B C"]) -> Array:
+    """Takes entries of the second axis, row by row."""
+    return jnp.take_along_axis(leaf, place.reshape(place.shape + (1,) * (leaf.ndim - 2)), axis=1)

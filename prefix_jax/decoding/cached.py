@@ -1,0 +1,136 @@
+"""One new token for every beam: what is computed once of an input, and the cached step that reads it.
+
+Keys and values of new tokens stay where they were written: beam `n` of step `t` owns slot `t * beams + n`. A beam that
+descends from another one sees its ancestor's slots through a mask; nothing is copied when beams change places.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from prefix_jax.models import Model
+from prefix_jax.models.prefix import KeyValues, Past, Prefix
+
+
+class Inputs(NamedTuple):
+    """Right-padded token ids: the prompts of a decoder-only model, or what an encoder reads.
+
+    A row of length 0 is no input: it ends at once and comes back empty. `rows` are the numbers by which sampling tells
+    rows apart.
+    """
+
+    tokens: Int[Array, "B S"]
+    lengths: Int[Array, "B"]
+    rows: Int[Array, "B"]
+
+
+class Prompt(NamedTuple):
+    """What every step reads: the decoder's past before the first new token, shared by an input's beams.
+
+    `tokens` and `lengths` are that past's tokens: the prompt, or an encoder-decoder's start token.
+    """
+
+    tokens: Int[Array, "B P"]
+    lengths: Int[Array, "B"]
+    past: KeyValues
+    cross: KeyValues | None
+    cross_mask: Bool[Array, "B S"] | None
+
+
+def prefill(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs) -> tuple[Prompt, Float[Array, "B V"]]:
+    """Returns the prompt's caches and the logits of the first new token."""
+    tokens, lengths, _ = inputs
+    mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
+    segments = mask.astype(jnp.int32)
+    if not model.spec.encoder_layers:
+        columns = jnp.arange(tokens.shape[1])
+        hidden, past = model.apply(variables, tokens, columns, segments, prefix=prefix, method="hidden")
+        last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+        return Prompt(tokens, lengths, past, None, None), model.apply(variables, last, method="logits")
+    memory = model.apply(variables, tokens, segments, prefix=prefix, method="encode")
+    cross = model.apply(variables, memory, method="cross_key_values")
+    start = jnp.full((tokens.shape[0], 1), model.spec.decoder_start_id, tokens.dtype)
+    hidden, past = model.apply(variables, start, jnp.arange(1), cross, mask, prefix=prefix, method="decode")
+    prompt = Prompt(start, jnp.ones_like(lengths), past, cross, mask)
+    return prompt, model.apply(variables, hidden[:, 0], method="logits")
+
+
+def empty_cache(past: KeyValues, slots: int) -> KeyValues:
+    """Returns zeros `[L, B, K, slots, D]` for the keys and values of new tokens."""
+    shape = (*past.key.shape[:3], slots, past.key.shape[-1])
+    return KeyValues(jnp.zeros(shape, past.key.dtype), jnp.zeros(shape, past.value.dtype))
+
+
+def step(
+    model: Model,
+    variables: dict,
+    prefix: Prefix | None,
+    prompt: Prompt,
+    cache: KeyValues,
+    slots: Int[Array, "B N T"],
+    tokens: Int[Array, "B N"],
+    index: Int[Array, ""],
+) -> tuple[Float[Array, "B N V"], KeyValues]:
+    """Feeds new token number `index` of every beam; returns the next token's logits and the cache with this one's keys.
+
+    `slots[b, n, t]` is the beam that held, at step `t`, the token that is now beam `n`'s number `t`.
+    """
+    beams = tokens.shape[1]
+    own, column = _owned(slots, index)
+    past = _past_masks(model, prompt, own, column, index)
+    if prompt.cross is None:
+        positions = jnp.broadcast_to((prompt.lengths + index)[:, None, None], (*tokens.shape, 1))
+        hidden, new = model.apply(
+            variables,
+            tokens[..., None],
+            positions,
+            prefix=prefix,
+            past=_pasts(prompt, cache, past, column),
+            method="hidden",
+        )
+    else:
+        hidden, new = model.apply(
+            variables,
+            tokens[..., None],
+            prompt.tokens.shape[1] + index[None],
+            prompt.cross,
+            prompt.cross_mask,
+            prefix=prefix,
+            past=_pasts(prompt, cache, past, column),
+            method="decode",
+        )
+    logits = model.apply(variables, hidden[..., 0, :], method="logits")
+    return logits, KeyValues(*(_written(old, fresh, index * beams) for old, fresh in zip(cache, new, strict=True)))
+
+
+def _owned(slots: Int[Array, "B N T"], index: Array) -> tuple[Bool[Array, "B N S"], Int[Array, "S"]]:
+    """Returns which of the cache's slots hold a beam's own earlier tokens, and the slots' steps."""
+    batch, beams, steps = slots.shape
+    column = jnp.arange(steps * beams) // beams
+    own = (slots[..., None] == jnp.arange(beams)).reshape(batch, beams, steps * beams)
+    return own & (column < index), column
+
+
+def _past_masks(model: Model, prompt: Prompt, own: Array, column: Array, index: Array) -> tuple[Array, Array]:
+    """Returns masks `[B, 1 or N, 1, 1, 1, S]` over the prompt's cache and over that of new tokens."""
+    at = jnp.arange(prompt.tokens.shape[1])
+    known = at < prompt.lengths[:, None]
+    window = getattr(model.spec, "sliding_window", None)
+    if window is not None:
+        known = known & (prompt.lengths[:, None] + index - at < window)
+        own = own & (index - column < window)
+    return known[:, None, None, None, None], own[:, :, None, None, None]
+
+
+def _pasts(prompt: Prompt, cache: KeyValues, masks: tuple[Array, Array], column: Array) -> tuple[Past, Past]:
+    known, own = masks
+    length = prompt.tokens.shape[1]
+    return Past(*prompt.past, known, jnp.arange(length)), Past(*cache, own, length + column)
+
+
+def _written(cache: Array, new: Float[Array, "L B N K 1 D"], slot: Array) -> Array:
+    """Writes one step's keys or values, all beams and layers at once."""
+    rows = jnp.moveaxis(new[..., 0, :], 2, 3)
+    return lax.dynamic_update_slice_in_dim(cache, rows.astype(cache.dtype), slot, axis=3)

@@ -1,0 +1,109 @@
+"""From logits to tokens: what is forbidden, what is cut before sampling, and which are best."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from prefix_jax.decoding.cached import Prompt
+from prefix_jax.decoding.options import Options
+from prefix_jax.models import Spec
+
+# Of the maxima that narrow down the search for the best tokens; the CPU's top-k and argmax over a vocabulary are slow.
+CHUNK = 128
+
+
+def allowed(
+    scores: Float[Array, "B N V"],
+    options: Options,
+    spec: Spec,
+    prompt: Prompt,
+    tokens: Int[Array, "B N T"],
+    index: Array,
+) -> Float[Array, "B N V"]:
+    """Returns the scores of new token number `index`, -inf where the options forbid a token.
+
+    `tokens` are the new tokens of every beam, of which `index` are there.
+    """
+    # Masks over the vocabulary, not scatters, which would copy the logits.
+    if options.banned_tokens:
+        forbidden = np.zeros(scores.shape[-1], bool)
+        forbidden[list(options.banned_tokens)] = True
+        scores = jnp.where(forbidden, -jnp.inf, scores)
+    if options.min_length:
+        end = jnp.arange(scores.shape[-1]) == spec.eos_id
+        scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
+    if options.no_repeat_ngram:
+        history, length = _history(prompt, tokens, index)
+        scores = jnp.where(repeating(history, length, options.no_repeat_ngram, spec.vocab_size), -jnp.inf, scores)
+    return scores
+
+
+def _history(prompt: Prompt, tokens: Array, index: Array) -> tuple[Int[Array, "B N W"], Int[Array, "B"]]:
+    """Returns each beam's prompt and new tokens without a gap between them, and how many they are."""
+    batch, beams, steps = tokens.shape
+    width = prompt.tokens.shape[1]
+    at = jnp.arange(width + steps) - prompt.lengths[:, None]
+    old = jnp.broadcast_to(jnp.pad(prompt.tokens, ((0, 0), (0, steps)))[:, None], (batch, beams, width + steps))
+    place = jnp.broadcast_to(jnp.clip(at, 0, steps - 1)[:, None], old.shape)
+    new = jnp.take_along_axis(tokens, place, axis=-1)
+    return jnp.where((at >= 0)[:, None], new, old), prompt.lengths + index
+
+
+def repeating(
+    history: Int[Array, "B N W"], length: Int[Array, "B"], ngram: int, vocab_size: int
+) -> Bool[Array, "B N V"]:
+    """True for tokens that would complete an n-gram the first `length` tokens already hold (Paulus et al. 2017)."""
+    batch, beams, width = history.shape
+    windows = width - ngram + 1
+    if windows < 1:
+        return jnp.zeros((batch, beams, vocab_size), bool)
+    match = jnp.broadcast_to((jnp.arange(windows) + ngram <= length[:, None])[:, None], (batch, beams, windows))
+    for offset in range(ngram - 1):
+        place = jnp.maximum(length - (ngram - 1) + offset, 0)
+        suffix = jnp.take_along_axis(history, jnp.broadcast_to(place[:, None, None], (batch, beams, 1)), axis=-1)
+        match = match & (history[..., offset : offset + windows] == suffix)
+    banned = jnp.where(match, history[..., ngram - 1 :], vocab_size)  # an index past the end is dropped
+    row, beam = jnp.arange(batch)[:, None, None], jnp.arange(beams)[:, None]
+    return jnp.zeros((batch, beams, vocab_size), bool).at[row, beam, banned].set(True, mode="drop")
+
+
+def best(scores: Float[Array, "B N V"], count: int) -> tuple[Array, Int[Array, "B count"], Int[Array, "B count"]]:
+    """Returns the `count` highest scores over an input's beams, best first, their beams and their tokens."""
+    batch, beams, vocab = scores.shape
+    chunks = vocab // CHUNK
+    if chunks * beams <= 2 * count:
+        values, at = lax.top_k(scores.reshape(batch, -1), count)
+        return values, at // vocab, at % vocab
+    # The best tokens lie in the chunks with the best maxima, or in the tail that fills no chunk.
+    whole = scores[..., : chunks * CHUNK].reshape(batch, beams * chunks, CHUNK)
+    _, chunk = lax.top_k(whole.max(-1), count)
+    beam, start = chunk // chunks, chunk % chunks * CHUNK
+    place = (beam * vocab + start)[..., None] + jnp.arange(CHUNK)
+    tail = jnp.arange(beams)[:, None] * vocab + jnp.arange(chunks * CHUNK, vocab)
+    place = jnp.concatenate(
+        [place.reshape(batch, -1), jnp.broadcast_to(tail.reshape(1, -1), (batch, tail.size))], axis=1
+    )
+    values, at = lax.top_k(jnp.take_along_axis(scores.reshape(batch, -1), place, axis=1), count)
+    place = jnp.take_along_axis(place, at, axis=1)
+    return values, place // vocab, place % vocab
+
+
+def cut(logits: Float[Array, "B V"], options: Options) -> Float[Array, "B V"]:
+    """Applies temperature, then top-k (Fan et al. 2018), then top-p (Holtzman et al. 2020) on what top-k left."""
+    logits = logits / options.temperature
+    top_k = min(options.top_k, logits.shape[-1])
+    if not top_k and options.top_p == 1.0:
+        return logits
+    ordered = lax.top_k(logits, top_k)[0] if top_k else -jnp.sort(-logits, axis=-1)
+    if options.top_p < 1.0:
+        mass = jax.nn.softmax(ordered, axis=-1)
+        kept = jnp.cumsum(mass, axis=-1) - mass < options.top_p
+        ordered = jnp.where(kept, ordered, jnp.inf)
+    return jnp.where(logits < ordered.min(-1, keepdims=True), -jnp.inf, logits)
+
+
+def draw(logits: Float[Array, "B V"], keys: Array, index: Array) -> Int[Array, "B"]:
+    """Draws one token a row with the row's own key: a row's sample does not depend on its neighbours."""
+    return jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, index), row))(keys, logits)

@@ -1,0 +1,108 @@
+"""Text from a model: one batch (`generate`) or any number of inputs (`decode_all`)."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from prefix_jax.decoding import beam, single
+from prefix_jax.decoding.cached import Inputs
+from prefix_jax.decoding.options import Options, check_for, check_window
+from prefix_jax.errors import UserError
+from prefix_jax.models import Model
+from prefix_jax.models.prefix import Prefix, check
+
+# Inputs are padded to a multiple of this: few lengths, few programs.
+PADDING = 32
+
+
+class Generated(NamedTuple):
+    """New tokens, padded with the pad id; `lengths` count the end token, where there is one.
+
+    `scores` are log-probabilities over `length ** length_penalty`; the model's own, before temperature and cuts.
+    """
+
+    tokens: Int[Array, "B max_length"]
+    lengths: Int[Array, "B"]
+    scores: Float[Array, "B"]
+
+
+def generate(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: Options) -> Generated:
+    """Decodes one batch; compiled once for each shape and set of options.
+
+    Raises:
+      UserError: the options do not fit the model, or input, prefix and output exceed its window.
+    """
+    check_for(options, model.spec)
+    if prefix is not None:
+        check(prefix, model.spec)
+    offset = 0 if prefix is None else int(prefix.position_offset)
+    check_window(int(np.max(inputs.lengths, initial=0)), offset, options, model.spec)
+    return _generate(model, options.program(), variables, prefix, inputs, np.uint32(options.seed))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _generate(
+    model: Model, options: Options, variables: dict, prefix: Prefix | None, inputs: Inputs, seed: Array
+) -> Generated:
+    if options.width > 1:
+        tokens, lengths, scores = beam.search(model, variables, prefix, inputs, options)
+    else:
+        tokens, lengths, scores = single.search(model, variables, prefix, inputs, options, seed)
+        scores = scores / jnp.maximum(lengths, 1).astype(jnp.float32) ** options.length_penalty
+    lengths = jnp.where(inputs.lengths > 0, lengths, 0)
+    kept = jnp.arange(tokens.shape[1]) < lengths[:, None]
+    return Generated(jnp.where(kept, tokens, model.spec.pad_id), lengths, jnp.where(lengths > 0, scores, 0.0))
+
+
+def make_inputs(token_lists: Sequence[Sequence[int]], width: int, batch: int, rows: Sequence[int]) -> Inputs:
+    """Returns right-padded arrays `[batch, width]`; places beyond the lists are rows of length 0."""
+    tokens = np.zeros((batch, width), np.int32)
+    lengths, numbers = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
+    for place, (ids, row) in enumerate(zip(token_lists, rows, strict=True)):
+        tokens[place, : len(ids)] = ids
+        lengths[place], numbers[place] = len(ids), row
+    return Inputs(tokens, lengths, numbers)
+
+
+def decode_all(
+    model: Model,
+    variables: dict,
+    prefix: Prefix | None,
+    token_lists: Sequence[Sequence[int]],
+    options: Options,
+    batch: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """Returns the new tokens of each input in the inputs' order, without end and padding.
+
+    Inputs of similar length share a batch, the longest first. `progress` is called with the number of inputs done. A
+    sample depends on the seed and on the input's place in `token_lists`, not on `batch`.
+
+    Raises:
+      UserError: an input is empty, or what `generate` raises.
+    """
+    for row, ids in enumerate(token_lists):
+        if not len(ids):
+            raise UserError(f"input {row + 1} has no tokens; give it text or leave it out")
+    order = sorted(range(len(token_lists)), key=lambda row: -len(token_lists[row]))
+    results: list[list[int]] = [[] for _ in token_lists]
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        width = -(-len(token_lists[rows[0]]) // PADDING) * PADDING
+        inputs = make_inputs([token_lists[row] for row in rows], width, batch, rows)
+        done = jax.device_get(generate(model, variables, prefix, inputs, options))
+        for place, row in enumerate(rows):
+            results[row] = _text_ids(done.tokens[place, : done.lengths[place]], model.spec.eos_id)
+        if progress is not None:
+            progress(min(start + batch, len(order)))
+    return results
+
+
+def _text_ids(tokens: np.ndarray, eos_id: int) -> list[int]:
+    ids = tokens.tolist()
+    return ids[:-1] if ids and ids[-1] == eos_id else ids

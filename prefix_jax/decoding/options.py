@@ -1,0 +1,117 @@
+"""How to decode: the section `decoding` of the configuration, checked and frozen."""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.models import Spec
+
+STRATEGIES = ("greedy", "beam", "sample")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Names and meanings are those of `transformers`' generation options, where it has them.
+
+    `max_length` is its `max_new_tokens` (the end token counts), `min_length` its `min_new_tokens` (tokens before the
+    end token may come), `no_repeat_ngram` its `no_repeat_ngram_size` (a decoder-only model's prompt counts),
+    `banned_tokens` its `suppress_tokens`. Beam search of width 1 is greedy. `top_k` 0 and `top_p` 1 cut nothing.
+
+    Raises:
+      UserError: an option is out of its range.
+    """
+
+    strategy: str = "beam"
+    beams: int = 5
+    length_penalty: float = 1.0
+    max_length: int = 100
+    min_length: int = 0
+    no_repeat_ngram: int = 0
+    banned_tokens: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def from_config(cls, section: Any) -> "Options":
+        """Returns the options of a configuration's section `decoding`."""
+        values = {field.name: section[field.name] for field in fields(cls)}
+        return cls(**{**values, "banned_tokens": tuple(int(token) for token in values["banned_tokens"])})
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UserError(
+                f'decoding.strategy "{self.strategy}" is not known{did_you_mean(self.strategy, STRATEGIES)}'
+            )
+        _at_least("beams", self.beams, 1)
+        _at_least("max_length", self.max_length, 1)
+        _at_least("min_length", self.min_length, 0)
+        _at_least("no_repeat_ngram", self.no_repeat_ngram, 0)
+        _at_least("top_k", self.top_k, 0)
+        _at_least("seed", self.seed, 0)
+        if self.min_length > self.max_length:
+            raise UserError(
+                f"decoding.min_length={self.min_length} exceeds decoding.max_length={self.max_length}; lower the first "
+                "or raise the second"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(
+                f"decoding.temperature={self.temperature} must be above 0; for the most likely token, set "
+                "decoding.strategy=greedy"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"decoding.top_p={self.top_p} must be above 0 and at most 1; 1 cuts nothing")
+        if not math.isfinite(self.length_penalty):
+            raise UserError(
+                f"decoding.length_penalty={self.length_penalty} must be a finite number; 1 is the usual one"
+            )
+
+    @property
+    def width(self) -> int:
+        """Sequences kept per input."""
+        return self.beams if self.strategy == "beam" else 1
+
+    def program(self) -> "Options":
+        """Returns the options that decide the compiled program: the others at their defaults."""
+        unused = Options()
+        kept = replace(self, seed=0)
+        if self.width > 1:
+            return replace(kept, temperature=unused.temperature, top_k=unused.top_k, top_p=unused.top_p)
+        kept = replace(kept, beams=1)
+        if self.strategy == "sample":
+            return kept
+        return replace(kept, strategy="greedy", temperature=unused.temperature, top_k=unused.top_k, top_p=unused.top_p)
+
+
+def check_for(options: Options, spec: Spec) -> None:
+    """Raises UserError where the options do not fit the model's vocabulary."""
+    wrong = [token for token in options.banned_tokens if not 0 <= token < spec.vocab_size]
+    if wrong:
+        raise UserError(
+            f"decoding.banned_tokens has {wrong[0]}, but this model's token ids go from 0 to {spec.vocab_size - 1}; "
+            "remove it"
+        )
+    if 2 * options.width > spec.vocab_size:
+        raise UserError(
+            f"decoding.beams={options.beams} is more than half of this model's {spec.vocab_size} tokens; lower it"
+        )
+
+
+def check_window(longest: int, offset: int, options: Options, spec: Spec) -> None:
+    """Raises UserError where input, prefix and output together have more positions than the model."""
+    if spec.window is None or spec.encoder_layers:
+        return
+    needed = longest + offset + options.max_length
+    if needed > spec.window:
+        raise UserError(
+            f"an input of {longest} tokens, the prefix's position offset of {offset} and decoding.max_length="
+            f"{options.max_length} make {needed} positions, but this model has {spec.window}; shorten the input or set "
+            f"decoding.max_length to at most {max(spec.window - longest - offset, 0)}"
+        )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"decoding.{name}={value} must be at least {least}")

@@ -1,0 +1,73 @@
+"""Greedy decoding and sampling: one sequence an input, in one compiled loop."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from prefix_jax.decoding.cached import Inputs, Prompt, empty_cache, prefill, step
+from prefix_jax.decoding.choice import allowed, best, cut, draw
+from prefix_jax.decoding.options import Options
+from prefix_jax.models import Model, Spec
+from prefix_jax.models.prefix import KeyValues, Prefix
+
+
+class Lines(NamedTuple):
+    """The sequences so far: `index` tokens each, fewer where the end came; `score` is the sum of log-probabilities."""
+
+    index: Int[Array, ""]
+    tokens: Int[Array, "B T"]
+    lengths: Int[Array, "B"]
+    score: Float[Array, "B"]
+    running: Array
+
+
+def search(
+    model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: Options, seed: Array
+) -> tuple[Int[Array, "B T"], Int[Array, "B"], Float[Array, "B"]]:
+    """Returns tokens padded with the pad id, lengths (the end token counts) and sums of log-probabilities."""
+    spec = model.spec
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(inputs.rows)
+    prompt, logits = prefill(model, variables, prefix, inputs)
+    batch = inputs.tokens.shape[0]
+    lines = Lines(
+        index=jnp.int32(0),
+        tokens=jnp.full((batch, options.max_length), spec.pad_id, jnp.int32),
+        lengths=jnp.zeros(batch, jnp.int32),
+        score=jnp.zeros(batch, jnp.float32),
+        running=inputs.lengths > 0,
+    )
+    lines = _extend(lines, logits, options, spec, prompt, keys)
+    slots = jnp.zeros((batch, 1, options.max_length), jnp.int32)
+
+    def going(state: tuple[Lines, KeyValues]) -> Array:
+        return (state[0].index < options.max_length) & state[0].running.any()
+
+    def body(state: tuple[Lines, KeyValues]) -> tuple[Lines, KeyValues]:
+        lines, cache = state
+        last = lines.index - 1
+        tokens = lax.dynamic_index_in_dim(lines.tokens, last, axis=1)
+        logits, cache = step(model, variables, prefix, prompt, cache, slots, tokens, last)
+        return _extend(lines, logits[:, 0], options, spec, prompt, keys), cache
+
+    cache = empty_cache(prompt.past, options.max_length)
+    lines, _ = lax.while_loop(going, body, (lines, cache))
+    return lines.tokens, lines.lengths, lines.score
+
+
+def _extend(lines: Lines, logits: Array, options: Options, spec: Spec, prompt: Prompt, keys: Array) -> Lines:
+    index, running = lines.index, lines.running
+    scores = allowed(logits[:, None], options, spec, prompt, lines.tokens[:, None], index)
+    sampled = options.strategy == "sample"
+    token = draw(cut(scores[:, 0], options), keys, index) if sampled else best(scores, 1)[2][:, 0]
+    gain = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    column = jnp.where(running, token, spec.pad_id).astype(jnp.int32)[:, None]
+    return Lines(
+        index=index + 1,
+        tokens=lax.dynamic_update_slice_in_dim(lines.tokens, column, index, axis=1),
+        lengths=lines.lengths + running,
+        score=lines.score + jnp.where(running, gain, 0.0),
+        running=running & (token != spec.eos_id),
+    )

@@ -1,0 +1,43 @@
+"""`python -m prefix_jax.demo [--workdir runs/demo]`: the main job from weights to report, as `make demo` runs it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from prefix_jax import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "The run directory: made, or gone on with.")
+_CONFIG = flags.DEFINE_string("recipe", "configs/demo.py", "The recipe to run.")
+
+
+def main() -> None:
+    cli.enable_compile_cache()
+    from prefix_jax import inference
+    from prefix_jax.reporting.report import write_report
+    from prefix_jax.reporting.tables import samples_side_by_side, score_table
+    from prefix_jax.training import pipeline
+
+    workdir = Path(_WORKDIR.value)
+    outcome = pipeline.tune(_recipe(_CONFIG.value), workdir, cli.command_line())
+    if not outcome.finished:
+        print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
+        return
+    entry = inference.evaluate(workdir, "test", bare=True)
+    print()
+    print(score_table(entry["tuned"], entry["bare"], f"{entry['records']} held-out records"))
+    print()
+    print(samples_side_by_side(inference.read_samples(workdir)[:4]))
+    print(f"\nThe report: {write_report(workdir)}")
+
+
+def _recipe(path: str):
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+if __name__ == "__main__":
+    cli.run(main)

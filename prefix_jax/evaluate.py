@@ -1,0 +1,39 @@
+"""`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--config.decoding.OPTION=VALUE ...]`
+
+Scores what a run tuned with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from prefix_jax import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
+_BARE = flags.DEFINE_bool("bare", False, "Score the model without the prefix too.")
+_LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+_JSON = flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
+_OVERRIDES = cli.define_overrides()
+
+
+def main() -> None:
+    cli.required(workdir=_WORKDIR.value)
+    cli.enable_compile_cache()
+    from prefix_jax import inference
+    from prefix_jax.reporting.report import write_report
+    from prefix_jax.reporting.tables import score_table
+
+    workdir = Path(_WORKDIR.value)
+    entry = inference.evaluate(workdir, _SPLIT.value, _BARE.value, _LIMIT.value, _OVERRIDES())
+    if (workdir / "config.json").exists():
+        write_report(workdir)
+    if _JSON.value:
+        print(json.dumps(entry["tuned"]))
+    else:
+        print(score_table(entry["tuned"], entry.get("bare"), f"{entry['task']}, {entry['records']} {_SPLIT.value} records"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

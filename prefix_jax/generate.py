@@ -1,0 +1,58 @@
+"""`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input-file FILE`, or stdin)
+
+Prints one line of text for each line of input.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from prefix_jax import cli
+from prefix_jax.errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
+_TUNED = flags.DEFINE_string("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
+_INPUT = flags.DEFINE_string("input", None, "One source text.")
+_INPUT_FILE = flags.DEFINE_string("input_file", None, "A file with one source a line.")
+_BARE = flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
+_OVERRIDES = cli.define_overrides()
+
+
+def main() -> None:
+    folder = _TUNED.value or _WORKDIR.value
+    cli.required(workdir=folder)
+    sources = _sources()
+    cli.enable_compile_cache()
+    from prefix_jax import inference
+
+    tuned = inference.open_tuned(Path(folder), _OVERRIDES())
+    prefix = None if _BARE.value else tuned.prefix
+    for text in inference.write_texts(tuned.session, prefix, sources, "generate", progress=len(sources) > 32):
+        print(" ".join(text.split("\n")))
+
+
+def _sources() -> list[str]:
+    if _INPUT.value is not None:
+        if _INPUT_FILE.value:
+            raise UserError("--input and --input-file are both given; give one of them")
+        return [_INPUT.value]
+    name = _INPUT_FILE.value or "standard input"
+    try:
+        data = Path(_INPUT_FILE.value).read_bytes() if _INPUT_FILE.value else sys.stdin.buffer.read()
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{name} is not UTF-8 (line {line}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}; check the path") from None
+    if not lines:
+        raise UserError(f"{name} is empty; give one source a line, or --input")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UserError(f"line {number} of {name} is empty; give it text or remove it")
+    return lines
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,174 @@
+"""Using what was tuned: text for sources, and the scores of a split."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from prefix_jax import decoding, metrics
+from prefix_jax.config import default_config
+from prefix_jax.data import tasks
+from prefix_jax.data.records import Record
+from prefix_jax.data.tokens import tokenise_sources
+from prefix_jax.errors import UserError
+from prefix_jax.models.prefix import Prefix
+from prefix_jax.models.pretrained import check_same_model
+from prefix_jax.training import run_directory, session
+from prefix_jax.training.progress import Progress
+from prefix_jax.training.session import Session
+from prefix_jax.tuning import files
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A frozen model with what was tuned for it."""
+
+    session: Session
+    prefix: Prefix
+    folder: Path
+
+
+def open_tuned(folder: Path, overrides: dict[str, Any] | None = None) -> Tuned:
+    """Loads a `tuned/` folder (or the run directory that holds one) and the model it was made for.
+
+    Args:
+      overrides: options that replace those of the run, by dotted name.
+
+    Raises:
+      UserError: there is nothing tuned, or it does not fit the model.
+    """
+    prefix, meta = files.load(folder)
+    config = merged(meta.get("config") or {}, overrides or {})
+    config.model.source = (overrides or {}).get("model.source", meta["model"]["name"])
+    opened = session.open_session(config)
+    check_same_model(meta["model"], opened.pretrained.identity, f"the prefix in {folder}")
+    files.load(folder, spec=opened.spec)
+    return Tuned(opened, prefix, folder)
+
+
+def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> ConfigDict:
+    """Returns the defaults, with a run's options and then the overrides in their place."""
+    config = default_config()
+    for name, section in saved.items():
+        if name not in config:
+            continue
+        if isinstance(section, dict):
+            config[name].update({k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k in config[name]})
+        else:
+            config[name] = section
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def write_texts(
+    opened: Session, prefix: Prefix | None, sources: Sequence[str], label: str = "", progress: bool = True
+) -> list[str]:
+    """Returns the text that the model makes of each source; `prefix=None` is the bare model.
+
+    Raises:
+      UserError: a source is empty or too long, or a decoding option does not fit.
+    """
+    section = opened.config.decoding
+    options = decoding.Options.from_config(section)
+    for row, source in enumerate(sources):
+        if not source.strip():
+            raise UserError(f"input {row + 1} is empty; give it text or leave it out")
+    ragged = tokenise_sources(sources, opened.tokenizer, opened.formats.source, opened.config.data.max_source_length)
+    ids = [ragged[i].tolist() for i in range(len(sources))]
+    batch = min(section.batch, len(ids))
+    if not progress:
+        return _texts(opened, decoding.decode_all(opened.model, opened.base, prefix, ids, options, batch))
+    with Progress(len(ids), start=0, label=label) as bar:
+        tokens = decoding.decode_all(
+            opened.model, opened.base, prefix, ids, options, batch, lambda done: bar.update(done, {})
+        )
+    return _texts(opened, tokens)
+
+
+def _texts(opened: Session, token_lists: list[list[int]]) -> list[str]:
+    tokenizer = opened.tokenizer
+    decoded = tokenizer.batch_decode(token_lists, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [text.strip() for text in decoded]
+
+
+def evaluate(workdir: Path, split: str, bare: bool = False, limit: int = 0, overrides: dict | None = None) -> dict:
+    """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`; returns the split's entry.
+
+    Args:
+      bare: also score the model without the prefix.
+      limit: records scored, from the start of the split; 0: all.
+    """
+    tuned = open_tuned(workdir, overrides)
+    config = tuned.session.config
+    records = tasks.inputs(config.data.task, split, config.data.path, session.columns(config), limit)
+    sources = [record.source for record in records]
+    hypotheses, seconds = _timed(tuned.session, tuned.prefix, sources, f"{split}, with prefix")
+    entry = {
+        "task": config.data.task,
+        "records": len(records),
+        "tuned": _scores(config.data.task, records, hypotheses),
+        "decoding": config.decoding.to_dict(),
+        "seconds": round(seconds, 1),
+    }
+    bare_texts: list[str] | None = None
+    if bare:
+        bare_texts, _ = _timed(tuned.session, None, sources, f"{split}, bare model")
+        entry["bare"] = _scores(config.data.task, records, bare_texts)
+    _write_scores(workdir, split, entry)
+    _write_samples(workdir, split, records, hypotheses, bare_texts)
+    return entry
+
+
+def _timed(opened: Session, prefix: Prefix | None, sources: list[str], label: str) -> tuple[list[str], float]:
+    start = time.monotonic()
+    return write_texts(opened, prefix, sources, label), time.monotonic() - start
+
+
+def _scores(task: str, records: Sequence[Record], hypotheses: Sequence[str]) -> dict[str, float]:
+    rows = [
+        {"hypothesis": text, "references": list(record.references), "category": record.category}
+        for record, text in zip(records, hypotheses, strict=True)
+    ]
+    return metrics.score("text" if task == "table" else task, rows)
+
+
+def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
+    path = workdir / "scores.json"
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        print(f"{path} was damaged and is written anew", file=sys.stderr)
+        scores = {}
+    same = scores.get(split, {})
+    if "bare" not in entry and all(same.get(k) == entry[k] for k in ("task", "records", "decoding")) and "bare" in same:
+        entry["bare"] = same["bare"]
+    scores[split] = entry
+    run_directory.write_text(path, json.dumps(scores, indent=2) + "\n")
+
+
+def _write_samples(
+    workdir: Path, split: str, records: Sequence[Record], hypotheses: Sequence[str], bare: Sequence[str] | None
+) -> None:
+    rows = [
+        {
+            "split": split,
+            "id": record.id,
+            "source": record.source,
+            "references": list(record.references),
+            "tuned": hypotheses[i],
+            "bare": bare[i] if bare else None,
+        }
+        for i, record in enumerate(records)
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    run_directory.write_text(workdir / "samples.jsonl", text)
+
+
+def read_samples(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the rows of `samples.jsonl`."""
+    return [json.loads(line) for line in (workdir / "samples.jsonl").read_text(encoding="utf-8").splitlines()]

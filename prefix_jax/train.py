@@ -1,0 +1,29 @@
+"""`python -m prefix_jax.train --config configs/NAME.py --workdir DIR [--config.SECTION.OPTION=VALUE ...]`
+
+Tunes a prefix (or what `config.method` names) on a frozen model. The same command goes on with a run that was stopped.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from prefix_jax import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, a Python file with get_config().", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory: made, or gone on with.")
+
+
+def main() -> None:
+    cli.required(config=_CONFIG.value, workdir=_WORKDIR.value)
+    cli.enable_compile_cache()
+    from prefix_jax.training import pipeline
+
+    outcome = pipeline.tune(_CONFIG.value, Path(_WORKDIR.value), cli.command_line())
+    if not outcome.finished:
+        print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,90 @@
+"""AdamW on the trainable tree, with every number that a run may vary as a traced array."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+from prefix_jax.errors import UserError, did_you_mean
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@struct.dataclass
+class Hyper:
+    """The numbers of the optimizer: traced, so that members of a sweep differ in them without a new program."""
+
+    learning_rate: Array
+    warmup_steps: Array
+    total_steps: Array
+    final_fraction: Array
+    weight_decay: Array
+    clip: Array
+    b1: Array
+    b2: Array
+    epsilon: Array
+    schedule: str = struct.field(pytree_node=False)
+
+
+def hyper_from(section: ConfigDict, total_steps: int) -> Hyper:
+    """Returns the optimizer's numbers; `clip` 0 means none.
+
+    Raises:
+      UserError: the schedule is unknown or a number is out of its range.
+    """
+    if section.schedule not in SCHEDULES:
+        raise UserError(f'optimizer.schedule is "{section.schedule}"{did_you_mean(section.schedule, SCHEDULES)}')
+    for name in ("learning_rate", "epsilon"):
+        if not section[name] > 0:
+            raise UserError(f"optimizer.{name} is {section[name]}; it must be above 0")
+    for name in ("warmup_steps", "weight_decay", "clip", "final_fraction"):
+        if section[name] < 0:
+            raise UserError(f"optimizer.{name} is {section[name]}; it must not be negative")
+    names = ("learning_rate", "warmup_steps", "final_fraction", "weight_decay", "b1", "b2", "epsilon")
+    values = {name: jnp.float32(section[name]) for name in names}
+    clip = jnp.float32(section.clip or jnp.inf)
+    return Hyper(**values, clip=clip, total_steps=jnp.float32(total_steps), schedule=section.schedule)
+
+
+def learning_rate(hyper: Hyper, step: Array) -> Array:
+    """Returns the rate of a step counted from 0: linear growth to the peak, then the schedule's decay."""
+    step = jnp.asarray(step, jnp.float32)
+    warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(hyper.warmup_steps, 1))
+    span = jnp.maximum(hyper.total_steps - hyper.warmup_steps, 1)
+    done = jnp.clip((step - hyper.warmup_steps) / span, 0.0, 1.0)
+    decay = {"linear": 1 - done, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "constant": jnp.ones_like(done)}
+    share = decay[hyper.schedule]
+    return hyper.learning_rate * warm * (hyper.final_fraction + (1 - hyper.final_fraction) * share)
+
+
+def transformation(hyper: Hyper, mask: PyTree) -> optax.GradientTransformation:
+    """Returns clipping, Adam and decay inside the mask, and zero updates outside it.
+
+    `optax.masked` alone would pass raw gradients through for the leaves it leaves out.
+    """
+    inside = optax.chain(
+        _clip(hyper.clip),
+        optax.scale_by_adam(hyper.b1, hyper.b2, hyper.epsilon),
+        _decay(hyper.weight_decay),
+    )
+    outside = jax.tree.map(lambda keep: not keep, mask)
+    return optax.chain(optax.masked(inside, mask), optax.masked(optax.set_to_zero(), outside))
+
+
+def _clip(limit: Array) -> optax.GradientTransformation:
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        scale = jnp.minimum(1.0, limit / jnp.maximum(optax.global_norm(updates), 1e-12))
+        return jax.tree.map(lambda leaf: leaf * scale, updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def _decay(rate: Array) -> optax.GradientTransformation:
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        return jax.tree.map(lambda update, value: update + rate * value, updates, params), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

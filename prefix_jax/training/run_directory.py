@@ -1,0 +1,135 @@
+"""A run directory: what ran is written beside its results, and another configuration is refused."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import prefix_jax
+from prefix_jax.errors import UserError
+
+# What a resumed run may change: its length, its intervals and its logging, and how text is generated afterwards.
+MAY_CHANGE = (
+    "training.steps",
+    "training.epochs",
+    "training.log_every",
+    "training.evaluate_every",
+    "training.checkpoint_every",
+    "training.tensorboard",
+    "training.wandb",
+    "data.path",
+    "decoding.",
+)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all.
+
+    Raises:
+      UserError: it cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another place") from error
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Returns `config.json` of a run directory.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{workdir} is no run directory (it has no config.json); give the --workdir of a training run"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
+
+
+def claim(workdir: Path, config: ConfigDict, parameters: dict[str, int], words: list[str]) -> None:
+    """Writes `config.json`, unless the directory belongs to another configuration.
+
+    Raises:
+      UserError: the directory holds a run with other options.
+    """
+    wanted = json.loads(config.to_json())
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    if (workdir / "config.json").exists():
+        before = read_config(workdir)
+        refuse_other(workdir, before["config"], wanted)
+        started = before.get("started", started)
+    record = {
+        "config": wanted,
+        "command": " ".join(words),
+        "started": started,
+        "commit": commit(),
+        "platform": f"{platform.platform()}, {os.cpu_count()} cores",
+        "versions": versions(),
+        "parameters": parameters,
+    }
+    write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def refuse_other(workdir: Path, before: dict, wanted: dict) -> None:
+    """Raises UserError naming the options in which a run directory's configuration differs."""
+    old, new = _flat(before), _flat(wanted)
+    changed = [
+        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        raise UserError(f"{workdir} holds a run with another configuration ({shown}); choose another --workdir")
+
+
+def versions() -> dict[str, str]:
+    found = {"prefix_jax": prefix_jax.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Returns the commit of the source tree that runs, with "+" where it is changed; None outside a checkout."""
+    folder = Path(prefix_jax.__file__).parent
+    try:
+        head = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return head + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        flat |= _flat(value, path + ".") if isinstance(value, dict) else {path: value}
+    return flat

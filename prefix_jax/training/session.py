@@ -1,0 +1,85 @@
+"""From a configuration to what training, evaluation and generation share: the frozen model, its data and its method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from prefix_jax import tuning
+from prefix_jax.data import tasks
+from prefix_jax.data.records import Record
+from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats, tokenise
+from prefix_jax.errors import UserError
+from prefix_jax.models import Model, build
+from prefix_jax.models.pretrained import Pretrained, cache_dir, load
+from prefix_jax.models.specs import Spec
+from prefix_jax.tuning import Method
+
+
+@dataclass(frozen=True)
+class Session:
+    """The frozen model of a configuration and how text becomes its tokens. `base` is what `model.apply` takes first."""
+
+    config: ConfigDict
+    pretrained: Pretrained
+    model: Model
+    base: dict[str, Any]
+
+    @property
+    def spec(self) -> Spec:
+        return self.pretrained.spec
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.pretrained.tokenizer
+
+    @property
+    def formats(self) -> Formats:
+        default = default_formats(self.tokenizer, self.spec.encoder_layers > 0)
+        data = self.config.data
+        return Formats(data.source_format or default.source, data.target_format or default.target)
+
+    @property
+    def limits(self) -> Limits:
+        data = self.config.data
+        window = self.spec.window
+        room = 0 if window is None else window - prefix_offset(self.config)
+        return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
+
+    def method(self) -> Method:
+        text = self.config.prefix.text
+        words = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else ()
+        return tuning.build(self.config, self.model, words)
+
+
+def prefix_offset(config: ConfigDict) -> int:
+    """Returns the positions that the prefix takes from the window."""
+    return config.prefix.length if config.prefix.position_offset == "length" else 0
+
+
+def open_session(config: ConfigDict) -> Session:
+    """Loads the model that a configuration names.
+
+    Raises:
+      UserError: it cannot be had or does not fit.
+    """
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
+    pretrained = load(config.model.source, config.model.dtype)
+    model = build(pretrained.spec, config.model.rematerialise)
+    return Session(config, pretrained, model, {"params": pretrained.params})
+
+
+def columns(config: ConfigDict) -> tasks.Columns:
+    return tasks.Columns(config.data.source_column, config.data.target_column)
+
+
+def text_pairs(config: ConfigDict, split: str) -> list[Record]:
+    """Returns a split with one record a text; the training split is cut to `data.limit`."""
+    limit = config.data.limit if split == "train" else 0
+    return tasks.pairs(config.data.task, split, config.data.path, columns(config), limit)
+
+
+def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
+    return tokenise(records, session.tokenizer, session.formats, session.limits, cache_dir())

@@ -1,0 +1,110 @@
+"""One training step: the gradient of the trainable tree alone; the base is an argument of jit and a constant of grad."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from prefix_jax.data.batching import Batch
+from prefix_jax.models import Model
+from prefix_jax.training.loss import loss_sums, record_count
+from prefix_jax.training.optimizer import Hyper, learning_rate, transformation
+from prefix_jax.tuning import Method
+
+Base = Mapping[str, Any]
+
+
+@struct.dataclass
+class State:
+    """Everything that a run changes. `key` seeds dropout; `average` is the moving average, or None."""
+
+    step: Array
+    trainable: PyTree
+    optimizer: PyTree
+    average: PyTree
+    key: Array
+
+
+def initial_state(method: Method, base: Base, hyper: Hyper, seed: int, ema: float) -> State:
+    """Returns the state before the first step."""
+    key_init, key_train = jax.random.split(jax.random.key(seed))
+    trainable = jax.jit(method.init)(key_init, base)
+    optimizer = transformation(hyper, method.mask(trainable)).init(trainable)
+    average = jax.tree.map(jnp.copy, trainable) if ema else None
+    return State(jnp.int32(0), trainable, optimizer, average, key_train)
+
+
+def exported(state: State) -> PyTree:
+    """Returns the trainable tree that is used after training: the moving average if there is one."""
+    return state.trainable if state.average is None else state.average
+
+
+def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
+    """Returns `(base, trainable, batch, key) -> (loss, gradient, weight)`.
+
+    A batch with a leading axis of parts is accumulated: the sum of gradients over the sum of weights, not a mean of
+    means. `per_record` divides by the number of records in place of the number of target tokens.
+    """
+
+    def sums(trainable: PyTree, base: Base, batch: Batch, key: Array) -> tuple[Array, Array]:
+        variables, prefix = method.materialise(trainable, base, key)
+        return loss_sums(model, variables, prefix, batch)
+
+    def gradient(base: Base, trainable: PyTree, batch: Batch, key: Array) -> tuple[Array, PyTree, Array]:
+        def part(totals: PyTree, batch: Batch) -> tuple[PyTree, None]:
+            (loss, weight), grads = jax.value_and_grad(sums, has_aux=True)(trainable, base, batch, key)
+            records = record_count(batch).astype(jnp.float32)
+            return jax.tree.map(jnp.add, totals, (loss, weight, records, grads)), None
+
+        zero = jnp.float32(0)
+        totals = (zero, zero, zero, jax.tree.map(jnp.zeros_like, trainable))
+        if batch.tokens.ndim == 2:
+            totals, _ = part(totals, batch)
+        else:
+            totals, _ = lax.scan(part, totals, batch)
+        loss, weight, records, grads = totals
+        divisor = jnp.maximum(records if per_record else weight, 1)
+        return loss / jnp.maximum(weight, 1), jax.tree.map(lambda g: g / divisor, grads), weight
+
+    return gradient
+
+
+def make_step(model: Model, method: Method, per_record: bool = False, ema: float = 0.0) -> Callable:
+    """Returns the compiled `(base, hyper, state, batch) -> (state, metrics)`; the state's buffers are reused.
+
+    Metrics: loss (mean over target tokens), learning_rate, gradient_norm (before clipping), target_tokens.
+    """
+    gradient = make_gradient(model, method, per_record)
+
+    def step(base: Base, hyper: Hyper, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        loss, grads, weight = gradient(base, state.trainable, batch, key)
+        optimizer = transformation(hyper, method.mask(state.trainable))
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+        rate = learning_rate(hyper, state.step)
+        trainable = optax.apply_updates(state.trainable, jax.tree.map(lambda u: -rate * u, updates))
+        average = state.average
+        if average is not None:
+            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            average = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, average, trainable)
+        metrics = dict(
+            loss=loss, learning_rate=rate, gradient_norm=optax.global_norm(grads), target_tokens=weight
+        )
+        return State(state.step + 1, trainable, optimizer_state, average, state.key), metrics
+
+    return jax.jit(step, donate_argnums=2)
+
+
+def make_evaluation(model: Model, method: Method) -> Callable:
+    """Returns the compiled `(base, trainable, batch) -> (sum of losses, sum of weights)`, without dropout."""
+
+    def evaluate(base: Base, trainable: PyTree, batch: Batch) -> tuple[Array, Array]:
+        variables, prefix = method.materialise(trainable, base, None)
+        return loss_sums(model, variables, prefix, batch)
+
+    return jax.jit(evaluate)

@@ -1,0 +1,180 @@
+"""Prefix tuning as adapter-hub's `adapters` saves it: three sites, left-out layers, flat or through an MLP.
+
+As its source has it (methods/prefix_tuning.py, models/*/mixin_*.py): a location holds `[P, 2 L' H D]` in the order of
+`layout`, L' the layers that are not left out, H the query heads (the prefix joins after keys are repeated for grouped
+queries), D `d_kv` or hidden / H. Decoder layers are counted after the encoder's. Tokens start at position 0.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save as safetensors_bytes
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.prefix import Prefix, Site, site_of
+from prefix_jax.models.specs import GPT2Spec, LlamaSpec, Spec, T5Spec
+from prefix_jax.tuning.formats import layout
+
+CONFIG = "adapter_config.json"
+_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
+_LOCATIONS = {"encoder": "encoder_prefix", "decoder": "self_prefix", "cross": "cross_prefix"}
+_KEY = re.compile(r"(?:.*\.)?prefix_tuning\.prefix_tunings\.(.+)\.(encoder|self|cross)_prefix\.(.+)")
+# Of each family: the attribute that holds the base model, the class that has the vocabulary, the type.
+_MODELS = {
+    GPT2Spec: ("transformer.", "GPT2LMHeadModel", "gpt2"),
+    LlamaSpec: ("model.", "LlamaForCausalLM", "llama"),
+    T5Spec: ("", "T5ForConditionalGeneration", "t5"),
+}
+
+
+def is_mine(folder: Path) -> bool:
+    if not (folder / CONFIG).is_file():
+        return False
+    config = layout.read_json(folder / CONFIG)
+    return "peft_type" not in config and isinstance(config.get("config"), dict)
+
+
+def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
+    """Returns the prefix of an adapter folder, MLP evaluated, and the base model's identity.
+
+    Raises:
+      UserError: the adapter is of another kind, gated or damaged, does not fit the spec, or has no spec.
+    """
+    whole = layout.read_json(folder / CONFIG)
+    config = whole["config"]
+    if config.get("architecture") != "prefix_tuning":
+        raise UserError(f'{folder} holds an adapter of architecture "{config.get("architecture")}", not a prefix')
+    if config.get("use_gating"):
+        raise UserError(f"{folder} holds a gated prefix, whose gate depends on each input; it is no fixed prefix")
+    if spec is None:
+        raise UserError(f"{folder} does not say the model's heads and layers; name the model with --model")
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for key, tensor in layout.read_tensors(folder, _WEIGHTS).items():
+        if match := _KEY.fullmatch(key):
+            found.setdefault(match[2], {})[match[3]] = tensor
+    sites = {}
+    for site, location in _LOCATIONS.items():
+        if tensors := found.get(location.removesuffix("_prefix")):
+            if site not in spec.sites:
+                raise UserError(f"{folder} has a prefix for the {site} attention, which this model has not")
+            layers = _kept(spec, site, config.get("leave_out") or [])
+            sites[site] = _read_site(tensors, spec, config["prefix_length"], layers)
+    if not sites:
+        raise UserError(f"{folder} has no tensors of a prefix (prefix_tuning.prefix_tunings...); copy it again")
+    return Prefix(**sites, position_offset=0), {"name": whole.get("model_name") or ""}
+
+
+def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name: str) -> dict[str, bytes]:
+    """Returns the files that `model.load_adapter` loads, the prefix flat.
+
+    Raises:
+      UserError: adapters cannot hold such a prefix.
+    """
+    if spec is None:
+        raise UserError("adapters' files name the model's class, and the base model is not known; name it with --model")
+    layout.refuse_bias(prefix, "adapters")
+    if not isinstance(spec, T5Spec) and spec.head_dim * spec.heads != spec.d_model:
+        raise UserError(
+            f"adapters takes a head's width as {spec.d_model} / {spec.heads}, but this model's is {spec.head_dim}; "
+            "keep it as prefix_jax"
+        )
+    base, model_class, model_type = _MODELS[type(spec)]
+    length, left_out = layout.check_length(prefix), _left_out(prefix, spec)
+    prefix = layout.with_offset(prefix, spec, 0)
+    tensors = {}
+    for site, location in _LOCATIONS.items():
+        if (own := site_of(prefix, site)) is not None:
+            flat = layout.to_flat(_repeated(own, spec.heads // spec.kv_heads)).reshape(-1)
+            tensors[f"{base}prefix_tuning.prefix_tunings.{name}.{location}.control_trans"] = flat
+    config = {
+        "architecture": "prefix_tuning",
+        "bottleneck_size": 512,
+        "cross_prefix": prefix.cross is not None,
+        "dropout": 0.0,
+        "encoder_prefix": prefix.encoder is not None,
+        "flat": True,
+        "init_weights_seed": None,
+        "leave_out": left_out,
+        "non_linearity": "tanh",
+        "prefix_length": length,
+        "shared_gating": True,
+        "use_gating": False,
+    }
+    whole = {
+        "config": config,
+        "hidden_size": spec.d_model,
+        "model_class": model_class,
+        "model_name": identity.get("name") or "",
+        "model_type": model_type,
+        "name": name,
+        "version": "adapters.1.2.0",
+    }
+    return {
+        CONFIG: json.dumps(whole, indent=2, sort_keys=True).encode(),
+        _WEIGHTS[0]: safetensors_bytes(tensors, {"format": "pt"}),
+    }
+
+
+def _first_layer(spec: Spec, site: str) -> int:
+    """The number that adapters gives the first layer of a site."""
+    return 0 if site == "encoder" else spec.encoder_layers
+
+
+def _kept(spec: Spec, site: str, left_out: list[int]) -> tuple[int, ...] | None:
+    first = _first_layer(spec, site)
+    kept = tuple(layer for layer in range(spec.site_layers(site)) if first + layer not in left_out)
+    return None if len(kept) == spec.site_layers(site) else kept
+
+
+def _left_out(prefix: Prefix, spec: Spec) -> list[int]:
+    """The layers without a prefix; a decoder's layers share one answer for self and cross attention."""
+    decoder, cross = prefix.decoder, prefix.cross
+    if spec.encoder_layers and (decoder is None or (cross is not None and cross.layers != decoder.layers)):
+        raise UserError(
+            "adapters leaves a decoder layer's self and cross attention out together, and this prefix treats them "
+            "apart; keep it as prefix_jax"
+        )
+    left_out = []
+    for site in ("encoder", "decoder"):
+        own = site_of(prefix, site)
+        if own is not None and own.layers is not None:
+            first = _first_layer(spec, site)
+            left_out += [first + layer for layer in range(spec.site_layers(site)) if layer not in own.layers]
+    return left_out
+
+
+def _repeated(site: Site, groups: int) -> Site:
+    """A site with the keys and values of each KV head once for each of its query heads."""
+    key, value = (jnp.repeat(leaf, groups, axis=1) for leaf in (site.key, site.value))
+    return replace(site, key=key, value=value)
+
+
+def _read_site(tensors: dict[str, np.ndarray], spec: Spec, length: int, layers: tuple[int, ...] | None) -> Site:
+    if "control_trans" in tensors:
+        numbers = tensors["control_trans"]
+        if numbers.size % length:
+            raise UserError(f"a flat prefix of {numbers.size:,} numbers has no {length} slots; copy the folder again")
+        flat = numbers.reshape(length, -1)
+    else:
+        try:
+            flat = layout.mlp_output(tensors, "wte.weight", "control_trans")
+        except (KeyError, ValueError) as error:
+            raise UserError(f"the prefix's MLP is incomplete ({error}); copy the folder again") from None
+    site = layout.from_flat(flat, spec.heads, spec.head_dim, layers)
+    groups = spec.heads // spec.kv_heads
+    if groups == 1:
+        return site
+    own = replace(site, key=site.key[:, ::groups], value=site.value[:, ::groups])
+    again = _repeated(own, groups)
+    if not (np.array_equal(again.key, site.key) and np.array_equal(again.value, site.value)):
+        raise UserError(
+            f"this prefix has other keys for each of the {groups} query heads that share a KV head, which only "
+            "adapters' own models can use; tune it anew"
+        )
+    return own

@@ -1,0 +1,88 @@
+"""PEFT's PREFIX_TUNING and CARTRIDGE adapters (huggingface/peft, as of 0.21), of decoder-only models.
+
+One tensor `prompt_embeddings` in the order of `layout`, already through the MLP if there was one; keys are as the cache
+has them; the prefix stands at positions 0 to P - 1, so tokens start at P.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save as safetensors_bytes
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.prefix import Prefix, length
+from prefix_jax.models.specs import Spec
+from prefix_jax.tuning.formats import layout
+
+CONFIG = "adapter_config.json"
+_TENSOR = "prompt_embeddings"
+# What the written configuration was tested with.
+_VERSION = "0.21.2"
+
+
+def is_mine(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and "peft_type" in layout.read_json(folder / CONFIG)
+
+
+def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
+    """Returns the prefix of an adapter folder and the base model's identity.
+
+    Raises:
+      UserError: the adapter is of another kind, of an encoder-decoder, or damaged.
+    """
+    config = layout.read_json(folder / CONFIG)
+    kind = config.get("peft_type")
+    if kind not in ("PREFIX_TUNING", "CARTRIDGE"):
+        raise UserError(f"{folder} holds a {kind} adapter, not a prefix (PREFIX_TUNING or CARTRIDGE)")
+    if config.get("task_type") == "SEQ_2_SEQ_LM" or config.get("num_transformer_submodules") == 2:
+        raise UserError(
+            f"{folder} is PEFT's prefix of an encoder-decoder, whose slots PEFT spreads over the wrong layers; it "
+            "cannot be converted: tune it anew"
+        )
+    missing = [n for n in ("num_attention_heads", "token_dim", "num_virtual_tokens", "num_layers") if not config.get(n)]
+    if missing:
+        raise UserError(f"{folder / CONFIG} does not say {missing[0]}; save the adapter again with PEFT")
+    tensors = layout.read_tensors(folder, ("adapter_model.safetensors", "adapter_model.bin"))
+    slots, heads, width = config["num_virtual_tokens"], config["num_attention_heads"], config["token_dim"]
+    expected = (slots, 2 * config["num_layers"] * width)
+    if _TENSOR not in tensors or tensors[_TENSOR].shape != expected or width % heads:
+        found = tensors[_TENSOR].shape if _TENSOR in tensors else "absent"
+        raise UserError(f"the tensor {_TENSOR} in {folder} is {found}, but {CONFIG} says {expected}; copy both again")
+    site = layout.from_flat(tensors[_TENSOR], heads, width // heads)
+    return Prefix(decoder=site, position_offset=slots), {"name": config.get("base_model_name_or_path") or ""}
+
+
+def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name: str) -> dict[str, bytes]:
+    """Returns the files that `PeftModel.from_pretrained` loads.
+
+    Raises:
+      UserError: the prefix has other sites than the decoder's, a slot bias or a layer subset; or its token positions
+        start elsewhere and are learned.
+    """
+    layout.only_decoder(prefix, "PEFT")
+    site = layout.only_decoder(layout.with_offset(prefix, spec, length(prefix)), "PEFT")
+    layers, heads, slots, head_dim = site.key.shape
+    config = {
+        "auto_mapping": None,
+        "base_model_name_or_path": identity.get("name") or None,
+        "encoder_hidden_size": None,
+        "inference_mode": True,
+        "init_weights": None,
+        "modules_to_save": None,
+        "num_attention_heads": heads,
+        "num_layers": layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": slots,
+        "peft_type": "PREFIX_TUNING",
+        "peft_version": _VERSION,
+        "prefix_projection": False,
+        "revision": None,
+        "task_type": "CAUSAL_LM",
+        "token_dim": heads * head_dim,
+    }
+    return {
+        CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
+        "adapter_model.safetensors": safetensors_bytes({_TENSOR: layout.to_flat(site)}, {"format": "pt"}),
+    }

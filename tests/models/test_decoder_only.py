@@ -1,0 +1,153 @@
+"""GPT-2 and the Llama family against transformers, on random weights: logits, and gradients of a prefix.
+
+Every call of a case has the same shapes, so that it is compiled twice: without a prefix, and with one and its gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.specs import from_hf
+from tests.models import torch_models as tm
+from tests.models.torch_models import torch
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 50.0,
+}
+LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}
+CASES = {
+    "gpt2": lambda: tm.gpt2(),
+    "gpt2_untied_inner": lambda: tm.gpt2(tie_word_embeddings=False, n_inner=28),
+    "llama_tied_grouped": lambda: tm.llama(tie_word_embeddings=True),
+    "llama_head_dim": lambda: tm.llama(head_dim=10, num_attention_heads=6, num_key_value_heads=3, rms_norm_eps=1e-5),
+    "llama3_rope_one_kv_head": lambda: tm.llama(head_dim=16, num_key_value_heads=1, rope_parameters=LLAMA3),
+    "qwen2_bias_linear_rope": lambda: tm.llama("Qwen2", tie_word_embeddings=True, rope_parameters=LINEAR),
+    "qwen2_window": lambda: tm.llama("Qwen2", use_sliding_window=True, sliding_window=3, max_window_layers=0),
+    "mistral_window_multi_head": lambda: tm.llama("Mistral", sliding_window=4, head_dim=6, num_key_value_heads=4),
+}
+ROWS, COLUMNS, LENGTH = 3, 12, 5
+TOLERANCE = 2e-5
+
+
+class Calls:
+    """A case's compiled calls."""
+
+    def __init__(self, pair):
+        self.pair = pair
+        self.prefix = tm.random_prefix(pair.spec, LENGTH)
+        self.window = getattr(pair.spec, "sliding_window", None)
+        self.plain = tm.jit(lambda tokens, segments: pair.model.apply(pair.variables, tokens, segment_ids=segments))
+
+        @tm.jit
+        def step(trained, tokens, segments, cotangent):
+            def loss(trained):
+                prefix = tm.with_leaves(self.prefix, trained)
+                logits = pair.model.apply(pair.variables, tokens, segment_ids=segments, prefix=prefix)
+                return (logits * cotangent).sum(), logits
+
+            return jax.grad(loss, has_aux=True)(trained)
+
+        self.step = step
+
+    def prefixed(self, tokens, segments, cotangent=None):
+        cotangent = np.zeros((ROWS, COLUMNS, 61), np.float32) if cotangent is None else cotangent
+        gradients, logits = self.step(tm.differentiable(self.prefix), tokens, segments, cotangent)
+        return gradients, np.asarray(logits)
+
+    def torch_prefixed(self, tokens, segments, positions):
+        """Torch's logits with the prefix as `past_key_values`, and the leaves they depend on."""
+        leaves = tm.leaves_of(self.prefix)
+        out = self.pair.torch(
+            torch.tensor(tokens),
+            attention_mask=tm.visible(segments, LENGTH, self.window),
+            position_ids=torch.tensor(positions) + LENGTH,
+            past_key_values=tm.cache_of(leaves, len(tokens)),
+        )
+        return out.logits, leaves
+
+
+@pytest.fixture(scope="module", params=CASES)
+def calls(request):
+    return Calls(CASES[request.param]())
+
+
+def _tokens(seed=0, rows=ROWS, columns=COLUMNS):
+    return np.random.default_rng(seed).integers(0, 61, (rows, columns))
+
+
+def _padding(side):
+    """A mask whose rows have 0, 3 and 7 pads, and the positions of the real tokens."""
+    mask = np.ones((ROWS, COLUMNS), int)
+    for row, pads in enumerate((0, 3, 7) if side != "none" else ()):
+        mask[row, slice(COLUMNS - pads, None) if side == "right" else slice(0, pads)] = 0
+    return mask, np.maximum(mask.cumsum(1) - 1, 0)
+
+
+def _close(found, expected, tolerance=TOLERANCE):
+    np.testing.assert_allclose(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("side", ["none", "right", "left"])
+def test_trap_22_padding_parity(calls, side):
+    """Logits without a prefix; transformers makes its own masks here, its sliding window included."""
+    tokens, (mask, positions) = _tokens(), _padding(side)
+    out = calls.pair.torch(
+        torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions)
+    )
+    _close(np.asarray(calls.plain(tokens, mask))[mask == 1], out.logits.numpy()[mask == 1])
+
+
+@pytest.mark.parametrize("side", ["none", "right", "left"])
+def test_prefix_gradients_parity(calls, side):
+    """Logits and gradients with a prefix, with and without padded rows."""
+    tokens, (mask, positions) = _tokens(), _padding(side)
+    cotangent = np.random.default_rng(1).standard_normal((ROWS, COLUMNS, 61), np.float32) * mask[..., None]
+    expected, leaves = calls.torch_prefixed(tokens, mask, positions)
+    (expected * torch.tensor(cotangent)).sum().backward()
+    gradients, logits = calls.prefixed(tokens, mask, cotangent.astype(np.float32))
+    _close(logits[mask == 1], expected.detach().numpy()[mask == 1])
+    tm.assert_gradients(gradients, leaves, 1e-4)
+
+
+def test_packed_rows_parity(calls):
+    """Sequences packed in a row (with padding) equal the same sequences in rows of their own, here and in torch."""
+    lengths = (6, 4)
+    alone = np.zeros((ROWS, COLUMNS), int)
+    own = np.zeros((ROWS, COLUMNS), int)
+    packed, segments = _tokens(3), np.zeros((ROWS, COLUMNS), int)
+    for row, length in enumerate(lengths):
+        alone[row, :length], own[row, :length] = _tokens(row, 1, length)[0], 1
+    packed[0, :10] = np.concatenate([alone[0, :6], alone[1, :4]])
+    segments[0, :10] = [1] * 6 + [2] * 4
+    together = calls.prefixed(packed, segments)[1][0]
+    apart = calls.prefixed(alone, own)[1]
+    for row, columns in enumerate((slice(0, 6), slice(6, 10))):
+        tokens = packed[:1, columns]
+        expected, _ = calls.torch_prefixed(tokens, np.ones_like(tokens), np.arange(tokens.shape[1])[None])
+        _close(together[columns], expected.detach().numpy()[0])
+        _close(together[columns], apart[row, : lengths[row]], 1e-5)
+
+
+def test_init_has_the_tree_of_the_weights(calls):
+    model = calls.pair.model
+    made = jax.eval_shape(lambda k: model.init(k, jnp.zeros((1, 3), int)), jax.random.key(0))["params"]
+    shapes = jax.tree.map(lambda leaf: leaf.shape, dict(made))
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, calls.pair.variables["params"])
+
+
+def test_qwen2_windows_start_at_a_layer():
+    """`max_window_layers` layers have none; transformers' default is 28, so that a short model has no window at all."""
+    shapes = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=4, num_attention_heads=2)
+    qwen2 = dict(model_type="qwen2", **shapes, use_sliding_window=True, sliding_window=16)
+    assert from_hf(qwen2).sliding_window is None
+    assert from_hf({**qwen2, "max_window_layers": 0}).sliding_window == 16
+    assert from_hf({**qwen2, "max_window_layers": 0, "use_sliding_window": False}).sliding_window is None
+    with pytest.raises(UserError, match="max_window_layers=2"):
+        from_hf({**qwen2, "max_window_layers": 2})

@@ -1,0 +1,336 @@
+"""Small torch models with random weights, our trees of the same numbers, and torch's own answers with a prefix.
+
+The mapping is written here on its own, so that it and the loader's rules check each other.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from transformers.cache_utils import DynamicCache  # noqa: E402
+from transformers.models.t5 import modeling_t5  # noqa: E402
+
+from prefix_jax.models import Model, Spec, build  # noqa: E402
+from prefix_jax.models.prefix import Past, Prefix, Site  # noqa: E402, F401
+from prefix_jax.models.specs import from_hf  # noqa: E402
+
+# XLA's lowest level of optimisation: half the time to compile, and the same mathematics.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def jit(function: Any) -> Any:
+    """`jax.jit` for tests: quick to compile."""
+    return jax.jit(function, compiler_options=QUICK)
+
+
+class Pair(NamedTuple):
+    """The same network twice."""
+
+    torch: Any
+    model: Model
+    variables: dict
+
+    @property
+    def spec(self) -> Spec:
+        return self.model.spec
+
+
+def gpt2(**options: Any) -> Pair:
+    shape = dict(vocab_size=61, n_layer=3, n_embd=24, n_head=4, n_positions=40)
+    config = transformers.GPT2Config(**{**shape, **options}, attn_implementation="eager")
+    network = _random(transformers.GPT2LMHeadModel(config))
+    model = build(from_hf(network.config.to_dict()))
+    return Pair(network, model, {"params": _gpt2_tree(network, model.spec)})
+
+
+def llama(kind: str = "Llama", **options: Any) -> Pair:
+    """Llama, Mistral or Qwen2."""
+    shape = dict(vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2)
+    config = getattr(transformers, f"{kind}Config")(**{**shape, **heads, "attn_implementation": "eager", **options})
+    network = _random(getattr(transformers, f"{kind}ForCausalLM")(config))
+    model = build(from_hf(config.to_dict()))
+    return Pair(network, model, {"params": _llama_tree(network, model.spec)})
+
+
+def t5(**options: Any) -> Pair:
+    shape = dict(vocab_size=61, d_model=24, d_kv=8, d_ff=32, num_layers=3, num_heads=3, num_decoder_layers=2)
+    # Few buckets, so that short rows reach the logarithmic ones.
+    buckets = dict(relative_attention_num_buckets=8, relative_attention_max_distance=12)
+    raw = {**shape, **buckets, "model_type": "t5", "tie_word_embeddings": True, **options}
+    config = transformers.T5Config(**raw, attn_implementation="eager")
+    config.tie_word_embeddings = raw["tie_word_embeddings"]
+    network = transformers.T5ForConditionalGeneration(config)
+    # Where the head is its own, transformers unties the two embeddings of a new model too; released ones share them.
+    network.encoder.embed_tokens = network.decoder.embed_tokens = network.shared
+    network = _random(network)
+    assert (network.lm_head.weight is network.shared.weight) == raw["tie_word_embeddings"]
+    model = build(from_hf(raw))
+    return Pair(network, model, {"params": _t5_tree(network, model.spec)})
+
+
+def _random(network: Any, seed: int = 0) -> Any:
+    """Every parameter drawn anew: biases and norms included, which torch starts at 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+            if "norm" in name or ".ln_" in name:
+                parameter.add_(1.0 if name.endswith("weight") else 0.0)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network.eval()
+
+
+def _state(network: Any) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy() for name, value in network.state_dict().items()}
+
+
+def _layers(trees: list[dict]) -> dict:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _out(weight: np.ndarray, spec: Spec) -> np.ndarray:
+    """[E, (K G) D] of a torch Linear to [K, G, D, E]."""
+    groups = spec.heads // spec.kv_heads
+    return weight.T.reshape(spec.kv_heads, groups, spec.head_dim, weight.shape[0])
+
+
+def _gpt2_tree(network: Any, spec: Spec) -> dict:
+    w = _state(network)
+
+    def layer(i: int) -> dict:
+        p = f"transformer.h.{i}."
+        query, key, value = np.split(w[p + "attn.c_attn.weight"], 3, axis=1)
+        biases = np.split(w[p + "attn.c_attn.bias"], 3)
+        heads = (spec.heads, spec.head_dim)
+        qkv = np.stack([m.reshape(-1, *heads) for m in (query, key, value)], axis=2)
+        return {
+            "attention_norm": {"scale": w[p + "ln_1.weight"], "bias": w[p + "ln_1.bias"]},
+            "attention": {
+                "qkv": {"kernel": qkv, "bias": np.stack([b.reshape(heads) for b in biases], axis=1)},
+                "out": {
+                    "kernel": w[p + "attn.c_proj.weight"].reshape(spec.heads, 1, spec.head_dim, -1),
+                    "bias": w[p + "attn.c_proj.bias"],
+                },
+            },
+            "mlp_norm": {"scale": w[p + "ln_2.weight"], "bias": w[p + "ln_2.bias"]},
+            "mlp": {
+                "up": {"kernel": w[p + "mlp.c_fc.weight"], "bias": w[p + "mlp.c_fc.bias"]},
+                "down": {"kernel": w[p + "mlp.c_proj.weight"], "bias": w[p + "mlp.c_proj.bias"]},
+            },
+        }
+
+    tree = {
+        "embedding": {"tokens": w["transformer.wte.weight"], "positions": w["transformer.wpe.weight"]},
+        "layers": _layers([layer(i) for i in range(spec.layers)]),
+        "final_norm": {"scale": w["transformer.ln_f.weight"], "bias": w["transformer.ln_f.bias"]},
+    }
+    return _with_head(tree, w, spec)
+
+
+def _with_head(tree: dict, w: dict[str, np.ndarray], spec: Spec) -> dict:
+    if not spec.tie_embeddings:
+        tree["head"] = {"tokens": w["lm_head.weight"]}
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def _llama_tree(network: Any, spec: Spec) -> dict:
+    w = _state(network)
+
+    def qkv(path: str, kind: str) -> np.ndarray:
+        """[..., K, G + 2, D]: query head k * G + g belongs to key-value head k."""
+        query, key, value = (w[f"{path}.{part}_proj.{kind}"] for part in "qkv")
+        rest = (query.shape[1],) if query.ndim == 2 else ()
+        heads = [m.reshape(spec.kv_heads, -1, spec.head_dim, *rest) for m in (query, key, value)]
+        fused = np.concatenate(heads, axis=1)
+        return np.moveaxis(fused, -1, 0) if rest else fused
+
+    def layer(i: int) -> dict:
+        p = f"model.layers.{i}."
+        attention = {"qkv": {"kernel": qkv(p + "self_attn", "weight")}}
+        if spec.qkv_bias:
+            attention["qkv"]["bias"] = qkv(p + "self_attn", "bias")
+        attention["out"] = {"kernel": _out(w[p + "self_attn.o_proj.weight"], spec)}
+        gate_up = np.stack([w[p + f"mlp.{name}_proj.weight"].T for name in ("gate", "up")], axis=1)
+        return {
+            "attention_norm": {"scale": w[p + "input_layernorm.weight"]},
+            "attention": attention,
+            "mlp_norm": {"scale": w[p + "post_attention_layernorm.weight"]},
+            "mlp": {"gate_up": {"kernel": gate_up}, "down": {"kernel": w[p + "mlp.down_proj.weight"].T}},
+        }
+
+    tree = {
+        "embedding": {"tokens": w["model.embed_tokens.weight"]},
+        "layers": _layers([layer(i) for i in range(spec.layers)]),
+        "final_norm": {"scale": w["model.norm.weight"]},
+    }
+    return _with_head(tree, w, spec)
+
+
+def _t5_tree(network: Any, spec: Spec) -> dict:
+    w = _state(network)
+
+    def parts(path: str, names: str) -> np.ndarray:
+        """[E, H, parts, D]"""
+        return np.stack([w[f"{path}.{n}.weight"].T.reshape(-1, spec.heads, spec.head_dim) for n in names], axis=2)
+
+    def mlp(path: str) -> dict:
+        down = {"kernel": w[f"{path}.wo.weight"].T}
+        if not spec.gated:
+            return {"up": {"kernel": w[f"{path}.wi.weight"].T}, "down": down}
+        gate_up = np.stack([w[f"{path}.wi_0.weight"].T, w[f"{path}.wi_1.weight"].T], axis=1)
+        return {"gate_up": {"kernel": gate_up}, "down": down}
+
+    def layer(side: str, i: int) -> dict:
+        block = f"{side}.block.{i}.layer"
+        last = 2 if side == "decoder" else 1
+        own = f"{block}.0.SelfAttention"
+        tree = {
+            "attention_norm": {"scale": w[f"{block}.0.layer_norm.weight"]},
+            "attention": {"qkv": {"kernel": parts(own, "qkv")}, "out": {"kernel": _out(w[f"{own}.o.weight"], spec)}},
+            "mlp_norm": {"scale": w[f"{block}.{last}.layer_norm.weight"]},
+            "mlp": mlp(f"{block}.{last}.DenseReluDense"),
+        }
+        if side == "decoder":
+            cross = f"{block}.1.EncDecAttention"
+            tree["cross_norm"] = {"scale": w[f"{block}.1.layer_norm.weight"]}
+            tree["cross"] = {
+                "query": {"kernel": parts(cross, "q")},
+                "key_value": {"kernel": parts(cross, "kv")},
+                "out": {"kernel": _out(w[f"{cross}.o.weight"], spec)},
+            }
+        return tree
+
+    def side(name: str, count: int) -> dict:
+        return {
+            "relative_bias": w[f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
+            "layers": _layers([layer(name, i) for i in range(count)]),
+            "final_norm": {"scale": w[f"{name}.final_layer_norm.weight"]},
+        }
+
+    tree = {
+        "embedding": {"tokens": w["shared.weight"]},
+        "encoder": side("encoder", spec.encoder_layers),
+        "decoder": side("decoder", spec.layers),
+    }
+    return _with_head(tree, w, spec)
+
+
+def random_prefix(
+    spec: Spec, length: int, seed: int = 0, offset: int | None = None, layers: dict | None = None
+) -> Prefix:
+    """A prefix at every site, of unit scale; `layers` names those of a site that carry one."""
+    generator = np.random.default_rng(seed)
+    sites = {}
+    for name in spec.sites:
+        chosen = (layers or {}).get(name)
+        count = spec.site_layers(name) if chosen is None else len(chosen)
+        shape = (2, count, spec.kv_heads, length, spec.head_dim)
+        key, value = generator.standard_normal(shape, np.float32)
+        sites[name] = Site(jnp.asarray(key), jnp.asarray(value), layers=chosen)
+    return Prefix(**sites, position_offset=jnp.int32(length if offset is None else offset))
+
+
+def leaves_of(prefix: Prefix) -> dict[str, Any]:
+    """Torch leaves with gradients for each site's keys and values."""
+    sites = {name: getattr(prefix, name) for name in ("decoder", "encoder", "cross")}
+    return {
+        f"{name}.{part}": torch.tensor(np.asarray(getattr(site, part)), requires_grad=True)
+        for name, site in sites.items()
+        if site is not None
+        for part in ("key", "value")
+    }
+
+
+def cache_of(leaves: dict[str, Any], batch: int) -> DynamicCache:
+    """A cache that holds the prefix and nothing else; not made from a configuration, so that no window cuts it."""
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(zip(leaves["decoder.key"], leaves["decoder.value"], strict=True)):
+        cache.update(key.expand(batch, *key.shape), value.expand(batch, *value.shape), layer)
+    return cache
+
+
+def visible(segment_ids: np.ndarray, prefix: int = 0, window: int | None = None) -> Any:
+    """An additive `[B, 1, T, P + T]` mask: the prefix, and tokens of the same segment, causally, in the window."""
+    columns = np.arange(segment_ids.shape[1])
+    seen = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (columns[:, None] >= columns)
+    if window is not None:
+        seen &= columns[:, None] - columns < window
+    seen = np.concatenate([np.ones((*seen.shape[:2], prefix), bool), seen], axis=-1)
+    return torch.tensor(np.where(seen, 0.0, -1e30).astype(np.float32))[:, None]
+
+
+@contextlib.contextmanager
+def t5_prefix(network: Any, leaves: dict[str, Any], layers: dict[str, tuple[int, ...] | None]) -> Iterator[None]:
+    """Within it, T5's eager attention sees the prefix in front of its keys, with no position bias and no mask."""
+    plain = modeling_t5.eager_attention_forward
+    found = {}
+    for site, blocks, index, name in (
+        ("encoder", network.encoder.block, 0, "SelfAttention"),
+        ("decoder", network.decoder.block, 0, "SelfAttention"),
+        ("cross", network.decoder.block, 1, "EncDecAttention"),
+    ):
+        if f"{site}.key" in leaves:
+            for row, layer in enumerate(layers.get(site) or range(len(blocks))):
+                found[getattr(blocks[layer].layer[index], name)] = (
+                    leaves[f"{site}.key"][row],
+                    leaves[f"{site}.value"][row],
+                )
+
+    def eager(module, query, key, value, mask, position_bias=None, **kwargs):
+        if module not in found:
+            return plain(module, query, key, value, mask, position_bias=position_bias, **kwargs)
+        own_key, own_value = (leaf.expand(query.shape[0], *leaf.shape) for leaf in found[module])
+        length = own_key.shape[2]
+
+        def padded(added):
+            return None if added is None else torch.nn.functional.pad(added, (length, 0))
+
+        return plain(
+            module,
+            query,
+            torch.cat([own_key, key], 2),
+            torch.cat([own_value, value], 2),
+            padded(mask),
+            position_bias=padded(position_bias),
+            **kwargs,
+        )
+
+    modeling_t5.eager_attention_forward = eager
+    try:
+        yield
+    finally:
+        modeling_t5.eager_attention_forward = plain
+
+
+def differentiable(prefix: Prefix) -> dict[str, Any]:
+    """The trained part of a prefix: its sites' keys and values."""
+    sites = {name: getattr(prefix, name) for name in ("decoder", "encoder", "cross")}
+    return {n: {"key": s.key, "value": s.value} for n, s in sites.items() if s is not None}
+
+
+def with_leaves(prefix: Prefix, leaves: dict[str, Any]) -> Prefix:
+    return prefix.replace(**{name: getattr(prefix, name).replace(**pair) for name, pair in leaves.items()})
+
+
+def assert_gradients(found: dict[str, Any], leaves: dict[str, Any], tolerance: float) -> None:
+    """Our gradients against those that torch has left in the leaves; none may be zero."""
+    for name, leaf in leaves.items():
+        site, part = name.split(".")
+        expected = leaf.grad.numpy()
+        assert np.abs(expected).max() > 1e-4, f"the gradient of {name} vanishes"
+        np.testing.assert_allclose(found[site][part], expected, atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+def replaced(spec: Spec, **changes: Any) -> Spec:
+    return dataclasses.replace(spec, **changes)

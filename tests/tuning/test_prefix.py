@@ -1,0 +1,123 @@
+"""Prefix tuning: sites, starts and the counts that a hand can check."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prefix_jax import tuning
+from prefix_jax.config import default_config
+from prefix_jax.errors import UserError
+from prefix_jax.models import build
+from prefix_jax.models.specs import from_hf
+from prefix_jax.tuning.method import count, stored_count
+from tests.training.test_loss import SPEC as LLAMA
+from tests.training.test_step import T5
+
+
+def method_for(spec, words=(5, 6, 7), **options):
+    config = default_config()
+    config.prefix.update(options)
+    model = build(spec)
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    extra = {"encoder_tokens": tokens} if spec.encoder_layers else {}
+    base = model.init(jax.random.key(0), tokens, **extra)
+    return tuning.build(config, model, words), base, model
+
+
+def prefix_for(spec, seed=0, words=(5, 6, 7), **options):
+    method, base, _ = method_for(spec, words, **options)
+    return method.materialise(method.init(jax.random.key(seed), base), base, None)[1]
+
+
+@pytest.mark.parametrize("initialisation", ["random", "vocabulary"])
+def test_a_shorter_prefix_is_the_beginning_of_a_longer_one(initialisation):
+    options = dict(reparameterisation="none", initialisation=initialisation, position_offset="zero")
+    short = prefix_for(T5, length=3, **options)
+    long = prefix_for(T5, length=7, **options)
+    for site in ("encoder", "decoder", "cross"):
+        np.testing.assert_allclose(
+            getattr(short, site).key, getattr(long, site).key[:, :, :3], rtol=1e-5, atol=1e-6, err_msg=site
+        )
+
+
+def test_text_start_is_the_models_own_keys_and_values():
+    prefix = prefix_for(LLAMA, length=3, reparameterisation="none", initialisation="text")
+    model = build(LLAMA)
+    _, base, _ = method_for(LLAMA)
+    _, own = model.apply(base, jnp.array([[5, 6, 7]]), method="hidden")
+    np.testing.assert_allclose(prefix.decoder.key, own.key[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(prefix.decoder.value, own.value[:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
+@pytest.mark.parametrize("initialisation", ["vocabulary", "text"])
+def test_the_mlp_starts_from_the_words_too(spec, initialisation):
+    options = dict(length=4, hidden=16, initialisation=initialisation)
+    direct = prefix_for(spec, reparameterisation="none", **options)
+    through = prefix_for(spec, reparameterisation="mlp", **options)
+    for site in spec.sites:
+        a, b = getattr(direct, site), getattr(through, site)
+        np.testing.assert_allclose(a.key, b.key, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(a.value, b.value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("reparameterisation", ["none", "mlp"])
+def test_trap_16_random_keys_have_the_models_own_scale(reparameterisation):
+    prefix = prefix_for(T5, length=64, hidden=128, reparameterisation=reparameterisation, initialisation="random")
+    own = prefix_for(T5, length=64, reparameterisation="none", initialisation="vocabulary")
+    for site in T5.sites:
+        ratio = np.std(getattr(prefix, site).key) / np.std(getattr(own, site).key)
+        assert 0.7 < ratio < 1.4, (site, ratio)
+
+
+def test_trap_01_three_sites_of_their_own_shape():
+    prefix = prefix_for(T5, length=5, reparameterisation="none")
+    assert prefix.encoder.key.shape == (2, 2, 5, 6)
+    assert prefix.decoder.key.shape == prefix.cross.key.shape == (2, 2, 5, 6)
+    only = prefix_for(T5, length=5, reparameterisation="none", sites="cross")
+    assert only.encoder is None and only.decoder is None and only.cross is not None
+
+
+def test_layer_subsets_and_offsets():
+    prefix = prefix_for(LLAMA, length=5, reparameterisation="none", layers="1")
+    assert prefix.decoder.layers == (1,) and prefix.decoder.key.shape[0] == 1
+    assert prefix.position_offset == 5
+    assert prefix_for(LLAMA, length=5, position_offset="zero").position_offset == 0
+
+
+def counts(config: dict, **options) -> tuple[int, int]:
+    model = build(from_hf(config))
+    section = default_config()
+    section.prefix.update(options)
+    method = tuning.build(section, model)
+    base = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    trainable = jax.eval_shape(method.init, jax.random.key(0), base)
+    _, prefix = jax.eval_shape(lambda t, b: method.materialise(t, b, None), trainable, base)
+    return count(trainable), stored_count(prefix)
+
+
+def test_parameter_counts_of_the_paper():
+    medium = dict(model_type="gpt2", n_layer=24, n_embd=1024, n_head=16, vocab_size=50257)
+    small = dict(model_type="gpt2", n_layer=12, n_embd=768, n_head=12, vocab_size=50257)
+    assert counts(medium, length=10, reparameterisation="none") == (491_520, 491_520)
+    assert counts(small, length=20, hidden=512) == (9_864_704, 368_640)
+    assert counts(small, length=20, hidden=512, embedding=512) == (9_728_512, 368_640)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (dict(sites="decodr"), "decodr.*did you mean"),
+        (dict(sites="cross"), "has only: decoder"),
+        (dict(reparameterisation="mpl"), "did you mean"),
+        (dict(initialisation="text"), "prefix.text"),
+        (dict(length=0), "prefix.length"),
+        (dict(length=64), "window"),
+        (dict(layers="0-7"), "from 0 to 1"),
+        (dict(dropout=1.0), "dropout"),
+    ],
+)
+def test_bad_options_are_one_sentence(options, named):
+    with pytest.raises(UserError, match=named):
+        method_for(LLAMA, words=(), **options)
