@@ -2,7 +2,7 @@
 
     make demo
 
-or
+does both of
 
     python -m prefix_jax.train --config configs/demo.py --workdir runs/demo
     python -m prefix_jax.evaluate --workdir runs/demo --split test --bare
@@ -15,9 +15,7 @@ def get_config():
     config = default_config()
     config.model.source = "flan-t5-small"
     config.data.task = "table"
-    config.training.steps = 150
-    config.training.evaluate_every = 50
-    config.training.checkpoint_every = 50
-    config.decoding.strategy = "greedy"
-    config.decoding.max_length = 80
+    config.optimizer.learning_rate = 2e-3
+    config.training.update(steps=120, batch=16, evaluate_every=60, evaluate_records=128, checkpoint_every=60)
+    config.decoding.update(strategy="greedy", max_length=80)
     return config

@@ -15,6 +15,6 @@ def get_config():
     config.data.task = "e2e"
     config.prefix.update(length=10, reparameterisation="mlp", initialisation="vocabulary")
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=20)
-    config.training.update(steps=750, batch=16, evaluate_every=250, checkpoint_every=125)
+    config.training.update(steps=500, batch=16, evaluate_every=250, checkpoint_every=100)
     config.decoding.update(strategy="beam", beams=5, max_length=80)
     return config

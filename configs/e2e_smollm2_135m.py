@@ -1,3 +1,11 @@
+"""E2E with SmolLM2-135M-Instruct on a CPU: a prefix of 10 through the MLP, from the model's own vocabulary.
+
+    python -m prefix_jax.train --config configs/e2e_smollm2_135m.py --workdir runs/e2e_smollm2_135m
+    python -m prefix_jax.evaluate --workdir runs/e2e_smollm2_135m --split test --bare
+
+Takes at most 30 minutes on 2 cores. The scores to expect are in experiments/e2e/README.md.
+"""
+
 from prefix_jax.config import default_config
 
 
@@ -5,4 +13,8 @@ def get_config():
     config = default_config()
     config.model.source = "smollm2-135m"
     config.data.task = "e2e"
+    config.prefix.update(length=10, reparameterisation="mlp", initialisation="vocabulary")
+    config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=20)
+    config.training.update(steps=600, batch=8, evaluate_every=300, evaluate_records=128, checkpoint_every=100)
+    config.decoding.update(strategy="beam", beams=5, max_length=80)
     return config

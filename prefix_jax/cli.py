@@ -79,8 +79,8 @@ def define_overrides() -> Callable[[], dict[str, Any]]:
 
     from prefix_jax.config import default_config
 
-    holder = config_flags.DEFINE_config_dict("config", default_config(), "Options that replace the run's.")
-    return lambda: dict(config_flags.get_override_values(holder))
+    config_flags.DEFINE_config_dict("config", default_config(), "Options that replace the run's.")
+    return lambda: dict(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def command_line() -> list[str]:

@@ -17,7 +17,6 @@ from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import tokenise_sources
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix
-from prefix_jax.models.pretrained import check_same_model
 from prefix_jax.training import run_directory, session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
@@ -46,8 +45,7 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None) -> Tuned:
     config = merged(meta.get("config") or {}, overrides or {})
     config.model.source = (overrides or {}).get("model.source", meta["model"]["name"])
     opened = session.open_session(config)
-    check_same_model(meta["model"], opened.pretrained.identity, f"the prefix in {folder}")
-    files.load(folder, spec=opened.spec)
+    files.load(folder, spec=opened.spec, identity=opened.pretrained.identity)
     return Tuned(opened, prefix, folder)
 
 

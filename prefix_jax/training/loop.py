@@ -166,7 +166,7 @@ def train(trainer: Trainer) -> Outcome:
         trainer.method, trainer.session.base, trainer.hyper, options.seed, options.ema
     )
     checkpoints = Checkpoints(workdir / "checkpoints")
-    patience, best, seconds = Patience(), exported(state), 0.0
+    patience, best, seconds = Patience(), _copy(exported(state)), 0.0  # the step reuses the state's buffers
     with MetricWriter(workdir, options.tensorboard, options.wandb) as writer, Stop() as stop:
         if checkpoints.latest() is not None:
             state, best, progress = checkpoints.restore(state, best)
@@ -256,7 +256,7 @@ class _Run:
         self.writer.write(self.step, {"validation_loss": loss, "seconds": self.seconds})
         self.patience.see(loss, self.step)
         if self.patience.best_step == self.step:
-            self.best = jax.tree.map(np.asarray, trainable)
+            self.best = _copy(trainable)
         if hasattr(self, "_logged"):
             self._logged = time.monotonic()
         return {"validation_loss": loss}
@@ -268,6 +268,10 @@ class _Run:
     def outcome(self) -> Outcome:
         chosen = self.best if self.t.options.patience else exported(self.state)
         return Outcome(self.step, self.over, chosen, self.t.method, self.seconds)
+
+
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(np.array, tree)
 
 
 def validation_loss(evaluate: Callable, base: Any, trainable: PyTree, batches: PackedBatches | None) -> float:

@@ -13,13 +13,13 @@ from prefix_jax.decoding import Options, generate, make_inputs
 from prefix_jax.models import build
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "pretrained"))
-import hf  # noqa: E402
+import hf
 
 TEXTS = [
     "name : The Copper Kettle | type : coffee shop | food : Portuguese | area : riverside",
     "name : Blue Lantern | type : restaurant | price : cheap | rating : 4 out of 5 | family friendly : no",
     "name : Juniper Hall | near : The Old Mill",
-    "Describe the place in one sentence. name : Fig & Olive | type : pub | food : Greek | price : high | area : city centre",
+    "Describe it in one sentence. name : Fig & Olive | type : pub | food : Greek | price : high | area : city centre",
 ]
 MARGIN = 1e-4
 

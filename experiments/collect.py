@@ -1,0 +1,64 @@
+"""`python -m experiments.collect RUN_DIRECTORY ... --out experiments/e2e`: keeps what a run's numbers rest on, and a table.
+
+Copies each run's configuration, metrics, scores and first samples to `OUT/<name of the run directory>/`, then writes the
+table of all runs in OUT into `OUT/README.md`, between its two markers. Nothing in the table is typed in by hand.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from prefix_jax.reporting.tables import markdown_table
+
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def keep(run: Path, out: Path, samples: int = 20) -> None:
+    """Copies what explains a run's scores."""
+    folder = out / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "metrics.jsonl", "scores.json"):
+        shutil.copyfile(run / name, folder / name)
+    lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join(lines[:samples]), encoding="utf-8")
+
+
+def table(out: Path, split: str = "test") -> str:
+    """Returns the scores of every run in `out` as Markdown: the bare model's row, then the tuned one's."""
+    rows, names = [], []
+    for folder in sorted(path.parent for path in out.glob("*/scores.json")):
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        entry = json.loads((folder / "scores.json").read_text(encoding="utf-8"))[split]
+        names = names or list(entry["tuned"])
+        config, decoding = record["config"], entry["decoding"]
+        how = f"beam {decoding['beams']}" if decoding["strategy"] == "beam" else decoding["strategy"]
+        last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][-1]
+        about = [f"{last['seconds'] / 60:.0f} min", f"{config['training']['seed']}/{config['data']['seed']}"]
+        commit = f"`{(record['commit'] or '?')[:8]}`"
+        if "bare" in entry:
+            rows.append([config["model"]["source"], "bare", how, "", "", *(_number(entry["bare"][n]) for n in names), ""])
+        what = f"prefix {config['prefix']['length']}, {record['parameters']['stored']:,} numbers"
+        rows.append([config["model"]["source"], what, how, *about, *(_number(entry["tuned"][n]) for n in names), commit])
+    return markdown_table(rows, ["model", "tuned", "decoding", "training", "seeds", *names, "commit"])
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    for run in arguments.runs:
+        keep(run, arguments.out)
+    readme = arguments.out / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{START}\n\n{table(arguments.out)}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

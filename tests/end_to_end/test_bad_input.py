@@ -1,0 +1,150 @@
+"""Mistakes at the command line: one sentence that names the thing, exit code 2, no traceback."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prefix_jax import inference
+from prefix_jax.errors import UserError
+from prefix_jax.training import loop, run_directory, session
+from tests import runs, tiny
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad_input")
+    return runs.write_recipe(folder, tiny_models["llama"]), folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--config.prefix.lenght=3"], "length"),
+        (["--config.prefix.length=many"], "many"),
+        (["--stepz=3"], "stepz"),
+        (["--config.model.source=flan-t5-smal"], "flan-t5-small"),
+        (["stray"], "stray"),
+        (["--config.data.path=nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_command_line_mistakes(setting, tmp_path, words, named):
+    recipe, folder = setting
+    out, err = runs.run(
+        "train", "--config", str(recipe), "--workdir", str(tmp_path / "run"), *words, cache=folder / "cache", code=2
+    )
+    assert named in err and "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_missing_options_and_recipes(setting, tmp_path):
+    recipe, folder = setting
+    _, err = runs.run("train", "--config", str(recipe), cache=folder / "cache", code=2)
+    assert "--workdir is missing" in err
+    _, err = runs.run("train", "--config", str(recipe.with_name("recip.py")), "--workdir", "x", cache=folder, code=2)
+    assert "did you mean" in err and "recipe.py" in err
+    _, err = runs.run("generate", "--workdir", str(tmp_path), "--input", "x", cache=folder / "cache", code=2)
+    assert "Traceback" not in err and str(tmp_path) in err
+    _, err = runs.run("evaluate", "--workdir", str(tmp_path / "none"), cache=folder / "cache", code=2)
+    assert "Traceback" not in err and "none" in err
+
+
+def config_for(setting, tiny_models, family: str = "llama", **data):
+    from prefix_jax.config import default_config
+
+    config = default_config()
+    config.model.source = str(tiny_models[family])
+    config.data.update(task="text", path=str(setting[1] / "rows.jsonl"), **data)
+    config.training.update(steps=2, batch=4, tensorboard=False)
+    config.prefix.update(length=3, hidden=8)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "named"),
+    [
+        ("training", dict(batch=0), "training.batch"),
+        ("training", dict(accumulation=3), "divisible"),
+        ("training", dict(loss="token"), "training.loss"),
+        ("training", dict(ema=1.0), "training.ema"),
+        ("model", dict(dtype="float64"), "model.dtype"),
+        ("data", dict(max_target_length=3), "max_target_length"),
+        ("data", dict(task="e2ee"), "did you mean"),
+        ("prefix", dict(length=10_000), "window"),
+    ],
+)
+def test_options_out_of_range(setting, tiny_models, tmp_path, section, options, named):
+    config = config_for(setting, tiny_models)
+    config[section].update(options)
+    with pytest.raises(UserError, match=named):
+        loop.prepare(session.open_session(config), tmp_path / "run", [])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"source": "a", "target": ""}\n', "line 1|row 1"),
+        (b'{"source": "a"}\n', "target"),
+        (b"", "empty"),
+        (b'{"source": "caf\xe9", "target": "x"}\n', "UTF-8"),
+        (b"{not json}\n", "JSON"),
+    ],
+)
+def test_bad_data_files(setting, tiny_models, tmp_path, content, named):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(content)
+    config = config_for(setting, tiny_models)
+    config.data.path = str(path)
+    with pytest.raises(UserError, match=named) as caught:
+        loop.prepare(session.open_session(config), tmp_path / "run", [])
+    assert "train.jsonl" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def run_of_llama(setting, tiny_models, tmp_path_factory):
+    from prefix_jax.training import pipeline
+
+    workdir = tmp_path_factory.mktemp("llama") / "run"
+    pipeline.tune(config_for(setting, tiny_models), workdir, [])
+    return workdir
+
+
+def test_a_prefix_for_another_model_is_refused(run_of_llama, tiny_models, tmp_path):
+    other = tiny.save_model(tmp_path / "other", "llama", seed=5)
+    with pytest.raises(UserError, match="other weights"):
+        inference.open_tuned(run_of_llama, {"model.source": str(other)})
+    with pytest.raises(UserError, match="made for"):
+        inference.open_tuned(run_of_llama, {"model.source": str(tiny_models["t5"])})
+
+
+def test_a_damaged_prefix_is_named(run_of_llama, tmp_path):
+    copy = shutil.copytree(run_of_llama / "tuned", tmp_path / "tuned")
+    whole = (copy / "prefix.safetensors").read_bytes()
+    (copy / "prefix.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="prefix.safetensors"):
+        inference.open_tuned(copy)
+
+
+def test_a_damaged_run_directory_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="config.json cannot be read"):
+        run_directory.read_config(tmp_path)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"old": 1}), encoding="utf-8")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        run_directory.write_text(path, "{}")
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in Path(tmp_path).iterdir()] == ["scores.json"]

@@ -1,0 +1,80 @@
+"""The house: rooms import only from the floors below, recipes build, and what is documented is there."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from prefix_jax.models.specs import from_hf
+from tests.conftest import ROOT
+
+FLOORS = ("errors", "config", "models", "tuning", "data", "training", "decoding", "metrics", "reporting", "inference")
+PACKAGE = ROOT / "prefix_jax"
+
+
+def imported(path: Path) -> set[str]:
+    """Returns the rooms that a module imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            whole = [node.module] if node.module != "prefix_jax" else [f"prefix_jax.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            whole = [alias.name for alias in node.names]
+        else:
+            continue
+        names |= {name.split(".")[1] for name in whole if name.startswith("prefix_jax.")}
+    return names
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_go_down_the_floors(floor: str):
+    path = PACKAGE / floor
+    modules = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    assert modules
+    entry = {"__main__.py"}  # a room's command line may use the ceiling's helpers
+    above = set(FLOORS[FLOORS.index(floor) + 1 :]) | {"train", "evaluate", "generate", "demo"}
+    for module in modules:
+        if module.name not in entry:
+            assert not imported(module) & above, f"{module.relative_to(ROOT)} imports from a higher floor"
+
+
+def test_the_project_names_no_path_outside_itself():
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "configs").rglob("*.py"), ROOT / "README.md", ROOT / "Makefile"]:
+        assert not re.search(r"(?<![\w.])/(work|tmp)/|\.\./shared", path.read_text(encoding="utf-8")), path
+
+
+RECIPES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "gpt2_paper"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeypatch):
+    """Each recipe as it stands, but for the weights (tiny ones of its family) and the rows (a few, where its own are absent)."""
+    from prefix_jax.training import loop, session
+    from prefix_jax.training.step import initial_state, make_step
+    from tests import tiny
+
+    module = importlib.import_module(f"configs.{name}")
+    assert "python -m prefix_jax.train --config" in module.__doc__ and "evaluate" in module.__doc__
+    config = module.get_config()
+    family = "t5" if "t5" in config.model.source else "gpt2" if "gpt2" in config.model.source else "llama"
+    config.model.source = str(tiny_models[family])
+    config.data.update(task="text", path=str(tiny.save_rows(tmp_path / "rows.jsonl", 40)))
+    monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
+    trainer = loop.prepare(session.open_session(config), tmp_path / "run", [])
+    options = config.training
+    state = initial_state(trainer.method, trainer.session.base, trainer.hyper, options.seed, options.ema)
+    step = make_step(trainer.session.model, trainer.method, options.loss == "examples", options.ema)
+    before = jax.tree.map(lambda x: x.copy(), state.trainable)
+    state, metrics = step(trainer.session.base, trainer.hyper, state, trainer.batches.batch_at(0))
+    assert float(metrics["loss"]) > 0
+    assert any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.trainable), strict=True))
+
+
+@pytest.mark.parametrize("size", [("gpt2-medium", 24, 1024, 16)])
+def test_gpt2_medium_prefix_of_the_paper_fits_its_spec(size):
+    name, layers, width, heads = size
+    spec = from_hf(dict(model_type="gpt2", n_layer=layers, n_embd=width, n_head=heads, vocab_size=50257))
+    assert (spec.head_dim, spec.site_layers("decoder"), spec.window) == (64, 24, 1024), name
