@@ -3,8 +3,10 @@
     python -m prefix_jax.train --config configs/webnlg_gpt2_medium.py --workdir runs/webnlg_gpt2_medium
     python -m prefix_jax.evaluate --workdir runs/webnlg_gpt2_medium --split test
 
-Expect what the paper printed (arXiv v1, Table 1): BLEU_seen 62.9, BLEU_unseen 45.6, BLEU_all 55.1, METEOR_all 0.41, TER_all 0.41.
-Not run by us: GPT-2's weights come from the hub. `--config configs/webnlg_gpt2_medium.py:gpt2-large` takes another size.
+Expect what the paper printed (arXiv v1, Table 1): BLEU_seen 62.9, BLEU_unseen 45.6, BLEU_all 55.1, METEOR_all 0.41,
+TER_all 0.41.
+Not run by us: GPT-2's weights come from the hub. `--config configs/webnlg_gpt2_medium.py:gpt2-large` takes another
+size.
 """
 
 from configs.gpt2_paper import paper_config

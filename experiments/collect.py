@@ -1,6 +1,8 @@
-"""`python -m experiments.collect RUN_DIRECTORY ... --out experiments/e2e`: keeps what a run's numbers rest on, and a table.
+"""`python -m experiments.collect RUN_DIRECTORY ... --out experiments/e2e`: keeps what a run's numbers rest on, and a
+table.
 
-Copies each run's configuration, metrics, scores and first samples to `OUT/<name of the run directory>/`, then writes the
+Copies each run's configuration, metrics, scores and first samples to `OUT/<name of the run directory>/`, then writes
+the
 table of all runs in OUT into `OUT/README.md`, between its two markers. Nothing in the table is typed in by hand.
 """
 
@@ -37,9 +39,13 @@ def table(out: Path, split: str = "test") -> str:
         about = [f"{last['seconds'] / 60:.0f} min", f"{config['training']['seed']}/{config['data']['seed']}"]
         commit = f"`{(record['commit'] or '?')[:8]}`"
         if "bare" in entry:
-            rows.append([config["model"]["source"], "bare", how, "", "", *(_number(entry["bare"][n]) for n in names), ""])
+            rows.append(
+                [config["model"]["source"], "bare", how, "", "", *(_number(entry["bare"][n]) for n in names), ""]
+            )
         what = f"prefix {config['prefix']['length']}, {record['parameters']['stored']:,} numbers"
-        rows.append([config["model"]["source"], what, how, *about, *(_number(entry["tuned"][n]) for n in names), commit])
+        rows.append(
+            [config["model"]["source"], what, how, *about, *(_number(entry["tuned"][n]) for n in names), commit]
+        )
     return markdown_table(rows, ["model", "tuned", "decoding", "training", "seeds", *names, "commit"])
 
 

@@ -69,7 +69,8 @@ def _data() -> dict:
         # How text becomes tokens; empty: what suits the model (see data/tokens.py).
         source_format="",
         target_format="",
-        # Tokens in a packed row (decoder-only: source and target; encoder-decoder: the encoder); 0: chosen from the data.
+        # Tokens in a packed row (decoder-only: source and target; encoder-decoder: the encoder); 0: chosen from the
+        # data.
         row_length=0,
         # Training records used, from the start of the file; 0: all.
         limit=0,
@@ -102,7 +103,8 @@ def _training() -> dict:
         # Records a step, and the parts a step's records are divided into.
         batch=16,
         accumulation=1,
-        # "tokens": the mean over target tokens. "examples": summed over a target, averaged over the records (the paper).
+        # "tokens": the mean over target tokens. "examples": summed over a target, averaged over the records (the
+        # paper).
         loss="tokens",
         # Steps between lines of metrics.jsonl, between evaluations of the validation loss, between checkpoints.
         log_every=10,

@@ -1,4 +1,5 @@
-"""`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--config.decoding.OPTION=VALUE ...]`
+"""`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--config.decoding.OPTION=VALUE
+...]`
 
 Scores what a run tuned with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`.
 """
@@ -32,7 +33,11 @@ def main() -> None:
     if _JSON.value:
         print(json.dumps(entry["tuned"]))
     else:
-        print(score_table(entry["tuned"], entry.get("bare"), f"{entry['task']}, {entry['records']} {_SPLIT.value} records"))
+        print(
+            score_table(
+                entry["tuned"], entry.get("bare"), f"{entry['task']}, {entry['records']} {_SPLIT.value} records"
+            )
+        )
 
 
 if __name__ == "__main__":

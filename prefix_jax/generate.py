@@ -1,4 +1,5 @@
-"""`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input-file FILE`, or stdin)
+"""`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input-file FILE`, or
+stdin)
 
 Prints one line of text for each line of input.
 """

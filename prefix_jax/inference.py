@@ -56,7 +56,9 @@ def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> ConfigDict:
         if name not in config:
             continue
         if isinstance(section, dict):
-            config[name].update({k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k in config[name]})
+            config[name].update(
+                {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k in config[name]}
+            )
         else:
             config[name] = section
     config.update_from_flattened_dict(overrides)

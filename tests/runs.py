@@ -9,7 +9,7 @@ from pathlib import Path
 from tests import tiny
 from tests.conftest import ROOT
 
-RECIPE = '''
+RECIPE = """
 from prefix_jax.config import default_config
 
 def get_config():
@@ -18,11 +18,11 @@ def get_config():
     config.data.update(task="text", path={data!r})
     config.prefix.update(length=3, hidden=16)
     config.optimizer.learning_rate = 1e-2
-    config.training.update(steps={steps}, batch=4, log_every=1, evaluate_every=4, evaluate_records=4, checkpoint_every=2,
-                           tensorboard=False)
+    config.training.update(steps={steps}, batch=4, log_every=1, evaluate_every=4, evaluate_records=4,
+                           checkpoint_every=2, tensorboard=False)
     config.decoding.update(beams=2, max_length=8, batch=4)
     return config
-'''
+"""
 
 
 def write_recipe(folder: Path, source: Path, steps: int = 12) -> Path:

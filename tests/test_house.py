@@ -51,7 +51,9 @@ RECIPES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not i
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeypatch):
-    """Each recipe as it stands, but for the weights (tiny ones of its family) and the rows (a few, where its own are absent)."""
+    """Each recipe as it stands, but for the weights (tiny ones of its family) and the rows (a few, where its own are
+    absent).
+    """
     from prefix_jax.training import loop, session
     from prefix_jax.training.step import initial_state, make_step
     from tests import tiny
@@ -70,7 +72,9 @@ def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeyp
     before = jax.tree.map(lambda x: x.copy(), state.trainable)
     state, metrics = step(trainer.session.base, trainer.hyper, state, trainer.batches.batch_at(0))
     assert float(metrics["loss"]) > 0
-    assert any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.trainable), strict=True))
+    assert any(
+        bool((a != b).any()) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.trainable), strict=True)
+    )
 
 
 @pytest.mark.parametrize("size", [("gpt2-medium", 24, 1024, 16)])

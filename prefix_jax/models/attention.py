@@ -1,6 +1,7 @@
 """Attention over sources: prefix, caches and fresh tokens under one float32 softmax.
 
-Queries are `[*batch, K, G, T, D]`: K key-value heads, G query heads for each. A source has its own batch shape, a beginning of
+Queries are `[*batch, K, G, T, D]`: K key-value heads, G query heads for each. A source has its own batch shape, a
+beginning of
 the query's (none for a prefix, the batch for a prompt's cache that beams share): nothing is tiled.
 """
 
@@ -47,9 +48,7 @@ def _letters(query: Array, key: Array) -> tuple[str, str]:
 def _logits(query: Array, source: Source) -> Array:
     batch, own = _letters(query, source.key)
     key = source.key.astype(query.dtype)
-    logits = jnp.einsum(
-        f"{batch}kgtd,{own}ksd->{batch}kgts", query, key, preferred_element_type=jnp.float32
-    )
+    logits = jnp.einsum(f"{batch}kgtd,{own}ksd->{batch}kgts", query, key, preferred_element_type=jnp.float32)
     if source.bias is not None:
         logits = logits + source.bias
     return logits if source.mask is None else jnp.where(source.mask, logits, MASKED)

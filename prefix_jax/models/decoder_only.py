@@ -48,7 +48,8 @@ class DecoderOnly(nn.Module):
     ) -> Float[Array, "*batch M V"]:
         """Returns float32 logits at the target positions (all positions if None).
 
-        `segment_ids` separate packed segments, and 0 from the rest: an attention mask is a valid value. `positions` count
+        `segment_ids` separate packed segments, and 0 from the rest: an attention mask is a valid value. `positions`
+        count
         from 0 in each segment, and are derived from the segments where not given.
         """
         return self.logits(self.target_hidden(tokens, positions, segment_ids, target_positions, prefix=prefix))
@@ -73,7 +74,9 @@ class DecoderOnly(nn.Module):
         prefix: Prefix | None = None,
         past: tuple[Past, ...] = (),
     ) -> tuple[Float[Array, "*batch T E"], KeyValues]:
-        """Returns hidden states after the last norm, and this call's keys and values; `past` are caches it also sees."""
+        """Returns hidden states after the last norm, and this call's keys and values; `past` are caches it also
+        sees.
+        """
         if positions is None:
             positions = (
                 jnp.arange(tokens.shape[-1]) if segment_ids is None else attention.segment_positions(segment_ids)

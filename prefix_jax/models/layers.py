@@ -57,7 +57,9 @@ class Projection(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Rows of a table by id, plus those of learned positions if there are any; `logits` is the product with all rows."""
+    """Rows of a table by id, plus those of learned positions if there are any; `logits` is the product with all
+    rows.
+    """
 
     rows: int
     width: int
@@ -159,7 +161,8 @@ def layer_runs(count: int, sites: tuple[Site | None, ...]) -> tuple[Run, ...]:
 class Stack(nn.Module):
     """A block repeated `length` times over weights stacked on a leading axis, as one `lax.scan`.
 
-    The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None, `past` its
+    The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None,
+    `past` its
     slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no gradient runs
     through them.
     """

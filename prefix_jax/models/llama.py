@@ -1,4 +1,6 @@
-"""The Llama family (Touvron et al. 2023): RMS norm, rotary positions, grouped queries, gated SiLU. Also Mistral, Qwen2, SmolLM2."""
+"""The Llama family (Touvron et al. 2023): RMS norm, rotary positions, grouped queries, gated SiLU. Also Mistral,
+Qwen2, SmolLM2.
+"""
 
 from typing import Any
 
@@ -28,7 +30,12 @@ class Block(nn.Module):
             return rotate(h, (cos.reshape(shape), sin.reshape(shape)))
 
         attended, key_values = SelfAttention(
-            s.kv_heads, s.heads // s.kv_heads, s.head_dim, attention_scale(s.head_dim), bias=s.qkv_bias, name="attention"
+            s.kv_heads,
+            s.heads // s.kv_heads,
+            s.head_dim,
+            attention_scale(s.head_dim),
+            bias=s.qkv_bias,
+            name="attention",
         )(RMSNorm(s.norm_epsilon, name="attention_norm")(x), mask, None, turn, sources)
         x = x + attended
         normed = RMSNorm(s.norm_epsilon, name="mlp_norm")(x)

@@ -196,7 +196,14 @@ class T5(nn.Module):
         are not used: T5 knows only distances between columns.
         """
         hidden = self.target_hidden(
-            tokens, positions, segment_ids, target_positions, encoder_tokens, encoder_positions, encoder_segment_ids, prefix
+            tokens,
+            positions,
+            segment_ids,
+            target_positions,
+            encoder_tokens,
+            encoder_positions,
+            encoder_segment_ids,
+            prefix,
         )
         return self.logits(hidden)
 
@@ -243,14 +250,13 @@ class T5(nn.Module):
     ) -> tuple[Float[Array, "*batch T E"], KeyValues]:
         """Returns hidden states after the last norm and this call's keys and values.
 
-        `cross` comes from `cross_key_values`; `cross_mask` `[B, S]` is true on real encoder tokens; `columns` are the tokens'
+        `cross` comes from `cross_key_values`; `cross_mask` `[B, S]` is true on real encoder tokens; `columns` are the
+        tokens'
         places in the output, shared by the batch.
         """
         mask = columns[:, None] >= columns
         shape = cross_mask.shape[:1] + (1,) * (tokens.ndim + 1) + cross_mask.shape[1:]
-        return self.decoder(
-            self.embedding(tokens), columns, mask, None, cross, cross_mask.reshape(shape), prefix, past
-        )
+        return self.decoder(self.embedding(tokens), columns, mask, None, cross, cross_mask.reshape(shape), prefix, past)
 
     def cross_key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
         """Returns the keys and values that every decoder layer's cross-attention reads, stacked over layers."""

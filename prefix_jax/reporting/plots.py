@@ -272,7 +272,7 @@ def _described(series: Sequence[Series], x_label: str) -> str:
     told = []
     for one in series:
         known = [(x, y) for x, y in zip(one.x, one.y) if math.isfinite(y)]
-        if known and one.kind != "faint" or len(series) == 1 and known:
+        if (known and one.kind != "faint") or (len(series) == 1 and known):
             (x0, y0), (x1, y1) = known[0], known[-1]
             told.append(f"{one.name}: {y0:.4g} at {x_label} {x0:,g}, {y1:.4g} at {x_label} {x1:,g}.")
     return " ".join(told)

@@ -52,7 +52,8 @@ class Checkpoints:
         if step == self._manager.latest_step():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_tree(state, best)), progress=ocp.args.JsonSave(json.loads(json.dumps(progress)))
+            state=ocp.args.StandardSave(_tree(state, best)),
+            progress=ocp.args.JsonSave(json.loads(json.dumps(progress))),
         )
         with _disk_errors(self._folder):
             self._manager.wait_until_finished()

@@ -123,7 +123,9 @@ def _check(config: ConfigDict) -> None:
         if options[name] < 1:
             raise UserError(f"training.{name} is {options[name]}; it must be at least 1")
     if options.batch % options.accumulation:
-        raise UserError(f"training.batch={options.batch} must be divisible by training.accumulation={options.accumulation}")
+        raise UserError(
+            f"training.batch={options.batch} must be divisible by training.accumulation={options.accumulation}"
+        )
     if options.loss not in ("tokens", "examples"):
         raise UserError(f'training.loss is "{options.loss}"; it must be tokens or examples')
     if not 0 <= options.ema < 1:
@@ -162,9 +164,7 @@ def train(trainer: Trainer) -> Outcome:
     Returns the trainable tree to export: the best by validation loss with `training.patience`, else the last.
     """
     options, workdir = trainer.options, trainer.workdir
-    state = initial_state(
-        trainer.method, trainer.session.base, trainer.hyper, options.seed, options.ema
-    )
+    state = initial_state(trainer.method, trainer.session.base, trainer.hyper, options.seed, options.ema)
     checkpoints = Checkpoints(workdir / "checkpoints")
     patience, best, seconds = Patience(), _copy(exported(state)), 0.0  # the step reuses the state's buffers
     with MetricWriter(workdir, options.tensorboard, options.wandb) as writer, Stop() as stop:

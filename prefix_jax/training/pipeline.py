@@ -40,7 +40,7 @@ def _announce(trainer: Trainer) -> None:
     print(
         f"{trainer.session.config.model.source}: {counts['base']:,} parameters frozen, {counts['trained']:,} trained, "
         f"{counts['stored']:,} kept ({100 * counts['stored'] / counts['base']:.2f} %)\n"
-        f"{trainer.total_steps} steps of {packed['records_per_step']:.1f} records in {trainer.batches.shape.rows} rows, "
-        f"{100 * packed['fill']:.0f} % full",
+        f"{trainer.total_steps} steps of {packed['records_per_step']:.1f} records in "
+        f"{trainer.batches.shape.rows} rows, {100 * packed['fill']:.0f} % full",
         file=sys.stderr,
     )

@@ -135,7 +135,7 @@ class Progress:
 
 def clock_time(seconds: float) -> str:
     """Returns `m:ss`, or `h:mm:ss` from an hour on."""
-    whole = max(int(round(seconds)), 0)
+    whole = max(round(seconds), 0)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 

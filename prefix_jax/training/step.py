@@ -1,4 +1,6 @@
-"""One training step: the gradient of the trainable tree alone; the base is an argument of jit and a constant of grad."""
+"""One training step: the gradient of the trainable tree alone; the base is an argument of jit and a constant of
+grad.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,9 +94,7 @@ def make_step(model: Model, method: Method, per_record: bool = False, ema: float
         if average is not None:
             decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, average, trainable)
-        metrics = dict(
-            loss=loss, learning_rate=rate, gradient_norm=optax.global_norm(grads), target_tokens=weight
-        )
+        metrics = dict(loss=loss, learning_rate=rate, gradient_norm=optax.global_norm(grads), target_tokens=weight)
         return State(state.step + 1, trainable, optimizer_state, average, state.key), metrics
 
     return jax.jit(step, donate_argnums=2)

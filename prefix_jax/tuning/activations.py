@@ -15,7 +15,9 @@ from prefix_jax.models.specs import Spec
 def site_key_values(
     model: Model, base: Mapping[str, Any], tokens: Int[Array, "N T"], positions: Int[Array, "N T"]
 ) -> dict[str, KeyValues]:
-    """Returns for each site the keys and values `[layers, N, kv_heads, T, head_dim]` of N separate sequences, in float32."""
+    """Returns for each site the keys and values `[layers, N, kv_heads, T, head_dim]` of N separate sequences, in
+    float32.
+    """
     if not model.spec.encoder_layers:
         _, own = model.apply(base, tokens, positions, method="hidden")
         return {"decoder": _float32(own)}

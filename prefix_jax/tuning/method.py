@@ -19,7 +19,8 @@ class Method(NamedTuple):
 
     Attributes:
       init: `(key, base) -> trainable`, the tree that is differentiated, in float32.
-      materialise: `(trainable, base, key) -> (variables, prefix)`, what `model.apply` takes. A key means training (dropout);
+      materialise: `(trainable, base, key) -> (variables, prefix)`, what `model.apply` takes. A key means training
+      (dropout);
         None means use.
       mask: `trainable -> tree of bool`: False leaves never move.
     """

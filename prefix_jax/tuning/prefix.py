@@ -1,7 +1,8 @@
 """Prefix tuning (Li & Liang 2021): keys and values themselves, or an embedding and an MLP that makes them.
 
 The trainable tree is a dictionary of sites. Direct: `{"key", "value"}` as in `models.prefix.Site`. Through the MLP:
-`{"embedding": [P, E], "hidden": {kernel [E, H], bias}, "out": {kernel [H, layers, 2, K, D], bias}}`, tanh between the two.
+`{"embedding": [P, E], "hidden": {kernel [E, H], bias}, "out": {kernel [H, layers, 2, K, D], bias}}`, tanh between the
+two.
 """
 
 from collections.abc import Sequence
@@ -124,7 +125,9 @@ def _statistics(key: Array, base: Variables, model: Model, length: int) -> tuple
 def _word_key_values(
     key: Array, base: Variables, model: Model, section: ConfigDict, words: Sequence[int]
 ) -> dict[str, Float[Array, "2 layers K P D"]]:
-    """The model's keys and values for frequent words, each alone in its slot, or for the words of a text, read in order."""
+    """The model's keys and values for frequent words, each alone in its slot, or for the words of a text, read in
+    order.
+    """
     slots = jnp.arange(section.length)
     if section.position_offset == "zero" and hasattr(model.spec, "rope_base"):
         slots = slots - section.length  # the slots before position 0

@@ -45,7 +45,9 @@ def test_resume_after_sigkill_at_random_moments_is_bit_equal(uninterrupted, tmp_
         killed.append(runs.steps_written(workdir))
     runs.run("train", *words, "--workdir", str(workdir), cache=folder / "cache")
     assert tuned_bytes(workdir) == tuned_bytes(folder / "run"), f"killed after steps {killed}"
-    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines() if "loss" in line]
+    steps = [
+        json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines() if "loss" in line
+    ]
     training = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()
                 if "learning_rate" in line]  # fmt: skip
     assert training == list(range(1, 41)), steps

@@ -11,8 +11,9 @@ from prefix_jax.models.specs import LlamaSpec
 from prefix_jax.training.loss import loss_sums, record_count, token_losses
 
 SPEC = LlamaSpec(
-    vocab_size=23, layers=2, d_model=16, heads=4, kv_heads=2, head_dim=4, d_ff=24, norm_epsilon=1e-5, tie_embeddings=True,
-    eos_id=1, bos_id=2, pad_id=0, max_positions=64, rope_base=1e4, rope_scaling=None, qkv_bias=False, sliding_window=None,
+    vocab_size=23, layers=2, d_model=16, heads=4, kv_heads=2, head_dim=4, d_ff=24, norm_epsilon=1e-5,
+    tie_embeddings=True, eos_id=1, bos_id=2, pad_id=0, max_positions=64, rope_base=1e4, rope_scaling=None,
+    qkv_bias=False, sliding_window=None,
 )  # fmt: skip
 
 
@@ -44,7 +45,8 @@ def test_trap_19_the_loss_is_shifted_once(tiny):
     total, weight = loss_sums(model, base, None, one_row(source, target, 12, 5))
     logits = model.apply(base, jnp.array([source + target]))[0]
     by_hand = sum(
-        float(jnp.log(jnp.exp(logits[at]).sum()) - logits[at, token]) for at, token in zip((2, 3, 4), target, strict=True)
+        float(jnp.log(jnp.exp(logits[at]).sum()) - logits[at, token])
+        for at, token in zip((2, 3, 4), target, strict=True)
     )
     assert weight == 3
     np.testing.assert_allclose(total, by_hand, rtol=1e-5)

@@ -41,7 +41,9 @@ def test_trap_17_masked_out_leaves_stay_and_do_not_count_in_the_clipping():
     updates, _ = optimizer.update(grads, optimizer.init(values), values)
     assert not np.any(updates["stays"])
     alone = transformation(hyper(clip=1.0), {"moves": True})
-    wanted, _ = alone.update({"moves": grads["moves"]}, alone.init({"moves": values["moves"]}), {"moves": values["moves"]})
+    wanted, _ = alone.update(
+        {"moves": grads["moves"]}, alone.init({"moves": values["moves"]}), {"moves": values["moves"]}
+    )
     np.testing.assert_array_equal(updates["moves"], wanted["moves"])
 
 
@@ -58,7 +60,9 @@ def test_schedules_equal_optax(schedule: str):
     np.testing.assert_allclose([learning_rate(ours, s) for s in (0, 4, 9)], [0.05, 0.25, 0.5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"schedule": "cosin"}, {"learning_rate": 0.0}, {"clip": -1.0}, {"warmup_steps": -1}])
+@pytest.mark.parametrize(
+    "change", [{"schedule": "cosin"}, {"learning_rate": 0.0}, {"clip": -1.0}, {"warmup_steps": -1}]
+)
 def test_bad_options_are_one_sentence(change):
     with pytest.raises(UserError, match="optimizer"):
         hyper(**change)

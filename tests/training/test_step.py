@@ -16,7 +16,8 @@ from prefix_jax.training.step import initial_state, make_gradient, make_step
 from tests.training.test_loss import SPEC as LLAMA
 
 T5 = T5Spec(
-    vocab_size=23, layers=2, d_model=16, heads=2, kv_heads=2, head_dim=6, d_ff=24, norm_epsilon=1e-6, tie_embeddings=False,
+    vocab_size=23, layers=2, d_model=16, heads=2, kv_heads=2, head_dim=6, d_ff=24, norm_epsilon=1e-6,
+    tie_embeddings=False,
     eos_id=1, bos_id=None, pad_id=0, encoder_depth=2, gated=True, activation="gelu", buckets=8, max_distance=16,
     decoder_start_id=0, scale_outputs=False,
 )  # fmt: skip
@@ -62,7 +63,7 @@ def test_frozen_base_is_no_constant_of_the_program():
     state = initial_state(method, base, hyper, seed=1, ema=0.0)
     text = make_step(model, method).lower(base, hyper, state, batches.batch_at(0)).as_text()
     largest = max(leaf.size for leaf in jax.tree.leaves(base))
-    constants = [line for line in text.splitlines() if "stablehlo.constant" in line and "dense<\"0x" in line]
+    constants = [line for line in text.splitlines() if "stablehlo.constant" in line and 'dense<"0x' in line]
     assert all(len(line) < largest for line in constants)
 
 
