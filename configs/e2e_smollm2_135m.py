@@ -15,6 +15,6 @@ def get_config():
     config.data.task = "e2e"
     config.prefix.update(length=10, reparameterisation="mlp", initialisation="vocabulary")
     config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=20)
-    config.training.update(steps=600, batch=8, evaluate_every=300, evaluate_records=128, checkpoint_every=100)
+    config.training.update(steps=330, batch=8, evaluate_every=165, evaluate_records=96, checkpoint_every=110)
     config.decoding.update(strategy="beam", beams=5, max_length=80)
     return config
