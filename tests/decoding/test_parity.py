@@ -17,9 +17,10 @@ GREEDY = [
 BEAM = [
     *((family, dict()) for family in reference.FAMILIES),
     *((family, ALL) for family in ("gpt2", "llama", "t5_gated")),
-    ("gpt2", dict(length_penalty=2.0, max_length=1)),
+    ("gpt2", dict(max_length=1)),
     ("gpt2", dict(length_penalty=-0.5, no_repeat_ngram=1, beams=2)),
-    ("t5", dict(length_penalty=2.0, min_length=7)),
+    ("t5", dict(length_penalty=0.3, min_length=3)),
+    ("llama", dict(length_penalty=2.0)),
     ("t5", dict(length_penalty=0.0, beams=4, no_repeat_ngram=1)),
 ]
 SEEDS = range(4)
@@ -67,4 +68,5 @@ def test_beam_parity(family, changes):
         same += sum(mine == theirs for mine, theirs in zip(found, expected.tokens, strict=True))
         ended += sum(len(mine) < options.max_length for mine in found)
     assert same >= 0.95 * total
-    assert ended > 0 or options.max_length == 1
+    # That some rows end keeps the case meaningful; a penalty above 1 is there to make the longest win.
+    assert ended > 0 or options.max_length == 1 or options.length_penalty > 1
