@@ -57,6 +57,8 @@ def run(main: Callable[[], None]) -> None:
             main()
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=parse)
 

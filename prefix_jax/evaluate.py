@@ -14,6 +14,7 @@ from prefix_jax import cli
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _BARE = flags.DEFINE_bool("bare", False, "Score the model without the prefix too.")
+_TUNED = flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --notuned keeps the earlier scores.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
 _JSON = flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
 _OVERRIDES = cli.define_overrides()
@@ -27,7 +28,7 @@ def main() -> None:
     from prefix_jax.reporting.tables import score_table
 
     workdir = Path(_WORKDIR.value)
-    entry = inference.evaluate(workdir, _SPLIT.value, _BARE.value, _LIMIT.value, _OVERRIDES())
+    entry = inference.evaluate(workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES())
     if (workdir / "config.json").exists():
         write_report(workdir)
     if _JSON.value:

@@ -96,32 +96,50 @@ def _texts(opened: Session, token_lists: list[list[int]]) -> list[str]:
     return [text.strip() for text in decoded]
 
 
-def evaluate(workdir: Path, split: str, bare: bool = False, limit: int = 0, overrides: dict | None = None) -> dict:
+def evaluate(
+    workdir: Path, split: str, bare: bool = False, tuned: bool = True, limit: int = 0, overrides: dict | None = None
+) -> dict:
     """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`; returns the split's entry.
 
     Args:
       bare: also score the model without the prefix.
+      tuned: score the model with it; False keeps what an earlier call found.
       limit: records scored, from the start of the split; 0: all.
+
+    Raises:
+      UserError: nothing is tuned, the data cannot be had, or there is nothing earlier to keep.
     """
-    tuned = open_tuned(workdir, overrides)
-    config = tuned.session.config
+    found = open_tuned(workdir, overrides)
+    config = found.session.config
     records = tasks.inputs(config.data.task, split, config.data.path, session.columns(config), limit)
-    sources = [record.source for record in records]
-    hypotheses, seconds = _timed(tuned.session, tuned.prefix, sources, f"{split}, with prefix")
-    entry = {
-        "task": config.data.task,
-        "records": len(records),
-        "tuned": _scores(config.data.task, records, hypotheses),
-        "decoding": config.decoding.to_dict(),
-        "seconds": round(seconds, 1),
-    }
-    bare_texts: list[str] | None = None
-    if bare:
-        bare_texts, _ = _timed(tuned.session, None, sources, f"{split}, bare model")
-        entry["bare"] = _scores(config.data.task, records, bare_texts)
+    about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
+    entry, texts = _earlier(workdir, split, about)
+    if not tuned and not texts["tuned"]:
+        raise UserError(f"{workdir} has no scores of these {split} records to keep; leave out --notuned")
+    for name, wanted, prefix in (("tuned", tuned, found.prefix), ("bare", bare, None)):
+        if wanted:
+            label = f"{split}, {'with prefix' if prefix else 'bare model'}"
+            texts[name], seconds = _timed(found.session, prefix, [record.source for record in records], label)
+            entry[name] = _scores(config.data.task, records, texts[name])
+            entry["seconds"] = {**entry.get("seconds", {}), name: round(seconds, 1)}
     _write_scores(workdir, split, entry)
-    _write_samples(workdir, split, records, hypotheses, bare_texts)
+    _write_samples(workdir, split, records, texts)
     return entry
+
+
+def _earlier(workdir: Path, split: str, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str | None]]]:
+    """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones."""
+    entry = _read_scores(workdir).get(split, {})
+    samples = workdir / "samples.jsonl"
+    rows = read_samples(workdir) if samples.exists() else []
+    same = all(_plain(entry.get(key)) == _plain(value) for key, value in about.items())
+    if not same or len(rows) != about["records"] or any(row["split"] != split for row in rows):
+        return dict(about), {"tuned": [], "bare": []}
+    return entry, {name: [row[name] for row in rows] for name in ("tuned", "bare")}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def _timed(opened: Session, prefix: Prefix | None, sources: list[str], label: str) -> tuple[list[str], float]:
@@ -137,31 +155,28 @@ def _scores(task: str, records: Sequence[Record], hypotheses: Sequence[str]) -> 
     return metrics.score("text" if task == "table" else task, rows)
 
 
-def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
+def _read_scores(workdir: Path) -> dict[str, Any]:
     path = workdir / "scores.json"
     try:
-        scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError:
         print(f"{path} was damaged and is written anew", file=sys.stderr)
-        scores = {}
-    same = scores.get(split, {})
-    if "bare" not in entry and all(same.get(k) == entry[k] for k in ("task", "records", "decoding")) and "bare" in same:
-        entry["bare"] = same["bare"]
-    scores[split] = entry
-    run_directory.write_text(path, json.dumps(scores, indent=2) + "\n")
+        return {}
 
 
-def _write_samples(
-    workdir: Path, split: str, records: Sequence[Record], hypotheses: Sequence[str], bare: Sequence[str] | None
-) -> None:
+def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
+    scores = {**_read_scores(workdir), split: entry}
+    run_directory.write_text(workdir / "scores.json", json.dumps(scores, indent=2) + "\n")
+
+
+def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[str | None]]) -> None:
     rows = [
         {
             "split": split,
             "id": record.id,
             "source": record.source,
             "references": list(record.references),
-            "tuned": hypotheses[i],
-            "bare": bare[i] if bare else None,
+            **{name: texts[name][i] if texts[name] else None for name in ("tuned", "bare")},
         }
         for i, record in enumerate(records)
     ]

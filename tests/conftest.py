@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-import pytest
+# Tests compile far more than they compute: quick compilation, and programs kept between runs.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+_CACHE = os.environ.get("PREFIX_JAX_CACHE") or str(Path.home() / ".cache" / "prefix_jax")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_CACHE, "compiled-for-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 ROOT = Path(__file__).resolve().parents[1]
 

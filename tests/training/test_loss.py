@@ -1,5 +1,7 @@
 """The loss and its batches against values computed by hand and by torch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +19,17 @@ SPEC = LlamaSpec(
 )  # fmt: skip
 
 
+@functools.cache
+def random_base(spec):
+    """Random variables of a model."""
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    extra = {"encoder_tokens": tokens} if spec.encoder_layers else {}
+    return jax.jit(build(spec).init)(jax.random.key(0), tokens, **extra)
+
+
 @pytest.fixture(scope="module")
 def tiny():
-    model = build(SPEC)
-    return model, model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    return build(SPEC), random_base(SPEC)
 
 
 def one_row(source: list[int], target: list[int], length: int, targets: int) -> Batch:

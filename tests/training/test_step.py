@@ -1,7 +1,6 @@
 """The training step: what moves, what stays, and how parts of a batch add up."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from prefix_jax.models.specs import T5Spec
 from prefix_jax.training.optimizer import hyper_from
 from prefix_jax.training.step import initial_state, make_gradient, make_step
 from tests.training.test_loss import SPEC as LLAMA
+from tests.training.test_loss import random_base
 
 T5 = T5Spec(
     vocab_size=23, layers=2, d_model=16, heads=2, kv_heads=2, head_dim=6, d_ff=24, norm_epsilon=1e-6,
@@ -31,10 +31,7 @@ def ragged(rng: np.random.Generator, count: int) -> Ragged:
 def make(spec, accumulation: int = 1, **options):
     config = default_config()
     config.prefix.update(dict(length=3, hidden=8, **options))
-    model = build(spec)
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    extra = {"encoder_tokens": tokens} if spec.encoder_layers else {}
-    base = model.init(jax.random.key(0), tokens, **extra)
+    model, base = build(spec), random_base(spec)
     rng = np.random.default_rng(0)
     data = TokenisedSet(ragged(rng, 64), ragged(rng, 64))
     batches = PackedBatches(data, Layout(spec.encoder_layers > 0), batch=16, rows_multiple=accumulation)
@@ -82,15 +79,15 @@ def test_loss_over_examples_is_summed_over_tokens_and_averaged_over_records():
     model, base, method, batches, hyper = make(LLAMA)
     state = initial_state(method, base, hyper, seed=1, ema=0.0)
     batch, key = batches.batch_at(0), jax.random.key(0)
-    tokens = make_gradient(model, method, per_record=False)(base, state.trainable, batch, key)
-    records = make_gradient(model, method, per_record=True)(base, state.trainable, batch, key)
+    tokens = jax.jit(make_gradient(model, method, per_record=False))(base, state.trainable, batch, key)
+    records = jax.jit(make_gradient(model, method, per_record=True))(base, state.trainable, batch, key)
     factor = float(batch.weights.sum()) / 16
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a * factor, b, rtol=1e-4, atol=1e-6), tokens[1], records[1])
 
 
 def test_dropout_depends_on_the_step_and_is_off_without_a_key():
     model, base, method, *_ = make(LLAMA, reparameterisation="none", dropout=0.5)
-    trainable = method.init(jax.random.key(0), base)
+    trainable = jax.jit(method.init)(jax.random.key(0), base)
     one, two = (method.materialise(trainable, base, jax.random.key(k))[1].decoder.key for k in (1, 2))
     plain = method.materialise(trainable, base, None)[1].decoder.key
     assert np.any(one != two)

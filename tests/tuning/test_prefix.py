@@ -12,22 +12,20 @@ from prefix_jax.models import build
 from prefix_jax.models.specs import from_hf
 from prefix_jax.tuning.method import count, stored_count
 from tests.training.test_loss import SPEC as LLAMA
+from tests.training.test_loss import random_base
 from tests.training.test_step import T5
 
 
 def method_for(spec, words=(5, 6, 7), **options):
     config = default_config()
     config.prefix.update(options)
-    model = build(spec)
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    extra = {"encoder_tokens": tokens} if spec.encoder_layers else {}
-    base = model.init(jax.random.key(0), tokens, **extra)
+    model, base = build(spec), random_base(spec)
     return tuning.build(config, model, words), base, model
 
 
 def prefix_for(spec, seed=0, words=(5, 6, 7), **options):
     method, base, _ = method_for(spec, words, **options)
-    return method.materialise(method.init(jax.random.key(seed), base), base, None)[1]
+    return method.materialise(jax.jit(method.init)(jax.random.key(seed), base), base, None)[1]
 
 
 @pytest.mark.parametrize("initialisation", ["random", "vocabulary"])
