@@ -1,9 +1,9 @@
 """What the three GPT-2 recipes share: training and decoding as Li & Liang 2021 ran them (arXiv 2101.00190v1)."""
 
-from prefix_jax.config import ConfigDict, default_config
+from prefix_jax.config import Config, default_config
 
 
-def paper_config(task: str, source: str) -> ConfigDict:
+def paper_config(task: str, source: str) -> Config:
     config = default_config()
     config.model.source = source
     config.data.task = task

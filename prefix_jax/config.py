@@ -1,10 +1,14 @@
 """The defaults of every option, in one place. A recipe in `configs/` sets only what it means to say."""
 
-import ml_collections
+from typing import Any
+
 from ml_collections import ConfigDict
 
+# A ConfigDict or one of its sections: which options it has, and of which types, is known only when it runs.
+Config = Any
 
-def default_config() -> ConfigDict:
+
+def default_config() -> Config:
     """Returns a fresh configuration with every option at its default; its keys are locked, so a typo is an error."""
     return ConfigDict(
         dict(
@@ -144,4 +148,4 @@ def _decoding() -> dict:
     )
 
 
-__all__ = ["ConfigDict", "default_config", "ml_collections"]
+__all__ = ["Config", "ConfigDict", "default_config"]

@@ -1,12 +1,14 @@
 """`python -m prefix_jax.demo [--workdir runs/demo]`: the main job from weights to report, as `make demo` runs it."""
 
-import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
 from absl import flags
 
 from prefix_jax import cli
+from prefix_jax.config import Config
+from prefix_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "The run directory: made, or gone on with.")
 _CONFIG = flags.DEFINE_string("recipe", "configs/demo.py", "The recipe to run.")
@@ -32,11 +34,11 @@ def main() -> None:
     print(f"\nThe report: {write_report(workdir)}")
 
 
-def _recipe(path: str):
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+def _recipe(path: str) -> Config:
+    try:
+        return runpy.run_path(path)["get_config"]()
+    except FileNotFoundError:
+        raise UserError(f"there is no recipe {path}; run this in the repository's folder or give --recipe") from None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> None:
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import score_table
 
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(str(_WORKDIR.value))
     entry = inference.evaluate(workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES())
     if (workdir / "config.json").exists():
         write_report(workdir)

@@ -27,7 +27,7 @@ def main() -> None:
     cli.enable_compile_cache()
     from prefix_jax import inference
 
-    tuned = inference.open_tuned(Path(folder), _OVERRIDES())
+    tuned = inference.open_tuned(Path(str(folder)), _OVERRIDES())
     prefix = None if _BARE.value else tuned.prefix
     for text in inference.write_texts(tuned.session, prefix, sources, "generate", progress=len(sources) > 32):
         print(" ".join(text.split("\n")))
@@ -40,7 +40,7 @@ def _sources() -> list[str]:
         return [_INPUT.value]
     name = _INPUT_FILE.value or "standard input"
     try:
-        data = Path(_INPUT_FILE.value).read_bytes() if _INPUT_FILE.value else sys.stdin.buffer.read()
+        data = Path(name).read_bytes() if _INPUT_FILE.value else sys.stdin.buffer.read()
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from prefix_jax import decoding, metrics
-from prefix_jax.config import default_config
+from prefix_jax.config import Config, default_config
 from prefix_jax.data import tasks
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import tokenise_sources
@@ -49,7 +47,7 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None) -> Tuned:
     return Tuned(opened, prefix, folder)
 
 
-def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> ConfigDict:
+def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
     """Returns the defaults, with a run's options and then the overrides in their place."""
     config = default_config()
     for name, section in saved.items():
@@ -127,7 +125,7 @@ def evaluate(
     return entry
 
 
-def _earlier(workdir: Path, split: str, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[str | None]]]:
+def _earlier(workdir: Path, split: str, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones."""
     entry = _read_scores(workdir).get(split, {})
     samples = workdir / "samples.jsonl"
@@ -148,7 +146,7 @@ def _timed(opened: Session, prefix: Prefix | None, sources: list[str], label: st
 
 
 def _scores(task: str, records: Sequence[Record], hypotheses: Sequence[str]) -> dict[str, float]:
-    rows = [
+    rows: list[Any] = [
         {"hypothesis": text, "references": list(record.references), "category": record.category}
         for record, text in zip(records, hypotheses, strict=True)
     ]
@@ -169,7 +167,7 @@ def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
     run_directory.write_text(workdir / "scores.json", json.dumps(scores, indent=2) + "\n")
 
 
-def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[str | None]]) -> None:
+def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[Any]]) -> None:
     rows = [
         {
             "split": split,

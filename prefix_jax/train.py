@@ -22,7 +22,7 @@ def main() -> None:
     cli.enable_compile_cache()
     from prefix_jax.training import pipeline
 
-    outcome = pipeline.tune(_CONFIG.value, Path(_WORKDIR.value), cli.command_line())
+    outcome = pipeline.tune(_CONFIG.value, Path(str(_WORKDIR.value)), cli.command_line())
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
 

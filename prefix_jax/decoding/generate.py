@@ -66,7 +66,7 @@ def make_inputs(token_lists: Sequence[Sequence[int]], width: int, batch: int, ro
     for place, (ids, row) in enumerate(zip(token_lists, rows, strict=True)):
         tokens[place, : len(ids)] = ids
         lengths[place], numbers[place] = len(ids), row
-    return Inputs(tokens, lengths, numbers)
+    return Inputs(*(jnp.asarray(leaf) for leaf in (tokens, lengths, numbers)))
 
 
 def decode_all(

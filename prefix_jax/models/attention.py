@@ -37,7 +37,7 @@ def attend(
     weights = [jnp.exp(logit - lax.stop_gradient(top)) for logit in logits]
     total = sum(w.sum(-1, keepdims=True) for w in weights)
     mixed = sum(_mix(w, source) for w, source in zip(weights, sources, strict=True))
-    return (mixed / total).astype(query.dtype)
+    return jnp.asarray(mixed / total).astype(query.dtype)
 
 
 def _letters(query: Array, key: Array) -> tuple[str, str]:

@@ -200,7 +200,8 @@ def _scan_run(
 ) -> tuple[Array, Any]:
     count = run.stop - run.start
     prefixes = tuple(
-        None if row is None else prefix_source(site, row, count) for site, row in zip(sites, run.offsets, strict=True)
+        None if site is None or row is None else prefix_source(site, row, count)
+        for site, row in zip(sites, run.offsets, strict=True)
     )
     if whole:
         return lax.scan(body, x, (variables, prefixes, past))

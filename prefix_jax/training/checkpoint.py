@@ -64,7 +64,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like, best))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(self._manager.latest_step(), args=args)
+            restored: Any = self._manager.restore(self._manager.latest_step(), args=args)
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
                 f"the checkpoint in {self._folder} cannot be read ({_first_line(error)}); "

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
+from prefix_jax.config import Config
 from prefix_jax.data.batching import Layout, PackedBatches, split
 from prefix_jax.errors import UserError
 from prefix_jax.training import run_directory
@@ -96,7 +96,7 @@ class Trainer:
     total_steps: int
 
     @property
-    def options(self) -> ConfigDict:
+    def options(self) -> Config:
         return self.session.config.training
 
 
@@ -117,7 +117,7 @@ def prepare(session: Session, workdir: Path, words: list[str]) -> Trainer:
     return Trainer(session, workdir, method, hyper, batches, validation, total)
 
 
-def _check(config: ConfigDict) -> None:
+def _check(config: Config) -> None:
     options = config.training
     for name in ("batch", "accumulation", "log_every", "checkpoint_every"):
         if options[name] < 1:

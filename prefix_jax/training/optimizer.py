@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array, PyTree
-from ml_collections import ConfigDict
 
+from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -30,7 +30,7 @@ class Hyper:
     schedule: str = struct.field(pytree_node=False)
 
 
-def hyper_from(section: ConfigDict, total_steps: int) -> Hyper:
+def hyper_from(section: Config, total_steps: int) -> Hyper:
     """Returns the optimizer's numbers; `clip` 0 means none.
 
     Raises:
@@ -80,11 +80,11 @@ def _clip(limit: Array) -> optax.GradientTransformation:
         scale = jnp.minimum(1.0, limit / jnp.maximum(optax.global_norm(updates), 1e-12))
         return jax.tree.map(lambda leaf: leaf * scale, updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _decay(rate: Array) -> optax.GradientTransformation:
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
         return jax.tree.map(lambda update, value: update + rate * value, updates, params), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -4,15 +4,15 @@ import sys
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
+from prefix_jax.config import Config
 from prefix_jax.training import loop
 from prefix_jax.training.loop import Outcome, Trainer
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.tuning import files
 
 
-def tune(config: ConfigDict, workdir: Path, words: list[str]) -> Outcome:
+def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
     """Trains as `config` says and writes `tuned/`; goes on where an earlier call stopped.
 
     Raises:

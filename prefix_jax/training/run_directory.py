@@ -9,9 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 import prefix_jax
+from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 
 # What a resumed run may change: its length, its intervals and its logging, and how text is generated afterwards.
@@ -65,7 +64,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
 
 
-def claim(workdir: Path, config: ConfigDict, parameters: dict[str, int], words: list[str]) -> None:
+def claim(workdir: Path, config: Config, parameters: dict[str, int], words: list[str]) -> None:
     """Writes `config.json`, unless the directory belongs to another configuration.
 
     Raises:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from prefix_jax import tuning
+from prefix_jax.config import Config
 from prefix_jax.data import tasks
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats, tokenise
@@ -21,7 +20,7 @@ from prefix_jax.tuning import Method
 class Session:
     """The frozen model of a configuration and how text becomes its tokens. `base` is what `model.apply` takes first."""
 
-    config: ConfigDict
+    config: Config
     pretrained: Pretrained
     model: Model
     base: dict[str, Any]
@@ -53,12 +52,12 @@ class Session:
         return tuning.build(self.config, self.model, words)
 
 
-def prefix_offset(config: ConfigDict) -> int:
+def prefix_offset(config: Config) -> int:
     """Returns the positions that the prefix takes from the window."""
     return config.prefix.length if config.prefix.position_offset == "length" else 0
 
 
-def open_session(config: ConfigDict) -> Session:
+def open_session(config: Config) -> Session:
     """Loads the model that a configuration names.
 
     Raises:
@@ -71,11 +70,11 @@ def open_session(config: ConfigDict) -> Session:
     return Session(config, pretrained, model, {"params": pretrained.params})
 
 
-def columns(config: ConfigDict) -> tasks.Columns:
+def columns(config: Config) -> tasks.Columns:
     return tasks.Columns(config.data.source_column, config.data.target_column)
 
 
-def text_pairs(config: ConfigDict, split: str) -> list[Record]:
+def text_pairs(config: Config, split: str) -> list[Record]:
     """Returns a split with one record a text; the training split is cut to `data.limit`."""
     limit = config.data.limit if split == "train" else 0
     return tasks.pairs(config.data.task, split, config.data.path, columns(config), limit)

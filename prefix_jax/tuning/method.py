@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, PyTree
-from ml_collections import ConfigDict
 
+from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix
@@ -30,7 +30,7 @@ class Method(NamedTuple):
     mask: Callable[[PyTree], PyTree] = lambda trainable: jax.tree.map(lambda _: True, trainable)
 
 
-def build(config: ConfigDict, model: Model, words: Sequence[int] = ()) -> Method:
+def build(config: Config, model: Model, words: Sequence[int] = ()) -> Method:
     """Returns the method that `config.method` names, for a model.
 
     Args:

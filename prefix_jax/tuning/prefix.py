@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
-from ml_collections import ConfigDict
 
+from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import SITES, Prefix, Site, parse_layers
@@ -24,7 +24,7 @@ from prefix_jax.tuning.method import Method, Variables
 _STATISTICS_WORDS = 64
 
 
-def method(model: Model, section: ConfigDict, words: Sequence[int]) -> Method:
+def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     """Returns prefix tuning for a model; see `tuning.build`."""
     spec = model.spec
     layers = {site: parse_layers(section.layers, spec.site_layers(site)) for site in chosen_sites(section, spec)}
@@ -46,7 +46,7 @@ def method(model: Model, section: ConfigDict, words: Sequence[int]) -> Method:
     return Method(init, materialise)
 
 
-def chosen_sites(section: ConfigDict, spec: Spec) -> tuple[str, ...]:
+def chosen_sites(section: Config, spec: Spec) -> tuple[str, ...]:
     """Returns the sites that `section.sites` names, in the order of SITES.
 
     Raises:
@@ -63,7 +63,7 @@ def chosen_sites(section: ConfigDict, spec: Spec) -> tuple[str, ...]:
     return tuple(site for site in SITES if site in named)
 
 
-def _check(section: ConfigDict, spec: Spec, words: Sequence[int]) -> None:
+def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
     choices = {
         "reparameterisation": ("mlp", "none"),
         "initialisation": ("random", "vocabulary", "text"),
@@ -90,7 +90,7 @@ def mlp_output(leaves: PyTree) -> Float[Array, "2 layers K P D"]:
 
 
 def _init(
-    key: Array, base: Variables, model: Model, section: ConfigDict, layers: dict[str, Any], words: Sequence[int]
+    key: Array, base: Variables, model: Model, section: Config, layers: dict[str, Any], words: Sequence[int]
 ) -> PyTree:
     length = section.length
     key_words, key_slots, key_mlp = jax.random.split(key, 3)
@@ -123,7 +123,7 @@ def _statistics(key: Array, base: Variables, model: Model, length: int) -> tuple
 
 
 def _word_key_values(
-    key: Array, base: Variables, model: Model, section: ConfigDict, words: Sequence[int]
+    key: Array, base: Variables, model: Model, section: Config, words: Sequence[int]
 ) -> dict[str, Float[Array, "2 layers K P D"]]:
     """The model's keys and values for frequent words, each alone in its slot, or for the words of a text, read in
     order.
@@ -148,7 +148,7 @@ def _normal_slots(key: Array, length: int, shape: tuple[int, ...]) -> Float[Arra
     return jnp.moveaxis(jax.vmap(draw)(jnp.arange(length)), 0, -2)
 
 
-def _init_mlp(key: Array, spec: Spec, section: ConfigDict, mu: Array, sigma: Array) -> PyTree:
+def _init_mlp(key: Array, spec: Spec, section: Config, mu: Array, sigma: Array) -> PyTree:
     """An MLP whose outputs have the mean and deviation given, `[2, layers, K, D]`."""
     width = section.embedding or spec.d_model
     key_embedding, key_hidden, key_out = jax.random.split(key, 3)
