@@ -16,6 +16,6 @@ def get_config():
     config.model.source = "flan-t5-small"
     config.data.task = "table"
     config.optimizer.learning_rate = 2e-3
-    config.training.update(steps=120, batch=16, evaluate_every=60, evaluate_records=128, checkpoint_every=60)
+    config.training.update(steps=100, batch=16, evaluate_every=50, evaluate_records=96, checkpoint_every=50)
     config.decoding.update(strategy="greedy", max_length=80)
     return config
