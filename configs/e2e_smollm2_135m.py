@@ -3,7 +3,7 @@
     python -m prefix_jax.train --config configs/e2e_smollm2_135m.py --workdir runs/e2e_smollm2_135m
     python -m prefix_jax.evaluate --workdir runs/e2e_smollm2_135m --split test --bare
 
-Takes at most 30 minutes on 2 cores. The scores to expect are in experiments/e2e/README.md.
+Meant for at most 30 minutes on 2 cores. Not run to its end yet, so there is no score to expect.
 """
 
 from prefix_jax.config import default_config
