@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,14 +41,13 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`, for `if __name__ == "__main__"`."""
 
     def parse(words: list[str]) -> list[str]:
+        _check_config_file(words)
         try:
             rest = flags.FLAGS([words[0], *map(_underscored, words[1:])])
         except flags.Error as error:
             fail(_flag_message(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fail(_config_message(error))
-        except (FileNotFoundError, OSError) as error:
-            fail(_no_config_file(error))
         if len(rest) > 1:
             fail(f'"{rest[1]}" is not an option; options start with --')
         return rest
@@ -93,20 +93,28 @@ def command_line() -> list[str]:
 
 
 def _flag_message(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text[0].lower() + text[1:] if text else "the options cannot be read"
+    text = _config_message(error)
+    return text[0].lower() + text[1:]
 
 
 def _config_message(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    text = str(error.args[0]) if error.args else type(error).__name__
+    mistyped = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
+    if mistyped:
+        return f'there is no option "{mistyped[2]}"; did you mean "{mistyped[1]}"?'
+    return " ".join(text.replace("\\n", " ").split())
 
 
-def _no_config_file(error: OSError) -> str:
-    name = str(error.filename or "")
-    known = sorted(path.name for path in Path(name).parent.glob("*.py")) if name else []
-    hint = did_you_mean(Path(name).name, known) if known else "; recipes are in configs/"
-    return f"there is no configuration {name}{hint}"
+def _check_config_file(words: list[str]) -> None:
+    """Ends the program where `--config FILE[:ARGUMENT]` names no file: absl would say so only at its first use."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            path = Path((value if equals else following).partition(":")[0])
+            if not path.is_file():
+                known = sorted(found.name for found in path.parent.glob("*.py"))
+                hint = did_you_mean(path.name, known) if known else "; recipes are in configs/"
+                fail(f"there is no configuration {path}{hint}")
 
 
 def enable_compile_cache() -> None:
