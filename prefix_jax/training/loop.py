@@ -94,6 +94,7 @@ class Trainer:
     batches: PackedBatches
     validation: PackedBatches | None
     total_steps: int
+    counts: dict[str, int]
 
     @property
     def options(self) -> Config:
@@ -112,9 +113,10 @@ def prepare(session: Session, workdir: Path, words: list[str]) -> Trainer:
     batches = _batches(session, "train", shuffle=True)
     total = config.training.steps or max(1, round(config.training.epochs * batches.steps_per_epoch))
     hyper = hyper_from(config.optimizer, total)
-    run_directory.claim(workdir, config, parameter_counts(session, method), words)
+    counts = parameter_counts(session, method)
+    run_directory.claim(workdir, config, counts, words)
     validation = _batches(session, "validation", shuffle=False) if config.training.evaluate_every else None
-    return Trainer(session, workdir, method, hyper, batches, validation, total)
+    return Trainer(session, workdir, method, hyper, batches, validation, total, counts)
 
 
 def _check(config: Config) -> None:
@@ -199,7 +201,7 @@ class _Run:
         options = trainer.options
         self._step = make_step(trainer.session.model, trainer.method, options.loss == "examples", options.ema)
         self._evaluate = make_evaluation(trainer.session.model, trainer.method)
-        self._window: list[tuple[dict[str, jax.Array], float]] = []
+        self._window: list[dict[str, jax.Array]] = []
 
     @property
     def seconds(self) -> float:
@@ -216,7 +218,7 @@ class _Run:
                 batch = split(self.t.batches.batch_at(self.step), options.accumulation)
                 self.state, metrics = self._step(self.t.session.base, self.t.hyper, self.state, batch)
                 self.step += 1
-                self._window.append((metrics, time.monotonic()))
+                self._window.append(metrics)
                 last = self.step == total
                 if self.step % options.log_every == 0 or last:
                     bar.update(self.step, self._log())
@@ -228,7 +230,7 @@ class _Run:
 
     def _log(self) -> dict[str, float]:
         """Writes the means over the steps since the last line; the wait for the newest step is here."""
-        values = jax.device_get([metrics for metrics, _ in self._window])
+        values = jax.device_get(self._window)
         tokens = float(sum(v["target_tokens"] for v in values))
         now = time.monotonic()
         since = self._logged if hasattr(self, "_logged") else None

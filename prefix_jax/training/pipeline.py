@@ -35,8 +35,7 @@ def keep(session: Session, outcome: Outcome, workdir: Path) -> None:
 
 
 def _announce(trainer: Trainer) -> None:
-    counts = loop.parameter_counts(trainer.session, trainer.method)
-    packed = trainer.batches.statistics()
+    counts, packed = trainer.counts, trainer.batches.statistics()
     print(
         f"{trainer.session.config.model.source}: {counts['base']:,} parameters frozen, {counts['trained']:,} trained, "
         f"{counts['stored']:,} kept ({100 * counts['stored'] / counts['base']:.2f} %)\n"
