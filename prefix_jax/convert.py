@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from prefix_jax import cli
+from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix, check, length
 from prefix_jax.models.specs import Spec, from_hf
@@ -46,7 +46,7 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
     if model:
         meta["model"] = {**meta["model"], "name": model}
     contents = _encode(target, prefix, spec, meta, name)
-    files.write_all(folder, contents)
+    disk.write_all(folder, contents)
     return _sentence(prefix, target, folder, contents)
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import decoding, metrics
+from prefix_jax import decoding, disk, metrics
 from prefix_jax.config import Config, default_config
 from prefix_jax.data import tasks
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import tokenise_sources
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix
-from prefix_jax.training import run_directory, session
+from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import files
@@ -27,7 +27,7 @@ class Tuned:
 
     session: Session
     prefix: Prefix
-    folder: Path
+    sha256: str | None
 
 
 def open_tuned(folder: Path, overrides: dict[str, Any] | None = None) -> Tuned:
@@ -44,7 +44,7 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None) -> Tuned:
     config.model.source = (overrides or {}).get("model.source", meta["model"]["name"])
     opened = session.open_session(config)
     files.load(folder, spec=opened.spec, identity=opened.pretrained.identity)
-    return Tuned(opened, prefix, folder)
+    return Tuned(opened, prefix, meta.get("sha256"))
 
 
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
@@ -112,8 +112,9 @@ def evaluate(
     records = tasks.inputs(config.data.task, split, config.data.path, session.columns(config), limit)
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     entry, texts = _earlier(workdir, split, about)
-    if not tuned and not texts["tuned"]:
-        raise UserError(f"{workdir} has no scores of these {split} records to keep; leave out --notuned")
+    if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
+        raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
+    entry["prefix"] = found.sha256
     for name, wanted, prefix in (("tuned", tuned, found.prefix), ("bare", bare, None)):
         if wanted:
             label = f"{split}, {'with prefix' if prefix else 'bare model'}"
@@ -164,7 +165,7 @@ def _read_scores(workdir: Path) -> dict[str, Any]:
 
 def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
     scores = {**_read_scores(workdir), split: entry}
-    run_directory.write_text(workdir / "scores.json", json.dumps(scores, indent=2) + "\n")
+    disk.write_text(workdir / "scores.json", json.dumps(scores, indent=2) + "\n")
 
 
 def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[Any]]) -> None:
@@ -179,7 +180,7 @@ def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: 
         for i, record in enumerate(records)
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    run_directory.write_text(workdir / "samples.jsonl", text)
+    disk.write_text(workdir / "samples.jsonl", text)
 
 
 def read_samples(workdir: Path) -> list[dict[str, Any]]:

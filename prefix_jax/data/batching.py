@@ -1,7 +1,6 @@
-"""Packed batches with static shapes, a pure function of (data, configuration, step); padded inputs for decoding."""
+"""Packed batches with static shapes, a pure function of (data, configuration, step)."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,50 +233,3 @@ def _divisible(batch: Batch, parts: int) -> int:
             f"A step of {rows} rows cannot be divided in {parts}; make the batches with rows_multiple={parts}."
         )
     return rows // parts
-
-
-def count_records(batch: Batch) -> int:
-    """Returns how many records a batch holds."""
-    return int(np.asarray(batch.segment_ids).max(axis=-1).sum())
-
-
-@dataclass(frozen=True)
-class PaddedInputs:
-    """Sources to decode, one a row, padded on the right. Rows beyond the inputs repeat one and have index -1."""
-
-    tokens: np.ndarray  # int32 [B, S]
-    mask: np.ndarray  # bool [B, S], True on tokens
-    index: np.ndarray  # int32 [B], the row's place among the inputs
-
-
-def padded_inputs(
-    sources: Ragged | Sequence[Sequence[int]], batch: int, multiple: int = 32, pad: int = 0, shapes: int = 4
-) -> list[PaddedInputs]:
-    """Returns batches of [batch, S], the longest sources first; S takes at most `shapes` values, of `multiple` each."""
-    rows = [np.asarray(sources[i], np.int32) for i in range(_count(sources))]
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    groups = [order[at : at + batch] for at in range(0, len(order), batch)]
-    wanted = [max(1, math.ceil(len(rows[group[0]]) / multiple)) * multiple for group in groups]
-    lengths = sorted(set(wanted))
-    # The longest of each of `shapes` even runs of lengths stands for the run.
-    kept = [run[-1] for run in np.array_split(lengths, min(shapes, len(lengths)))] if lengths else []
-    return [
-        _pad(rows, group, batch, int(min(k for k in kept if k >= n)), pad)
-        for group, n in zip(groups, wanted, strict=True)
-    ]
-
-
-def _count(sources: Ragged | Sequence[Sequence[int]]) -> int:
-    return len(sources.offsets) - 1 if isinstance(sources, Ragged) else len(sources)
-
-
-def _pad(rows: list[np.ndarray], group: list[int], batch: int, length: int, pad: int) -> PaddedInputs:
-    tokens = np.full((batch, length), pad, np.int32)
-    mask = np.zeros((batch, length), bool)
-    index = np.full(batch, -1, np.int32)
-    index[: len(group)] = group
-    for row in range(batch):
-        ids = rows[group[min(row, len(group) - 1)]]
-        tokens[row, : len(ids)] = ids
-        mask[row, : len(ids)] = True
-    return PaddedInputs(tokens, mask, index)

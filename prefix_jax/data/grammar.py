@@ -12,7 +12,6 @@ in any order, until every fact of the record is said once.
 """
 
 import json
-import os
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prefix_jax.data.words import POOLS
+from prefix_jax.disk import write_text
 
 T = TypeVar("T")
 
@@ -233,13 +233,10 @@ def generate(split: str) -> list[dict]:
 
 
 def write(directory: Path) -> None:
-    """Writes the three files, each beside and then moved into place."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Writes the three files."""
     for split in SIZES:
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in generate(split))
-        temporary = directory / f"{split}.jsonl.tmp"
-        temporary.write_bytes(text.encode("utf-8"))
-        os.replace(temporary, directory / f"{split}.jsonl")
+        write_text(directory / f"{split}.jsonl", text)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefix_jax.data.records import Record
+from prefix_jax.disk import replacing
 from prefix_jax.errors import UserError, did_you_mean
 
 _LOG = logging.getLogger(__name__)
@@ -237,12 +236,10 @@ def _read(path: Path, count: int) -> TokenisedSet | None:
 
 
 def _write(path: Path, data: TokenisedSet) -> None:
-    """Writes beside and moves into place; a cache that cannot be written costs time, not the run."""
-    temporary = None
+    """A cache that cannot be written costs time, not the run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             np.savez(
                 file,
                 source_ids=data.sources.ids,
@@ -250,8 +247,5 @@ def _write(path: Path, data: TokenisedSet) -> None:
                 target_ids=data.targets.ids,
                 target_offsets=data.targets.offsets,
             )
-        os.replace(temporary, path)
     except OSError as error:
         _LOG.warning("Token ids were not cached in %s (%s).", path.parent, error.strerror or error)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from prefix_jax.disk import write_text
 from prefix_jax.reporting import sections
 from prefix_jax.reporting.markup import Markup, tag
 from prefix_jax.reporting.run import Run, read_run
 from prefix_jax.reporting.theme import STYLE
-from prefix_jax.training.run_directory import write_text
 
 # Even where a browser is told to by the page's own text, it must not fetch or run anything.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

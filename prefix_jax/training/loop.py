@@ -132,6 +132,11 @@ def _check(config: Config) -> None:
         raise UserError(f'training.loss is "{options.loss}"; it must be tokens or examples')
     if not 0 <= options.ema < 1:
         raise UserError(f"training.ema is {options.ema}; it must be at least 0 and below 1")
+    if options.patience and not options.evaluate_every:
+        raise UserError(
+            f"training.patience is {options.patience}, but training.evaluate_every is 0, so that nothing is measured; "
+            "set it, or training.patience to 0"
+        )
     if options.steps <= 0 and options.epochs <= 0:
         raise UserError("training.steps and training.epochs are both 0; one of them must say how long to train")
 

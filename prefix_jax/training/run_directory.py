@@ -11,6 +11,7 @@ from typing import Any
 
 import prefix_jax
 from prefix_jax.config import Config
+from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 
 # What a resumed run may change: its length, its intervals and its logging, and how text is generated afterwards.
@@ -26,25 +27,6 @@ MAY_CHANGE = (
     "decoding.",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all.
-
-    Raises:
-      UserError: it cannot be written; what was there before stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another place") from error
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
-from prefix_jax.training.run_directory import write_text
 
 FILE_NAME = "metrics.jsonl"
 

@@ -4,11 +4,9 @@ The tensors are float32, `SITE.key`, `SITE.value` and, where slots have one, `SI
 The JSON says what model and shape they are for, which layers carry them, and where token positions start.
 """
 
-import contextlib
-import errno
+import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 import prefix_jax
+from prefix_jax.disk import write_all
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import SITES, Prefix, Site, check, length, site_of
 from prefix_jax.models.pretrained import check_same_model, safetensors_file
@@ -119,14 +118,15 @@ def meta_of(
 
 
 def encode(prefix: Prefix, meta: Mapping[str, Any]) -> dict[str, bytes]:
-    """Returns the contents of the two files, by name."""
+    """Returns the contents of the two files, by name; the JSON holds the hash of the other."""
     tensors = {}
     for name in SITES:
         site = site_of(prefix, name)
         for part in ("key", "value", "bias") if site is not None else ():
             if (leaf := getattr(site, part)) is not None:
                 tensors[f"{name}.{part}"] = np.ascontiguousarray(leaf, np.float32)
-    return {TENSORS: safetensors_bytes(tensors, {"format": "pt"}), META: json_bytes(meta)}
+    content = safetensors_bytes(tensors, {"format": "pt"})
+    return {TENSORS: content, META: json_bytes({**meta, "sha256": hashlib.sha256(content).hexdigest()})}
 
 
 def json_bytes(value: Any) -> bytes:
@@ -151,34 +151,6 @@ def spec_of(meta: Mapping[str, Any]) -> Spec | None:
         ) from None
 
 
-def write_all(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> None:
-    """Writes files into a folder, made if absent; none is replaced before all of them are whole on the disk.
-
-    Raises:
-      UserError: the disk is full, or the folder cannot be written; what was there stays.
-    """
-    folder = Path(folder)
-    written: list[tuple[Path, Path]] = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
-            written.append((Path(temporary), folder / name))
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-        for temporary, target in written:
-            os.replace(temporary, target)
-    except OSError as error:
-        for temporary, _ in written:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        reason = os.strerror(error.errno or errno.EIO).lower()
-        raise UserError(f"cannot write to {folder}: {reason}; make room or name another folder") from error
-
-
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text("utf-8"))
@@ -197,6 +169,11 @@ def _read_prefix(folder: Path, meta: dict[str, Any]) -> Prefix:
     if not path.is_file():
         raise UserError(f"{path} is missing beside {META}; copy it from the run")
     table, _ = safetensors_file.read(path)
+    if meta.get("sha256") and hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
+        raise UserError(
+            f"{path} is not the one that {META} beside it describes (saving was cut short, or one was copied without "
+            "the other); run the training command again, which writes both, or copy both again"
+        )
     sites = {}
     for name in meta["sites"]:
         parts = {p: table[f"{name}.{p}"].all() for p in ("key", "value", "bias") if f"{name}.{p}" in table}

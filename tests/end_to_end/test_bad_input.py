@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefix_jax import inference
+from prefix_jax import disk, inference
 from prefix_jax.errors import UserError
 from prefix_jax.training import loop, run_directory, session
 from tests import runs, tiny
@@ -144,7 +144,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        run_directory.write_text(path, "{}")
+    with pytest.raises(UserError, match="no space left"):
+        disk.write_text(path, "{}")
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in Path(tmp_path).iterdir()] == ["scores.json"]

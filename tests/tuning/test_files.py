@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from prefix_jax import disk
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix, Site
 from prefix_jax.models.specs import GPT2Spec, LlamaSpec, T5Spec
@@ -161,6 +162,15 @@ def test_damage_is_one_sentence(tmp_path, damage, words):
         files.load(tmp_path)
 
 
+def test_a_pair_that_a_kill_left_mixed_is_refused(tmp_path):
+    """The two files are replaced one after the other."""
+    for seed in (0, 1):
+        files.save(tmp_path / str(seed), make(GPT2, seed=seed), IDENTITY, GPT2)
+    os.replace(tmp_path / "1" / "prefix.safetensors", tmp_path / "0" / "prefix.safetensors")
+    with pytest.raises(UserError, match="is not the one that prefix.json beside it describes"):
+        files.load(tmp_path / "0")
+
+
 def test_no_such_directory(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         files.load(tmp_path / "absent")
@@ -189,7 +199,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 def test_a_device_that_is_full(tmp_path, monkeypatch):
     """A real ENOSPC, from writing to a device that is always full."""
     monkeypatch.setattr(
-        files.tempfile, "mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "no"))
+        disk.tempfile, "mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "no"))
     )
     with pytest.raises(UserError, match="no space left"):
         files.save(tmp_path, make(GPT2), IDENTITY, GPT2)

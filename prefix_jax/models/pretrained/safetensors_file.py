@@ -6,15 +6,14 @@ header `{name: {dtype, shape, data_offsets}, "__metadata__": {str: str}}`, then 
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from prefix_jax.disk import replacing
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained.cache import disk_errors
 from prefix_jax.models.pretrained.leaves import Leaf, from_array
@@ -102,24 +101,10 @@ def write(path: Path, arrays: Mapping[str, Leaf], metadata: Mapping[str, str]) -
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    with disk_errors(path):
-        _write_atomically(path, [len(text).to_bytes(8, "little"), text], (arrays[name] for name in names))
-
-
-def _write_atomically(path: Path, head: Iterable[bytes], leaves: Iterable[Leaf]) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(head)
-            for leaf in leaves:
-                file.write(np.ascontiguousarray(leaf.all()).reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with disk_errors(path), replacing(path) as file:
+        file.writelines([len(text).to_bytes(8, "little"), text])
+        for name in names:
+            file.write(np.ascontiguousarray(arrays[name].all()).reshape(-1).view(np.uint8).data)
 
 
 def _nbytes(leaf: Leaf) -> int:

@@ -1,0 +1,65 @@
+"""Files that are written as a whole or not at all, whatever ends the process or fills the disk meanwhile."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from prefix_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file that takes the place of `path`, whole and on the disk, when the block ends without an exception.
+
+    Raises:
+      OSError: it cannot be written; what was there before stays.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            _to_disk(file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in UTF-8, and its folder if that is absent.
+
+    Raises:
+      UserError: it cannot be written; what was there before stays.
+    """
+    write_all(path.parent, {path.name: text.encode()})
+
+
+def write_all(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> None:
+    """Writes files into a folder, made if absent; none is replaced before all of them are whole on the disk.
+
+    Raises:
+      UserError: the disk is full, or the folder cannot be written; what was there stays.
+    """
+    folder = Path(folder)
+    what = f"to {folder}" if len(contents) != 1 else folder / next(iter(contents))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            for name, content in contents.items():
+                file = stack.enter_context(replacing(folder / name))
+                file.write(content)
+                _to_disk(file)
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO).lower()
+        raise UserError(f"cannot write {what}: {reason}; make room or choose another place") from error
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
