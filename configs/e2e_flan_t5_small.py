@@ -12,6 +12,7 @@ from prefix_jax.config import default_config
 def get_config():
     config = default_config()
     config.model.source = "flan-t5-small"
+    config.model.dtype = "bfloat16"
     config.data.task = "e2e"
     config.prefix.update(length=10, reparameterisation="mlp", initialisation="vocabulary")
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=20)

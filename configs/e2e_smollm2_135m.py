@@ -12,9 +12,10 @@ from prefix_jax.config import default_config
 def get_config():
     config = default_config()
     config.model.source = "smollm2-135m"
+    config.model.dtype = "bfloat16"
     config.data.task = "e2e"
     config.prefix.update(length=10, reparameterisation="mlp", initialisation="vocabulary")
-    config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=20)
-    config.training.update(steps=330, batch=8, evaluate_every=165, evaluate_records=96, checkpoint_every=110)
+    config.optimizer.update(learning_rate=5e-4, schedule="cosine", warmup_steps=40)
+    config.training.update(steps=900, batch=8, evaluate_every=300, evaluate_records=128, checkpoint_every=100)
     config.decoding.update(strategy="beam", beams=5, max_length=80)
     return config

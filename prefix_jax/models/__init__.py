@@ -13,6 +13,11 @@ Model = Any
 _MODELS = {GPT2Spec: GPT2, LlamaSpec: Llama, T5Spec: T5}
 
 
-def build(spec: Spec, rematerialise: bool = False) -> Model:
-    """Returns the model that a spec describes."""
-    return _MODELS[type(spec)](spec, rematerialise)
+def build(spec: Spec, rematerialise: bool = False, activations: Any = None) -> Model:
+    """Returns the model that a spec describes.
+
+    Args:
+      rematerialise: whether layers keep only their inputs for the gradient, and compute the rest again.
+      activations: the type of what runs between the matrix products; None: that of the weights.
+    """
+    return _MODELS[type(spec)](spec, rematerialise, activations)

@@ -1,17 +1,33 @@
 """Attention over sources: prefix, caches and fresh tokens under one float32 softmax.
 
 Queries are `[*batch, K, G, T, D]`: K key-value heads, G query heads for each. A source has its own batch shape, a
-beginning of
-the query's (none for a prefix, the batch for a prompt's cache that beams share): nothing is tiled.
+beginning of the query's (none for a prefix, the batch for a prompt's cache that beams share): nothing is tiled.
 """
 
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from prefix_jax.models.products import batched, keep
+
 # Masked logits: finite, so that a query that sees nothing has no NaN, and far below any real logit.
 MASKED = -1e30
+
+
+class Oriented(NamedTuple):
+    """A mask or bias that all layers share, with its transpose for their gradients: computed once, read in order."""
+
+    rows: Array  # broadcasts to [*batch, K, G, T, S]
+    columns: Array  # broadcasts to [*batch, K, S, G, T]
+
+
+def oriented(rows: Array) -> Oriented:
+    return Oriented(rows, _columns_last(rows))
 
 
 @struct.dataclass
@@ -20,49 +36,154 @@ class Source:
 
     key: Float[Array, "*source K S D"]
     value: Float[Array, "*source K S D"]
-    bias: Float[Array, "..."] | None = None
-    mask: Bool[Array, "..."] | None = None
+    bias: Float[Array, "..."] | Oriented | None = None
+    mask: Bool[Array, "..."] | Oriented | None = None
 
 
 def attend(
-    query: Float[Array, "*batch K G T D"], sources: tuple[Source, ...], scale: float
+    query: Float[Array, "*batch K G T D"], sources: tuple[Source, ...], scale: float, operands: Any
 ) -> Float[Array, "*batch K G T D"]:
-    """Softmax attention of the queries over all sources together, logits and softmax in float32."""
+    """Softmax attention of the queries over all sources together, logits and softmax in float32.
+
+    The operands of its products are rounded to the type `operands`. The gradient computes the logits again from kept
+    maxima and sums (Dao et al. 2022, section 3.1): no weights are stored. A query that sees nothing has no gradient.
+    """
+    masks = tuple(source.mask for source in sources)
+    return _attend(query, tuple(source.replace(mask=None) for source in sources), masks, scale, jnp.dtype(operands))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _attend(query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any) -> Array:
+    return _attended(query, sources, masks, scale, low)[0]
+
+
+def _attended(
+    query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any
+) -> tuple[Array, Array, Array]:
+    """Returns the output, and the maximum and the sum of each query's weights, `[*batch, K, G, T, 1]`."""
     query = query * jnp.asarray(scale, query.dtype)
-    logits = [_logits(query, source) for source in sources]
+    logits = [_logits(query, source, mask, low) for source, mask in zip(sources, masks, strict=True)]
     top = logits[0].max(-1, keepdims=True)
     for more in logits[1:]:
         top = jnp.maximum(top, more.max(-1, keepdims=True))
-    # Softmax does not depend on the shift, so neither does the gradient.
-    weights = [jnp.exp(logit - lax.stop_gradient(top)) for logit in logits]
+    weights = [jnp.exp(logit - top) for logit in logits]
     total = sum(w.sum(-1, keepdims=True) for w in weights)
-    mixed = sum(_mix(w, source) for w, source in zip(weights, sources, strict=True))
-    return jnp.asarray(mixed / total).astype(query.dtype)
+    mixed = sum(_mixed(w, source, low) for w, source in zip(weights, sources, strict=True))
+    return jnp.asarray(mixed / total).astype(query.dtype), top, jnp.asarray(total)
 
 
-def _letters(query: Array, key: Array) -> tuple[str, str]:
-    batch = "abc"[: query.ndim - 4]
-    return batch, batch[: key.ndim - 3]
-
-
-def _logits(query: Array, source: Source) -> Array:
-    batch, own = _letters(query, source.key)
-    key = source.key.astype(query.dtype)
-    logits = jnp.einsum(f"{batch}kgtd,{own}ksd->{batch}kgts", query, key, preferred_element_type=jnp.float32)
+def _logits(query: Array, source: Source, mask: Array | None, low: Any) -> Float[Array, "*batch K G T S"]:
+    own = source.key.ndim - 3
+    logits = _unmerged(batched(_merged(query, own), source.key, low, transposed=True), query.shape, own)
     if source.bias is not None:
-        logits = logits + source.bias
-    return logits if source.mask is None else jnp.where(source.mask, logits, MASKED)
+        logits = logits + _rows(source.bias)
+    return logits if mask is None else jnp.where(_rows(mask), logits, MASKED)
 
 
-def _mix(weights: Array, source: Source) -> Array:
-    batch, own = _letters(weights, source.value)
-    dtype = source.value.dtype if source.value.dtype != jnp.float32 else weights.dtype
-    return jnp.einsum(
-        f"{batch}kgts,{own}ksd->{batch}kgtd",
-        weights.astype(dtype),
-        source.value,
-        preferred_element_type=jnp.float32,
+def _mixed(weights: Array, source: Source, low: Any) -> Float[Array, "*batch K G T D"]:
+    own = source.value.ndim - 3
+    return _unmerged(batched(_merged(weights.astype(low), own), source.value, low), weights.shape, own)
+
+
+def _attend_fwd(query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any) -> tuple[Array, tuple]:
+    out, top, total = _attended(query, sources, masks, scale, low)
+    out = keep(out, low)
+    return out, (query, sources, masks, out, keep(top), keep(total))
+
+
+def _attend_bwd(scale: float, low: Any, kept: tuple, g: Array) -> tuple[Array, tuple[Source, ...], None]:
+    query, sources, masks, out, top, total = kept
+    scaled = query * jnp.asarray(scale, query.dtype)
+    mean = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
+    share = jnp.where(top > MASKED / 2, 1 / total, 0.0)
+    statistics = tuple(_columns_last(x) for x in (top, share, mean))
+    d_query, d_sources = jnp.zeros(query.shape, jnp.float32), []
+    for source, mask in zip(sources, masks, strict=True):
+        part, d_source = _source_gradient(scaled, source, mask, statistics, g, low)
+        d_query += part
+        d_sources.append(d_source)
+    return (d_query * scale).astype(query.dtype), tuple(d_sources), None
+
+
+def _source_gradient(
+    query: Array, source: Source, mask: Array | None, statistics: tuple[Array, ...], g: Array, low: Any
+) -> tuple[Array, Source]:
+    """Returns what one source adds to the gradient of the scaled query, and the source's own.
+
+    Weights stand transposed here, `[*batch, K, S, G, T]`: then only arrays of the size of keys are ever transposed.
+    """
+    own, (top, share, mean) = source.key.ndim - 3, statistics
+    query_rows, g_rows = _merged(query.astype(low), own), _merged(g.astype(low), own)
+    logits = _unmerged_columns(batched(source.key, query_rows, low, transposed=True), query.shape, own)
+    if source.bias is not None:
+        logits = logits + _columns(source.bias)
+    if mask is not None:
+        logits = jnp.where(_columns(mask), logits, MASKED)
+    weights = jnp.exp(logits - top) * share
+    d_weights = _unmerged_columns(batched(source.value, g_rows, low, transposed=True), query.shape, own)
+    d_logits = weights * (d_weights - mean)
+    d_rows = _merged_columns(d_logits.astype(low), own)
+    # Behind barriers, or the compiler would transpose the gradient of the logits in place of the keys.
+    key = lax.optimization_barrier(jnp.swapaxes(source.key.astype(low), -1, -2))
+    d_query = lax.optimization_barrier(batched(key, d_rows, low))
+    d_value = batched(_merged_columns(weights.astype(low), own), g_rows, low)
+    d_key = batched(d_rows, query_rows, low)
+    d_source = Source(
+        d_key.astype(source.key.dtype), d_value.astype(source.value.dtype), _bias_gradient(d_logits, source.bias)
     )
+    return _unmerged(jnp.swapaxes(d_query, -1, -2), query.shape, own), d_source
+
+
+def _bias_gradient(d_logits: Float[Array, "*batch K S G T"], bias: Any) -> Any:
+    if bias is None:
+        return None
+    d_rows = _like(jnp.moveaxis(d_logits, -3, -1), _rows(bias))
+    return Oriented(d_rows, None) if isinstance(bias, Oriented) else d_rows
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _merged(x: Float[Array, "*batch K G T X"], own: int) -> Float[Array, "*own K rows X"]:
+    """Makes one matrix for each of a source's heads: what the source is shared by becomes rows."""
+    x = jnp.moveaxis(x, x.ndim - 4, own)
+    return x.reshape(*x.shape[: own + 1], -1, x.shape[-1])
+
+
+def _unmerged(x: Float[Array, "*own K rows X"], shape: tuple[int, ...], own: int) -> Float[Array, "*batch K G T X"]:
+    """The inverse of `_merged` for queries of the given shape."""
+    inner = (*shape[:own], shape[-4], *shape[own:-4], *shape[-3:-1], x.shape[-1])
+    return jnp.moveaxis(x.reshape(inner), own, len(inner) - 4)
+
+
+def _merged_columns(x: Float[Array, "*batch K S G T"], own: int) -> Float[Array, "*own K S rows"]:
+    x = jnp.moveaxis(x, (x.ndim - 4, x.ndim - 3), (own, own + 1))
+    return x.reshape(*x.shape[: own + 2], -1)
+
+
+def _unmerged_columns(x: Array, shape: tuple[int, ...], own: int) -> Float[Array, "*batch K S G T"]:
+    inner = (*x.shape[: own + 2], *shape[own:-4], *shape[-3:-1])
+    return jnp.moveaxis(x.reshape(inner), (own, own + 1), (len(inner) - 4, len(inner) - 3))
+
+
+def _rows(x: Array | Oriented) -> Array:
+    return x.rows if isinstance(x, Oriented) else x
+
+
+def _columns(x: Array | Oriented) -> Array:
+    return x.columns if isinstance(x, Oriented) else _columns_last(x)
+
+
+def _columns_last(x: Array) -> Array:
+    """`[..., G, T, S]` to `[..., S, G, T]`, as far as those axes are there."""
+    return jnp.moveaxis(x.reshape((1,) * (3 - x.ndim) + x.shape), -1, -3)
+
+
+def _like(x: Array, small: Array) -> Array:
+    """Sums over the axes along which `small` was broadcast to the shape of `x`."""
+    x = x.sum(tuple(range(x.ndim - small.ndim)))
+    axes = tuple(axis for axis, size in enumerate(small.shape) if size == 1 and x.shape[axis] != 1)
+    return x.sum(axes, keepdims=True).astype(small.dtype)
 
 
 def causal_mask(

@@ -16,6 +16,7 @@ class DecoderOnly(nn.Module):
 
     spec: Any
     rematerialise: bool = False
+    activations: Any = None
 
     def make_block(self) -> nn.Module:
         raise NotImplementedError
@@ -32,7 +33,7 @@ class DecoderOnly(nn.Module):
 
     def setup(self) -> None:
         learned = getattr(self.spec, "learned_positions", 0)
-        self.embedding = Embedding(self.spec.vocab_size, self.spec.d_model, learned)
+        self.embedding = Embedding(self.spec.vocab_size, self.spec.d_model, learned, self.activations)
         self.layers = Stack(self.make_block(), self.spec.layers, self.rematerialise)
         self.final_norm = self.make_norm()
         if not self.spec.tie_embeddings:
@@ -83,7 +84,7 @@ class DecoderOnly(nn.Module):
             )
         mask = attention.causal_mask(positions, segment_ids, getattr(self.spec, "sliding_window", None))
         positions = positions + offset(prefix)
-        shared = (mask, tuple(p.mask for p in past), self.shared(positions))
+        shared = (attention.oriented(mask), tuple(p.mask for p in past), self.shared(positions))
         caches = tuple((p.key, p.value) for p in past)
         x, key_values = self.layers(self.embed(tokens, positions), shared, (site_of(prefix, "decoder"),), caches)
         return self.final_norm(x), key_values

@@ -1,5 +1,6 @@
 """The parts every family is built of: norms, projections, and a stack of layers that is scanned."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from prefix_jax.models.attention import Source, attend
 from prefix_jax.models.prefix import KeyValues, Site
+from prefix_jax.models.products import KEPT, as_bits, keep, product, product_transposed
 
 _embedding_init = nn.initializers.normal(0.02)
 
@@ -48,22 +50,27 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = x.shape[-self.inputs :] + self.outputs
-        init = nn.initializers.lecun_normal(range(self.inputs), range(self.inputs, len(shape)))
-        kernel = self.param("kernel", init, shape)
-        axes = (tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs)))
-        y = lax.dot_general(x, kernel, (axes, ((), ())))
-        return y + self.param("bias", nn.initializers.zeros, self.outputs) if self.bias else y
+        before, inner = x.shape[: -self.inputs], x.shape[-self.inputs :]
+        init = nn.initializers.lecun_normal(range(self.inputs), range(self.inputs, len(inner + self.outputs)))
+        kernel = self.param("kernel", init, inner + self.outputs)
+        flat = product(x.reshape(*before, -1), kernel.reshape(math.prod(inner), -1))
+        y = keep(flat.reshape(before + self.outputs), kernel.dtype)
+        return y + self.param("bias", nn.initializers.zeros, self.outputs).astype(y.dtype) if self.bias else y
+
+    def operands(self, x: Array) -> Any:
+        """The type in which attention over these outputs multiplies: a single query a row gains nothing by rounding."""
+        return x.dtype if x.shape[-2] == 1 else self.get_variable("params", "kernel").dtype
 
 
 class Embedding(nn.Module):
-    """Rows of a table by id, plus those of learned positions if there are any; `logits` is the product with all
-    rows.
+    """Rows of a table by id, in the type `activations` (None: the table's), plus those of learned positions, if any;
+    `logits` is the product with all rows, in float32.
     """
 
     rows: int
     width: int
     max_positions: int = 0
+    activations: Any = None
 
     def setup(self) -> None:
         self.tokens = self.param("tokens", _embedding_init, (self.rows, self.width))
@@ -71,17 +78,11 @@ class Embedding(nn.Module):
             self.positions = self.param("positions", _embedding_init, (self.max_positions, self.width))
 
     def __call__(self, ids: Array, positions: Array | None = None) -> Array:
-        rows = jnp.take(self.tokens, ids, axis=0)
-        return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0)
+        rows = jnp.take(self.tokens, ids, axis=0).astype(self.activations or self.tokens.dtype)
+        return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0).astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
-        return vocabulary_logits(hidden, self.tokens)
-
-
-def vocabulary_logits(hidden: Float[Array, "... E"], tokens: Float[Array, "V E"]) -> Float[Array, "... V"]:
-    """The product with the vocabulary matrix, accumulated and returned in float32."""
-    contract = (((hidden.ndim - 1,), (1,)), ((), ()))
-    return lax.dot_general(hidden, tokens, contract, preferred_element_type=jnp.float32)
+        return product_transposed(hidden.astype(jnp.float32), self.tokens)
 
 
 def heads_first(x: Float[Array, "*batch T K N D"]) -> Float[Array, "*batch K N T D"]:
@@ -100,14 +101,15 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, mask: Array, bias: Array | None, turn: Callable[[Array], Array], sources: tuple[Source, ...]
+        self, x: Array, mask: Any, bias: Any, turn: Callable[[Array], Array], sources: tuple[Source, ...]
     ) -> tuple[Array, KeyValues]:
         """`turn` is applied to queries and keys (rotary); returns the output and this call's keys and values."""
-        qkv = Projection((self.kv_heads, self.groups + 2, self.head_dim), bias=self.bias, name="qkv")(x)
-        qkv = heads_first(qkv)
-        query = turn(qkv[..., : self.groups, :, :])
-        key, value = turn(qkv[..., self.groups, :, :]), qkv[..., self.groups + 1, :, :]
-        out = attend(query, (*sources, Source(key, value, bias, mask)), self.scale)
+        projection = Projection((self.kv_heads, self.groups + 2, self.head_dim), bias=self.bias, name="qkv")
+        # Split and not sliced: the gradient of a split is one concatenation.
+        query, key, value = lax.split(projection(x), (self.groups, 1, 1), axis=x.ndim)
+        query = turn(heads_first(query))
+        key, value = turn(heads_first(key)[..., 0, :, :]), heads_first(value)[..., 0, :, :]
+        out = attend(query, (*sources, Source(key, value, bias, mask)), self.scale, projection.operands(x))
         out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
         return out, KeyValues(key, value)
 
@@ -118,8 +120,8 @@ class GatedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        both = Projection((2, self.width), name="gate_up")(x)
-        hidden = self.activation(both[..., 0, :]) * both[..., 1, :]
+        gate, up = (Projection((self.width,), name=name)(x) for name in ("gate", "up"))
+        hidden = self.activation(gate) * up
         return Projection((x.shape[-1],), name="down")(hidden)
 
 
@@ -162,9 +164,8 @@ class Stack(nn.Module):
     """A block repeated `length` times over weights stacked on a leading axis, as one `lax.scan`.
 
     The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None,
-    `past` its
-    slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no gradient runs
-    through them.
+    `past` its slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no
+    gradient runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input.
     """
 
     block: nn.Module
@@ -186,35 +187,60 @@ class Stack(nn.Module):
             weights, sites_here, past_here = layer
             return block.apply(weights, x, shared, sites_here, past_here)
 
-        if self.rematerialise:
-            body = jax.checkpoint(body, prevent_cse=False)
+        kept = () if self.rematerialise else (KEPT,)
         outputs = []
         for run in layer_runs(self.length, sites):
-            x, output = _scan_run(body, x, variables, sites, past, run, run.stop - run.start == self.length)
+            x, output = _scan_run(body, x, variables, sites, past, run, self.length, kept)
             outputs.append(output)
         return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs) if len(outputs) > 1 else outputs[0]
 
 
 def _scan_run(
-    body: Callable, x: Array, variables: Any, sites: tuple[Site | None, ...], past: Any, run: Run, whole: bool
+    body: Callable,
+    x: Array,
+    variables: Any,
+    sites: tuple[Site | None, ...],
+    past: Any,
+    run: Run,
+    length: int,
+    kept: tuple[str, ...],
 ) -> tuple[Array, Any]:
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
     count = run.stop - run.start
     prefixes = tuple(
         None if site is None or row is None else prefix_source(site, row, count)
         for site, row in zip(sites, run.offsets, strict=True)
     )
-    if whole:
-        return lax.scan(body, x, (variables, prefixes, past))
+    if count == length and not any(_narrow(leaf, x) for leaf in jax.tree.leaves(variables)):
+        return lax.scan(jax.checkpoint(body, prevent_cse=False, policy=policy), x, (variables, prefixes, past))
 
     # The weights of some of the layers are read in place: slicing them first would copy them.
     def indexed(x: Array, layer: tuple) -> tuple[Array, Any]:
         index, prefixes_here = layer
-        weights, past_here = jax.tree.map(
-            lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), (variables, past)
-        )
-        return body(x, (weights, prefixes_here, past_here))
+        return body(x, (_layer(variables, index, x), prefixes_here, _layer(past, index, x)))
 
+    # One layer's weights are taken inside the checkpoint, or they would be among what is kept.
+    indexed = jax.checkpoint(indexed, prevent_cse=False, policy=policy)
     return lax.scan(indexed, x, (jnp.arange(run.start, run.stop), prefixes))
+
+
+def _layer(stacked: Any, index: Array, x: Array) -> Any:
+    """Returns one layer's part of stacked arrays."""
+
+    def take(leaf: Array) -> Array:
+        if not _narrow(leaf, x):
+            return lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+        # The barrier ties the bits to this turn of the loop; else all layers would be converted before it.
+        leaf, here = lax.optimization_barrier((leaf, index))
+        bits = lax.dynamic_index_in_dim(as_bits(leaf), here, keepdims=False)
+        return lax.bitcast_convert_type(bits, leaf.dtype)
+
+    return jax.tree.map(take, stacked)
+
+
+def _narrow(leaf: Array, x: Array) -> bool:
+    """Whether weights are bfloat16 under float32 activations, as on a CPU."""
+    return leaf.dtype == jnp.bfloat16 and x.dtype == jnp.float32
 
 
 def prefix_source(site: Site, start: int, count: int) -> Source:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.attention import Source, attend, same_segment
+from prefix_jax.models.attention import Source, attend, oriented, same_segment
 from prefix_jax.models.gpt2 import gelu
 from prefix_jax.models.layers import (
     MLP,
@@ -25,6 +25,7 @@ from prefix_jax.models.layers import (
     past_sources,
 )
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, site_of
+from prefix_jax.models.products import product
 from prefix_jax.models.specs import T5Spec
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "gelu": gelu, "silu": jax.nn.silu}
@@ -82,7 +83,8 @@ class CrossAttention(nn.Module):
         self.out = Projection((s.d_model,), inputs=3)
 
     def __call__(self, x: Array, source: Source, prefix: Source | None) -> Array:
-        out = attend(heads_first(self.query(x)), (*_present(prefix), source), scale=1.0)
+        query = heads_first(self.query(x))
+        out = attend(query, (*_present(prefix), source), scale=1.0, operands=self.query.operands(x))
         return self.out(jnp.moveaxis(out, -2, -4))
 
     def key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
@@ -121,7 +123,7 @@ class Encoder(nn.Module):
         table = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
         columns = jnp.arange(x.shape[-2])
         bias = relative_bias(table, columns, columns, True, s)
-        mask = same_segment(segment_ids, segment_ids)[..., None, None, :, :]
+        mask, bias = oriented(same_segment(segment_ids, segment_ids)[..., None, None, :, :]), oriented(bias)
         stack = Stack(EncoderBlock(s), s.encoder_layers, self.rematerialise, name="layers")
         x, key_values = stack(x, (mask, bias), (site_of(prefix, "encoder"),), None)
         return RMSNorm(s.norm_epsilon, name="final_norm")(x), key_values
@@ -159,7 +161,14 @@ class Decoder(nn.Module):
             return relative_bias(self.relative_bias, columns, keys, False, self.spec)
 
         past_biases = tuple(bias(p.columns) for p in past)
-        shared = (mask, bias(columns), tuple(p.mask for p in past), past_biases, cross_mask, memory)
+        shared = (
+            oriented(mask),
+            oriented(bias(columns)),
+            tuple(p.mask for p in past),
+            past_biases,
+            oriented(cross_mask),
+            memory,
+        )
         sites = (site_of(prefix, "decoder"), site_of(prefix, "cross"))
         x, key_values = self.layers(x, shared, sites, (tuple((p.key, p.value) for p in past), cross))
         return self.final_norm(x), key_values
@@ -170,10 +179,11 @@ class T5(nn.Module):
 
     spec: T5Spec
     rematerialise: bool = False
+    activations: Any = None
 
     def setup(self) -> None:
         s = self.spec
-        self.embedding = Embedding(s.vocab_size, s.d_model)
+        self.embedding = Embedding(s.vocab_size, s.d_model, activations=self.activations)
         self.encoder = Encoder(s, self.rematerialise)
         self.decoder = Decoder(s, self.rematerialise)
         if not s.tie_embeddings:
@@ -261,7 +271,8 @@ class T5(nn.Module):
     def cross_key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
         """Returns the keys and values that every decoder layer's cross-attention reads, stacked over layers."""
         kernel = self.decoder.layers.variables["params"]["cross"]["key_value"]["kernel"]
-        both = jnp.einsum("bse,lehnd->lbhnsd", memory, kernel)
+        flat = jax.vmap(product, in_axes=(None, 0))(memory, kernel.reshape(*kernel.shape[:2], -1))
+        both = heads_first(flat.reshape(*flat.shape[:-1], *kernel.shape[2:]))
         return KeyValues(both[..., 0, :, :], both[..., 1, :, :])
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from prefix_jax import tuning
 from prefix_jax.config import Config
 from prefix_jax.data import tasks
@@ -66,7 +68,9 @@ def open_session(config: Config) -> Session:
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
     pretrained = load(config.model.source, config.model.dtype)
-    model = build(pretrained.spec, config.model.rematerialise)
+    # A CPU works in float32 wherever it does not multiply matrices.
+    activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
+    model = build(pretrained.spec, config.model.rematerialise, activations)
     return Session(config, pretrained, model, {"params": pretrained.params})
 
 

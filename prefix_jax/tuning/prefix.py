@@ -85,8 +85,10 @@ def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
 def mlp_output(leaves: PyTree) -> Float[Array, "2 layers K P D"]:
     """Returns the keys and values that the MLP makes of its embedding."""
     hidden = jnp.tanh(leaves["embedding"] @ leaves["hidden"]["kernel"] + leaves["hidden"]["bias"])
-    out = jnp.einsum("ph,hlckd->clkpd", hidden, leaves["out"]["kernel"])
-    return out + jnp.moveaxis(leaves["out"]["bias"], 1, 0)[:, :, :, None, :]
+    kernel, bias = leaves["out"]["kernel"], leaves["out"]["bias"]
+    # As a product of two matrices, or the compiler would transpose the kernel in every step.
+    out = (hidden @ kernel.reshape(len(kernel), -1)).reshape(-1, *bias.shape) + bias
+    return out.transpose(2, 1, 3, 0, 4)
 
 
 def _init(

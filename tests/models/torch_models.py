@@ -161,12 +161,12 @@ def _llama_tree(network: Any, spec: Spec) -> dict:
         if spec.qkv_bias:
             attention["qkv"]["bias"] = qkv(p + "self_attn", "bias")
         attention["out"] = {"kernel": _out(w[p + "self_attn.o_proj.weight"], spec)}
-        gate_up = np.stack([w[p + f"mlp.{name}_proj.weight"].T for name in ("gate", "up")], axis=1)
+        mlp = {name: {"kernel": w[p + f"mlp.{name}_proj.weight"].T} for name in ("gate", "up", "down")}
         return {
             "attention_norm": {"scale": w[p + "input_layernorm.weight"]},
             "attention": attention,
             "mlp_norm": {"scale": w[p + "post_attention_layernorm.weight"]},
-            "mlp": {"gate_up": {"kernel": gate_up}, "down": {"kernel": w[p + "mlp.down_proj.weight"].T}},
+            "mlp": mlp,
         }
 
     tree = {
@@ -188,8 +188,8 @@ def _t5_tree(network: Any, spec: Spec) -> dict:
         down = {"kernel": w[f"{path}.wo.weight"].T}
         if not spec.gated:
             return {"up": {"kernel": w[f"{path}.wi.weight"].T}, "down": down}
-        gate_up = np.stack([w[f"{path}.wi_0.weight"].T, w[f"{path}.wi_1.weight"].T], axis=1)
-        return {"gate_up": {"kernel": gate_up}, "down": down}
+        gate, up = ({"kernel": w[f"{path}.wi_{j}.weight"].T} for j in (0, 1))
+        return {"gate": gate, "up": up, "down": down}
 
     def layer(side: str, i: int) -> dict:
         block = f"{side}.block.{i}.layer"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # What a mistyped name is compared with.
 KNOWN = (*ALIASES, *GPT2_NAMES, "t5-small", "t5-base", "google/flan-t5-small", "google/flan-t5-base")
 # Of the converted weights in the cache: changes whenever the parameter trees do.
-_FORM = "1"
+_FORM = "2"
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 

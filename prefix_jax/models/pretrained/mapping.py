@@ -155,7 +155,6 @@ def _llama(spec: LlamaSpec, names: _Names) -> Tree:
         attention, mlp = f"layers.{i}.self_attn", f"layers.{i}.mlp"
         bias = {"bias": qkv(attention, "bias")} if spec.qkv_bias else {}
         out = split(names(f"{attention}.o_proj.weight", e, k * g * d), 1, (k, g, d))
-        gate_up = stack([names(f"{mlp}.{p}_proj.weight", f, e) for p in ("gate", "up")])
         return {
             "attention_norm": {"scale": names(f"layers.{i}.input_layernorm.weight", e)},
             "attention": {
@@ -164,7 +163,8 @@ def _llama(spec: LlamaSpec, names: _Names) -> Tree:
             },
             "mlp_norm": {"scale": names(f"layers.{i}.post_attention_layernorm.weight", e)},
             "mlp": {
-                "gate_up": {"kernel": transpose(gate_up, (2, 0, 1))},
+                "gate": {"kernel": _linear(names(f"{mlp}.gate_proj.weight", f, e))},
+                "up": {"kernel": _linear(names(f"{mlp}.up_proj.weight", f, e))},
                 "down": {"kernel": _linear(names(f"{mlp}.down_proj.weight", e, f))},
             },
         }
@@ -233,5 +233,5 @@ def _t5_mlp(spec: T5Spec, names: _Names, path: str) -> Tree:
     down = {"kernel": _linear(names(f"{path}.wo.weight", e, f))}
     if not spec.gated:
         return {"up": {"kernel": _linear(names(f"{path}.wi.weight", f, e))}, "down": down}
-    gate_up = stack([names(f"{path}.wi_{j}.weight", f, e) for j in (0, 1)])
-    return {"gate_up": {"kernel": transpose(gate_up, (2, 0, 1))}, "down": down}
+    gate, up = ({"kernel": _linear(names(f"{path}.wi_{j}.weight", f, e))} for j in (0, 1))
+    return {"gate": gate, "up": up, "down": down}

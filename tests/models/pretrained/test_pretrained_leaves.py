@@ -121,7 +121,8 @@ SHARDED = """
     def rule(path, leaf):
         path = jax.tree_util.keystr(path, simple=True, separator="/")
         rules = {"qkv/kernel": P(None, None, "tensor"), "qkv/bias": P(None, "tensor"),
-                 "attention/out/kernel": P(None, "tensor"), "gate_up/kernel": P(None, None, None, "tensor"),
+                 "attention/out/kernel": P(None, "tensor"), "gate/kernel": P(None, None, "tensor"),
+                 "up/kernel": P(None, None, "tensor"),
                  "down/kernel": P(None, "tensor"), "tokens": P("tensor")}
         for end, part in rules.items():
             if path.endswith(end):

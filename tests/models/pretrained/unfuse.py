@@ -54,8 +54,8 @@ def _llama(p: dict[str, Any]) -> dict[str, np.ndarray]:
                 out[f"{h}.self_attn.{name}_proj.bias"] = np.concatenate([bias[k, s] for k, s in where])
         o = q["attention"]["out"]["kernel"][i]
         out[f"{h}.self_attn.o_proj.weight"] = np.concatenate([o[k, g].T for k, g in places["q"]], 1)
-        out[f"{h}.mlp.gate_proj.weight"] = q["mlp"]["gate_up"]["kernel"][i, :, 0].T
-        out[f"{h}.mlp.up_proj.weight"] = q["mlp"]["gate_up"]["kernel"][i, :, 1].T
+        out[f"{h}.mlp.gate_proj.weight"] = q["mlp"]["gate"]["kernel"][i].T
+        out[f"{h}.mlp.up_proj.weight"] = q["mlp"]["up"]["kernel"][i].T
         out[f"{h}.mlp.down_proj.weight"] = q["mlp"]["down"]["kernel"][i].T
     return out
 
@@ -82,11 +82,11 @@ def _t5(p: dict[str, Any]) -> dict[str, np.ndarray]:
             out[f"{h}.{last}.layer_norm.weight"] = q["mlp_norm"]["scale"][i]
             dense = f"{h}.{last}.DenseReluDense"
             out[f"{dense}.wo.weight"] = q["mlp"]["down"]["kernel"][i].T
-            if "up" in q["mlp"]:
+            if "gate" not in q["mlp"]:
                 out[f"{dense}.wi.weight"] = q["mlp"]["up"]["kernel"][i].T
             else:
-                out[f"{dense}.wi_0.weight"] = q["mlp"]["gate_up"]["kernel"][i, :, 0].T
-                out[f"{dense}.wi_1.weight"] = q["mlp"]["gate_up"]["kernel"][i, :, 1].T
+                out[f"{dense}.wi_0.weight"] = q["mlp"]["gate"]["kernel"][i].T
+                out[f"{dense}.wi_1.weight"] = q["mlp"]["up"]["kernel"][i].T
     return out
 
 

@@ -1,0 +1,104 @@
+"""Matrix products: operands in the weights' type, sums in float32, and gradients in the same form.
+
+The gradient that JAX derives of a bfloat16 product with float32 sums multiplies a float32 cotangent with a bfloat16
+operand, which no hardware does at speed; here the cotangent is rounded to the operands' type first.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+# What a layer keeps for its gradient; all else is pointwise or small and is computed again.
+KEPT = "kept"
+
+
+def keep(x: Array, dtype: Any = None) -> Array:
+    """Marks an intermediate value to be stored for the gradient where layers are otherwise computed again.
+
+    It is rounded to `dtype`, and returned in its own type.
+    """
+    return checkpoint_name(x, KEPT) if dtype in (None, x.dtype) else _keep_rounded(x, jnp.dtype(dtype))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _keep_rounded(x: Array, dtype: Any) -> Array:
+    return _rounded(x, dtype)
+
+
+def _rounded(x: Array, dtype: Any) -> Array:
+    # Stored as bits: see `as_bits`.
+    bits = checkpoint_name(lax.bitcast_convert_type(x.astype(dtype), jnp.uint16), KEPT)
+    return lax.bitcast_convert_type(bits, dtype).astype(x.dtype)
+
+
+_keep_rounded.defvjp(lambda x, dtype: (_rounded(x, dtype), None), lambda dtype, _, g: (g,))
+
+
+@jax.custom_jvp
+def as_bits(x: Array) -> Array:
+    """Returns bfloat16 numbers as integers, which the CPU's compiler moves without a detour by float32."""
+    return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+@as_bits.defjvp
+def _no_gradient(*_: Any) -> Any:
+    raise NotImplementedError("weights that are trained must be float32")
+
+
+def product(x: Float[Array, "... C"], kernel: Float[Array, "C N"]) -> Float[Array, "... N"]:
+    """Returns `x @ kernel` in the type of x; x is rounded to the kernel's."""
+    return _product(x.reshape(-1, x.shape[-1]), kernel, False).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def product_transposed(x: Float[Array, "... N"], kernel: Float[Array, "C N"]) -> Float[Array, "... C"]:
+    """Returns `x @ kernel.T` in the type of x; x is rounded to the kernel's."""
+    return _product(x.reshape(-1, x.shape[-1]), kernel, True).reshape(*x.shape[:-1], kernel.shape[0])
+
+
+def batched(a: Float[Array, "*batch M C"], b: Array, dtype: Any, transposed: bool = False) -> Array:
+    """Returns `a @ b`, or `a @ b.T`, of each pair of matrices rounded to `dtype`, as float32 `[*batch, M, N]`."""
+    lead = tuple(range(a.ndim - 2))
+    axes = ((a.ndim - 1,), (b.ndim - 1 if transposed else b.ndim - 2,))
+    return lax.dot_general(a.astype(dtype), b.astype(dtype), (axes, (lead, lead)), preferred_element_type=jnp.float32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: Array, kernel: Array, transposed: bool) -> Array:
+    return _forward(x, kernel, transposed)
+
+
+def _forward(x: Array, kernel: Array, transposed: bool) -> Array:
+    return _dot(x.astype(kernel.dtype), kernel, (1, int(transposed)), x.dtype)
+
+
+def _product_fwd(x: Any, kernel: Any, transposed: bool) -> tuple[Array, tuple[Array | None, Array | None]]:
+    # A frozen kernel has no gradient, and then x need not be kept; nor has the input of the first trained layer.
+    kept = (x.value if kernel.perturbed else None, kernel.value if x.perturbed else None)
+    return _forward(x.value, kernel.value, transposed), kept
+
+
+def _product_bwd(
+    transposed: bool, kept: tuple[Array | None, Array | None], g: Any
+) -> tuple[Array | None, Array | None]:
+    x, kernel = kept
+    if isinstance(g, SymbolicZero):
+        return None, None
+    d_x = None if kernel is None else _dot(g.astype(kernel.dtype), kernel, (1, int(not transposed)), g.dtype)
+    if x is None:
+        return d_x, None
+    return d_x, _dot(g, x, (0, 0), x.dtype) if transposed else _dot(x, g, (0, 0), x.dtype)
+
+
+_product.defvjp(_product_fwd, _product_bwd, symbolic_zeros=True)
+
+
+def _dot(a: Array, b: Array, axes: tuple[int, int], dtype: Any) -> Array:
+    """Two-dimensional and with one contraction, so that the compiler transposes nothing."""
+    contraction = (((axes[0],), (axes[1],)), ((), ()))
+    return lax.dot_general(a, b.astype(a.dtype), contraction, preferred_element_type=dtype)
