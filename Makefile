@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test lint setup lock clean
+.PHONY: demo test lint bench setup lock clean
 
 demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/demo/report.html
 	$(BIN)/python -m prefix_jax.demo --workdir runs/demo
 
 test: $(VENV)/.ready-dev  ## all tests, the slow ones too
 	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.ready-dev  ## speed and memory beside PEFT: benchmarks/results, benchmarks/README.md
+	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.report
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

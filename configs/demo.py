@@ -14,6 +14,7 @@ from prefix_jax.config import default_config
 def get_config():
     config = default_config()
     config.model.source = "flan-t5-small"
+    config.model.dtype = "bfloat16"
     config.data.task = "table"
     config.optimizer.learning_rate = 2e-3
     config.training.update(steps=100, batch=16, evaluate_every=50, evaluate_records=96, checkpoint_every=50)

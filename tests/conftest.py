@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+from tests import shapes
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -13,6 +16,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 _CACHE = os.environ.get("PREFIX_JAX_CACHE") or str(Path.home() / ".cache" / "prefix_jax")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_CACHE, "compiled-for-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# The shapes in the product's signatures are checked at every call.
+install_import_hook("prefix_jax", f"{shapes.__name__}.checked")
 
 ROOT = Path(__file__).resolve().parents[1]
 

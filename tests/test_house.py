@@ -11,7 +11,10 @@ import pytest
 from prefix_jax.models.specs import from_hf
 from tests.conftest import ROOT
 
-FLOORS = ("errors", "config", "models", "tuning", "data", "training", "decoding", "metrics", "reporting", "inference")
+FLOORS = (
+    "errors", "config", "disk", "models", "tuning", "data", "parallel", "training", "decoding", "metrics", "reporting",
+    "inference",
+)  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 
 
@@ -82,3 +85,13 @@ def test_gpt2_medium_prefix_of_the_paper_fits_its_spec(size):
     name, layers, width, heads = size
     spec = from_hf(dict(model_type="gpt2", n_layer=layers, n_embd=width, n_head=heads, vocab_size=50257))
     assert (spec.head_dim, spec.site_layers("decoder"), spec.window) == (64, 24, 1024), name
+
+
+def test_shapes_in_signatures_are_checked():
+    from jaxtyping import TypeCheckError
+
+    from prefix_jax.models.attention import Source, attend
+
+    key = jax.numpy.ones((2, 3, 4))
+    with pytest.raises(TypeCheckError):
+        attend(jax.numpy.ones((3, 4)), (Source(key, key),), 1.0, "float32")

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -30,8 +29,7 @@ def oriented(rows: Array) -> Oriented:
     return Oriented(rows, _columns_last(rows))
 
 
-@struct.dataclass
-class Source:
+class Source(NamedTuple):
     """Keys and values with what is added to their logits; `bias` and `mask` broadcast to `[*batch, K, G, T, S]`."""
 
     key: Float[Array, "*source K S D"]
@@ -49,7 +47,7 @@ def attend(
     maxima and sums (Dao et al. 2022, section 3.1): no weights are stored. A query that sees nothing has no gradient.
     """
     masks = tuple(source.mask for source in sources)
-    return _attend(query, tuple(source.replace(mask=None) for source in sources), masks, scale, jnp.dtype(operands))
+    return _attend(query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(operands))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -72,7 +70,7 @@ def _attended(
     return jnp.asarray(mixed / total).astype(query.dtype), top, jnp.asarray(total)
 
 
-def _logits(query: Array, source: Source, mask: Array | None, low: Any) -> Float[Array, "*batch K G T S"]:
+def _logits(query: Array, source: Source, mask: Array | Oriented | None, low: Any) -> Float[Array, "*batch K G T S"]:
     own = source.key.ndim - 3
     logits = _unmerged(batched(_merged(query, own), source.key, low, transposed=True), query.shape, own)
     if source.bias is not None:
@@ -106,7 +104,7 @@ def _attend_bwd(scale: float, low: Any, kept: tuple, g: Array) -> tuple[Array, t
 
 
 def _source_gradient(
-    query: Array, source: Source, mask: Array | None, statistics: tuple[Array, ...], g: Array, low: Any
+    query: Array, source: Source, mask: Array | Oriented | None, statistics: tuple[Array, ...], g: Array, low: Any
 ) -> tuple[Array, Source]:
     """Returns what one source adds to the gradient of the scaled query, and the source's own.
 

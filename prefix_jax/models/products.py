@@ -21,9 +21,10 @@ KEPT = "kept"
 def keep(x: Array, dtype: Any = None) -> Array:
     """Marks an intermediate value to be stored for the gradient where layers are otherwise computed again.
 
-    It is rounded to `dtype`, and returned in its own type.
+    A float32 value is rounded to a `dtype` of bfloat16; it is returned in its own type.
     """
-    return checkpoint_name(x, KEPT) if dtype in (None, x.dtype) else _keep_rounded(x, jnp.dtype(dtype))
+    rounded = x.dtype == jnp.float32 and dtype == jnp.bfloat16
+    return _keep_rounded(x, jnp.dtype(dtype)) if rounded else checkpoint_name(x, KEPT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -77,22 +78,22 @@ def _forward(x: Array, kernel: Array, transposed: bool) -> Array:
     return _dot(x.astype(kernel.dtype), kernel, (1, int(transposed)), x.dtype)
 
 
-def _product_fwd(x: Any, kernel: Any, transposed: bool) -> tuple[Array, tuple[Array | None, Array | None]]:
+def _product_fwd(x: Any, kernel: Any, transposed: bool) -> tuple[Array, tuple[Array | None, Array, tuple | None]]:
     # A frozen kernel has no gradient, and then x need not be kept; nor has the input of the first trained layer.
-    kept = (x.value if kernel.perturbed else None, kernel.value if x.perturbed else None)
+    kept = (x.value if kernel.perturbed else None, kernel.value, () if x.perturbed else None)
     return _forward(x.value, kernel.value, transposed), kept
 
 
-def _product_bwd(
-    transposed: bool, kept: tuple[Array | None, Array | None], g: Any
-) -> tuple[Array | None, Array | None]:
-    x, kernel = kept
+def _product_bwd(transposed: bool, kept: tuple, g: Any) -> tuple[Array | None, Array | None]:
+    x, kernel, wanted = kept
     if isinstance(g, SymbolicZero):
         return None, None
-    d_x = None if kernel is None else _dot(g.astype(kernel.dtype), kernel, (1, int(not transposed)), g.dtype)
+    low = g.astype(kernel.dtype)
+    d_x = None if wanted is None else _dot(low, kernel, (1, int(not transposed)), g.dtype)
     if x is None:
         return d_x, None
-    return d_x, _dot(g, x, (0, 0), x.dtype) if transposed else _dot(x, g, (0, 0), x.dtype)
+    left, right = (low, x) if transposed else (x, low)
+    return d_x, _dot(left.astype(kernel.dtype), right.astype(kernel.dtype), (0, 0), kernel.dtype)
 
 
 _product.defvjp(_product_fwd, _product_bwd, symbolic_zeros=True)
@@ -101,4 +102,4 @@ _product.defvjp(_product_fwd, _product_bwd, symbolic_zeros=True)
 def _dot(a: Array, b: Array, axes: tuple[int, int], dtype: Any) -> Array:
     """Two-dimensional and with one contraction, so that the compiler transposes nothing."""
     contraction = (((axes[0],), (axes[1],)), ((), ()))
-    return lax.dot_general(a, b.astype(a.dtype), contraction, preferred_element_type=dtype)
+    return lax.dot_general(a, b, contraction, preferred_element_type=dtype)

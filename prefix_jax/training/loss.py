@@ -35,7 +35,7 @@ def loss_sums(
     return jnp.sum(losses * batch.weights), jnp.sum(batch.weights)
 
 
-def model_inputs(batch: Batch) -> dict[str, Array]:
+def model_inputs(batch: Batch) -> dict[str, Any]:
     """Returns what the model reads of a batch, by the names of its arguments."""
     inputs = dict(
         tokens=batch.tokens,

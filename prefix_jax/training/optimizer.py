@@ -50,7 +50,7 @@ def hyper_from(section: Config, total_steps: int) -> Hyper:
     return Hyper(**values, clip=clip, total_steps=jnp.float32(total_steps), schedule=section.schedule)
 
 
-def learning_rate(hyper: Hyper, step: Array) -> Array:
+def learning_rate(hyper: Hyper, step: Array | int) -> Array:
     """Returns the rate of a step counted from 0: linear growth to the peak, then the schedule's decay."""
     step = jnp.asarray(step, jnp.float32)
     warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(hyper.warmup_steps, 1))

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TextIO
+from typing import Any
 
 BAR_WIDTH = 24
 
@@ -35,7 +35,7 @@ class Progress:
         label: str = "",
         *,
         shown: Sequence[str] = ("loss", "validation_loss", "tokens_per_second"),
-        stream: TextIO | None = None,
+        stream: Any = None,
         clock: Callable[[], float] = time.monotonic,
         line_seconds: float = 60.0,
     ):
@@ -146,14 +146,14 @@ def _spoken(name: str, value: float) -> str:
     return f"{name.replace('_', ' ')} {value:.4g}"
 
 
-def _columns(stream: TextIO) -> int:
+def _columns(stream: Any) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
 
 
-def _speaks_unicode(stream: TextIO) -> bool:
+def _speaks_unicode(stream: Any) -> bool:
     try:
         "━╌".encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
@@ -62,7 +62,7 @@ class MetricWriter:
         if kept != lines[:-1] or lines[-1]:
             write_text(self._path, "".join(line + "\n" for line in kept))
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: SupportsInt, values: Mapping[str, SupportsFloat]) -> None:
         """Appends `{"step": step, **values}`; NaN and infinities become the strings "NaN", "Infinity", "-Infinity".
 
         Raises:

@@ -141,7 +141,7 @@ def _word_key_values(
     return {name: jnp.moveaxis(jnp.stack(kv)[..., 0, :], 2, 3) for name, kv in found.items()}
 
 
-def _normal_slots(key: Array, length: int, shape: tuple[int, ...]) -> Float[Array, "2 layers K P D"]:
+def _normal_slots(key: Array, length: int, shape: tuple[int, ...]) -> Float[Array, "... P width"]:
     """Normal numbers with a key for each slot, so that a shorter prefix is the beginning of a longer one."""
 
     def draw(slot: Array) -> Array:

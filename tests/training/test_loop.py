@@ -31,7 +31,7 @@ def validation_losses(workdir) -> dict[int, float]:
 
 
 def test_early_stopping_ends_the_run_and_keeps_the_best_tree(config, tmp_path):
-    config.optimizer.learning_rate = 0.3  # soon worse than it was
+    config.optimizer.update(learning_rate=3.0, schedule="constant", warmup_steps=8)  # soon worse than it was
     config.training.patience = 3
     trainer = loop.prepare(session.open_session(config), tmp_path / "run", [])
     outcome = loop.train(trainer)

@@ -1,0 +1,96 @@
+"""`python -m benchmarks.report`: makes the table in `benchmarks/README.md` and the plots from `benchmarks/results`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefix_jax.disk import write_text
+from prefix_jax.reporting.markup import Markup, tag
+from prefix_jax.reporting.plots import Series, line_chart
+from prefix_jax.reporting.tables import markdown_table
+from prefix_jax.reporting.theme import STYLE
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def read(results: Path = RESULTS) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+
+
+def comparisons(found: dict[str, Any]) -> list[list[object]]:
+    """Returns a row for each case in which both sides took part."""
+    rows: list[list[object]] = []
+    for name, result in found.items():
+        case, _, source = name.partition("_")
+        parts = (
+            {case: result}
+            if case == "train"
+            else {n: result[n] for n in ("greedy", "beam 5")}
+            if case == "generate"
+            else {}
+        )
+        for label, part in parts.items():
+            median, ratios = part["median"], part["ratios"]
+            rates = [f"{median[f'{side} {d}']:.0f}" for side in ("peft", "ours") for d in ("float32", "bfloat16")]
+            memory = [f"{ratios[f"peak memory over PEFT's, {d}"]:.2f}" for d in ("float32", "bfloat16")]
+            speed = [f"{ratios[n]:.1f}x" for n in ("over PEFT float32", "over PEFT's best")]
+            rows.append([label, source, *rates, *speed, " / ".join(memory)])
+    return rows
+
+
+COLUMNS = [
+    "case", "model", "PEFT f32", "PEFT bf16", "ours f32", "ours bf16", "best over PEFT f32", "best over best",
+    "peak memory over PEFT's, f32 / bf16",
+]  # fmt: skip
+
+
+def others(found: dict[str, Any]) -> list[list[object]]:
+    """Returns rows of what has no counterpart."""
+    rows: list[list[object]] = []
+    for name, result in found.items():
+        case, _, source = name.partition("_")
+        if case == "start":
+            rows += [
+                ["seconds to the first step, cold / warm compile cache", source, f"{result['cold']} / {result['warm']}"]
+            ]
+        if case == "roofline":
+            shares = [f"{100 * result[d]['share']:.0f} %" for d in ("float32", "bfloat16")]
+            rows += [["share of the matrix-product roofline, f32 / bf16", source, " / ".join(shares)]]
+    return rows
+
+
+def plots(found: dict[str, Any]) -> Markup:
+    """Returns the growth curves as figures."""
+    figures = []
+    for name, result in found.items():
+        case, _, source = name.partition("_")
+        for what in ("prefix", "sequence", "batch") if case == "growth" else ():
+            rows = [row for row in result[what]["rows"] if "forward_seconds" in row]
+            first = rows[0]
+            x = [row["x"] for row in rows]
+            lines = [
+                Series("seconds", x, [row["seconds"] / first["seconds"] for row in rows], "points"),
+                Series("FLOPs", x, [row["flops"] / first["flops"] for row in rows], "faint"),
+            ]
+            chart = line_chart(
+                lines, title=f"{source}: a step against {what}", x_label=what, y_label=f"over {what} {x[0]}"
+            )
+            figures.append(tag("figure", chart))
+    return tag("div", figures, class_="charts")
+
+
+def main() -> None:
+    found = read()
+    tables = [markdown_table(comparisons(found), COLUMNS), markdown_table(others(found), ["what", "model", "figure"])]
+    readme = FOLDER / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
+    write_text(readme, f"{before}{START}\n\n" + "\n\n".join(tables) + f"\n\n{END}{rest.partition(END)[2]}")
+    head = tag("head", tag("meta", charset="utf-8"), tag("title", "Benchmarks"), tag("style", Markup(STYLE)))
+    page = tag("html", head, tag("body", tag("main", tag("h1", "Benchmarks"), plots(found))), lang="en")
+    write_text(RESULTS / "growth.html", f"<!doctype html>\n{page}\n")
+
+
+if __name__ == "__main__":
+    main()

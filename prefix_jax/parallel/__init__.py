@@ -1,0 +1,1 @@
+"""What a compiled program does: its matrix products and collectives, counted as often as they run."""
