@@ -12,6 +12,7 @@ from prefix_jax.reporting.theme import STYLE
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
+DTYPES = ("float32", "bfloat16")
 START, END = "<!-- results -->", "<!-- end of results -->"
 
 
@@ -19,22 +20,23 @@ def read(results: Path = RESULTS) -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
 
 
+def _compared(case: str, result: dict[str, Any]) -> dict[str, dict]:
+    """Returns the parts of a result in which both sides took part, by the names of the table's rows."""
+    if case == "train":
+        return {"training": result}
+    return {name: result[name] for name in ("greedy", "beam 5")} if case == "generate" else {}
+
+
 def comparisons(found: dict[str, Any]) -> list[list[object]]:
     """Returns a row for each case in which both sides took part."""
     rows: list[list[object]] = []
     for name, result in found.items():
         case, _, source = name.partition("_")
-        parts = (
-            {case: result}
-            if case == "train"
-            else {n: result[n] for n in ("greedy", "beam 5")}
-            if case == "generate"
-            else {}
-        )
-        for label, part in parts.items():
+        for label, part in _compared(case, result).items():
             median, ratios = part["median"], part["ratios"]
-            rates = [f"{median[f'{side} {d}']:.0f}" for side in ("peft", "ours") for d in ("float32", "bfloat16")]
-            memory = [f"{ratios[f"peak memory over PEFT's, {d}"]:.2f}" for d in ("float32", "bfloat16")]
+            rates = [f"{median[f'{side} {d}']:.0f}" for side in ("peft", "ours") for d in DTYPES]
+            peaks = [part["peak_bytes"][f"ours {d}"] / part["peak_bytes"][f"peft {d}"] for d in DTYPES]
+            memory = [f"{peak:.2f}" for peak in peaks]
             speed = [f"{ratios[n]:.1f}x" for n in ("over PEFT float32", "over PEFT's best")]
             rows.append([label, source, *rates, *speed, " / ".join(memory)])
     return rows
@@ -56,7 +58,7 @@ def others(found: dict[str, Any]) -> list[list[object]]:
                 ["seconds to the first step, cold / warm compile cache", source, f"{result['cold']} / {result['warm']}"]
             ]
         if case == "roofline":
-            shares = [f"{100 * result[d]['share']:.0f} %" for d in ("float32", "bfloat16")]
+            shares = [f"{100 * result[d]['share']:.0f} %" for d in DTYPES]
             rows += [["share of the matrix-product roofline, f32 / bf16", source, " / ".join(shares)]]
     return rows
 

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.run [--only train,generate,...] [--models smollm2-135m,...] [--quick]`: measures, writes results.
+"""`python -m benchmarks.run [--only train,...] [--models smollm2-135m,...] [--quick]`: measures and writes results.
 
 Every measurement is a process of its own; the two sides take turns, so that a slow minute of the machine meets both.
-Results go to `benchmarks/results/CASE.json`, one file a case; `benchmarks.report` makes the table and the plots of them.
+Results go to `benchmarks/results/CASE_MODEL.json`; `benchmarks.report` makes the table and the plots of them.
 """
 
 import argparse
