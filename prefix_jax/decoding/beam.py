@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from prefix_jax.decoding.cached import Inputs, Prompt, empty_cache, prefill, step
+from prefix_jax.decoding.cached import Inputs, Prompt, loop, prefill, step
 from prefix_jax.decoding.choice import allowed, best
 from prefix_jax.decoding.options import Options
 from prefix_jax.models import Model, Spec
@@ -57,18 +57,13 @@ def search(
     prompt, logits = prefill(model, variables, prefix, inputs)
     state = _select(_start(inputs, options, spec), logits[:, None], options, spec, prompt)
 
-    def going(carry: tuple[State, KeyValues]) -> Array:
-        return (carry[0].index < options.max_length) & carry[0].open.any()
-
-    def body(carry: tuple[State, KeyValues]) -> tuple[State, KeyValues]:
-        state, cache = carry
+    def body(state: State, cache: KeyValues) -> tuple[State, KeyValues]:
         last = state.index - 1
         tokens = lax.dynamic_index_in_dim(state.running.tokens, last, axis=2, keepdims=False)
         logits, cache = step(model, variables, prefix, prompt, cache, state.running.slots, tokens, last)
         return _select(state, logits, options, spec, prompt), cache
 
-    cache = empty_cache(prompt.past, beams * options.max_length)
-    state, _ = lax.while_loop(going, body, (state, cache))
+    state = loop(lambda state: state.open.any(), body, state, prompt.past, beams, options.max_length)
     finished = state.finished
     return finished.tokens[:, 0], finished.lengths[:, 0], finished.score[:, 0]
 

@@ -4,7 +4,8 @@ Keys and values of new tokens stay where they were written: beam `n` of step `t`
 descends from another one sees its ancestor's slots through a mask; nothing is copied when beams change places.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -12,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import KeyValues, Past, Prefix
+
+# Steps that the cache of new tokens holds at first.
+FIRST_STAGE = 16
 
 
 class Inputs(NamedTuple):
@@ -57,10 +61,35 @@ def prefill(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs
     return prompt, model.apply(variables, hidden[:, 0], method="logits")
 
 
-def empty_cache(past: KeyValues, slots: int) -> KeyValues:
-    """Returns zeros `[L, B, K, slots, D]` for the keys and values of new tokens."""
-    shape = (*past.key.shape[:3], slots, past.key.shape[-1])
-    return KeyValues(jnp.zeros(shape, past.key.dtype), jnp.zeros(shape, past.value.dtype))
+def loop(
+    going: Callable[[Any], Array], body: Callable[[Any, KeyValues], tuple[Any, KeyValues]], state: Any, past: KeyValues,
+    beams: int, steps: int,
+) -> Any:  # fmt: skip
+    """Returns the state after `body` has run until `state.index` is `steps` or nothing is `going`.
+
+    The cache of new tokens, zeros `[L, B, K, slots, D]` at first, grows as a text does: a step reads all of it.
+    """
+    cache = KeyValues(*(jnp.zeros((*leaf.shape[:3], 0, leaf.shape[-1]), leaf.dtype) for leaf in past))
+    for limit in stages(steps):
+        cache = KeyValues(*(_grown(leaf, limit * beams) for leaf in cache))
+        state, cache = lax.while_loop(
+            lambda carry: (carry[0].index < limit) & going(carry[0]),  # noqa: B023
+            lambda carry: body(*carry),
+            (state, cache),
+        )
+    return state
+
+
+def stages(steps: int) -> list[int]:
+    """Returns the cache's lengths, in steps: doubled until `steps` fit."""
+    limits = [FIRST_STAGE]
+    while limits[-1] < steps:
+        limits.append(2 * limits[-1])
+    return [*limits[:-1], steps]
+
+
+def _grown(cache: Array, slots: int) -> Array:
+    return jnp.pad(cache, ((0, 0),) * 3 + ((0, slots - cache.shape[3]), (0, 0)))
 
 
 def step(
@@ -78,7 +107,7 @@ def step(
     `slots[b, n, t]` is the beam that held, at step `t`, the token that is now beam `n`'s number `t`.
     """
     beams = tokens.shape[1]
-    own, column = _owned(slots, index)
+    own, column = _owned(slots[..., : cache.key.shape[3] // beams], index)
     past = _past_masks(model, prompt, own, column, index)
     if prompt.cross is None:
         positions = jnp.broadcast_to((prompt.lengths + index)[:, None, None], (*tokens.shape, 1))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.decoding.cached import Inputs, Prompt, empty_cache, prefill, step
+from prefix_jax.decoding.cached import Inputs, Prompt, loop, prefill, step
 from prefix_jax.decoding.choice import allowed, best, cut, draw
 from prefix_jax.decoding.options import Options
 from prefix_jax.models import Model, Spec
@@ -42,18 +42,13 @@ def search(
     lines = _extend(lines, logits, options, spec, prompt, keys)
     slots = jnp.zeros((batch, 1, options.max_length), jnp.int32)
 
-    def going(state: tuple[Lines, KeyValues]) -> Array:
-        return (state[0].index < options.max_length) & state[0].running.any()
-
-    def body(state: tuple[Lines, KeyValues]) -> tuple[Lines, KeyValues]:
-        lines, cache = state
+    def body(lines: Lines, cache: KeyValues) -> tuple[Lines, KeyValues]:
         last = lines.index - 1
         tokens = lax.dynamic_index_in_dim(lines.tokens, last, axis=1)
         logits, cache = step(model, variables, prefix, prompt, cache, slots, tokens, last)
         return _extend(lines, logits[:, 0], options, spec, prompt, keys), cache
 
-    cache = empty_cache(prompt.past, options.max_length)
-    lines, _ = lax.while_loop(going, body, (lines, cache))
+    lines = loop(lambda lines: lines.running.any(), body, lines, prompt.past, 1, options.max_length)
     return lines.tokens, lines.lengths, lines.score
 
 

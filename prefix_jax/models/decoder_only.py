@@ -42,7 +42,7 @@ class DecoderOnly(nn.Module):
     def __call__(
         self,
         tokens: Int[Array, "*batch T"],
-        positions: Int[Array, "*batch T"] | None = None,
+        positions: Int[Array, "... T"] | None = None,
         segment_ids: Int[Array, "*batch T"] | None = None,
         target_positions: Int[Array, "B M"] | None = None,
         prefix: Prefix | None = None,

@@ -258,6 +258,6 @@ def past_sources(past: tuple, masks: tuple[Array, ...], biases: tuple[Array | No
     return tuple(Source(k, v, b, m) for (k, v), m, b in zip(past, masks, biases, strict=True))
 
 
-def gather_columns(hidden: Float[Array, "B T E"], columns: Array | None) -> Array:
+def gather_columns(hidden: Float[Array, "*batch T E"], columns: Array | None) -> Array:
     """Returns the hidden states at `[B, M]` columns, or all of them."""
     return hidden if columns is None else jnp.take_along_axis(hidden, columns[..., None], axis=1)

@@ -33,7 +33,7 @@ class Prefix:
     decoder: Site | None = None
     encoder: Site | None = None
     cross: Site | None = None
-    position_offset: Int[Array, ""] | int = 0
+    position_offset: Array | int = 0
 
 
 class Past(NamedTuple):

@@ -1,0 +1,69 @@
+"""What a step computes and keeps, counted in the compiled program: a guard of speed that no noise moves."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from prefix_jax.models import build
+from prefix_jax.parallel.program import product_flops
+from prefix_jax.training.loss import loss_sums
+from prefix_jax.training.step import initial_state, make_gradient
+from tests.training.test_loss import SPEC as LLAMA
+from tests.training.test_step import make
+
+
+def gradient_program(dtype: str = "float32"):
+    """The compiled gradient, its batch and the base."""
+    model, base, method, batches, hyper = make(LLAMA, reparameterisation="none")
+    if dtype == "bfloat16":
+        model, base = build(LLAMA, activations="float32"), jax.tree.map(lambda x: x.astype(dtype), base)
+    state = initial_state(method, base, hyper, seed=1, ema=0.0)
+    batch = batches.batch_at(0)
+    program = (
+        jax.jit(make_gradient(model, method, per_record=False)).lower(base, state.trainable, batch, None).compile()
+    )
+    return program, batch, base
+
+
+def expected_flops(batch, length: int = 3) -> int:
+    """Forwards and back to the input through every frozen product; attention twice forwards and five products back."""
+    s = LLAMA
+    rows, columns = batch.tokens.shape
+    tokens = rows * columns
+    weights = s.d_model * s.kv_heads * s.head_dim * (s.heads // s.kv_heads + 2) + s.d_model * s.heads * s.head_dim
+    weights += 3 * s.d_model * s.d_ff
+    frozen = 2 * 2 * tokens * weights
+    attention = (2 + 5) * 2 * tokens * (columns + length) * s.heads * s.head_dim
+    vocabulary = 2 * 2 * batch.targets.size * s.d_model * s.vocab_size
+    return s.layers * (frozen + attention) + vocabulary
+
+
+def test_a_step_multiplies_no_more_than_the_count_by_hand():
+    program, batch, _ = gradient_program()
+    # The first layer's products have no gradient to pass on but for the scan, which treats all layers alike.
+    assert product_flops(program.as_text()) == pytest.approx(expected_flops(batch), rel=0.02)
+
+
+def test_only_products_are_kept_for_the_gradient():
+    """No weights of attention, no gate times up and no normed input of any layer."""
+    spec = dataclasses.replace(LLAMA, layers=3)  # a number that no other axis has
+    model, base, method, batches, _ = make(spec, reparameterisation="none")
+    batch = batches.batch_at(0)
+    prefix = method.materialise(jax.jit(method.init)(jax.random.key(0), base), base, None)[1]
+    program = jax.make_jaxpr(
+        lambda site: jax.vjp(lambda s: loss_sums(model, base, prefix.replace(decoder=s), batch)[0], site)[1]
+    )(prefix.decoder)
+    lead = (spec.layers, *batch.tokens.shape)
+    heads, group = spec.kv_heads, spec.heads // spec.kv_heads
+    attended = (spec.layers, len(batch.tokens), heads, group, batch.tokens.shape[1])
+    allowed = [
+        (*lead, spec.d_model),  # the layer's input
+        (*lead, heads, group + 2, spec.head_dim),  # queries, keys and values
+        (*attended, spec.head_dim), (*attended, 1), (*attended, 1),  # what attention gives, its maxima and its sums
+        (*lead, spec.d_model),  # attention's output product
+        (*lead, spec.d_ff), (*lead, spec.d_ff),  # gate and up
+    ]  # fmt: skip
+    weights = {leaf.shape for leaf in jax.tree.leaves(base["params"]["layers"])} | {prefix.decoder.key.shape}
+    kept = [v.aval.shape for v in program.jaxpr.outvars if v.aval.shape[:1] == (spec.layers,)]
+    assert sorted(shape for shape in kept if shape not in weights) == sorted(allowed)
