@@ -3,7 +3,8 @@
     python -m prefix_jax.train --config configs/e2e_flan_t5_small.py --workdir runs/e2e_flan_t5_small
     python -m prefix_jax.evaluate --workdir runs/e2e_flan_t5_small --split test --bare
 
-Took 17 minutes on 2 busy cores. Expect BLEU 68.3, NIST 8.74, METEOR 44.1, ROUGE_L 68.7, CIDEr 2.29 on the test set.
+Took 8 and a half minutes on 2 cores with bfloat16 units. Expect BLEU 68.4, NIST 8.71, METEOR 44.1, ROUGE_L 69.4,
+CIDEr 2.29 on the test set.
 """
 
 from prefix_jax.config import default_config

@@ -3,7 +3,7 @@
     python -m prefix_jax.train --config configs/e2e_smollm2_135m.py --workdir runs/e2e_smollm2_135m
     python -m prefix_jax.evaluate --workdir runs/e2e_smollm2_135m --split test --bare
 
-900 steps take 23 minutes on 2 quiet cores with bfloat16 units (35 where the cores were shared). Expect BLEU 65.0, NIST 8.33,
+About 23 minutes on 2 quiet cores with bfloat16 units; 35 where the cores were shared. Expect BLEU 65.0, NIST 8.33,
 METEOR 42.5, ROUGE_L 67.0, CIDEr 2.17 on the test set.
 """
 

@@ -22,7 +22,7 @@ class Oriented(NamedTuple):
     """A mask or bias that all layers share, with its transpose for their gradients: computed once, read in order."""
 
     rows: Array  # broadcasts to [*batch, K, G, T, S]
-    columns: Array  # broadcasts to [*batch, K, S, G, T]
+    columns: Array | None  # broadcasts to [*batch, K, S, G, T]; None only in gradients, which are in the rows
 
 
 def oriented(rows: Array) -> Oriented:
@@ -169,7 +169,7 @@ def _rows(x: Array | Oriented) -> Array:
 
 
 def _columns(x: Array | Oriented) -> Array:
-    return x.columns if isinstance(x, Oriented) else _columns_last(x)
+    return x.columns if isinstance(x, Oriented) and x.columns is not None else _columns_last(_rows(x))
 
 
 def _columns_last(x: Array) -> Array:

@@ -54,12 +54,12 @@ def _no_gradient(*_: Any) -> Any:
 
 def product(x: Float[Array, "... C"], kernel: Float[Array, "C N"]) -> Float[Array, "... N"]:
     """Returns `x @ kernel` in the type of x; x is rounded to the kernel's."""
-    return _product(x.reshape(-1, x.shape[-1]), kernel, False).reshape(*x.shape[:-1], kernel.shape[1])
+    return jnp.reshape(_product(x.reshape(-1, x.shape[-1]), kernel, False), (*x.shape[:-1], kernel.shape[1]))
 
 
 def product_transposed(x: Float[Array, "... N"], kernel: Float[Array, "C N"]) -> Float[Array, "... C"]:
     """Returns `x @ kernel.T` in the type of x; x is rounded to the kernel's."""
-    return _product(x.reshape(-1, x.shape[-1]), kernel, True).reshape(*x.shape[:-1], kernel.shape[0])
+    return jnp.reshape(_product(x.reshape(-1, x.shape[-1]), kernel, True), (*x.shape[:-1], kernel.shape[0]))
 
 
 def batched(a: Float[Array, "*batch M C"], b: Array, dtype: Any, transposed: bool = False) -> Array:
