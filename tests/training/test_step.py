@@ -104,3 +104,22 @@ def test_moving_average_follows_the_trained_values():
     state, _ = step(base, hyper, state, batches.batch_at(0))
     wanted = 0.1 * first + 0.9 * np.array(state.trainable["decoder"]["key"])
     np.testing.assert_allclose(state.average["decoder"]["key"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
+@pytest.mark.parametrize("activations", ["float32", "bfloat16"])
+def test_bfloat16_weights_give_the_gradients_of_float32_but_for_rounding(spec, activations):
+    """The same numbers as weights, once multiplied as bfloat16, with either type between the products."""
+    model, base, method, batches, hyper = make(spec)
+    low = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), base)
+    exact = jax.tree.map(lambda leaf: leaf.astype("float32"), low)
+    state = initial_state(method, exact, hyper, seed=1, ema=0.0)
+    found = {}
+    for name, used, variables in (("exact", model, exact), ("low", build(spec, activations=activations), low)):
+        gradient = jax.jit(make_gradient(used, method, per_record=False))
+        found[name] = gradient(variables, state.trainable, batches.batch_at(0), None)
+    (loss, gradients, _), (low_loss, low_gradients, _) = found["exact"], found["low"]
+    assert abs(float(loss - low_loss)) < 0.02 * float(loss)
+    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(g)]) for g in (gradients, low_gradients))
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(low_gradients))
