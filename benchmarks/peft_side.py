@@ -28,6 +28,8 @@ class Peft:
         options = PrefixTuningConfig(
             task_type=task, num_virtual_tokens=length, prefix_projection=True, encoder_hidden_size=hidden
         )
+        if self.encoder_decoder:  # PEFT takes the model's width, which is not what this T5's heads have together
+            options.token_dim = base.config.num_heads * base.config.d_kv
         self.model = get_peft_model(base, options).to(device)
         self.device = device
         trained = [p for p in self.model.parameters() if p.requires_grad]
