@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from prefix_jax.disk import write_text
+
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("smollm2-135m", "flan-t5-small")
 DTYPES = ("float32", "bfloat16")
@@ -57,20 +59,18 @@ def compare(case: str, key: str, rounds: int, **options: Any) -> dict[str, Any]:
         "over PEFT float32": ours / median["peft float32"],
         "over PEFT's best": ours / theirs,
         **{f"over PEFT, both {dtype}": median[f"ours {dtype}"] / median[f"peft {dtype}"] for dtype in DTYPES},
-        **{f"peak memory over PEFT's, {d}": peak[f"ours {d}"] / peak[f"peft {d}"] for d in DTYPES},
     }
     return {"median": median, "peak_bytes": peak, "ratios": ratios, "rounds": rows}
 
 
 def write(name: str, results: dict[str, Any]) -> None:
-    RESULTS.mkdir(exist_ok=True)
     packages = ("jax", "jaxlib", "torch", "transformers", "peft")
     about = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {package: metadata.version(package) for package in packages},
         "date": time.strftime("%Y-%m-%d"),
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps({**about, **results}, indent=1) + "\n", encoding="utf-8")
+    write_text(RESULTS / f"{name}.json", json.dumps({**about, **results}, indent=1) + "\n")
 
 
 def main() -> None:
