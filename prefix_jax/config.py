@@ -1,5 +1,6 @@
 """The defaults of every option, in one place. A recipe in `configs/` sets only what it means to say."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -149,4 +150,15 @@ def _decoding() -> dict:
     )
 
 
-__all__ = ["Config", "ConfigDict", "default_config"]
+def flat(tree: Any, above: str = "") -> dict[str, Any]:
+    """Returns the options of nested sections (dictionaries) by dotted name, tuples as the lists that JSON makes."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+__all__ = ["Config", "ConfigDict", "default_config", "flat"]

@@ -30,11 +30,12 @@ class Tuned:
     sha256: str | None
 
 
-def open_tuned(folder: Path, overrides: dict[str, Any] | None = None) -> Tuned:
+def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Session | None = None) -> Tuned:
     """Loads a `tuned/` folder (or the run directory that holds one) and the model it was made for.
 
     Args:
       overrides: options that replace those of the run, by dotted name.
+      opened: a session that may have the model already.
 
     Raises:
       UserError: there is nothing tuned, or it does not fit the model.
@@ -42,7 +43,9 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None) -> Tuned:
     prefix, meta = files.load(folder)
     config = merged(meta.get("config") or {}, overrides or {})
     config.model.source = (overrides or {}).get("model.source", meta["model"]["name"])
-    opened = session.open_session(config)
+    if opened is None or session.model_options(opened.config) != session.model_options(config):
+        opened = session.open_session(config)
+    opened = opened.of(config)
     files.load(folder, spec=opened.spec, identity=opened.pretrained.identity)
     return Tuned(opened, prefix, meta.get("sha256"))
 
@@ -95,7 +98,13 @@ def _texts(opened: Session, token_lists: list[list[int]]) -> list[str]:
 
 
 def evaluate(
-    workdir: Path, split: str, bare: bool = False, tuned: bool = True, limit: int = 0, overrides: dict | None = None
+    workdir: Path,
+    split: str,
+    bare: bool = False,
+    tuned: bool = True,
+    limit: int = 0,
+    overrides: dict | None = None,
+    opened: Session | None = None,
 ) -> dict:
     """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`; returns the split's entry.
 
@@ -103,11 +112,12 @@ def evaluate(
       bare: also score the model without the prefix.
       tuned: score the model with it; False keeps what an earlier call found.
       limit: records scored, from the start of the split; 0: all.
+      opened: a session that may have the model already.
 
     Raises:
       UserError: nothing is tuned, the data cannot be had, or there is nothing earlier to keep.
     """
-    found = open_tuned(workdir, overrides)
+    found = open_tuned(workdir, overrides, opened)
     config = found.session.config
     records = tasks.inputs(config.data.task, split, config.data.path, session.columns(config), limit)
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}

@@ -57,8 +57,9 @@ def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeyp
     """Each recipe as it stands, but for the weights (tiny ones of its family) and the rows (a few, where its own are
     absent).
     """
-    from prefix_jax.training import loop, session
+    from prefix_jax.training import session
     from prefix_jax.training.step import initial_state, make_step
+    from prefix_jax.training.trainer import prepare
     from tests import tiny
 
     module = importlib.import_module(f"configs.{name}")
@@ -68,7 +69,7 @@ def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeyp
     config.model.source = str(tiny_models[family])
     config.data.update(task="text", path=str(tiny.save_rows(tmp_path / "rows.jsonl", 40)))
     monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
-    trainer = loop.prepare(session.open_session(config), tmp_path / "run", [])
+    trainer = prepare(session.open_session(config), tmp_path / "run", [])
     options = config.training
     state = initial_state(trainer.method, trainer.session.base, trainer.hyper, options.seed, options.ema)
     step = make_step(trainer.session.model, trainer.method, options.loss == "examples", options.ema)

@@ -1,5 +1,6 @@
 """The prefix as a pytree: trained keys and values that the attention layers of a site see before the tokens."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -62,6 +63,18 @@ def site_of(prefix: Prefix | None, site: str) -> Site | None:
 def length(prefix: Prefix) -> int:
     """Returns the number of virtual tokens, the largest over the sites."""
     return max((s.key.shape[-2] for s in (prefix.encoder, prefix.decoder, prefix.cross) if s is not None), default=0)
+
+
+def shortened(prefix: Prefix, length: Int[Array, ""]) -> Prefix:
+    """Closes all slots but the first `length`, which may be traced: the model then sees a prefix of that length."""
+
+    def closed(site: Site) -> Site:
+        bias = jnp.where(jnp.arange(site.key.shape[-2]) < length, 0.0, -jnp.inf)
+        bias = jnp.broadcast_to(bias, site.key.shape[:-1])
+        return dataclasses.replace(site, bias=bias if site.bias is None else site.bias + bias)
+
+    sites = {name: closed(site) for name in SITES if (site := site_of(prefix, name)) is not None}
+    return dataclasses.replace(prefix, position_offset=jnp.minimum(prefix.position_offset, length), **sites)
 
 
 def check(prefix: Prefix, spec: Spec) -> None:

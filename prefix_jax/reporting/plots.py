@@ -15,7 +15,7 @@ TOP, RIGHT, BOTTOM = 30.0, 14.0, 38.0
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart. `y` may hold NaN, where the line is interrupted.
+    """One line of a chart. `y` may hold NaN, where the line is interrupted; `spread` draws a bar from y - s to y + s.
 
     `kind`: "line" (the accent), "faint" (behind it), "points" (marks joined by a thin line).
     """
@@ -24,6 +24,7 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     kind: Literal["line", "faint", "points"] = "line"
+    spread: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def line_chart(
     height: int = 220,
     from_zero: bool = False,
     log: bool | None = None,
+    at_points: bool = False,
 ) -> Markup:
     """Returns an SVG of lines over common axes, with ticks, legend and a description for screen readers.
 
@@ -60,12 +62,14 @@ def line_chart(
         width, height: in SVG units, which are CSS pixels at full size; the page scales the drawing to its column.
         from_zero: whether the vertical axis starts at zero.
         log: a logarithmic vertical axis; None: where the values span more than a factor of 8.
+        at_points: horizontal ticks at the points themselves, on a logarithmic axis where they span a factor of 8.
     """
     series = [_thinned(one) for one in series]
     points = [(x, y) for one in series for x, y in zip(one.x, one.y) if math.isfinite(x) and math.isfinite(y)]
     if not points:
         return tag("p", "Nothing to draw yet.", class_="empty")
-    low, high = min(y for _, y in points), max(y for _, y in points)
+    ends = [end for one in series for end in _ends(one)]
+    low, high = min(ends), max(ends)
     log = (low > 0 and high / low > 8 and not from_zero) if log is None else log and low > 0
     y_axis = _log_axis(low, high) if log else _linear_axis(0.0 if from_zero else low, high, 5)
     labels = [tick_text(tick, y_axis.ticks) for tick in y_axis.ticks]
@@ -73,6 +77,8 @@ def line_chart(
     y_axis = _placed(y_axis, height - BOTTOM, TOP)
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     x_axis = _placed(_range_axis(x_low, x_high, max(int((width - left) // 80), 2)), left, width - RIGHT)
+    if at_points:
+        x_axis = _point_axis(sorted({x for x, _ in points}), left + 12, width - RIGHT - 12)
     parts = [_grid(x_axis, y_axis, labels, width, height, x_label, y_label), _legend(series, left, width)]
     order = {"faint": 0, "line": 1, "points": 2}
     parts.extend(_drawn(one, x_axis, y_axis) for one in sorted(series, key=lambda one: order[one.kind]))
@@ -194,6 +200,25 @@ def _range_axis(low: float, high: float, count: int) -> Axis:
     return Axis(low, high, 0.0, 1.0, tuple(nice_ticks(low, high, count)))
 
 
+def _point_axis(points: Sequence[float], start: float, end: float) -> Axis:
+    """An axis with its ticks at the points, as far as their labels find room."""
+    low, high = points[0], points[-1]
+    if low == high:
+        return _placed(_range_axis(low, high, 1), start, end)
+    axis = Axis(low, high, start, end, (), log=low > 0 and high / low > 8)
+    ticks: list[float] = []
+    for point in points:
+        if not ticks or axis.at(point) - axis.at(ticks[-1]) > (len(tick_text(point, points)) + 1) * DIGIT:
+            ticks.append(point)
+    return Axis(low, high, start, end, tuple(ticks), axis.log)
+
+
+def _ends(one: Series) -> list[float]:
+    """The lowest and the highest of each point's bar."""
+    spread = one.spread or [0.0] * len(one.y)
+    return [y + sign * s for y, s in zip(one.y, spread) if math.isfinite(y) for sign in (-1, 1)]
+
+
 def _log_axis(low: float, high: float) -> Axis:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 300 else (1,)
@@ -256,6 +281,10 @@ def _drawn(one: Series, x_axis: Axis, y_axis: Axis) -> list[Markup]:
         elif pieces[-1]:
             pieces.append([])
     parts = []
+    for x, y, spread in zip(one.x, one.y, one.spread):
+        if math.isfinite(y) and spread > 0:
+            place, ends = f"{x_axis.at(x):.1f}", [f"{y_axis.at(y + sign * spread):.1f}" for sign in (-1, 1)]
+            parts.append(tag("line", class_=f"mark {one.kind} spread", x1=place, x2=place, y1=ends[0], y2=ends[1]))
     for piece in pieces:
         path = "L".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in piece)
         if len(piece) > 1:
@@ -284,7 +313,13 @@ def _thinned(one: Series, limit: int = 800) -> Series:
     if k <= 1:
         return one
     keep = sorted({*range(0, len(one.x), k), len(one.x) - 1})
-    return Series(one.name, [one.x[i] for i in keep], [one.y[i] for i in keep], one.kind)
+    return Series(
+        one.name,
+        [one.x[i] for i in keep],
+        [one.y[i] for i in keep],
+        one.kind,
+        [one.spread[i] for i in keep] if one.spread else (),
+    )
 
 
 def _scale(low: float, high: float, width: int) -> Markup:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prefix_jax.config import default_config
+from prefix_jax.config import default_config, flat
 from prefix_jax.reporting.markup import Markup, join, tag
 from prefix_jax.reporting.plots import Series, bar_pair, heat_map, line_chart, smoothed
 from prefix_jax.reporting.run import Picture, Run
@@ -116,10 +116,10 @@ def prefix(run: Run) -> Markup | None:
 
 def options(run: Run) -> Markup | None:
     """The configuration: what the run sets itself, and everything."""
-    chosen = dict(_flat(run.config))
+    chosen = flat(run.config)
     if not chosen:
         return None
-    default = dict(_flat(default_config().to_dict()))
+    default = flat(default_config().to_dict())
     changed = [name for name, value in chosen.items() if default.get(name) != value]
     said = "Every option is at its default."
     if changed:
@@ -151,11 +151,6 @@ def reproduce(run: Run) -> Markup:
     table = _option_table("Environment", ("name", "value"), [row for row in rows if row[1] is not None])
     commands = tag("pre", tag("code", "\n".join(lines)), tabindex="0", aria_label="Commands")
     return tag("div", commands, table, class_="stack")
-
-
-def closing(run: Run) -> Markup:
-    """The footer."""
-    return tag("footer", "Written by prefix_jax from the files of the run directory; this page fetches nothing.")
 
 
 def _title_parts(run: Run) -> tuple[str, str, str]:
@@ -361,14 +356,6 @@ def _said(run: Run, option: str, form: str) -> str | None:
 
 def _workdir(run: Run) -> str:
     return shlex.quote(str(run.workdir))
-
-
-def _flat(config: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield above + str(name), list(value) if isinstance(value, tuple) else value
 
 
 def _finite(values: Iterable[float]) -> list[float]:

@@ -71,6 +71,7 @@ figcaption { margin: 0 0 14px; } figcaption p { margin: 0; color: var(--soft); f
 .chart .mark { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .chart .line { stroke: var(--accent); stroke-width: 2; }
 .chart .faint { stroke: var(--bare); stroke-width: 1; }
+.chart .mark.spread { stroke-width: 1.2; stroke: var(--soft); }
 .chart path.points { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 1 4; }
 .chart circle.points { fill: var(--card); stroke: var(--ink); stroke-width: 1.6; }
 .chart .cell { fill: var(--accent); }

@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 
 from prefix_jax.config import Config
-from prefix_jax.training import loop
-from prefix_jax.training.loop import Outcome, Trainer
+from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session
+from prefix_jax.training.trainer import Trainer, prepare
 from prefix_jax.tuning import files
 
 
@@ -18,28 +18,45 @@ def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
     Raises:
       UserError: anything in the configuration, the data or the run directory that the user can mend.
     """
-    session = open_session(config)
-    trainer = loop.prepare(session, workdir, words)
-    _announce(trainer)
-    outcome = loop.train(trainer)
-    if outcome.finished:
-        keep(session, outcome, workdir)
+    (outcome,) = run(prepare(open_session(config), workdir, words))
     return outcome
 
 
-def keep(session: Session, outcome: Outcome, workdir: Path) -> None:
-    """Writes the materialised prefix to `workdir/tuned`."""
-    _, prefix = jax.jit(lambda t, b: outcome.method.materialise(t, b, None))(outcome.trainable, session.base)
-    extra = {"method": session.config.method, "step": outcome.step, "config": session.config.to_dict()}
-    files.save(workdir / "tuned", prefix, session.pretrained.identity, session.spec, extra)
+def run(trainer: Trainer) -> list[Outcome]:
+    """Trains one run, or the members of a sweep together, and writes the `tuned/` of each that came to its end.
+
+    Raises:
+      UserError: a run alone diverges, or the disk is full.
+    """
+    _announce(trainer)
+    outcomes = train(trainer)
+    for outcome in outcomes:
+        if outcome.finished and not outcome.diverged:
+            keep(trainer.session, outcome)
+    return outcomes
+
+
+def keep(session: Session, outcome: Outcome) -> None:
+    """Writes the materialised prefix to `tuned/` in the member's directory."""
+    member = outcome.member
+    _, prefix = jax.jit(lambda t, b: member.method.materialise(t, b, None))(outcome.trainable, session.base)
+    extra = {"method": member.config.method, "step": outcome.step, "config": member.config.to_dict()}
+    files.save(member.workdir / "tuned", prefix, session.pretrained.identity, session.spec, extra)
 
 
 def _announce(trainer: Trainer) -> None:
-    counts, packed = trainer.counts, trainer.batches.statistics()
+    counts, packed = [member.counts for member in trainer.members], trainer.batches.statistics()
+    trained, stored, base = (_range([c[name] for c in counts]) for name in ("trained", "stored", "base"))
+    share = 100 * max(c["stored"] / c["base"] for c in counts)
+    together = "" if trainer.lengths is None else f"{len(counts)} members together, each "
     print(
-        f"{trainer.session.config.model.source}: {counts['base']:,} parameters frozen, {counts['trained']:,} trained, "
-        f"{counts['stored']:,} kept ({100 * counts['stored'] / counts['base']:.2f} %)\n"
-        f"{trainer.total_steps} steps of {packed['records_per_step']:.1f} records in "
+        f"{trainer.session.config.model.source}: {base} parameters frozen, {trained} trained, {stored} kept "
+        f"({share:.2f} %)\n{together}{trainer.total_steps} steps of {packed['records_per_step']:.1f} records in "
         f"{trainer.batches.shape.rows} rows, {100 * packed['fill']:.0f} % full",
         file=sys.stderr,
     )
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -5,12 +5,13 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import prefix_jax
-from prefix_jax.config import Config
+from prefix_jax.config import Config, flat
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 
@@ -46,7 +47,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
 
 
-def claim(workdir: Path, config: Config, parameters: dict[str, int], words: list[str]) -> None:
+def claim(workdir: Path, config: Config, parameters: dict[str, int], words: Sequence[str]) -> None:
     """Writes `config.json`, unless the directory belongs to another configuration.
 
     Raises:
@@ -72,7 +73,7 @@ def claim(workdir: Path, config: Config, parameters: dict[str, int], words: list
 
 def refuse_other(workdir: Path, before: dict, wanted: dict) -> None:
     """Raises UserError naming the options in which a run directory's configuration differs."""
-    old, new = _flat(before), _flat(wanted)
+    old, new = flat(before), flat(wanted)
     changed = [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -106,11 +107,3 @@ def commit() -> str | None:
 def _git(folder: Path, *words: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat |= _flat(value, path + ".") if isinstance(value, dict) else {path: value}
-    return flat

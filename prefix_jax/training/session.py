@@ -1,5 +1,6 @@
 """From a configuration to what training, evaluation and generation share: the frozen model, its data and its method."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ class Session:
     pretrained: Pretrained
     model: Model
     base: dict[str, Any]
+
+    def of(self, config: Config) -> "Session":
+        """Returns the session of another configuration with the same model."""
+        return dataclasses.replace(self, config=config)
 
     @property
     def spec(self) -> Spec:
@@ -72,6 +77,11 @@ def open_session(config: Config) -> Session:
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
     model = build(pretrained.spec, config.model.rematerialise, activations)
     return Session(config, pretrained, model, {"params": pretrained.params})
+
+
+def model_options(config: Config) -> dict[str, Any]:
+    """Returns the options on which the frozen model depends."""
+    return config.model.to_dict()
 
 
 def columns(config: Config) -> tasks.Columns:

@@ -2,7 +2,7 @@
 grad.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,16 +76,24 @@ def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
     return gradient
 
 
-def make_step(model: Model, method: Method, per_record: bool = False, ema: float = 0.0) -> Callable:
+# Members of a sweep stand on a leading axis of everything but the step.
+_MEMBERS = State(step=None, trainable=0, optimizer=0, average=0, key=0)  # type: ignore[arg-type]
+
+
+def make_step(
+    model: Model, method: Method, per_record: bool = False, ema: float = 0.0, lengths: Sequence[int] | None = None
+) -> Callable:
     """Returns the compiled `(base, hyper, state, batch) -> (state, metrics)`; the state's buffers are reused.
 
-    Metrics: loss (mean over target tokens), learning_rate, gradient_norm (before clipping), target_tokens.
+    Metrics: loss (mean over target tokens), learning_rate, gradient_norm (before clipping), target_tokens. With
+    `lengths`, `hyper`, `state` and the metrics have a leading axis of members, which share the base and the batch;
+    member m sees the first `lengths[m]` virtual tokens.
     """
-    gradient = make_gradient(model, method, per_record)
 
-    def step(base: Base, hyper: Hyper, state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+    def step(base: Base, hyper: Hyper, state: State, batch: Batch, length: Any) -> tuple[State, dict[str, Array]]:
+        here = method if length is None else method.of_length(length)
         key = jax.random.fold_in(state.key, state.step)
-        loss, grads, weight = gradient(base, state.trainable, batch, key)
+        loss, grads, weight = make_gradient(model, here, per_record)(base, state.trainable, batch, key)
         optimizer = transformation(hyper, method.mask(state.trainable))
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         rate = learning_rate(hyper, state.step)
@@ -97,14 +105,29 @@ def make_step(model: Model, method: Method, per_record: bool = False, ema: float
         metrics = dict(loss=loss, learning_rate=rate, gradient_norm=optax.global_norm(grads), target_tokens=weight)
         return State(state.step + 1, trainable, optimizer_state, average, state.key), metrics
 
-    return jax.jit(step, donate_argnums=2)
+    own, axis = _own_lengths(lengths)
+    run = step if lengths is None else jax.vmap(step, (None, 0, _MEMBERS, None, axis), (_MEMBERS, 0))
+    return jax.jit(lambda base, hyper, state, batch: run(base, hyper, state, batch, own), donate_argnums=2)
 
 
-def make_evaluation(model: Model, method: Method) -> Callable:
-    """Returns the compiled `(base, trainable, batch) -> (sum of losses, sum of weights)`, without dropout."""
+def make_evaluation(model: Model, method: Method, lengths: Sequence[int] | None = None) -> Callable:
+    """Returns the compiled `(base, trainable, batch) -> (sum of losses, sum of weights)`, without dropout.
 
-    def evaluate(base: Base, trainable: PyTree, batch: Batch) -> tuple[Array, Array]:
-        variables, prefix = method.materialise(trainable, base, None)
+    With `lengths`, for members on a leading axis, as in `make_step`.
+    """
+
+    def evaluate(base: Base, trainable: PyTree, batch: Batch, length: Any) -> tuple[Array, Array]:
+        here = method if length is None else method.of_length(length)
+        variables, prefix = here.materialise(trainable, base, None)
         return loss_sums(model, variables, prefix, batch)
 
-    return jax.jit(evaluate)
+    own, axis = _own_lengths(lengths)
+    run = evaluate if lengths is None else jax.vmap(evaluate, (None, 0, None, axis))
+    return jax.jit(lambda base, trainable, batch: run(base, trainable, batch, own))
+
+
+def _own_lengths(lengths: Sequence[int] | None) -> tuple[Array | None, int | None]:
+    """Returns the lengths as an array and its axis of members; nothing where no member leaves a slot unseen."""
+    if lengths is None or len(set(lengths)) == 1:
+        return None, None
+    return jnp.asarray(lengths), 0

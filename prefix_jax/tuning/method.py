@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
-from prefix_jax.models.prefix import Prefix
+from prefix_jax.models.prefix import Prefix, shortened
 
 Variables = Mapping[str, Any]
 
@@ -23,11 +23,22 @@ class Method(NamedTuple):
       (dropout);
         None means use.
       mask: `trainable -> tree of bool`: False leaves never move.
+      resize: `(trainable, slots) -> trainable` with the first `slots` virtual tokens, zeros where there were fewer.
     """
 
     init: Callable[[Array, Variables], PyTree]
     materialise: Callable[[PyTree, Variables, Array | None], tuple[Variables, Prefix | None]]
     mask: Callable[[PyTree], PyTree] = lambda trainable: jax.tree.map(lambda _: True, trainable)
+    resize: Callable[[PyTree, int], PyTree] = lambda trainable, slots: trainable
+
+    def of_length(self, length: Array) -> "Method":
+        """Returns the method with only the first `length` virtual tokens seen; the length may be traced."""
+
+        def materialise(trainable: PyTree, base: Variables, key: Array | None = None) -> tuple[Variables, Any]:
+            variables, prefix = self.materialise(trainable, base, key)
+            return variables, None if prefix is None else shortened(prefix, length)
+
+        return self._replace(materialise=materialise)
 
 
 def build(config: Config, model: Model, words: Sequence[int] = ()) -> Method:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from prefix_jax.config import Config
@@ -43,7 +44,7 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
         offset = section.length if section.position_offset == "length" else 0
         return base, Prefix(position_offset=jnp.int32(offset), **sites)
 
-    return Method(init, materialise)
+    return Method(init, materialise, resize=resize)
 
 
 def chosen_sites(section: Config, spec: Spec) -> tuple[str, ...]:
@@ -61,6 +62,21 @@ def chosen_sites(section: Config, spec: Spec) -> tuple[str, ...]:
         if name not in spec.sites:
             raise UserError(f'prefix.sites has "{name}", but this model has only: {", ".join(spec.sites)}')
     return tuple(site for site in SITES if site in named)
+
+
+def resize(trainable: PyTree, slots: int) -> PyTree:
+    """Returns the trainable tree with the first `slots` virtual tokens, and zeros where it had fewer."""
+
+    def resized(leaf: Array, axis: int) -> Array:
+        missing = [(0, max(slots - leaf.shape[axis], 0) if i == axis else 0) for i in range(leaf.ndim)]
+        return lax.slice_in_dim(jnp.pad(leaf, missing), 0, slots, axis=axis)
+
+    def site(leaves: PyTree) -> PyTree:
+        if "embedding" in leaves:
+            return {**leaves, "embedding": resized(leaves["embedding"], 0)}
+        return {name: resized(leaf, 2) for name, leaf in leaves.items()}
+
+    return {name: site(leaves) for name, leaves in trainable.items()}
 
 
 def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
@@ -178,5 +194,10 @@ def fit_mlp(leaves: PyTree, pair: Float[Array, "2 layers K P D"]) -> PyTree:
     return {**leaves, "out": {**leaves["out"], "kernel": leaves["out"]["kernel"] + change}}
 
 
-def _dropout(key: Array, x: Array, rate: float) -> Array:
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)
+def _dropout(key: Array, x: Float[Array, "2 layers K P D"], rate: float) -> Float[Array, "2 layers K P D"]:
+    """Drops numbers, each slot by a key of its own."""
+
+    def keep(slot: Array) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, slot), 1 - rate, (*x.shape[:3], x.shape[4]))
+
+    return jnp.where(jax.vmap(keep, out_axes=3)(jnp.arange(x.shape[3])), x / (1 - rate), 0.0)

@@ -8,7 +8,8 @@ import pytest
 
 from prefix_jax import disk, inference
 from prefix_jax.errors import UserError
-from prefix_jax.training import loop, run_directory, session
+from prefix_jax.training import run_directory, session
+from prefix_jax.training.trainer import prepare
 from tests import runs, tiny
 
 
@@ -81,7 +82,7 @@ def test_options_out_of_range(setting, tiny_models, tmp_path, section, options, 
     config = config_for(setting, tiny_models)
     config[section].update(options)
     with pytest.raises(UserError, match=named):
-        loop.prepare(session.open_session(config), tmp_path / "run", [])
+        prepare(session.open_session(config), tmp_path / "run", [])
     assert not (tmp_path / "run").exists()
 
 
@@ -101,7 +102,7 @@ def test_bad_data_files(setting, tiny_models, tmp_path, content, named):
     config = config_for(setting, tiny_models)
     config.data.path = str(path)
     with pytest.raises(UserError, match=named) as caught:
-        loop.prepare(session.open_session(config), tmp_path / "run", [])
+        prepare(session.open_session(config), tmp_path / "run", [])
     assert "train.jsonl" in str(caught.value)
 
 

@@ -9,6 +9,7 @@ from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.training import loop, session
 from prefix_jax.training.step import make_evaluation
+from prefix_jax.training.trainer import prepare
 from tests import tiny
 
 
@@ -33,8 +34,8 @@ def validation_losses(workdir) -> dict[int, float]:
 def test_early_stopping_ends_the_run_and_keeps_the_best_tree(config, tmp_path):
     config.optimizer.update(learning_rate=3.0, schedule="constant", warmup_steps=8)  # soon worse than it was
     config.training.patience = 3
-    trainer = loop.prepare(session.open_session(config), tmp_path / "run", [])
-    outcome = loop.train(trainer)
+    trainer = prepare(session.open_session(config), tmp_path / "run", [])
+    (outcome,) = loop.train(trainer)
     losses = validation_losses(tmp_path / "run")
     best_step = min(losses, key=losses.__getitem__)
     assert outcome.finished and outcome.step == best_step + 3 * 2 < config.training.steps
@@ -45,6 +46,6 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_tree(config, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(config, tmp_path):
     config.optimizer.update(learning_rate=1e30, clip=0.0)
-    trainer = loop.prepare(session.open_session(config), tmp_path / "run", [])
+    trainer = prepare(session.open_session(config), tmp_path / "run", [])
     with pytest.raises(UserError, match=r"the loss is nan at step \d+; lower --config.optimizer.learning_rate"):
         loop.train(trainer)

@@ -1,0 +1,39 @@
+"""The frame of every report: one page, one file, nothing fetched."""
+
+from collections.abc import Sequence
+
+from prefix_jax.reporting.markup import Markup, tag
+from prefix_jax.reporting.theme import STYLE
+
+# Even where a browser is told to by the page's own text, it must not fetch or run anything.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+FOOTER = "Written by prefix_jax from the files of the run directory; this page fetches nothing."
+
+
+def document(
+    title: str, opening: object, sections: Sequence[object], links: Sequence[tuple[str, str]], footer: str = FOOTER
+) -> str:
+    """Returns a page: `opening` above the links, as (anchor, text), to the sections."""
+    items = [tag("li", tag("a", text, href=f"#{anchor}")) for anchor, text in links]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("title", title),
+        tag("style", Markup(STYLE)),
+    )
+    body = tag(
+        "body",
+        tag("a", "To the content", href="#content", class_="skip"),
+        tag("header", opening, tag("nav", tag("ul", items), aria_label="Sections"), class_="top"),
+        tag("main", *sections, id="content"),
+        tag("footer", footer),
+    )
+    return "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
+
+
+def section(anchor: str, title: str, body: Markup) -> Markup:
+    """Returns a section under its heading."""
+    heading = f"{anchor}-title"
+    return tag("section", tag("h2", title, id=heading), body, id=anchor, aria_labelledby=heading)

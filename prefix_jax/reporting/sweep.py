@@ -1,0 +1,251 @@
+"""What came of a sweep: `table.md`, `report.html` and a line of the terminal a row, from `sweep.json` and its runs."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefix_jax.disk import write_text
+from prefix_jax.errors import UserError
+from prefix_jax.reporting.markup import Markup, tag
+from prefix_jax.reporting.page import document, section
+from prefix_jax.reporting.plots import Series, line_chart
+from prefix_jax.reporting.tables import LOWER_IS_BETTER, cell_text, markdown_table, text_table
+
+SEED = "training.seed"
+LOSS = "validation loss"
+# The option along which scores are drawn: the first of these that varies.
+ALONG = ("prefix.length", "optimizer.learning_rate", "optimizer.weight_decay")
+LINES = ("line", "points", "faint")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The rows of a sweep that differ in nothing but the seed: options, state, and each metric's values."""
+
+    options: Mapping[str, Any]
+    states: Sequence[str]
+    values: Mapping[str, Sequence[float]]
+
+    def mean(self, metric: str) -> float:
+        found = self.values.get(metric, ())
+        return statistics.fmean(found) if found else math.nan
+
+    def deviation(self, metric: str) -> float:
+        """Returns the sample standard deviation over seeds, 0 for a single one."""
+        found = self.values.get(metric, ())
+        return statistics.stdev(found) if len(found) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's results, the options that vary (but for the seed) and the metrics, the task's main one first."""
+
+    workdir: Path
+    record: Mapping[str, Any]
+    results: Sequence[Result]
+    options: Sequence[str]
+    metrics: Sequence[str]
+
+    @property
+    def along(self) -> str | None:
+        """The numeric option that the plots run along."""
+        numeric = [o for o in self.options if all(_is_number(r.options.get(o)) for r in self.results)]
+        return next((o for o in ALONG if o in numeric), numeric[0] if numeric else None)
+
+
+def read_sweep(workdir: Path) -> Sweep:
+    """Reads what a sweep's directory holds.
+
+    Raises:
+      UserError: there is no sweep.
+    """
+    try:
+        record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir} holds no sweep ({error}); give the --workdir of a sweep") from error
+    rows = record["rows"]
+    options = [o for o in dict.fromkeys(o for row in rows for o in row["options"]) if o != SEED]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row["options"][o] for o in options]), []).append(row)
+    results = [_result(workdir, options, same) for same in groups.values()]
+    metrics = list(dict.fromkeys(m for result in results for m in result.values))
+    return Sweep(workdir, record, results, options, metrics)
+
+
+def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Result:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for metric, value in row.get("scores", {}).items():
+            values.setdefault(metric, []).append(value)
+        loss = _lowest_loss(workdir / row["directory"] / "metrics.jsonl")
+        if loss is not None and row["status"] in ("trained", "scored"):
+            values.setdefault(LOSS, []).append(loss)
+    values = {m: values[m] for m in sorted(values, key=lambda m: m == LOSS)}
+    return Result({o: rows[0]["options"][o] for o in options}, [row["status"] for row in rows], values)
+
+
+def _lowest_loss(path: Path) -> float | None:
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    found = [line["validation_loss"] for line in lines if isinstance(line.get("validation_loss"), float)]
+    return min(found, default=None)
+
+
+def sweep_table(found: Sweep, markdown: bool = False) -> str:
+    """Returns a line for every setting; the mean and the standard deviation where there are several seeds."""
+    words = [_word(o, found.options) for o in found.options]
+    rows = [
+        [
+            *(_option(result.options[o]) for o in found.options),
+            _states(result),
+            *(_cell(result, m) for m in found.metrics),
+        ]
+        for result in found.results
+    ]
+    columns = [*words, "state", *found.metrics]
+    return markdown_table(rows, columns) if markdown else text_table(rows, columns)
+
+
+def write_sweep(workdir: Path) -> None:
+    """Writes `table.md` and `report.html` into a sweep's directory.
+
+    Raises:
+      UserError: there is no sweep, or the files cannot be written.
+    """
+    found = read_sweep(workdir)
+    write_text(workdir / "table.md", sweep_table(found, markdown=True) + "\n")
+    write_text(workdir / "report.html", page(found))
+
+
+def page(found: Sweep) -> str:
+    """Returns the report of a sweep as one HTML page."""
+    done = sum(state in ("scored", "diverged") for result in found.results for state in result.states)
+    rows = len(found.record["rows"])
+    name = found.workdir.resolve().name
+    varied = ", ".join(_word(o, found.options).replace("_", " ") for o in found.options) or "the seed"
+    lede = f"{rows} runs that differ in {varied}; {done} of them done. "
+    lede += f"Scores are those of the {found.record.get('split') or 'validation'} split."
+    opening = [
+        tag("p", "prefix_jax: report of a sweep", class_="kicker"),
+        tag("h1", name),
+        tag("p", lede, class_="lede"),
+    ]
+    sections = [("scores", "Scores", _charts(found)), ("table", "Table", _table(found))]
+    sections += [("runs", "Runs", _runs(found)), ("reproduce", "How to reproduce", _command(found))]
+    return document(
+        f"Sweep {name}", opening, [section(a, t, b) for a, t, b in sections if b is not None],
+        [(a, t) for a, t, b in sections if b is not None],
+    )  # fmt: skip
+
+
+def _charts(found: Sweep) -> Markup | None:
+    along = found.along
+    if along is None or len({r.options[along] for r in found.results}) < 2:
+        return None
+    others = [o for o in found.options if o != along]
+    lines: dict[str, list[Result]] = {}
+    for result in sorted(found.results, key=lambda r: r.options[along]):
+        label = ", ".join(f"{_word(o, found.options)} {_option(result.options[o])}" for o in others)
+        lines.setdefault(label, []).append(result)
+    shown = list(lines.items())
+    if len(shown) > len(LINES):  # more lines than can be told apart: a chart each
+        main = found.metrics[0]
+        figures = [
+            _figure(f"{main}: {label}", [_series(main, main, results, along, "line")], along)
+            for label, results in shown
+        ]
+    else:
+        figures = [
+            _figure(m, [_series(label or m, m, rs, along, kind) for (label, rs), kind in zip(shown, LINES)], along)
+            for m in found.metrics
+        ]
+    return tag("div", [one for one in figures if one is not None], class_="charts two")
+
+
+def _series(name: str, metric: str, results: Sequence[Result], along: str, kind: Any) -> Series:
+    x, y = [float(r.options[along]) for r in results], [r.mean(metric) for r in results]
+    return Series(name, x, y, kind, [r.deviation(metric) for r in results])
+
+
+def _figure(metric: str, lines: Sequence[Series], along: str) -> Markup | None:
+    if not any(math.isfinite(y) for line in lines for y in line.y):
+        return None
+    label = along.rpartition(".")[2].replace("_", " ")
+    label = f"prefix {label}" if along == "prefix.length" else label
+    chart = line_chart(lines, title=metric, x_label=label, log=False, at_points=True, width=440)
+    several = any(s > 0 for line in lines for s in line.spread)
+    told = tag("p", "Bars: one standard deviation over seeds.") if several else None
+    return tag("figure", tag("figcaption", tag("h3", metric), told), chart, class_="card")
+
+
+def _table(found: Sweep) -> Markup:
+    best = {m: _best(found, m) for m in found.metrics}
+    words = [_word(o, found.options).replace("_", " ") for o in found.options]
+    head = [tag("th", w, scope="col") for w in words] + [tag("th", "state", scope="col")]
+    head += [tag("th", m, scope="col", class_="number") for m in found.metrics]
+    rows = []
+    for result in found.results:
+        cells = [tag("td", _option(result.options[o])) for o in found.options] + [tag("td", _states(result))]
+        for m in found.metrics:
+            kind = "number better" if result is best[m] else "number"
+            cells.append(tag("td", _cell(result, m), class_=kind))
+        rows.append(tag("tr", cells))
+    caption = "The best of each column is marked. ± is one standard deviation over seeds."
+    table = tag("table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", rows))
+    return tag("div", tag("div", table, class_="scroll"), class_="card")
+
+
+def _runs(found: Sweep) -> Markup:
+    def item(row: Mapping[str, Any]) -> Markup:
+        report = found.workdir / row["directory"] / "report.html"
+        name = tag("a", row["name"], href=f"{row['directory']}/report.html") if report.exists() else row["name"]
+        return tag("li", name, f": {row['status']}", f" ({row['error']})" if row.get("error") else None)
+
+    items = tag("ul", [item(row) for row in found.record["rows"]])
+    return tag("div", items, class_="card")
+
+
+def _command(found: Sweep) -> Markup:
+    return tag("pre", tag("code", str(found.record.get("command", ""))), tabindex="0", aria_label="Command")
+
+
+def _best(found: Sweep, metric: str) -> Result | None:
+    known = [r for r in found.results if math.isfinite(r.mean(metric))]
+    lower = metric == LOSS or any(part in LOWER_IS_BETTER for part in metric.lower().split("_"))
+    return (min if lower else max)(known, key=lambda r: r.mean(metric), default=None)
+
+
+def _cell(result: Result, metric: str) -> str:
+    mean, deviation = result.mean(metric), result.deviation(metric)
+    if math.isnan(mean):
+        return "-"
+    digits = 4 if metric == LOSS else 2
+    spread = f" ± {deviation:.{digits}f}" if len(result.values[metric]) > 1 else ""
+    return f"{mean:,.{digits}f}{spread}"
+
+
+def _states(result: Result) -> str:
+    if len(result.states) == 1:
+        return result.states[0]
+    counts = {state: result.states.count(state) for state in dict.fromkeys(result.states)}
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _word(option: str, options: Sequence[str]) -> str:
+    """An option's last word, where no other option of the sweep ends in it."""
+    last = option.rpartition(".")[2]
+    return last if [o.rpartition(".")[2] for o in options].count(last) == 1 else option
+
+
+def _option(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else cell_text(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

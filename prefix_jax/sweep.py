@@ -1,0 +1,61 @@
+"""`python -m prefix_jax.sweep --config configs/NAME.py --workdir DIR [--config.SECTION.OPTION=VALUE ...]`
+
+Runs what `sweep()` in the recipe yields: rows that differ only in prefix length, initialisation, seed or the
+optimizer's numbers train together in one program. Scores each, and writes `sweep.json`, `table.md` and `report.html`.
+The same command goes on with a sweep that was stopped or killed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from prefix_jax import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The recipe, a Python file with get_config() and sweep().", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's directory: made, or gone on with.")
+_MEMBERS = flags.DEFINE_integer("members", 8, "Rows trained in one program, at most.", lower_bound=1)
+_SPLIT = flags.DEFINE_string("split", "test", "The split that is scored: test, validation, train; empty for none.")
+_LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+_PLAN = flags.DEFINE_bool("plan", False, "Only print which rows would train together.")
+
+
+def main() -> None:
+    cli.required(config=_CONFIG.value, workdir=_WORKDIR.value)
+    from prefix_jax.sweeping.groups import groups
+    from prefix_jax.sweeping.rows import read_rows
+
+    rows = read_rows(config_flags.get_config_filename(flags.FLAGS["config"]), _CONFIG.value)
+    if _PLAN.value:
+        for group in groups(rows, _MEMBERS.value):
+            print(json.dumps([row.name for row in group]))
+        return
+    cli.enable_compile_cache()
+    from prefix_jax.reporting.sweep import read_sweep, sweep_table
+    from prefix_jax.sweeping.sweep import Options, sweep
+
+    workdir = Path(str(_WORKDIR.value))
+    state = sweep(rows, workdir, Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value), cli.command_line())
+    print(sweep_table(read_sweep(workdir)))
+    _end([state.status(name) for name in state.rows], _SPLIT.value, workdir)
+
+
+def _end(states: list[str], split: Any, workdir: Path) -> None:
+    undone = states.count("waiting") + (states.count("trained") if split else 0)
+    if undone:
+        print(
+            f"stopped with {undone} of {len(states)} rows to do; run the same command again to go on", file=sys.stderr
+        )
+    elif failed := states.count("failed"):
+        cli.fail(f"{failed} of {len(states)} rows failed; {workdir}/sweep.json says why")
+    else:
+        print(f"\nThe report: {workdir}/report.html", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run(main)

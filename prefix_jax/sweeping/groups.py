@@ -1,0 +1,50 @@
+"""Which rows share a program: those that differ only in numbers that are traced, with prefixes of similar length."""
+
+import json
+from collections.abc import Sequence
+
+from prefix_jax.config import Config, flat
+from prefix_jax.sweeping.rows import Row
+
+# Options that members of a program may differ in: numbers of the optimizer, and what initialises the prefix.
+TRACED = (
+    *(f"optimizer.{name}" for name in ("learning_rate", "warmup_steps", "final_fraction", "weight_decay")),
+    *(f"optimizer.{name}" for name in ("b1", "b2", "epsilon", "clip")),
+    "training.seed",
+)
+TRACED_OF_PREFIX = ("prefix.length", "prefix.initialisation", "prefix.text")
+# How text is generated afterwards is no matter of training.
+LATER = ("decoding.",)
+
+
+def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:
+    """Returns the rows in groups of at most `members` that train in one program, in the order of their first rows.
+
+    A slot that a shorter prefix does not have costs what a real one costs: within a group the longest prefix has at
+    most twice the shortest's slots and 32 more.
+    """
+    alike: dict[str, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(shared(row.config), []).append(row)
+    found = [group for same in alike.values() for group in _by_length(same, members)]
+    place = {row.name: number for number, row in enumerate(rows)}
+    return sorted(found, key=lambda group: min(place[row.name] for row in group))
+
+
+def shared(config: Config) -> str:
+    """Returns all that the members of a program have in common."""
+    free = TRACED + (TRACED_OF_PREFIX if config.method == "prefix" else ())
+    options = flat(config.to_dict())
+    return json.dumps({n: options[n] for n in sorted(options) if n not in free and not n.startswith(LATER)})
+
+
+def _by_length(rows: Sequence[Row], members: int) -> list[list[Row]]:
+    found: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.config.prefix.length):  # a stable sort: else in their own order
+        length = row.config.prefix.length
+        group = found[-1] if found else []
+        if group and len(group) < members and length <= 2 * group[0].config.prefix.length + 32:
+            group.append(row)
+        else:
+            found.append([row])
+    return found

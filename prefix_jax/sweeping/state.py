@@ -1,0 +1,96 @@
+"""`sweep.json`: the rows of a sweep, which of them share a program, and what has come of each."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefix_jax import disk
+from prefix_jax.errors import UserError
+from prefix_jax.sweeping.groups import groups
+from prefix_jax.sweeping.rows import Row, value_of
+from prefix_jax.training import run_directory
+
+FILE_NAME = "sweep.json"
+
+
+class State:
+    """What is known of a sweep in its directory; every change is on the disk when the call returns.
+
+    A row is "waiting", "trained", "scored", "diverged" (its loss was not finite) or "failed" (`error` says why).
+    Groups keep their members when rows are added, so that a checkpoint of theirs still fits.
+    """
+
+    def __init__(
+        self, workdir: Path, rows: Sequence[Row], members: int, scoring: dict[str, Any], about: dict[str, Any]
+    ):
+        """`scoring` names the split and the records that are scored; `about` goes into the file as it is."""
+        self.workdir, self.rows = workdir, {row.name: row for row in rows}
+        self.scoring, self.about = scoring, about
+        before = _read(workdir / FILE_NAME)
+        self.found: dict[str, dict[str, Any]] = {row.name: self._earlier(row, before) for row in rows}
+        kept = [[name for name in group if name in self.rows] for group in before.get("groups", [])]
+        kept = [group for group, old in zip(kept, before.get("groups", []), strict=True) if group == old]
+        placed = {name for group in kept for name in group}
+        new = groups([row for row in rows if row.name not in placed], members)
+        self.groups = [*kept, *([row.name for row in group] for group in new)]
+        self.write()
+
+    def directory(self, name: str) -> Path:
+        """Returns a row's run directory."""
+        return self.workdir / "runs" / name
+
+    def folder(self, group: Sequence[str]) -> Path:
+        """Returns where a group's checkpoints are: a row alone has them in its own directory."""
+        return self.directory(group[0]) if len(group) == 1 else self.workdir / "together" / group[0]
+
+    def status(self, name: str) -> str:
+        return self.found[name]["status"]
+
+    def set(self, name: str, status: str, **more: Any) -> None:
+        self.found[name] = {"status": status, **more}
+        self.write()
+
+    def write(self) -> None:
+        varied = list(dict.fromkeys(option for row in self.rows.values() for option in row.overrides))
+        rows = []
+        for name, row in self.rows.items():
+            options = {option: value_of(row.config, option) for option in varied}
+            rows.append({"name": name, "options": options, "directory": f"runs/{name}", **self.found[name]})
+        record = {**self.about, **self.scoring, "groups": self.groups, "rows": rows}
+        disk.write_text(self.workdir / FILE_NAME, json.dumps(record, indent=1) + "\n")
+
+    def _earlier(self, row: Row, before: dict[str, Any]) -> dict[str, Any]:
+        """What came of a row before; what went wrong, or is asked for otherwise now, is done again."""
+        waiting = {"status": "waiting"}
+        same = [old for old in before.get("rows", []) if old["name"] == row.name]
+        if not same or same[0]["status"] in ("waiting", "failed"):
+            return waiting
+        kept = {k: v for k, v in same[0].items() if k not in ("name", "options", "directory")}
+        if not self._still(row, kept["status"]):
+            return waiting
+        if kept["status"] == "scored" and kept["asked"] != self.asked(row):
+            return {"status": "trained"}
+        return kept
+
+    def _still(self, row: Row, status: str) -> bool:
+        """Whether the row's run is as long as it should be; a run of other options is refused."""
+        folder = self.directory(row.name)
+        if status != "diverged" and not (folder / "tuned").is_dir():
+            return False
+        ran, wanted = run_directory.read_config(folder)["config"], json.loads(row.config.to_json())
+        run_directory.refuse_other(folder, ran, wanted)
+        return all(ran["training"][name] == wanted["training"][name] for name in ("steps", "epochs"))
+
+    def asked(self, row: Row) -> dict[str, Any]:
+        """Returns what a row's scores depend on beside what was tuned."""
+        return {**self.scoring, "decoding": json.loads(row.config.decoding.to_json())}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore or delete it: the runs beside it stay") from None

@@ -1,0 +1,101 @@
+"""Runs a sweep: group by group, trained together, scored, and written down, so that a killed sweep goes on."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefix_jax import inference
+from prefix_jax.errors import UserError
+from prefix_jax.reporting.sweep import write_sweep
+from prefix_jax.sweeping.rows import Row
+from prefix_jax.sweeping.state import State
+from prefix_jax.training import pipeline
+from prefix_jax.training.session import Session, model_options, open_session
+from prefix_jax.training.trainer import prepare_together
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run: at most `members` rows in one program; the split that is scored ("" for none), and how many
+    of its records (0: all).
+    """
+
+    members: int = 8
+    split: str = "test"
+    limit: int = 0
+
+
+def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str]) -> State:
+    """Trains and scores the rows that are not done; a row that fails leaves the others alone.
+
+    Raises:
+      UserError: the directory holds other runs, or cannot be written.
+    """
+    about = {"command": " ".join(words)}
+    state = State(workdir, rows, options.members, {"split": options.split, "limit": options.limit}, about)
+    runner = _Runner(state, options, list(words))
+    for group in state.groups:
+        if not runner.take(group):
+            break
+    write_sweep(workdir)
+    return state
+
+
+class _Runner:
+    """Holds the model from one group to the next, as long as it is the same."""
+
+    def __init__(self, state: State, options: Options, words: list[str]):
+        self.state, self.options, self.words = state, options, words
+        self._session: Session | None = None
+
+    def take(self, group: Sequence[str]) -> bool:
+        """Trains and scores what is not done of a group; returns False where a signal asked to stop."""
+        try:
+            if any(self.state.status(name) == "waiting" for name in group) and not self._train(group):
+                return False
+            for name in group:
+                if self.options.split and self.state.status(name) == "trained":
+                    self._score(name)
+        except UserError as error:
+            undone = [name for name in group if self.state.status(name) in ("waiting", "trained")]
+            for name in undone:
+                self.state.set(name, "failed", error=str(error))
+            print(f"{', '.join(undone)}: {error}", file=sys.stderr)
+        write_sweep(self.state.workdir)
+        return True
+
+    def _train(self, group: Sequence[str]) -> bool:
+        rows = [self.state.rows[name] for name in group]
+        print(f"\n{', '.join(group)}", file=sys.stderr)
+        runs = [(row.config, self.state.directory(row.name)) for row in rows]
+        session = self._opened(rows[0])
+        outcomes = pipeline.run(prepare_together(session, runs, self.state.folder(group), self.words))
+        for name, outcome in zip(group, outcomes, strict=True):
+            if self.state.status(name) != "waiting":
+                continue  # a kill came between the members of a group that had ended
+            if outcome.diverged:
+                self.state.set(name, "diverged", step=outcome.step)
+            elif outcome.finished:
+                self.state.set(name, "trained", step=outcome.step, seconds=round(outcome.seconds, 1))
+        return all(outcome.finished for outcome in outcomes)
+
+    def _score(self, name: str) -> None:
+        row, known = self.state.rows[name], self.state.found[name]
+        about: dict[str, Any] = {f"decoding.{option}": value for option, value in row.config.decoding.items()}
+        about["model.source"] = row.config.model.source
+        directory = self.state.directory(name)
+        print(name, file=sys.stderr)
+        found = inference.evaluate(
+            directory, self.options.split, limit=self.options.limit, overrides=about, opened=self._opened(row)
+        )
+        more = {key: known[key] for key in ("step", "seconds") if key in known}
+        scored = {"asked": self.state.asked(row), "records": found["records"], "scores": found["tuned"]}
+        self.state.set(name, "scored", **more, **scored)
+
+    def _opened(self, row: Row) -> Session:
+        if self._session is None or model_options(self._session.config) != model_options(row.config):
+            self._session = None  # the old weights go before the new ones come
+            self._session = open_session(row.config)
+        return self._session.of(row.config)

@@ -1,0 +1,178 @@
+"""The parts of a run, or of several runs that share a program, made and checked before the first step."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from prefix_jax.config import Config
+from prefix_jax.data.batching import Layout, PackedBatches
+from prefix_jax.errors import UserError
+from prefix_jax.training import run_directory
+from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
+from prefix_jax.training.session import Session, text_pairs, tokenised
+from prefix_jax.training.step import State, initial_state
+from prefix_jax.tuning import Method
+from prefix_jax.tuning.method import count, stored_count
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run: its configuration and directory, what it tunes and by which numbers."""
+
+    config: Config
+    workdir: Path
+    method: Method
+    hyper: Hyper
+    counts: dict[str, int]
+
+    def initial(self, base: Any) -> State:
+        options = self.config.training
+        return initial_state(self.method, base, self.hyper, options.seed, options.ema)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One run, or the members of a sweep that share a program: then all arrays but the step have a leading axis.
+
+    `session` serves them all; its configuration is the first member's. Checkpoints are in `folder`.
+    """
+
+    session: Session
+    folder: Path
+    members: tuple[Member, ...]
+    batches: PackedBatches
+    validation: PackedBatches | None
+    total_steps: int
+
+    @property
+    def options(self) -> Config:
+        return self.members[0].config.training
+
+    @property
+    def lengths(self) -> tuple[int, ...] | None:
+        """Each member's prefix length; None where one run has the program to itself."""
+        return tuple(m.config.prefix.length for m in self.members) if len(self.members) > 1 else None
+
+    @property
+    def method(self) -> Method:
+        """The method of the member with the longest prefix."""
+        return max(self.members, key=lambda member: member.config.prefix.length).method
+
+    @functools.cached_property
+    def hyper(self) -> Hyper:
+        return self._stacked([member.hyper for member in self.members])
+
+    def initial(self) -> State:
+        """Returns the state before the first step: each member's own, with zeros for the slots it does not have."""
+        slots = max(self.lengths or (0,))
+        states = [self._widened(member, member.initial(self.session.base), slots) for member in self.members]
+        return self._stacked(states).replace(step=jnp.int32(0))
+
+    def _widened(self, member: Member, state: State, slots: int) -> State:
+        if self.lengths is None:
+            return state
+        trainable = member.method.resize(state.trainable, slots)
+        average = None if state.average is None else jax.tree.map(jnp.copy, trainable)
+        optimizer = transformation(member.hyper, member.method.mask(trainable)).init(trainable)
+        return State(state.step, trainable, optimizer, average, state.key)
+
+    def _stacked(self, trees: Sequence[PyTree]) -> PyTree:
+        return trees[0] if self.lengths is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def prepare(session: Session, workdir: Path, words: Sequence[str]) -> Trainer:
+    """Reads the data, checks the configuration against the run directory, and writes `config.json`.
+
+    Raises:
+      UserError: the data, an option or the run directory does not fit.
+    """
+    return prepare_together(session, [(session.config, workdir)], workdir, words)
+
+
+def prepare_together(
+    session: Session, runs: Sequence[tuple[Config, Path]], folder: Path, words: Sequence[str]
+) -> Trainer:
+    """Prepares runs, as (configuration, run directory), that differ only in what a program's members may.
+
+    Raises:
+      UserError: as `prepare`.
+    """
+    for config, _ in runs:
+        check_options(config)
+    # What the longest prefix leaves of the window, every record must fit into.
+    longest = session.of(max((config for config, _ in runs), key=lambda config: config.prefix.length))
+    batches = _batches(longest, "train", shuffle=True)
+    options = longest.config.training
+    total = options.steps or max(1, round(options.epochs * batches.steps_per_epoch))
+    members = _members(session, runs, total)
+    for member in members:
+        run_directory.claim(member.workdir, member.config, member.counts, words)
+    validation = _batches(longest, "validation", shuffle=False) if options.evaluate_every else None
+    return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total)
+
+
+def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps: int) -> tuple[Member, ...]:
+    """Members that tune the same share a method object, so that its programs are compiled once."""
+    known: dict[str, tuple[Method, dict[str, int]]] = {}
+    members = []
+    for config, workdir in runs:
+        section = f"{config.method} {config[config.method].to_json()}"
+        if section not in known:
+            method = session.of(config).method()
+            known[section] = method, parameter_counts(session, method)
+        method, counts = known[section]
+        members.append(Member(config, workdir, method, hyper_from(config.optimizer, total_steps), counts))
+    return tuple(members)
+
+
+def check_options(config: Config) -> None:
+    """Raises UserError where an option of the section `training` is out of its range."""
+    options = config.training
+    for name in ("batch", "accumulation", "log_every", "checkpoint_every"):
+        if options[name] < 1:
+            raise UserError(f"training.{name} is {options[name]}; it must be at least 1")
+    if options.batch % options.accumulation:
+        raise UserError(
+            f"training.batch={options.batch} must be divisible by training.accumulation={options.accumulation}"
+        )
+    if options.loss not in ("tokens", "examples"):
+        raise UserError(f'training.loss is "{options.loss}"; it must be tokens or examples')
+    if not 0 <= options.ema < 1:
+        raise UserError(f"training.ema is {options.ema}; it must be at least 0 and below 1")
+    if options.patience and not options.evaluate_every:
+        raise UserError(
+            f"training.patience is {options.patience}, but training.evaluate_every is 0, so that nothing is measured; "
+            "set it, or training.patience to 0"
+        )
+    if options.steps <= 0 and options.epochs <= 0:
+        raise UserError("training.steps and training.epochs are both 0; one of them must say how long to train")
+
+
+def _batches(session: Session, split_name: str, shuffle: bool) -> PackedBatches:
+    config, spec = session.config, session.spec
+    records = text_pairs(config, split_name)
+    wanted = config.training.evaluate_records
+    if not shuffle and wanted:
+        records = records[:: max(1, len(records) // wanted)][:wanted]
+    return PackedBatches(
+        tokenised(session, records),
+        Layout(spec.encoder_layers > 0, getattr(spec, "decoder_start_id", 0), spec.pad_id),
+        batch=config.training.batch,
+        seed=config.data.seed,
+        row_length=config.data.row_length,
+        rows_multiple=config.training.accumulation if shuffle else 1,
+        shuffle=shuffle,
+    )
+
+
+def parameter_counts(session: Session, method: Method) -> dict[str, int]:
+    """Returns the counts of trained and of stored numbers, and of the base's."""
+    trainable = jax.eval_shape(method.init, jax.random.key(0), session.base)
+    _, prefix = jax.eval_shape(lambda t, b: method.materialise(t, b, None), trainable, session.base)
+    return {"trained": count(trainable), "stored": stored_count(prefix), "base": count(session.base)}

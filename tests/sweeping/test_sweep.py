@@ -1,0 +1,64 @@
+"""Sweeps through the real command line, killed and gone on with."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests import runs
+
+SWEEP = """
+
+def sweep():
+    for length in (1, 3):
+        for seed in (1, 2):
+            yield {{"prefix.length": length, "training.seed": seed}}
+    yield {extra}
+"""
+
+
+@pytest.fixture
+def recipe(tiny_models, tmp_path):
+    def write(extra: str = '{"prefix.hidden": 8}', steps: int = 12):
+        path = runs.write_recipe(tmp_path / "recipe", tiny_models["llama"], steps=steps)
+        path.write_text(path.read_text() + SWEEP.format(extra=extra))
+        return path
+
+    return write
+
+
+def states(workdir) -> dict[str, str]:
+    return {row["name"]: row["status"] for row in json.loads((workdir / "sweep.json").read_text())["rows"]}
+
+
+def test_a_killed_sweep_goes_on_and_repeats_nothing(recipe, tmp_path):
+    workdir, path = tmp_path / "sweep", recipe(steps=40)
+    words = ("--config", str(path), "--workdir", str(workdir), "--limit", "4")
+    process = runs.start("sweep", *words, cache=tmp_path / "cache")
+    first = workdir / "runs" / "length=1,seed=1"
+    deadline = time.monotonic() + 240
+    while runs.steps_written(first) < 8 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert set(states(workdir).values()) == {"waiting"}
+    out, _ = runs.run("sweep", *words, cache=tmp_path / "cache")
+    assert set(states(workdir).values()) == {"scored"} and len(states(workdir)) == 5
+    assert "length  hidden  state" in out
+    steps = [json.loads(line)["step"] for line in (first / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    for name in ("report.html", "table.md", "runs/length=3,seed=2/scores.json", "runs/hidden=8/tuned/prefix.json"):
+        assert (workdir / name).is_file(), name
+    before = {p: p.stat().st_mtime_ns for p in (workdir / "runs").rglob("*") if p.is_file()}
+    runs.run("sweep", *words, cache=tmp_path / "cache")
+    assert before == {p: p.stat().st_mtime_ns for p in (workdir / "runs").rglob("*") if p.is_file()}
+
+
+def test_a_row_that_fails_leaves_the_others_alone(recipe, tmp_path):
+    workdir, path = tmp_path / "sweep", recipe(extra='{"data.path": "/nowhere.jsonl"}')
+    words = ("--config", str(path), "--workdir", str(workdir), "--split=")
+    out, err = runs.run("sweep", *words, cache=tmp_path / "cache", code=2)
+    assert "1 of 5 rows failed" in err and "/nowhere.jsonl" in err
+    assert sorted(states(workdir).values()) == ["failed", *["trained"] * 4]
+    assert " ± " in (workdir / "table.md").read_text()
