@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 FLOORS = (
     "errors", "config", "disk", "models", "tuning", "data", "parallel", "training", "decoding", "metrics", "reporting",
-    "inference",
+    "inference", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 
@@ -38,7 +38,7 @@ def test_imports_go_down_the_floors(floor: str):
     modules = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     assert modules
     entry = {"__main__.py"}  # a room's command line may use the ceiling's helpers
-    above = set(FLOORS[FLOORS.index(floor) + 1 :]) | {"train", "evaluate", "generate", "demo"}
+    above = set(FLOORS[FLOORS.index(floor) + 1 :]) | {"train", "evaluate", "generate", "sweep", "demo"}
     for module in modules:
         if module.name not in entry:
             assert not imported(module) & above, f"{module.relative_to(ROOT)} imports from a higher floor"
@@ -64,6 +64,7 @@ def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeyp
 
     module = importlib.import_module(f"configs.{name}")
     assert "python -m prefix_jax.train --config" in module.__doc__ and "evaluate" in module.__doc__
+    assert not hasattr(module, "sweep") or "python -m prefix_jax.sweep --config" in module.__doc__
     config = module.get_config()
     family = "t5" if "t5" in config.model.source else "gpt2" if "gpt2" in config.model.source else "llama"
     config.model.source = str(tiny_models[family])

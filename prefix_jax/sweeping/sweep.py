@@ -8,6 +8,7 @@ from typing import Any
 
 from prefix_jax import inference
 from prefix_jax.errors import UserError
+from prefix_jax.reporting.report import write_report
 from prefix_jax.reporting.sweep import write_sweep
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.sweeping.state import State
@@ -90,6 +91,7 @@ class _Runner:
         found = inference.evaluate(
             directory, self.options.split, limit=self.options.limit, overrides=about, opened=self._opened(row)
         )
+        write_report(directory)
         more = {key: known[key] for key in ("step", "seconds") if key in known}
         scored = {"asked": self.state.asked(row), "records": found["records"], "scores": found["tuned"]}
         self.state.set(name, "scored", **more, **scored)

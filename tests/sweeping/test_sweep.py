@@ -48,7 +48,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(recipe, tmp_path):
     assert "length  hidden  state" in out
     steps = [json.loads(line)["step"] for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
-    for name in ("report.html", "table.md", "runs/length=3,seed=2/scores.json", "runs/hidden=8/tuned/prefix.json"):
+    for name in ("report.html", "table.md", "runs/length=3,seed=2/report.html", "runs/hidden=8/tuned/prefix.json"):
         assert (workdir / name).is_file(), name
     before = {p: p.stat().st_mtime_ns for p in (workdir / "runs").rglob("*") if p.is_file()}
     runs.run("sweep", *words, cache=tmp_path / "cache")
