@@ -22,6 +22,7 @@ from prefix_jax.disk import write_text
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("smollm2-135m", "flan-t5-small")
 DTYPES = ("float32", "bfloat16")
+CASES = ("train", "generate", "start", "roofline", "members", "growth")
 GROWING = ("prefix", "sequence", "batch")
 
 
@@ -75,7 +76,7 @@ def write(name: str, results: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="train,generate,start,roofline,growth")
+    parser.add_argument("--only", default=",".join(CASES))
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--quick", action="store_true", help="one round of a few steps")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "prefix_jax_bench")
@@ -97,6 +98,11 @@ def main() -> None:
                 found = start(common)
             elif case == "roofline":
                 found = {dtype: measure("roofline", dtype=dtype, **common) for dtype in DTYPES}
+            elif case == "members":
+                found = {
+                    what: measure("members", dtype="bfloat16", growing=what == "growth", **common)
+                    for what in ("compare", "growth")
+                }
             elif case == "growth":
                 found = {w: measure("growth", dtype="bfloat16", what=w, **common) for w in GROWING}
             else:

@@ -108,6 +108,14 @@ def grown(source: str, folder: str, dtype: str, what: str) -> dict:
     return {"rows": grow(source, dtype, what)}
 
 
+def shared(source: str, folder: str, dtype: str, growing: bool = False) -> dict:
+    """See `benchmarks.members`."""
+    from benchmarks import members
+
+    rows = training_rows(Path(folder), 2 * 16 * 5)
+    return {"rows": members.grow(source, dtype, rows)} if growing else members.compare(source, dtype, rows)
+
+
 def prepared(source: str, folder: str) -> dict:
     """See `benchmarks.prepare`."""
     from benchmarks.prepare import prepare
@@ -118,6 +126,7 @@ def prepared(source: str, folder: str) -> dict:
 
 CASES = {
     "prepare": prepared, "agree": agree, "train": train, "generate": generate, "roofline": roof, "growth": grown,
+    "members": shared,
 }  # fmt: skip
 
 
