@@ -21,6 +21,7 @@ def default_config() -> Config:
             optimizer=_optimizer(),
             training=_training(),
             decoding=_decoding(),
+            mesh=_mesh(),
         )
     )
 
@@ -147,6 +148,17 @@ def _decoding() -> dict:
         # Inputs decoded together, and the seed of sampling.
         batch=32,
         seed=0,
+    )
+
+
+def _mesh() -> dict:
+    return dict(
+        # Devices over which the rows of a batch are divided; 0: all that the others leave.
+        data=0,
+        # Devices over which the frozen weights are divided too, beside the rows: each is gathered when it is used.
+        fsdp=1,
+        # Devices over which attention heads and inner layers are divided. It must divide the query heads.
+        tensor=1,
     )
 
 

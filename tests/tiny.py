@@ -23,25 +23,25 @@ def tokenizer(folder: Path, texts: list[str]):
     return fast
 
 
-def save_model(folder: Path, family: str, seed: int = 0) -> Path:
-    """Writes a random model of the family with two layers, and its tokenizer."""
+def save_model(folder: Path, family: str, seed: int = 0, heads: int = 4) -> Path:
+    """Writes a random model of the family with two layers, and its tokenizer; Llama has two KV heads."""
     import torch
     import transformers as hf
 
     torch.manual_seed(seed)
     ids = dict(pad_token_id=0, eos_token_id=1, bos_token_id=2)
     if family == "gpt2":
-        config = hf.GPT2Config(vocab_size=400, n_layer=2, n_embd=32, n_head=4, n_positions=256, **ids)
+        config = hf.GPT2Config(vocab_size=400, n_layer=2, n_embd=32, n_head=heads, n_positions=256, **ids)
         model = hf.GPT2LMHeadModel(config)
     elif family == "llama":
         config = hf.LlamaConfig(
-            vocab_size=400, num_hidden_layers=2, hidden_size=32, num_attention_heads=4, num_key_value_heads=2,
+            vocab_size=400, num_hidden_layers=2, hidden_size=32, num_attention_heads=heads, num_key_value_heads=2,
             head_dim=8, intermediate_size=48, max_position_embeddings=512, tie_word_embeddings=True, **ids,
         )  # fmt: skip
         model = hf.LlamaForCausalLM(config)
     else:
         config = hf.T5Config(
-            vocab_size=400, num_layers=2, d_model=32, d_kv=12, num_heads=4, d_ff=48, feed_forward_proj="gated-gelu",
+            vocab_size=400, num_layers=2, d_model=32, d_kv=12, num_heads=heads, d_ff=48, feed_forward_proj="gated-gelu",
             decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
         )  # fmt: skip
         model = hf.T5ForConditionalGeneration(config)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prefix_jax.data.packing import EpochPlan, choose_shape, make_plan
+from prefix_jax.data.packing import EpochPlan, Shape, choose_shape, make_plan
 from prefix_jax.data.tokens import Ragged, TokenisedSet
 from prefix_jax.errors import UserError
 
@@ -63,12 +63,14 @@ class PackedBatches:
         row_length: int = 0,
         rows_multiple: int = 1,
         shuffle: bool = True,
+        shape: Shape | None = None,
     ):
         """Args:
           batch: records a step.
           seed: of the order, which is new in each epoch; without `shuffle` it is the records' own.
           row_length: the first capacity; 0: chosen from the data.
-          rows_multiple: rows are a multiple of it: parts of an accumulated step times processes.
+          rows_multiple: rows are a multiple of it: parts of an accumulated step times parts of a mesh.
+          shape: of an earlier run, which makes this one's batches the same; None: chosen from the data.
 
         Raises:
           UserError: no records, or one that `row_length` cannot hold.
@@ -85,7 +87,7 @@ class PackedBatches:
                 f"A record of {longest} tokens does not fit rows of {row_length}; set --config.data.row_length to at "
                 f"least {longest}, or to 0 to have it chosen."
             )
-        self.shape = choose_shape(self.sizes, batch, rows_multiple, row_length)
+        self.shape = shape or choose_shape(self.sizes, batch, rows_multiple, row_length)
         self.plan = make_plan(self.sizes, self.shape, batch, seed, shuffle)
         self.steps_per_epoch = self.plan.steps
         self._sequences = data.targets if layout.encoder_decoder else _joined(data)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from prefix_jax.models.gpt2 import GPT2
+from prefix_jax.models.layers import Places
 from prefix_jax.models.llama import Llama
 from prefix_jax.models.specs import GPT2Spec, LlamaSpec, Spec, T5Spec
 from prefix_jax.models.t5 import T5
@@ -13,11 +14,12 @@ Model = Any
 _MODELS = {GPT2Spec: GPT2, LlamaSpec: Llama, T5Spec: T5}
 
 
-def build(spec: Spec, rematerialise: bool = False, activations: Any = None) -> Model:
+def build(spec: Spec, rematerialise: bool = False, activations: Any = None, placement: Places | None = None) -> Model:
     """Returns the model that a spec describes.
 
     Args:
       rematerialise: whether layers keep only their inputs for the gradient, and compute the rest again.
       activations: the type of what runs between the matrix products; None: that of the weights.
+      placement: holds hidden states and tables to their shardings; None: there is one device.
     """
-    return _MODELS[type(spec)](spec, rematerialise, activations)
+    return _MODELS[type(spec)](spec, rematerialise, activations, placement)

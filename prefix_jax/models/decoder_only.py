@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.models import attention
-from prefix_jax.models.layers import Embedding, Stack, gather_columns
+from prefix_jax.models.layers import Embedding, Places, Stack, gather_columns
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
 
 
@@ -17,6 +17,7 @@ class DecoderOnly(nn.Module):
     spec: Any
     rematerialise: bool = False
     activations: Any = None
+    placement: Places | None = None
 
     def make_block(self) -> nn.Module:
         raise NotImplementedError
@@ -33,11 +34,11 @@ class DecoderOnly(nn.Module):
 
     def setup(self) -> None:
         learned = getattr(self.spec, "learned_positions", 0)
-        self.embedding = Embedding(self.spec.vocab_size, self.spec.d_model, learned, self.activations)
-        self.layers = Stack(self.make_block(), self.spec.layers, self.rematerialise)
+        self.embedding = Embedding(self.spec.vocab_size, self.spec.d_model, learned, self.activations, self.placement)
+        self.layers = Stack(self.make_block(), self.spec.layers, self.rematerialise, self.placement)
         self.final_norm = self.make_norm()
         if not self.spec.tie_embeddings:
-            self.head = Embedding(self.spec.vocab_size, self.spec.d_model)
+            self.head = Embedding(self.spec.vocab_size, self.spec.d_model, placement=self.placement)
 
     def __call__(
         self,

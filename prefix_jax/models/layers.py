@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,14 @@ from prefix_jax.models.prefix import KeyValues, Site
 from prefix_jax.models.products import KEPT, as_bits, keep, product, product_transposed
 
 _embedding_init = nn.initializers.normal(0.02)
+
+
+class Places(Protocol):
+    """What holds arrays to their shardings, where there are several devices."""
+
+    def hidden(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]: ...
+
+    def table(self, tokens: Float[Array, "V E"]) -> Float[Array, "V E"]: ...
 
 
 class RMSNorm(nn.Module):
@@ -71,6 +79,7 @@ class Embedding(nn.Module):
     width: int
     max_positions: int = 0
     activations: Any = None
+    placement: Places | None = None
 
     def setup(self) -> None:
         self.tokens = self.param("tokens", _embedding_init, (self.rows, self.width))
@@ -78,11 +87,14 @@ class Embedding(nn.Module):
             self.positions = self.param("positions", _embedding_init, (self.max_positions, self.width))
 
     def __call__(self, ids: Array, positions: Array | None = None) -> Array:
-        rows = jnp.take(self.tokens, ids, axis=0).astype(self.activations or self.tokens.dtype)
+        rows = jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype)
         return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0).astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
-        return product_transposed(hidden.astype(jnp.float32), self.tokens)
+        return product_transposed(hidden.astype(jnp.float32), self._table())
+
+    def _table(self) -> Array:
+        return self.tokens if self.placement is None else self.placement.table(self.tokens)
 
 
 def heads_first(x: Float[Array, "*batch T K N D"]) -> Float[Array, "*batch K N T D"]:
@@ -166,11 +178,13 @@ class Stack(nn.Module):
     The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None,
     `past` its slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no
     gradient runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input.
+    `placement` holds each layer's input to its sharding.
     """
 
     block: nn.Module
     length: int
     rematerialise: bool = False
+    placement: Places | None = None
 
     @nn.compact
     def __call__(self, x: Array, shared: Any, sites: tuple[Site | None, ...], past: Any) -> tuple[Array, Any]:
@@ -185,6 +199,7 @@ class Stack(nn.Module):
 
         def body(x: Array, layer: tuple) -> tuple[Array, Any]:
             weights, sites_here, past_here = layer
+            x = x if self.placement is None else self.placement.hidden(x)
             return block.apply(weights, x, shared, sites_here, past_here)
 
         kept = () if self.rematerialise else (KEPT,)

@@ -16,6 +16,7 @@ from prefix_jax.models.layers import (
     MLP,
     Embedding,
     GatedMLP,
+    Places,
     Projection,
     RMSNorm,
     SelfAttention,
@@ -116,6 +117,7 @@ class DecoderBlock(nn.Module):
 class Encoder(nn.Module):
     spec: T5Spec
     rematerialise: bool = False
+    placement: Places | None = None
 
     @nn.compact
     def __call__(self, x: Array, segment_ids: Array, prefix: Prefix | None) -> tuple[Array, KeyValues]:
@@ -124,7 +126,7 @@ class Encoder(nn.Module):
         columns = jnp.arange(x.shape[-2])
         bias = relative_bias(table, columns, columns, True, s)
         mask, bias = oriented(same_segment(segment_ids, segment_ids)[..., None, None, :, :]), oriented(bias)
-        stack = Stack(EncoderBlock(s), s.encoder_layers, self.rematerialise, name="layers")
+        stack = Stack(EncoderBlock(s), s.encoder_layers, self.rematerialise, self.placement, name="layers")
         x, key_values = stack(x, (mask, bias), (site_of(prefix, "encoder"),), None)
         return RMSNorm(s.norm_epsilon, name="final_norm")(x), key_values
 
@@ -139,11 +141,12 @@ def relative_bias(table: Array, query_columns: Array, key_columns: Array, both: 
 class Decoder(nn.Module):
     spec: T5Spec
     rematerialise: bool = False
+    placement: Places | None = None
 
     def setup(self) -> None:
         s = self.spec
         self.relative_bias = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
-        self.layers = Stack(DecoderBlock(s), s.layers, self.rematerialise)
+        self.layers = Stack(DecoderBlock(s), s.layers, self.rematerialise, self.placement)
         self.final_norm = RMSNorm(s.norm_epsilon)
 
     def __call__(
@@ -180,14 +183,15 @@ class T5(nn.Module):
     spec: T5Spec
     rematerialise: bool = False
     activations: Any = None
+    placement: Places | None = None
 
     def setup(self) -> None:
         s = self.spec
-        self.embedding = Embedding(s.vocab_size, s.d_model, activations=self.activations)
-        self.encoder = Encoder(s, self.rematerialise)
-        self.decoder = Decoder(s, self.rematerialise)
+        self.embedding = Embedding(s.vocab_size, s.d_model, activations=self.activations, placement=self.placement)
+        self.encoder = Encoder(s, self.rematerialise, self.placement)
+        self.decoder = Decoder(s, self.rematerialise, self.placement)
         if not s.tie_embeddings:
-            self.head = Embedding(s.vocab_size, s.d_model)
+            self.head = Embedding(s.vocab_size, s.d_model, placement=self.placement)
 
     def __call__(
         self,

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from prefix_jax.data.batching import PackedBatches, split
+from prefix_jax.data.batching import PackedBatches
 from prefix_jax.errors import UserError
 from prefix_jax.training.checkpoint import Checkpoints
 from prefix_jax.training.progress import Progress
+from prefix_jax.training.session import Session
 from prefix_jax.training.step import State, exported, make_evaluation, make_step
 from prefix_jax.training.trainer import Member, Trainer
 from prefix_jax.training.writers import MetricWriter
@@ -140,7 +141,9 @@ class _Run:
         self._began = time.monotonic() - seconds
         options, model = trainer.options, trainer.session.model
         per_record = options.loss == "examples"
-        self._step = make_step(model, trainer.method, per_record, options.ema, trainer.lengths)
+        self._step = make_step(
+            model, trainer.method, per_record, options.ema, trainer.lengths, trainer.shardings(state)
+        )
         self._evaluate = make_evaluation(model, trainer.method, trainer.lengths)
         self._window: list[dict[str, Array]] = []
         self._logged: float | None = None
@@ -164,7 +167,7 @@ class _Run:
         label = "train" if self.t.lengths is None else f"train {len(self.t.members)} members"
         with Progress(total, start=self.step, label=label) as bar:
             while not self.over and not self.stop.asked:
-                batch = split(self.t.batches.batch_at(self.step), options.accumulation)
+                batch = self.t.batch_at(self.step)
                 self.state, metrics = self._step(self.t.session.base, self.t.hyper, self.state, batch)
                 self.step += 1
                 self._window.append(metrics)
@@ -215,7 +218,7 @@ class _Run:
 
     def _validate(self) -> dict[str, float]:
         trainable = exported(self.state)
-        losses = _each(validation_loss(self._evaluate, self.t.session.base, trainable, self.t.validation))
+        losses = _each(validation_loss(self._evaluate, self.t.session, trainable, self.t.validation))
         better = np.zeros(len(losses), bool)
         for m in self._running():
             self.writers[m].write(self.step, {"validation_loss": float(losses[m]), "seconds": self.seconds})
@@ -264,9 +267,10 @@ def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(np.array, tree)
 
 
-def validation_loss(evaluate: Callable, base: Any, trainable: PyTree, batches: PackedBatches | None) -> Any:
+def validation_loss(evaluate: Callable, session: Session, trainable: PyTree, batches: PackedBatches | None) -> Any:
     """Returns the mean loss of a target token over all batches, of each member where there are several."""
     assert batches is not None
-    sums = jax.device_get([evaluate(base, trainable, batch) for batch in batches.epoch()])
+    put = session.placement.batch if session.placement else lambda batch: batch
+    sums = jax.device_get([evaluate(session.base, trainable, put(batch)) for batch in batches.epoch()])
     losses, weights = np.moveaxis(np.asarray(sums), 1, 0)
     return losses.sum(0) / weights.sum(0)

@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "training.wandb",
     "data.path",
     "decoding.",
+    "mesh.",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
@@ -47,22 +48,36 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
 
 
-def claim(workdir: Path, config: Config, parameters: dict[str, int], words: Sequence[str]) -> None:
-    """Writes `config.json`, unless the directory belongs to another configuration.
+def earlier(workdir: Path, config: Config) -> dict[str, Any]:
+    """Returns what `claim` wrote when the directory's run began; nothing where it is new.
 
     Raises:
       UserError: the directory holds a run with other options.
     """
-    wanted = json.loads(config.to_json())
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    if (workdir / "config.json").exists():
-        before = read_config(workdir)
-        refuse_other(workdir, before["config"], wanted)
-        started = before.get("started", started)
+    if not (workdir / "config.json").exists():
+        return {}
+    before = read_config(workdir)
+    refuse_other(workdir, before["config"], json.loads(config.to_json()))
+    return before
+
+
+def claim(
+    workdir: Path, config: Config, parameters: dict[str, int], words: Sequence[str], batch_shape: Sequence[int]
+) -> None:
+    """Writes `config.json`, unless the directory belongs to another configuration.
+
+    `batch_shape` are a step's rows and the two capacities of a row: a resumed run keeps them, and so its batches, on
+    whatever devices it goes on.
+
+    Raises:
+      UserError: the directory holds a run with other options.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {
-        "config": wanted,
+        "config": json.loads(config.to_json()),
         "command": " ".join(words),
-        "started": started,
+        "started": earlier(workdir, config).get("started", now),
+        "batch_shape": list(batch_shape),
         "commit": commit(),
         "platform": f"{platform.platform()}, {os.cpu_count()} cores",
         "versions": versions(),

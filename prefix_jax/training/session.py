@@ -16,17 +16,22 @@ from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.pretrained import Pretrained, cache_dir, load
 from prefix_jax.models.specs import Spec
+from prefix_jax.parallel.mesh import Placement, place
 from prefix_jax.tuning import Method
 
 
 @dataclass(frozen=True)
 class Session:
-    """The frozen model of a configuration and how text becomes its tokens. `base` is what `model.apply` takes first."""
+    """The frozen model of a configuration and how text becomes its tokens. `base` is what `model.apply` takes first.
+
+    `placement` says where arrays lie on the devices; None where there is only one.
+    """
 
     config: Config
     pretrained: Pretrained
     model: Model
     base: dict[str, Any]
+    placement: Placement | None = None
 
     def of(self, config: Config) -> "Session":
         """Returns the session of another configuration with the same model."""
@@ -64,24 +69,30 @@ def prefix_offset(config: Config) -> int:
     return config.prefix.length if config.prefix.position_offset == "length" else 0
 
 
-def open_session(config: Config) -> Session:
-    """Loads the model that a configuration names.
+def open_session(config: Config, devices: Sequence[Any] | None = None) -> Session:
+    """Loads the model that a configuration names onto `devices` (None: all).
 
     Raises:
       UserError: it cannot be had or does not fit.
     """
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
-    pretrained = load(config.model.source, config.model.dtype)
+
+    def divided(spec: Spec) -> Any:
+        placement = place(config.mesh, spec, devices)
+        return None if placement is None else placement.base
+
+    pretrained = load(config.model.source, config.model.dtype, divided)
+    placement = place(config.mesh, pretrained.spec, devices)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
-    model = build(pretrained.spec, config.model.rematerialise, activations)
-    return Session(config, pretrained, model, {"params": pretrained.params})
+    model = build(pretrained.spec, config.model.rematerialise, activations, placement)
+    return Session(config, pretrained, model, {"params": pretrained.params}, placement)
 
 
 def model_options(config: Config) -> dict[str, Any]:
     """Returns the options on which the frozen model depends."""
-    return config.model.to_dict()
+    return {**config.model.to_dict(), "mesh": config.mesh.to_dict()}
 
 
 def columns(config: Config) -> tasks.Columns:

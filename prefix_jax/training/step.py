@@ -32,13 +32,22 @@ class State:
     key: Array
 
 
-def initial_state(method: Method, base: Base, hyper: Hyper, seed: int, ema: float) -> State:
-    """Returns the state before the first step."""
-    key_init, key_train = jax.random.split(jax.random.key(seed))
-    trainable = jax.jit(method.init)(key_init, base)
-    optimizer = transformation(hyper, method.mask(trainable)).init(trainable)
-    average = jax.tree.map(jnp.copy, trainable) if ema else None
-    return State(jnp.int32(0), trainable, optimizer, average, key_train)
+def initial_state(
+    method: Method, base: Base, hyper: Hyper, seed: int, ema: float, shard: Callable[[PyTree], PyTree] | None = None
+) -> State:
+    """Returns the state before the first step; `shard` gives its shardings from its shapes."""
+
+    def make(key: Array, base: Base) -> State:
+        key_init, key_train = jax.random.split(key)
+        trainable = method.init(key_init, base)
+        optimizer = transformation(hyper, method.mask(trainable)).init(trainable)
+        average = jax.tree.map(jnp.copy, trainable) if ema else None
+        return State(jnp.int32(0), trainable, optimizer, average, key_train)
+
+    key = jax.random.key(seed)
+    if shard is None:
+        return jax.jit(make)(key, base)
+    return jax.jit(make, out_shardings=shard(jax.eval_shape(make, key, base)))(key, base)
 
 
 def exported(state: State) -> PyTree:
@@ -81,13 +90,18 @@ _MEMBERS = State(step=None, trainable=0, optimizer=0, average=0, key=0)  # type:
 
 
 def make_step(
-    model: Model, method: Method, per_record: bool = False, ema: float = 0.0, lengths: Sequence[int] | None = None
+    model: Model,
+    method: Method,
+    per_record: bool = False,
+    ema: float = 0.0,
+    lengths: Sequence[int] | None = None,
+    shardings: State | None = None,
 ) -> Callable:
     """Returns the compiled `(base, hyper, state, batch) -> (state, metrics)`; the state's buffers are reused.
 
     Metrics: loss (mean over target tokens), learning_rate, gradient_norm (before clipping), target_tokens. With
     `lengths`, `hyper`, `state` and the metrics have a leading axis of members, which share the base and the batch;
-    member m sees the first `lengths[m]` virtual tokens.
+    member m sees the first `lengths[m]` virtual tokens. `shardings` are the state's, which it keeps.
     """
 
     def step(base: Base, hyper: Hyper, state: State, batch: Batch, length: Any) -> tuple[State, dict[str, Array]]:
@@ -107,7 +121,10 @@ def make_step(
 
     own, axis = _own_lengths(lengths)
     run = step if lengths is None else jax.vmap(step, (None, 0, _MEMBERS, None, axis), (_MEMBERS, 0))
-    return jax.jit(lambda base, hyper, state, batch: run(base, hyper, state, batch, own), donate_argnums=2)
+    kept = None if shardings is None else (shardings, None)
+    return jax.jit(
+        lambda base, hyper, state, batch: run(base, hyper, state, batch, own), donate_argnums=2, out_shardings=kept
+    )
 
 
 def make_evaluation(model: Model, method: Method, lengths: Sequence[int] | None = None) -> Callable:

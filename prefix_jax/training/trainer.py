@@ -1,7 +1,8 @@
 """The parts of a run, or of several runs that share a program, made and checked before the first step."""
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from prefix_jax.config import Config
-from prefix_jax.data.batching import Layout, PackedBatches
+from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
+from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
 from prefix_jax.training import run_directory
 from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
@@ -31,9 +33,9 @@ class Member:
     hyper: Hyper
     counts: dict[str, int]
 
-    def initial(self, base: Any) -> State:
+    def initial(self, base: Any, shard: Callable[[PyTree], PyTree] | None) -> State:
         options = self.config.training
-        return initial_state(self.method, base, self.hyper, options.seed, options.ema)
+        return initial_state(self.method, base, self.hyper, options.seed, options.ema, shard)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,23 @@ class Trainer:
         """The method of the member with the longest prefix."""
         return max(self.members, key=lambda member: member.config.prefix.length).method
 
+    @property
+    def _shard(self) -> Callable[[PyTree], PyTree] | None:
+        placement = self.session.placement
+        return None if placement is None else placement.trained
+
+    def shardings(self, state: State) -> State | None:
+        """Returns where a state's arrays lie; None where there is one device."""
+        return None if self._shard is None else self._shard(state)
+
+    def batch_at(self, step: int) -> Batch:
+        """Returns the batch of a training step in the parts of its accumulation, on the devices."""
+        parts = self.options.accumulation
+        batch, placement = self.batches.batch_at(step), self.session.placement
+        if placement is None:
+            return split(batch, parts)
+        return placement.batch(split(batch, parts), leading=int(parts > 1))
+
     @functools.cached_property
     def hyper(self) -> Hyper:
         return self._stacked([member.hyper for member in self.members])
@@ -71,8 +90,10 @@ class Trainer:
     def initial(self) -> State:
         """Returns the state before the first step: each member's own, with zeros for the slots it does not have."""
         slots = max(self.lengths or (0,))
-        states = [self._widened(member, member.initial(self.session.base), slots) for member in self.members]
-        return self._stacked(states).replace(step=jnp.int32(0))
+        base, shard = self.session.base, self._shard
+        states = [self._widened(member, member.initial(base, shard), slots) for member in self.members]
+        state = self._stacked(states).replace(step=jnp.int32(0))
+        return state if shard is None else jax.device_put(state, shard(state))
 
     def _widened(self, member: Member, state: State, slots: int) -> State:
         if self.lengths is None:
@@ -107,14 +128,20 @@ def prepare_together(
         check_options(config)
     # What the longest prefix leaves of the window, every record must fit into.
     longest = session.of(max((config for config, _ in runs), key=lambda config: config.prefix.length))
-    batches = _batches(longest, "train", shuffle=True)
+    shape = _known_shape([run_directory.earlier(workdir, config) for config, workdir in runs])
+    batches = _batches(longest, "train", shuffle=True, shape=shape)
     options = longest.config.training
     total = options.steps or max(1, round(options.epochs * batches.steps_per_epoch))
     members = _members(session, runs, total)
     for member in members:
-        run_directory.claim(member.workdir, member.config, member.counts, words)
+        run_directory.claim(member.workdir, member.config, member.counts, words, dataclasses.astuple(batches.shape))
     validation = _batches(longest, "validation", shuffle=False) if options.evaluate_every else None
     return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total)
+
+
+def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
+    shapes = [Shape(*found["batch_shape"]) for found in earlier if "batch_shape" in found]
+    return shapes[0] if shapes else None
 
 
 def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps: int) -> tuple[Member, ...]:
@@ -154,10 +181,11 @@ def check_options(config: Config) -> None:
         raise UserError("training.steps and training.epochs are both 0; one of them must say how long to train")
 
 
-def _batches(session: Session, split_name: str, shuffle: bool) -> PackedBatches:
+def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | None = None) -> PackedBatches:
     config, spec = session.config, session.spec
     records = text_pairs(config, split_name)
     wanted = config.training.evaluate_records
+    shards = session.placement.row_shards if session.placement else 1
     if not shuffle and wanted:
         records = records[:: max(1, len(records) // wanted)][:wanted]
     return PackedBatches(
@@ -166,8 +194,9 @@ def _batches(session: Session, split_name: str, shuffle: bool) -> PackedBatches:
         batch=config.training.batch,
         seed=config.data.seed,
         row_length=config.data.row_length,
-        rows_multiple=config.training.accumulation if shuffle else 1,
+        rows_multiple=(config.training.accumulation if shuffle else 1) * shards,
         shuffle=shuffle,
+        shape=shape,
     )
 
 

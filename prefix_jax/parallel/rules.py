@@ -1,0 +1,54 @@
+"""Which axes arrays have, by their paths, and which mesh axes divide them: one table for all models and methods."""
+
+import re
+from typing import Any
+
+# What the axes of a mesh divide. The rows of a batch lie over both `data` and `fsdp`.
+ROWS = ("data", "fsdp")
+MESH_AXES: dict[str, tuple[str, ...]] = {
+    "embed": ("fsdp",),
+    "vocabulary": ("tensor", "groups"),
+    "inner": ("tensor", "groups"),
+    "kv_heads": ("tensor",),
+    "query_groups": ("groups",),
+    "bottleneck": ("fsdp",),
+}
+
+# The ends of paths, and the axes of what is there. `parts`: a KV head's queries, its key, its value.
+_BASE = (
+    (r"layers/.*(qkv|query|key_value)/kernel", ("layers", "embed", "kv_heads", "parts", "head")),
+    (r"layers/.*qkv/bias", ("layers", "kv_heads", "parts", "head")),
+    (r"layers/.*out/kernel", ("layers", "kv_heads", "query_groups", "head", "embed")),
+    (r"layers/.*(gate|up)/kernel", ("layers", "embed", "inner")),
+    (r"layers/.*up/bias", ("layers", "inner")),
+    (r"layers/.*down/kernel", ("layers", "inner", "embed")),
+    (r"(embedding|head)/tokens", ("vocabulary", "embed")),
+    (r"embedding/positions", ("positions", "embed")),
+)
+_TRAINED = (
+    (r"(encoder|decoder|cross)/(key|value)", ("layers", "kv_heads", "slots", "head")),
+    (r"(encoder|decoder|cross)/out/kernel", ("bottleneck", "layers", "pair", "kv_heads", "head")),
+    (r"(encoder|decoder|cross)/out/bias", ("layers", "pair", "kv_heads", "head")),
+)
+
+
+def base_axes(path: str, rank: int) -> tuple[str | None, ...]:
+    """Returns the axes of a frozen parameter; what no rule names (norms, relative bias) is replicated."""
+    return _axes(_BASE, path, rank)
+
+
+def trained_axes(path: str, rank: int) -> tuple[str | None, ...]:
+    """Returns the axes of a trained array, or of an optimizer's that repeats it, with members' axes before them."""
+    return _axes(_TRAINED, path, rank)
+
+
+def spelled(path: Any) -> str:
+    """Returns a path of keys as jax gives it in the form `layers/mlp/up/kernel`."""
+    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+
+
+def _axes(table: Any, path: str, rank: int) -> tuple[str | None, ...]:
+    for pattern, axes in table:
+        if re.search(rf"(^|/){pattern}$", path) and rank >= len(axes):
+            return (None,) * (rank - len(axes)) + axes
+    return (None,) * rank

@@ -1,0 +1,84 @@
+"""One training step on one device and on meshes of eight, in a process of its own: prints JSON.
+
+`python -m tests.parallel.sharded FOLDER ROWS '[[data, fsdp, tensor], ...]' '{"option": value}'`
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+from prefix_jax.config import default_config  # noqa: E402
+from prefix_jax.training import session  # noqa: E402
+from prefix_jax.training.step import make_step  # noqa: E402
+from prefix_jax.training.trainer import prepare  # noqa: E402
+
+
+def step(source: str, rows: str, mesh: list[int], devices: list, workdir: str, options: dict) -> dict:
+    config = default_config()
+    config.model.source = source
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
+    config.data.update(task="text", path=rows)
+    config.prefix.update(length=3, hidden=16)
+    config.training.update(batch=8, evaluate_every=0, steps=2)
+    config.update_from_flattened_dict(options)
+    opened = session.open_session(config, devices)
+    trainer = prepare(opened, Path(workdir), [])
+    state = trainer.initial()
+    held = bytes_on_a_device(opened.base)
+    run = make_step(opened.model, trainer.method, shardings=trainer.shardings(state))
+    losses, norms = [], []
+    for number in range(2):
+        state, metrics = run(opened.base, trainer.hyper, state, trainer.batch_at(number))
+        losses.append(float(metrics["loss"]))
+        norms.append(float(metrics["gradient_norm"]))
+    return {
+        "losses": losses,
+        "norms": norms,
+        # Adam's first moment after two steps: nine tenths of the first gradient and the second.
+        "gradient": jax.tree.map(np.array, state.optimizer[0].inner_state[1].mu),
+        "base": held,
+        "state": bytes_on_a_device(state),
+        "shape": trainer.batches.shape,
+    }
+
+
+def bytes_on_a_device(tree) -> list[int]:
+    """Returns what each device holds of the arrays of a tree."""
+    found: dict = {}
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            found[shard.device.id] = found.get(shard.device.id, 0) + shard.data.nbytes
+    return sorted(found.values())
+
+
+def main() -> None:
+    source, rows, workdir, meshes, options = sys.argv[1:]
+    options = json.loads(options)
+    alone = step(source, rows, [1, 1, 1], jax.devices()[:1], f"{workdir}/run", options)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(alone["gradient"]))
+    found = []
+    for mesh in json.loads(meshes):
+        # The same run directory: a run that goes on elsewhere keeps its batches.
+        here = step(source, rows, mesh, jax.devices(), f"{workdir}/run", options)
+        assert here["shape"] == alone["shape"]
+        difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), alone["gradient"], here["gradient"])
+        found.append(
+            {
+                "mesh": mesh,
+                "loss": max(abs(a - b) for a, b in zip(alone["losses"], here["losses"], strict=True)),
+                "norm": max(abs(a / b - 1) for a, b in zip(alone["norms"], here["norms"], strict=True)),
+                "gradient": max(jax.tree.leaves(difference)) / largest,
+                "base": here["base"],
+                "state": here["state"],
+            }
+        )
+    print(json.dumps({"alone": {"base": alone["base"], "state": alone["state"]}, "meshes": found}))
+
+
+if __name__ == "__main__":
+    main()
