@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test lint bench setup lock clean
+.PHONY: demo test lint bench planner setup lock clean
 
 demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/demo/report.html
 	$(BIN)/python -m prefix_jax.demo --workdir runs/demo
@@ -15,6 +15,9 @@ test: $(VENV)/.ready-dev  ## all tests, the slow ones too
 bench: $(VENV)/.ready-dev  ## speed and memory beside PEFT: benchmarks/results, benchmarks/README.md
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.report
+
+planner: $(VENV)/.ready  ## the TPU's compiler, for prefix_jax.plan and its tests; no TPU is needed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock "jax[tpu]"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 
 from tests import shapes
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS") or "cpu"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests compile far more than they compute: quick compilation, and programs kept between runs.

@@ -88,16 +88,13 @@ class Placement:
         return PartitionSpec(*(fitting(axis, size) for axis, size in zip(axes, shape, strict=True)))
 
 
-def place(section: Config, spec: Spec, devices: Sequence[Any] | None = None) -> Placement | None:
-    """Returns the placement that the section `mesh` asks for; None where there is one device, and nothing to divide.
+def place(section: Config, spec: Spec, devices: Sequence[Any]) -> Placement:
+    """Returns the placement on these devices that the section `mesh` asks for.
 
     Raises:
       UserError: the mesh's sizes do not give the devices' number, or do not divide the model's heads.
     """
-    devices = jax.devices() if devices is None else devices
     data, fsdp, tensor = sizes(section, len(devices))
-    if len(devices) == 1:
-        return None
     return Placement(_mesh(devices, (data, fsdp, *_tensor_axes(tensor, spec))))
 
 

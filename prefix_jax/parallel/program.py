@@ -1,6 +1,7 @@
 """Reads a compiled program's text (HLO): its matrix products, with the trip counts of the loops around them applied.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs.
+XLA's own cost analysis counts the body of a loop once, however often it runs. The TPU's compiler writes matrix products
+as convolutions, with batch dimensions as spatial ones.
 """
 
 import math
@@ -15,6 +16,9 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_WINDOW = re.compile(r"window=\{([^}]*)\}")
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
 class Operand(NamedTuple):
@@ -40,11 +44,21 @@ class Product:
         return 2 * math.prod(self.result.shape) * math.prod(self.left.shape[d] for d in self.contracting[0])
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
+    """One line of a program; `rest` is what follows the operation's opening parenthesis."""
+
     name: str
     result: str
     operation: str
     rest: str
+
+    @property
+    def operands(self) -> list[str]:
+        """Names of the operands."""
+        return re.findall(r"%([\w.\-]+)", self.rest.split("), ")[0])
+
+
+Computations = dict[str, list[Instruction]]
 
 
 def products(text: str) -> Counter[Product]:
@@ -53,9 +67,9 @@ def products(text: str) -> Counter[Product]:
     Raises:
       ValueError: a loop around a product does not say how often it runs.
     """
-    computations, entry = _read(text)
+    computations, entry = read(text)
     found: Counter[Product] = Counter()
-    for times, computation in _walk(computations, entry, 1):
+    for times, computation in walk(computations, entry):
         for product in _products_of(computations[computation]):
             found[product] += times
     return found
@@ -63,11 +77,17 @@ def products(text: str) -> Counter[Product]:
 
 def product_flops(text: str) -> int:
     """Returns the floating-point operations of all matrix products in one call of a program."""
-    return sum(product.flops * times for product, times in products(text).items())
+    computations, entry = read(text)
+    return sum(
+        times * (sum(p.flops for p in _products_of(inside)) + sum(_convolution_flops(inside)))
+        for times, computation in walk(computations, entry)
+        if (inside := computations[computation])
+    )
 
 
-def _read(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    computations: dict[str, list[_Instruction]] = {}
+def read(text: str) -> tuple[Computations, str]:
+    """Returns a program's computations by name, and the name of its entry."""
+    computations: Computations = {}
     entry, current = "", ""
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
@@ -75,35 +95,103 @@ def _read(text: str) -> tuple[dict[str, list[_Instruction]], str]:
             computations[current] = []
             entry = current if line.startswith("ENTRY") else entry
         elif current and (found := _INSTRUCTION.match(line)):
-            computations[current].append(_Instruction(*found.groups()))
+            computations[current].append(Instruction(*found.groups()))
     return computations, entry
 
 
-def _walk(computations: dict, name: str, times: int) -> Iterator[tuple[int, str]]:
+def walk(computations: Computations, name: str, times: int = 1, fusions: bool = True) -> Iterator[tuple[int, str]]:
+    """Yields each computation that one call of another reaches, and how often it runs.
+
+    Without `fusions`, only those whose instructions are run one by one.
+
+    Raises:
+      ValueError: a loop around a product does not say how often it runs.
+    """
     yield times, name
     for instruction in computations[name]:
+        if not fusions and instruction.operation not in ("while", "call", "conditional"):
+            continue
         called = [c for c in _CALLED.findall(instruction.rest) if c in computations]
         inner = times
         if instruction.operation == "while":
-            trips = _TRIPS.search(instruction.rest)
-            if trips:
-                inner = times * int(trips[1])
+            trips = _trips(computations, name, instruction)
+            if trips is not None:
+                inner = times * trips
             elif any(_has_product(computations, c) for c in called):
                 raise ValueError(f"the loop {instruction.name} does not say how often it runs")
         for each in called:
-            yield from _walk(computations, each, inner)
+            yield from walk(computations, each, inner, fusions)
 
 
-def _has_product(computations: dict, name: str) -> bool:
-    return any(_products_of(computations[inner]) for _, inner in _walk(computations, name, 1))
+def _trips(computations: Computations, name: str, loop: Instruction) -> int | None:
+    """Returns how often a loop runs: as it says, or by its condition, `counter < constant`."""
+    if said := _TRIPS.search(loop.rest):
+        return int(said[1])
+    condition = computations.get(found[1] if (found := _CONDITION.search(loop.rest)) else "", [])
+    if not condition or condition[-1].operation != "compare" or "direction=LT" not in condition[-1].rest:
+        return None
+    inside = {i.name: i for i in condition}
+    counter, limit = (inside.get(operand) for operand in condition[-1].operands[:2])
+    index = re.search(r"index=(\d+)", counter.rest) if counter and counter.operation == "get-tuple-element" else None
+    if index is None or limit is None or limit.operation != "constant":
+        return None
+    around = {i.name: i for i in computations[name]}
+    start: Instruction | None = around.get(loop.operands[0])
+    start = around.get(start.operands[int(index[1])]) if start and start.operation == "tuple" else None
+    while start and start.operation in ("copy", "bitcast"):
+        start = around.get(start.operands[0])
+    begin = _integer(start) if start and start.operation == "constant" else 0
+    return _integer(limit) - begin
 
 
-def _products_of(instructions: list[_Instruction]) -> list[Product]:
+def _integer(constant: Instruction) -> int:
+    return int(constant.rest.split(")")[0])
+
+
+def _has_product(computations: Computations, name: str) -> bool:
+    kinds = ("dot", "convolution")
+    return any(i.operation in kinds for _, inner in walk(computations, name) for i in computations[inner])
+
+
+def _convolution_flops(instructions: list[Instruction]) -> list[int]:
+    shapes = {i.name: i.result for i in instructions}
+    return [_flops_of(i, shapes) for i in instructions if i.operation == "convolution"]
+
+
+def _flops_of(convolution: Instruction, shapes: dict[str, str]) -> int:
+    """Counts each pair of an output and a window's element that meets a real input, not padding or dilation."""
+    left, right = (_operand(shapes[name]).shape for name in convolution.operands[:2])
+    result = _operand(convolution.result).shape
+    labels = _LABELS.search(convolution.rest)
+    assert labels, convolution
+    lhs, rhs, out = labels.groups()
+    window = dict(part.split("=") for part in found[1].split()) if (found := _WINDOW.search(convolution.rest)) else {}
+    pairs = 1
+    for axis in range(sum(label.isdigit() for label in lhs)):
+        sizes = (left[lhs.index(str(axis))], right[rhs.index(str(axis))], result[out.index(str(axis))])
+        pairs *= _meetings(sizes, {name: values.split("x")[axis] for name, values in window.items()})
+    return 2 * result[out.index("b")] * result[out.index("f")] * right[rhs.index("i")] * pairs
+
+
+def _meetings(sizes: tuple[int, int, int], window: dict[str, str]) -> int:
+    """Counts the pairs (output, element of the window) along one spatial axis whose input is there."""
+    size, elements, outputs = sizes
+    stride, low = int(window.get("stride", 1)), int(window.get("pad", "0_0").split("_")[0])
+    spread, spacing = int(window.get("lhs_dilate", 1)), int(window.get("rhs_dilate", 1))
+    count = 0
+    for element in range(elements):
+        offset = element * spacing - low
+        places = range(offset, offset + outputs * stride, stride)
+        count += sum(place % spread == 0 and 0 <= place // spread < size for place in places)
+    return count
+
+
+def _products_of(instructions: list[Instruction]) -> list[Product]:
     shapes = {i.name: i.result for i in instructions}
     return [_product(i, shapes) for i in instructions if i.operation == "dot"]
 
 
-def _product(dot: _Instruction, shapes: dict[str, str]) -> Product:
+def _product(dot: Instruction, shapes: dict[str, str]) -> Product:
     names = [part.strip().split(" ")[-1].lstrip("%") for part in dot.rest.split(")")[0].split(", ")]
     left, right = (_operand(shapes[name]) for name in names[:2])
 

@@ -77,13 +77,14 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     """
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
+    devices = jax.devices() if devices is None else devices
 
     def divided(spec: Spec) -> Any:
         placement = place(config.mesh, spec, devices)
-        return None if placement is None else placement.base
+        return None if len(devices) == 1 else placement.base
 
     pretrained = load(config.model.source, config.model.dtype, divided)
-    placement = place(config.mesh, pretrained.spec, devices)
+    placement = None if len(devices) == 1 else place(config.mesh, pretrained.spec, devices)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
     model = build(pretrained.spec, config.model.rematerialise, activations, placement)

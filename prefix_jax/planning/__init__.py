@@ -1,0 +1,1 @@
+"""What a training step would cost on a TPU: asked of the TPU's own compiler, from shapes alone."""

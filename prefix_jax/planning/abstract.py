@@ -1,0 +1,81 @@
+"""The real training step from shapes alone: nothing is loaded, and nothing is run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from prefix_jax import tuning
+from prefix_jax.config import Config
+from prefix_jax.data.batching import Batch
+from prefix_jax.models import build
+from prefix_jax.models.specs import Spec
+from prefix_jax.parallel.mesh import Placement
+from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.training.step import initial_state, make_step
+
+_STEPS = 1000  # the schedule's length is a number in the program, not a part of it
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step takes: packed rows, a row's columns, and the columns of its targets (encoder-decoder: the
+    decoder's).
+    """
+
+    rows: int
+    columns: int
+    targets: int
+
+
+def base_shapes(spec: Spec, dtype: str) -> PyTree:
+    """Returns the frozen parameters of a model, as they are loaded, without their values."""
+    model = build(spec)
+    ids = jnp.zeros((1, 2), jnp.int32)
+    more = {"encoder_tokens": ids} if spec.encoder_layers else {}
+    made = jax.eval_shape(lambda key: model.init(key, ids, **more), jax.random.key(0))["params"]
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), made)
+
+
+def lowered_step(config: Config, spec: Spec, placement: Placement, work: Work) -> Any:
+    """Returns the training step of a configuration, lowered for the devices of a placement.
+
+    Raises:
+      UserError: an option does not fit the model.
+    """
+    model = build(spec, config.model.rematerialise, config.model.dtype, placement)
+    method = tuning.build(config, model, (1,) if config.prefix.text else ())
+    base = {"params": base_shapes(spec, config.model.dtype)}
+    options = config.training
+    numbers = hyper_from(config.optimizer, _STEPS)
+    state = jax.eval_shape(lambda b: initial_state(method, b, numbers, 0, options.ema), base)
+    shardings = placement.trained(state)
+    step = make_step(model, method, options.loss == "examples", options.ema, shardings=shardings)
+    hyper = jax.eval_shape(lambda: numbers)
+    everywhere = jax.tree.map(lambda leaf: placement.replicated, hyper)
+    return step.lower(
+        _placed(base, {"params": placement.base(base["params"])}),
+        _placed(hyper, everywhere),
+        _placed(state, shardings),
+        _batch(spec, work, options.accumulation, placement),
+    )
+
+
+def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)
+
+
+def _batch(spec: Spec, work: Work, parts: int, placement: Placement) -> Batch:
+    lead = (parts, work.rows // parts) if parts > 1 else (work.rows,)
+    sharding = placement.rows(leading=len(lead) - 1)
+
+    def array(columns: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*lead, columns), dtype, sharding=sharding)
+
+    source, target = array(work.columns), array(work.targets)
+    weights = array(work.targets, jnp.float32)
+    if spec.encoder_layers:
+        return Batch(target, target, target, target, target, weights, source, source, source)
+    return Batch(source, source, source, target, target, weights)

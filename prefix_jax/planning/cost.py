@@ -1,0 +1,193 @@
+"""What a compiled step costs a chip: memory, operations, bytes moved, and what its chips send each other."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prefix_jax.parallel.program import Computations, Instruction, product_flops, read, walk
+from prefix_jax.planning.topologies import Chip
+
+# The chip's memory is marked by nothing, the core's own by a space: S(1) and others.
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_GROUPS = re.compile(r"replica_groups=(?:\[(\d+),(\d+)\]|\{\{([\d,]*)\})")
+_CALLS = re.compile(r"calls=%?([\w.\-]+)")
+_BITS = {"pred": 8, "s4": 4, "u4": 4}
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# What names or rearranges arrays without touching their bytes, and what waits.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all",
+    "copy-done", "slice-done", "async-done", "async-update", "custom-call", "partition-id", "replica-id", "iota",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step, for one chip. Bytes of memory: what lies there before, and the most there is at once.
+
+    `compiler_seconds` is the compiler's own estimate of what its chip computes and moves, links aside; 0: it has none.
+    `collectives`: by kind, how often and the bytes of their results.
+    """
+
+    arguments: int
+    peak: int
+    flops: int
+    bytes_moved: int
+    bytes_sent: float
+    collectives: dict[str, dict[str, float]]
+    compiler_seconds: float
+
+    def seconds(self, chip: Chip) -> dict[str, float]:
+        """Returns the least time that each resource takes, and the compiler's estimate where there is one.
+
+        A collective goes round a ring in both directions of one axis of the torus.
+        """
+        found = {
+            "compute": self.flops / chip.flops,
+            "memory": self.bytes_moved / chip.bandwidth,
+            "links": self.bytes_sent / (chip.links / chip.axes),
+        }
+        return {**found, "compiler": self.compiler_seconds} if self.compiler_seconds else found
+
+
+def cost_of(compiled: Any, chip: Chip) -> Cost:
+    """Reads a compiled step."""
+    memory = compiled.memory_analysis()
+    text = compiled.as_text()
+    computations, entry = read(text)
+    kinds, sent = _collectives(computations, entry)
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Cost(
+        arguments=memory.argument_size_in_bytes,
+        peak=kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        flops=product_flops(text),
+        bytes_moved=_bytes_moved(computations, entry),
+        bytes_sent=sent,
+        collectives=kinds,
+        compiler_seconds=_cycles(computations, entry) / chip.clock,
+    )
+
+
+def _cycles(computations: Computations, entry: str) -> int:
+    return sum(
+        times * int(found[1])
+        for times, name in walk(computations, entry, fusions=False)
+        for instruction in computations[name]
+        if (found := _CYCLES.search(instruction.rest))
+    )
+
+
+def _collectives(computations: Computations, entry: str) -> tuple[dict[str, dict[str, float]], float]:
+    """Returns the collectives by kind, and the bytes that a chip sends for them.
+
+    An asynchronous one stands in several steps of its own, all with one channel: it counts once.
+    """
+    seen: dict[str, tuple[str, int, float, float]] = {}
+    for times, name in walk(computations, entry):
+        for instruction in computations[name]:
+            kind = instruction.operation.removesuffix("-start")
+            if kind in COLLECTIVES:
+                channel = found[1] if (found := _CHANNEL.search(instruction.rest)) else instruction.name
+                size = float(sum(bytes_ for bytes_, _ in _arrays(instruction.result)))
+                if instruction.operation.endswith("-start") and instruction.result.startswith("("):
+                    size = float(_arrays(instruction.result)[-1][0])
+                seen[channel] = (kind, times, size, size * _share(kind, _group(instruction)))
+    count: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for kind, times, size, _ in seen.values():
+        count[kind] += times
+        total[kind] += times * size  # type: ignore[assignment]
+    kinds = {kind: {"count": count[kind], "bytes": float(total[kind])} for kind in sorted(count)}
+    return kinds, sum(times * sent for _, times, _, sent in seen.values())
+
+
+def _group(instruction: Instruction) -> int:
+    found = _GROUPS.search(instruction.rest)
+    if not found:
+        return 2
+    return int(found[2]) if found[2] else len(found[3].split(","))
+
+
+def _share(kind: str, group: int) -> float:
+    """Bytes that a chip of a ring sends, over the bytes of the result."""
+    ring = (group - 1) / group
+    return {
+        "all-gather": ring,
+        "all-reduce": 2 * ring,
+        "reduce-scatter": group - 1,
+        "all-to-all": ring,
+        "collective-permute": 1.0,
+    }[kind]
+
+
+def _bytes_moved(computations: Computations, entry: str) -> int:
+    """Returns the bytes that go to and from the chip's memory: each instruction's operands and results that lie there.
+
+    Of an array that is only sliced, the slices count; of one that is updated in place, the update.
+    """
+    total = 0
+    for times, name in walk(computations, entry, fusions=False):
+        results = {i.name: i.result for i in computations[name]}
+        total += times * sum(_touched(i, results, computations) for i in computations[name])
+    return total
+
+
+def _touched(instruction: Instruction, results: dict[str, str], computations: Computations) -> int:
+    kind = instruction.operation
+    if kind in _FREE or kind.endswith("-done") or kind.removesuffix("-start") in COLLECTIVES:
+        return 0
+    operands = [results[name] for name in instruction.operands if name in results]
+    if kind in ("dynamic-slice", "slice", "gather", "copy", "transpose", "copy-start", "slice-start"):
+        return _in_memory(instruction.result) + (_in_memory(instruction.result) if operands else 0)
+    if kind == "dynamic-update-slice":
+        return 2 * _in_memory(operands[1])
+    if kind == "fusion" and (called := _CALLS.search(instruction.rest)):
+        return _fused(computations[called[1]], instruction, operands)
+    return _in_memory(instruction.result) + sum(map(_in_memory, operands))
+
+
+def _fused(inside: list[Instruction], fusion: Instruction, operands: list[str]) -> int:
+    parameters = {int(i.rest.split(")")[0]): i.name for i in inside if i.operation == "parameter"}
+    total = _in_memory(fusion.result)
+    root = inside[-1]
+    if root.operation == "dynamic-update-slice":
+        update = next(i for i in inside if i.name == root.operands[1])
+        total = min(total, 2 * _size(update.result))
+    for place, operand in enumerate(operands):
+        users = [i for i in inside if parameters.get(place) in i.operands]
+        whole = _in_memory(operand)
+        if users and all(i.operation in ("dynamic-slice", "slice", "gather") for i in users):
+            whole = min(whole, sum(_size(i.result) for i in users))
+        elif users and all(i.operation == "dynamic-update-slice" for i in users):
+            whole = 0
+        total += whole
+    return total
+
+
+def _in_memory(shape: str) -> int:
+    """Returns the bytes of a result's arrays that lie in the chip's memory."""
+    return sum(size for size, space in _arrays(shape) if not space)
+
+
+def _size(shape: str) -> int:
+    return sum(size for size, _ in _arrays(shape))
+
+
+def _arrays(shape: str) -> list[tuple[int, bool]]:
+    """Returns the bytes of each array of a result, and whether it lies in the core's own memory."""
+    return list(_each(shape))
+
+
+def _each(shape: str) -> Iterator[tuple[int, bool]]:
+    for dtype, dims, layout in _ARRAY.findall(shape):
+        digits = re.search(r"(\d+)", dtype)
+        bits = _BITS.get(dtype, int(digits[1]) if digits else 0)
+        count = math.prod(int(d) for d in dims.split(",") if d)
+        yield count * bits // 8, "S(" in layout
+
+
+__all__ = ["COLLECTIVES", "Cost", "cost_of"]

@@ -1,0 +1,198 @@
+"""A plan: the training step compiled for a topology and a mesh, what it costs, and whether it fits."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from prefix_jax.config import Config
+from prefix_jax.errors import UserError
+from prefix_jax.models.specs import Spec
+from prefix_jax.parallel.mesh import place, sizes
+from prefix_jax.planning.abstract import Work, base_shapes, lowered_step
+from prefix_jax.planning.cost import Cost, cost_of
+from prefix_jax.planning.topologies import GIB, Topology, devices
+
+# Of a chip's memory, what the runtime keeps for itself.
+_RESERVED = GIB // 4
+_TOO_LARGE = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_LARGEST_TENSOR = 32
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Sizes of a mesh, as the section `mesh` has them."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the compiler says of one mesh. `cost` is None where it gave up for want of memory; `used` is then what it
+    would have needed.
+    """
+
+    topology: Topology
+    mesh: Mesh
+    work: Work
+    tokens: int
+    cost: Cost | None
+    used: int
+    compile_seconds: float
+
+    @property
+    def available(self) -> int:
+        return int(self.topology.chip.memory) - _RESERVED
+
+    @property
+    def shortfall(self) -> int:
+        """Bytes a chip that are wanting; 0 where the step fits."""
+        return max(0, self.used - self.available)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {} if self.cost is None else self.cost.seconds(self.topology.chip)
+
+    @property
+    def bound(self) -> str:
+        """What takes longest: compute, memory, links, or what the compiler's own estimate of the cores says."""
+        return max(self.seconds, key=lambda name: self.seconds[name], default="memory")
+
+    @property
+    def step_seconds(self) -> float:
+        return max(self.seconds.values(), default=math.inf)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """At most: what is bound by one resource can hide the others."""
+        return self.tokens / self.step_seconds
+
+    def as_json(self) -> dict[str, Any]:
+        cost = self.cost
+        return {
+            "topology": self.topology.name,
+            "chips": self.topology.chips,
+            "mesh": vars(self.mesh),
+            "rows": self.work.rows,
+            "columns": self.work.columns,
+            "targets": self.work.targets,
+            "fits": not self.shortfall,
+            "bytes_per_chip": self.used,
+            "bytes_available": self.available,
+            "shortfall": self.shortfall,
+            "flops_per_chip": cost and cost.flops,
+            "bytes_moved_per_chip": cost and cost.bytes_moved,
+            "bytes_sent_per_chip": cost and cost.bytes_sent,
+            "collectives": cost and cost.collectives,
+            "seconds": self.seconds,
+            "bound": self.bound if cost else None,
+            "step_seconds": self.step_seconds if cost else None,
+            "tokens_per_step": self.tokens,
+            "tokens_per_second": self.tokens_per_second if cost else None,
+            "compile_seconds": round(self.compile_seconds, 1),
+        }
+
+
+def work_of(config: Config, spec: Spec, rows: int = 0, columns: int = 0, targets: int = 0) -> Work:
+    """Returns what a step takes: what is given, and for the rest each record of a step in a row of its own, as long as
+    the configuration lets it be.
+    """
+    data = config.data
+    longest = data.max_source_length + (0 if spec.encoder_layers else data.max_target_length)
+    return Work(rows or config.training.batch, columns or data.row_length or longest, targets or data.max_target_length)
+
+
+def plan(config: Config, spec: Spec, topology: Topology, work: Work) -> Plan:
+    """Compiles the step of a configuration for a topology.
+
+    Raises:
+      UserError: the mesh does not fit the topology, the model or the rows; libtpu is missing.
+    """
+    mesh = Mesh(*sizes(config.mesh, topology.chips))
+    _check(spec, work, mesh, config.training.accumulation)
+    placement = place(config.mesh, spec, devices(topology))
+    began = time.monotonic()
+    lowered = lowered_step(config, spec, placement, work)
+    tokens = work.rows * (work.columns + (work.targets if spec.encoder_layers else 0))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = _TOO_LARGE.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or not found:
+            raise
+        used = int(float(found[1]) * _UNITS[found[2]])
+        return Plan(topology, mesh, work, tokens, None, used, time.monotonic() - began)
+    cost = cost_of(compiled, topology.chip)
+    return Plan(topology, mesh, work, tokens, cost, cost.peak, time.monotonic() - began)
+
+
+def _check(spec: Spec, work: Work, mesh: Mesh, parts: int) -> None:
+    shards = mesh.data * mesh.fsdp * parts
+    if work.rows % shards:
+        raise UserError(
+            f"a step of {work.rows} rows cannot be divided over {mesh.data} x {mesh.fsdp} devices"
+            + (f" in {parts} parts" if parts > 1 else "")
+            + f"; set --rows to a multiple of {shards}, or more --config.mesh.tensor"
+        )
+    if spec.window is not None and work.columns > spec.window:
+        raise UserError(f"rows of {work.columns} columns exceed the model's window of {spec.window}; set --columns")
+
+
+def search(
+    config: Config, spec: Spec, topology: Topology, work: Work, most: int, done: Callable[[Plan], None]
+) -> list[Plan]:
+    """Compiles the `most` promising meshes of a topology; returns the plans, what fits and is fastest first.
+
+    Raises:
+      UserError: no mesh divides the model's heads and the rows.
+    """
+    meshes = list(candidates(config, spec, topology, work))
+    if not meshes:
+        raise UserError(
+            f"no mesh of {topology.chips} devices divides {work.rows} rows and {spec.heads} query heads; set --rows to "
+            f"a multiple of {topology.chips}"
+        )
+    plans = []
+    for mesh in sorted(meshes, key=lambda mesh: _promise(config, spec, topology, work, mesh))[:most]:
+        chosen = config.copy_and_resolve_references()
+        chosen.mesh.update(vars(mesh))
+        plans.append(plan(chosen, spec, topology, work))
+        done(plans[-1])
+    return sorted(plans, key=lambda found: (found.shortfall, found.step_seconds))
+
+
+def candidates(config: Config, spec: Spec, topology: Topology, work: Work) -> Iterator[Mesh]:
+    """Yields the meshes whose sizes divide what they have to."""
+    for tensor in _divisors(topology.chips):
+        if tensor > _LARGEST_TENSOR or spec.heads % tensor:
+            continue
+        rest = topology.chips // tensor
+        if work.rows % (rest * config.training.accumulation):
+            continue
+        for fsdp in _divisors(rest):
+            if spec.d_model % fsdp == 0:
+                yield Mesh(rest // fsdp, fsdp, tensor)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _promise(config: Config, spec: Spec, topology: Topology, work: Work, mesh: Mesh) -> tuple[float, float]:
+    """Guesses, without compiling, how much memory a mesh lacks and how many bytes its chips send: less is better."""
+    width = 2 if config.model.dtype == "bfloat16" else 4
+    base = width * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(base_shapes(spec, config.model.dtype)))
+    layers = spec.layers + spec.encoder_layers
+    states = width * work.rows * work.columns * spec.d_model / (mesh.data * mesh.fsdp)
+    kept = 1 if config.model.rematerialise else 8
+    memory = base / (mesh.fsdp * mesh.tensor) + kept * layers * states
+    gathered = 2 * base / mesh.tensor * (mesh.fsdp - 1) / mesh.fsdp
+    summed = 8 * layers * states * (mesh.tensor - 1) / mesh.tensor
+    return max(0.0, memory - (topology.chip.memory - _RESERVED)), gathered + summed

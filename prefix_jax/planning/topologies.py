@@ -1,0 +1,120 @@
+"""TPU topologies as the compiler knows them, and what their chips have. The one module for libtpu.
+
+Sizes and rates are Google's own: cloud.google.com/tpu/docs, the system architecture page of each version.
+"""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import util
+from typing import Any
+
+from prefix_jax.errors import UserError, did_you_mean
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What one chip has: bytes of memory, bytes a second from it, bfloat16 operations a second, and bytes a second that
+    it sends over all its links together. `axes` are the dimensions of its torus; a pod has `most` chips.
+    """
+
+    memory: float
+    bandwidth: float
+    flops: float
+    links: float
+    axes: int
+    most: int
+    # Cycles a second of the cores: the peak over what the matrix units multiply in a cycle.
+    clock: float
+
+
+CHIPS = {
+    "v5e": Chip(16 * GIB, 819e9, 197e12, 200e9, 2, 256, 1.5e9),
+    "v5p": Chip(95 * GIB, 2.765e12, 459e12, 600e9, 3, 8960, 1.75e9),
+    "v6e": Chip(32 * GIB, 1.64e12, 918e12, 448e9, 2, 256, 1.75e9),
+}
+# libtpu asks which machine it is on before it is asked to compile for another.
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A named slice: `v5e:4x4` is 16 chips of v5e."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.kind]
+
+
+def parse(name: str) -> Topology:
+    """Returns the topology that `v5e:4x4` names.
+
+    Raises:
+      UserError: the name is not of that form, or there is no such chip.
+    """
+    match = re.fullmatch(r"([\w]+):(\d+(?:x\d+)*)", name.strip())
+    kind = match[1] if match else name.partition(":")[0]
+    if kind not in CHIPS:
+        raise UserError(
+            f'there is no TPU "{kind}"{did_you_mean(kind, tuple(CHIPS))}; a topology is a chip and a shape: v5e:4x4'
+        )
+    if not match:
+        raise UserError(f'"{name}" is no topology; it is a chip and a shape, such as {kind}:{_example(kind)}')
+    shape = tuple(int(size) for size in match[2].split("x"))
+    if len(shape) != CHIPS[kind].axes or not all(shape):
+        raise UserError(
+            f'"{name}" is no topology of {kind}: its shape has {CHIPS[kind].axes} axes, as {_example(kind)}'
+        )
+    found = Topology(name.strip(), kind, shape)
+    if found.chips > CHIPS[kind].most:
+        raise UserError(f'"{name}" has {found.chips} chips, and a pod of {kind} has {CHIPS[kind].most}')
+    return found
+
+
+def _example(kind: str) -> str:
+    return "x".join(["4"] * CHIPS[kind].axes)
+
+
+def prepare_environment() -> None:
+    """Lets libtpu start on a machine without a TPU; called before JAX is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def devices(topology: Topology) -> Sequence[Any]:
+    """Returns the topology's devices, to compile for: they cannot run anything.
+
+    Raises:
+      UserError: libtpu is not installed, or does not know the topology.
+    """
+    if util.find_spec("libtpu") is None:
+        raise UserError(
+            "planning asks the TPU's compiler, which is in the package libtpu: pip install 'jax[tpu]' "
+            "(no TPU is needed)"
+        )
+    from jax.experimental import topologies
+
+    options = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
+    except Exception as error:  # whatever libtpu raises: its own types are not public
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f'the TPU\'s compiler does not know the topology "{topology.name}": {line}') from error

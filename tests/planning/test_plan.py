@@ -1,0 +1,113 @@
+"""Plans by the TPU's real compiler: what it multiplies agrees with a count by hand, and what is too large is told."""
+
+import json
+
+import jax
+import pytest
+
+from prefix_jax.config import default_config
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import load
+from prefix_jax.models.specs import from_hf
+from prefix_jax.planning import plan as planning
+from prefix_jax.planning import report, shapes, topologies
+from prefix_jax.planning.abstract import Work, base_shapes
+from tests import runs
+
+MODEL = {
+    "model_type": "llama", "num_hidden_layers": 3, "hidden_size": 512, "num_attention_heads": 8, "head_dim": 128,
+    "num_key_value_heads": 4, "intermediate_size": 1024, "vocab_size": 4096, "max_position_embeddings": 1024,
+}  # fmt: skip
+WORK = Work(rows=8, columns=256, targets=128)
+
+
+@pytest.fixture
+def compiler():
+    pytest.importorskip("libtpu", reason="the TPU's compiler is absent: pip install 'jax[tpu]'")
+    topologies.prepare_environment()
+
+
+def configuration(**mesh: int):
+    config = default_config()
+    config.model.dtype = "bfloat16"
+    config.prefix.update(length=16, reparameterisation="none")
+    config.mesh.update(mesh)
+    return config
+
+
+def flops_by_hand(length: int) -> int:
+    """Forwards and back to the input through every frozen product; attention twice forwards and five products back."""
+    tokens, e, heads, kv, d = WORK.rows * WORK.columns, 512, 8, 4, 128
+    weights = e * kv * d * (heads // kv + 2) + e * heads * d + 3 * e * 1024
+    attention = (2 + 5) * 2 * tokens * (WORK.columns + length) * heads * d
+    return 3 * (2 * 2 * tokens * weights + attention) + 2 * 2 * WORK.rows * WORK.targets * e * 4096
+
+
+@pytest.mark.slow
+def test_flops_agree_with_a_count_by_hand(compiler):
+    found = planning.plan(configuration(fsdp=2, tensor=2), from_hf(MODEL), topologies.parse("v5e:2x2"), WORK)
+    assert found.cost is not None and not found.shortfall
+    assert 4 * found.cost.flops == pytest.approx(flops_by_hand(16), rel=0.02)
+    assert found.cost.collectives["all-gather"]["count"] >= 3 * 4  # a layer's weights, for each layer
+    assert 0 < found.cost.compiler_seconds < 1 and found.tokens_per_second > 0
+    assert "fits" in report.told("llama", found) and json.dumps(found.as_json())
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_told_with_the_shortfall(compiler):
+    model = {**MODEL, "num_hidden_layers": 1, "vocab_size": 2_500_000, "hidden_size": 2048, "head_dim": 256}
+    found = planning.plan(configuration(), from_hf(model), topologies.parse("v5e:1x1"), Work(1, 128, 16))
+    tables = 2 * 2 * 2048 * 2_500_000
+    assert found.used > tables > found.available and found.shortfall == found.used - found.available
+    assert "does not fit" in report.told("llama", found)
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_json(compiler, tiny_models, tmp_path):
+    recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["gpt2"])
+    words = ("--config", str(recipe), "--topology", "v5e:1x1", "--columns", "64", "--targets", "32", "--json")
+    out, _ = runs.run("plan", *words, cache=tmp_path / "cache")
+    found = json.loads(out)
+    assert found["fits"] and found["chips"] == 1 and found["rows"] == 4 and found["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--topology", "v9:4x4"), 'there is no TPU "v9"'),
+        (("--topology", "v5e:4x4", "--config.model.source=gpt2-xxl"), 'did you mean "gpt2-xl"'),
+        ((), "--topology is missing"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, expected, tiny_models, tmp_path):
+    recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["gpt2"])
+    _, err = runs.run("plan", "--config", str(recipe), *words, cache=tmp_path / "cache", code=2)
+    assert expected in err and "Traceback" not in err
+
+
+def test_rows_that_the_mesh_does_not_divide_are_refused():
+    with pytest.raises(UserError, match="6 rows cannot be divided over 4 x 1 devices; set --rows to a multiple of 4"):
+        planning.plan(configuration(), from_hf(MODEL), topologies.parse("v5e:2x2"), Work(6, 128, 16))
+
+
+def test_candidates_divide_heads_rows_and_width():
+    config, spec = configuration(), from_hf(MODEL)
+    found = list(planning.candidates(config, spec, topologies.parse("v5e:4x4"), Work(8, 128, 16)))
+    assert planning.Mesh(1, 8, 2) in found and planning.Mesh(2, 1, 8) in found
+    assert all(m.data * m.fsdp * m.tensor == 16 and 8 % m.tensor == 0 and 8 % (m.data * m.fsdp) == 0 for m in found)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+def test_abstract_parameters_are_those_that_are_loaded(family, tiny_models):
+    loaded = load(str(tiny_models[family]), "bfloat16")
+    shapes_of = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), loaded.params)
+    assert shapes_of == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), base_shapes(loaded.spec, "bfloat16"))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("gpt2-xl", 1558), ("t5-11b", 11307), ("gpt-j-6b-size", 5_850), ("llama-2-70b", 68_977)]
+)
+def test_known_shapes_have_the_published_number_of_parameters(name, millions):
+    spec = shapes.spec_of(name)
+    found = sum(leaf.size for leaf in jax.tree.leaves(base_shapes(spec, "bfloat16")))
+    assert found == pytest.approx(1e6 * millions, rel=0.01)
