@@ -18,6 +18,11 @@ BAD_INPUT = 2
 def fail(message: object) -> None:
     """Prints one sentence to stderr and exits with code 2."""
     print(f"error: {message}", file=sys.stderr)
+    hosts = sys.modules.get("prefix_jax.parallel.hosts")
+    if hosts is not None and hosts.joined():
+        # At a usual exit this process would wait for the others, which may be gone or waiting for it.
+        sys.stderr.flush()
+        os._exit(BAD_INPUT)
     raise SystemExit(BAD_INPUT)
 
 

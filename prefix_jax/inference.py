@@ -51,10 +51,13 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Se
 
 
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
-    """Returns the defaults, with a run's options and then the overrides in their place."""
+    """Returns the defaults, with a run's options and then the overrides in their place.
+
+    The mesh is that of the devices here, not of those on which the run was.
+    """
     config = default_config()
     for name, section in saved.items():
-        if name not in config:
+        if name not in config or name == "mesh":
             continue
         if isinstance(section, dict):
             config[name].update(

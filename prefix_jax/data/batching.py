@@ -103,9 +103,14 @@ class PackedBatches:
         part = slice(plan.starts[within], plan.starts[within + 1])
         return plan.records[part], plan.rows[part]
 
-    def batch_at(self, step: int) -> Batch:
-        """Returns the batch of a step, counted from 0 through all epochs, as numpy arrays of static shapes."""
+    def batch_at(self, step: int, own: np.ndarray | None = None) -> Batch:
+        """Returns the batch of a step, counted from 0 through all epochs, as numpy arrays of static shapes.
+
+        Where `own` is given, only the rows that it marks are read; the others are empty.
+        """
         records, rows = self.records_at(step)
+        if own is not None:
+            records, rows = records[own[rows]], rows[own[rows]]
         return (
             self._encoder_decoder(records, rows) if self.layout.encoder_decoder else self._decoder_only(records, rows)
         )

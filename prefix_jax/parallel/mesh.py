@@ -51,7 +51,12 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * leading, rules.ROWS))
 
     def hidden(self, x: Array) -> Array:
-        """Holds hidden states `[batch, ..., E]` to the rows' sharding, so that weights travel and not states."""
+        """Holds hidden states `[batch, ..., E]` to the rows' sharding, so that weights travel and not states.
+
+        A batch that the rows' axes do not divide, as in generating few texts, is left to the compiler.
+        """
+        if x.shape[0] % self.row_shards:
+            return x
         return jax.lax.with_sharding_constraint(x, self.rows())
 
     def table(self, tokens: Array) -> Array:
@@ -65,6 +70,14 @@ class Placement:
         A row of zeros has weight 0 and segment id 0: it adds nothing.
         """
         return jax.tree.map(partial(self._placed, leading=leading), batch)
+
+    def own_rows(self, rows: int, parts: int = 1) -> np.ndarray:
+        """Returns which rows of a batch lie on this process' devices, as booleans; `parts`: of its accumulation."""
+        padded = -(-rows // (parts * self.row_shards)) * self.row_shards
+        own = np.zeros((parts, padded), bool)
+        for index in self.rows(leading=1).addressable_devices_indices_map(own.shape).values():
+            own[index] = True
+        return own[:, : rows // parts].reshape(-1)
 
     def _placed(self, leaf: np.ndarray, leading: int) -> Array:
         missing = -leaf.shape[leading] % self.row_shards

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from prefix_jax.errors import UserError
+from prefix_jax.parallel import hosts
 from prefix_jax.training.step import State
 
 
@@ -32,11 +33,11 @@ class Checkpoints:
 
     def _drop_unfinished(self) -> None:
         """Removes step folders that hold no finished checkpoint: orbax would count them as steps."""
-        if not self._folder.is_dir():
-            return
-        for step in self._folder.iterdir():
-            if step.is_dir() and not (step / "_CHECKPOINT_METADATA").is_file():
-                shutil.rmtree(step)
+        if hosts.leader() and self._folder.is_dir():
+            for step in self._folder.iterdir():
+                if step.is_dir() and not (step / "_CHECKPOINT_METADATA").is_file():
+                    shutil.rmtree(step)
+        hosts.wait("unfinished checkpoints are gone")
 
     def latest(self) -> int | None:
         """Returns the step of the newest checkpoint."""

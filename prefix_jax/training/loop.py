@@ -1,6 +1,7 @@
 """The training loop: batches in, metrics and checkpoints out; killed anywhere, it goes on to the same result."""
 
 import contextlib
+import io
 import signal
 import threading
 import time
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from prefix_jax.data.batching import PackedBatches
 from prefix_jax.errors import UserError
+from prefix_jax.parallel import hosts
 from prefix_jax.training.checkpoint import Checkpoints
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
@@ -82,7 +85,9 @@ class Stop:
 
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+            # Of several processes, SIGTERM to one stops all at the same step: see `hosts.asked_to_stop`.
+            numbers = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
+            self._before = {s: signal.signal(s, ask) for s in numbers}
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -108,6 +113,7 @@ def train(trainer: Trainer) -> list[Outcome]:
         writers = [
             stack.enter_context(MetricWriter(member.workdir, options.tensorboard, options.wandb))
             for member in trainer.members
+            if hosts.leader()
         ]
         stop = stack.enter_context(Stop())
         if checkpoints.latest() is not None:
@@ -165,8 +171,9 @@ class _Run:
     def to_the_end(self) -> None:
         options, total = self.t.options, self.t.total_steps
         label = "train" if self.t.lengths is None else f"train {len(self.t.members)} members"
-        with Progress(total, start=self.step, label=label) as bar:
-            while not self.over and not self.stop.asked:
+        stream = None if hosts.leader() else io.StringIO()
+        with Progress(total, start=self.step, label=label, stream=stream) as bar, hosts.lost_processes():
+            while not self.over and not self.stop.asked and not hosts.asked_to_stop(self.step):
                 batch = self.t.batch_at(self.step)
                 self.state, metrics = self._step(self.t.session.base, self.t.hyper, self.state, batch)
                 self.step += 1
@@ -190,7 +197,7 @@ class _Run:
         lines = [self._line(window, m, since and now - since) for m in range(len(self.t.members))]
         self._logged, self._window = now, []
         for m in self._running():
-            self.writers[m].write(self.step, lines[m])
+            self._write(m, lines[m])
         losses = np.array([line["loss"] for line in lines])
         self.diverged |= set(np.flatnonzero(~np.isfinite(losses)).tolist())
         if self.diverged and self.t.lengths is None:
@@ -202,6 +209,11 @@ class _Run:
         if since is not None:  # the first line would count compilation
             shown["tokens_per_second"] = sum(line["tokens_per_second"] for line in lines)
         return shown
+
+    def _write(self, m: int, values: dict[str, float]) -> None:
+        """Writes a line of a member's metrics, in the one process that does."""
+        if self.writers:
+            self.writers[m].write(self.step, values)
 
     def _line(self, window: list[dict[str, Any]], m: int, elapsed: float | None) -> dict[str, float]:
         """One member's line of metrics."""
@@ -221,7 +233,7 @@ class _Run:
         losses = _each(validation_loss(self._evaluate, self.t.session, trainable, self.t.validation))
         better = np.zeros(len(losses), bool)
         for m in self._running():
-            self.writers[m].write(self.step, {"validation_loss": float(losses[m]), "seconds": self.seconds})
+            self._write(m, {"validation_loss": float(losses[m]), "seconds": self.seconds})
             better[m] = self.patience[m].see(float(losses[m]), self.step)
         if better.any():
             self.best = jax.tree.map(lambda new, old: _chosen(better, new, old), trainable, self.best)
@@ -257,14 +269,15 @@ def _each(values: Any) -> np.ndarray:
     return np.atleast_1d(np.asarray(values))
 
 
-def _chosen(better: np.ndarray, new: Any, old: np.ndarray) -> np.ndarray:
+def _chosen(better: np.ndarray, new: Array, old: Array) -> Array:
     """Takes the new leaf for the members that are better."""
     mask = better.reshape(-1, *(1,) * (np.ndim(new) - 1)) if len(better) > 1 else better[0]
-    return np.where(mask, new, old)
+    return jnp.where(mask, new, old)
 
 
+@jax.jit
 def _copy(tree: PyTree) -> PyTree:
-    return jax.tree.map(np.array, tree)
+    return jax.tree.map(jnp.copy, tree)
 
 
 def validation_loss(evaluate: Callable, session: Session, trainable: PyTree, batches: PackedBatches | None) -> Any:

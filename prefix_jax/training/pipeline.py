@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from prefix_jax.config import Config
+from prefix_jax.parallel import hosts
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.training.trainer import Trainer, prepare
@@ -39,12 +40,18 @@ def run(trainer: Trainer) -> list[Outcome]:
 def keep(session: Session, outcome: Outcome) -> None:
     """Writes the materialised prefix to `tuned/` in the member's directory."""
     member = outcome.member
-    _, prefix = jax.jit(lambda t, b: member.method.materialise(t, b, None))(outcome.trainable, session.base)
+    everywhere = None if session.placement is None else session.placement.replicated
+    materialise = jax.jit(lambda t, b: member.method.materialise(t, b, None)[1], out_shardings=everywhere)
+    prefix = jax.device_get(materialise(outcome.trainable, session.base))
+    if not hosts.leader():
+        return
     extra = {"method": member.config.method, "step": outcome.step, "config": member.config.to_dict()}
     files.save(member.workdir / "tuned", prefix, session.pretrained.identity, session.spec, extra)
 
 
 def _announce(trainer: Trainer) -> None:
+    if not hosts.leader():
+        return
     counts, packed = [member.counts for member in trainer.members], trainer.batches.statistics()
     trained, stored, base = (_range([c[name] for c in counts]) for name in ("trained", "stored", "base"))
     share = 100 * max(c["stored"] / c["base"] for c in counts)

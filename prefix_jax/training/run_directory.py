@@ -14,6 +14,7 @@ import prefix_jax
 from prefix_jax.config import Config, flat
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
+from prefix_jax.parallel import hosts
 
 # What a resumed run may change: its length, its intervals and its logging, and how text is generated afterwards.
 MAY_CHANGE = (
@@ -83,7 +84,8 @@ def claim(
         "versions": versions(),
         "parameters": parameters,
     }
-    write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+    if hosts.leader():
+        write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
 
 
 def refuse_other(workdir: Path, before: dict, wanted: dict) -> None:

@@ -121,7 +121,7 @@ def make_step(
 
     own, axis = _own_lengths(lengths)
     run = step if lengths is None else jax.vmap(step, (None, 0, _MEMBERS, None, axis), (_MEMBERS, 0))
-    kept = None if shardings is None else (shardings, None)
+    kept = None if shardings is None else (shardings, shardings.step)
     return jax.jit(
         lambda base, hyper, state, batch: run(base, hyper, state, batch, own), donate_argnums=2, out_shardings=kept
     )

@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from prefix_jax.config import Config
 from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
+from prefix_jax.parallel import hosts
 from prefix_jax.training import run_directory
 from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
 from prefix_jax.training.session import Session, text_pairs, tokenised
@@ -78,14 +80,17 @@ class Trainer:
     def batch_at(self, step: int) -> Batch:
         """Returns the batch of a training step in the parts of its accumulation, on the devices."""
         parts = self.options.accumulation
-        batch, placement = self.batches.batch_at(step), self.session.placement
+        placement = self.session.placement
         if placement is None:
-            return split(batch, parts)
+            return split(self.batches.batch_at(step), parts)
+        own = placement.own_rows(self.batches.shape.rows, parts) if hosts.several() else None
+        batch = self.batches.batch_at(step, own)
         return placement.batch(split(batch, parts), leading=int(parts > 1))
 
     @functools.cached_property
     def hyper(self) -> Hyper:
-        return self._stacked([member.hyper for member in self.members])
+        # As numpy arrays, which every process may hand to a program of all devices.
+        return jax.tree.map(np.asarray, self._stacked([member.hyper for member in self.members]))
 
     def initial(self) -> State:
         """Returns the state before the first step: each member's own, with zeros for the slots it does not have."""

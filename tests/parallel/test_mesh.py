@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models.specs import from_hf
 from prefix_jax.parallel.mesh import place, sizes
-from tests import tiny
+from tests import runs, tiny
 from tests.conftest import ROOT
 
 LLAMA = [[8, 1, 1], [1, 8, 1], [1, 1, 8], [2, 2, 2], [1, 2, 4]]
@@ -100,3 +101,30 @@ def test_heads_that_tensor_does_not_divide_are_refused():
     spec = from_hf(dict(model_type="gpt2", n_layer=2, n_embd=36, n_head=6, vocab_size=100))
     with pytest.raises(UserError, match="6 query heads cannot be divided by it; choose a divisor of 6"):
         place(section(tensor=4), spec, [jax.devices()[0]] * 4)
+
+
+def test_a_run_on_a_mesh_goes_on_without_it_and_is_scored(tiny_models, tmp_path, monkeypatch):
+    """Trains to step 4 on 4 devices and to step 8 on one; beside it a run that stays on 4."""
+    recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["llama"], steps=8)
+    words = ("--config", str(recipe), "--config.training.checkpoint_every=4", "--config.training.batch=8")
+    flags = os.environ["XLA_FLAGS"]
+    for workdir, devices, steps in (("moved", 4, 4), ("moved", 1, 8), ("still", 4, 8)):
+        monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count={devices}")
+        mesh = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2") if devices == 4 else ()
+        more = (f"--config.training.steps={steps}", "--config.optimizer.schedule=constant", *mesh)
+        runs.run("train", *words, *more, "--workdir", str(tmp_path / workdir), cache=tmp_path / "cache")
+    moved, still = (losses(tmp_path / workdir) for workdir in ("moved", "still"))
+    assert moved == pytest.approx(still, abs=1e-4) and len(moved) == 8
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=4")
+    words = ("--workdir", str(tmp_path / "moved"), "--split", "test", "--limit", "5")
+    runs.run("evaluate", *words, cache=tmp_path / "cache")
+    many = (tmp_path / "moved" / "samples.jsonl").read_text()
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    (tmp_path / "moved" / "samples.jsonl").unlink()
+    runs.run("evaluate", *words, cache=tmp_path / "cache")
+    assert many == (tmp_path / "moved" / "samples.jsonl").read_text()
+
+
+def losses(workdir: Path) -> list[float]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]

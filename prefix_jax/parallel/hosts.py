@@ -1,0 +1,132 @@
+"""Several processes that train together: how they find each other, agree, and stop at the same step."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from prefix_jax.errors import UserError
+
+# A process that is silent for so long is taken for dead.
+_HEARTBEAT_SECONDS = 30
+_AGREEMENT_BYTES = 1 << 16
+
+
+def join(coordinator: str = "", processes: int = 0, process: int = -1, timeout: int = 300) -> None:
+    """Joins the other processes of this run, before anything else is asked of JAX.
+
+    Without arguments, those that SLURM, Open MPI, Cloud TPU or Kubernetes has started, if any; else this process is
+    alone.
+
+    Args:
+      coordinator: `host:port` of process 0.
+      processes: how many there are.
+      process: which of them this is, from 0.
+      timeout: seconds to wait for the others.
+
+    Raises:
+      UserError: the arguments do not belong together, or the others are not reached.
+    """
+    named = (bool(coordinator), processes > 0, process >= 0)
+    if any(named) and not all(named):
+        raise UserError("--coordinator, --processes and --process belong together; give all three, or none")
+    if not any(named) and not started_by_a_cluster(os.environ):
+        return
+    if processes and not process < processes:
+        raise UserError(f"--process is {process}, and of {processes} processes the last is {processes - 1}")
+    if coordinator and not coordinator.rpartition(":")[2].isdigit():
+        raise UserError(f'--coordinator is "{coordinator}"; it must be host:port, such as 10.0.0.1:8476')
+    given = dict(coordinator_address=coordinator, num_processes=processes, process_id=process) if coordinator else {}
+    try:
+        jax.distributed.initialize(
+            **given, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+        )
+    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+        where = f"the coordinator {coordinator}" if coordinator else "the other processes"
+        raise UserError(
+            f"{where} could not be reached within {timeout} s ({str(error).splitlines()[0][:160]}); is process 0 "
+            "running there, are all processes started, and is the port open?"
+        ) from error
+
+
+def started_by_a_cluster(environment: Mapping[str, str]) -> bool:
+    """Returns whether this is one of several processes that a launcher known to JAX has started."""
+
+    def above_one(name: str) -> bool:
+        return environment.get(name, "").isdigit() and int(environment[name]) > 1
+
+    tpu = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    slurm = "SLURM_JOB_ID" in environment and above_one("SLURM_NTASKS") and "SLURM_PROCID" in environment
+    kubernetes = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
+    return slurm or above_one("OMPI_COMM_WORLD_SIZE") or tpu or kubernetes
+
+
+def joined() -> bool:
+    """Returns whether this process has joined others, also where it is the only one."""
+    return jax.distributed.is_initialized()
+
+
+def several() -> bool:
+    return jax.process_count() > 1
+
+
+def leader() -> bool:
+    """Returns whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def agree(options: Mapping[str, Any]) -> None:
+    """Compares flat options with those of process 0.
+
+    Raises:
+      UserError: in every process, where one has others.
+    """
+    if not several():
+        return
+    text = json.dumps(options, sort_keys=True, default=str).encode()
+    if len(text) > _AGREEMENT_BYTES:
+        raise ValueError(f"options of {len(text)} bytes are too many to compare")
+    padded = np.zeros(_AGREEMENT_BYTES, np.uint8)
+    padded[: len(text)] = np.frombuffer(text, np.uint8)
+    found = [json.loads(bytes(row).rstrip(b"\0")) for row in multihost_utils.process_allgather(padded)]
+    for process, theirs in enumerate(found):
+        for name in sorted(theirs.keys() | found[0].keys()):
+            if theirs.get(name) != found[0].get(name):
+                raise UserError(
+                    f"process {process} was started with {name}={theirs.get(name)!r}, and process 0 with "
+                    f"{found[0].get(name)!r}; start all with the same command"
+                )
+
+
+def wait(name: str) -> None:
+    """Returns once every process is here."""
+    if several():
+        multihost_utils.sync_global_devices(name)
+
+
+def asked_to_stop(step: int) -> bool:
+    """Returns, in all processes at the same step, whether one of them was sent SIGTERM. To be called at every step."""
+    return several() and multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextlib.contextmanager
+def lost_processes() -> Iterator[None]:
+    """Says what it means where the others are gone in the middle of a step.
+
+    Raises:
+      UserError: another process of this run has ended.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not several():
+            raise
+        raise UserError(
+            f"another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:160]}); start "
+            "all of them again with the same command to go on from the last checkpoint"
+        ) from error
