@@ -23,7 +23,6 @@ _BASE = (
     (r"layers/.*up/bias", ("layers", "inner")),
     (r"layers/.*down/kernel", ("layers", "inner", "embed")),
     (r"(embedding|head)/tokens", ("vocabulary", "embed")),
-    (r"embedding/positions", ("positions", "embed")),
 )
 _TRAINED = (
     (r"(encoder|decoder|cross)/(key|value)", ("layers", "kv_heads", "slots", "head")),
@@ -33,7 +32,7 @@ _TRAINED = (
 
 
 def base_axes(path: str, rank: int) -> tuple[str | None, ...]:
-    """Returns the axes of a frozen parameter; what no rule names (norms, relative bias) is replicated."""
+    """Returns the axes of a frozen parameter; what no rule names (norms, positions) is replicated."""
     return _axes(_BASE, path, rank)
 
 
