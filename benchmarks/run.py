@@ -128,10 +128,12 @@ def first_step(source: str, cache: Path, workdir: Path) -> float:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
     began = time.time()
-    subprocess.run(
-        [*words, *(f"--config.training.{option}" for option in options)], check=True, capture_output=True,
+    done = subprocess.run(
+        [*words, *(f"--config.training.{option}" for option in options)], check=False, capture_output=True, text=True,
         env={**os.environ, **keep_all},
     )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed: {done.stderr[-3000:]}")
     return round((workdir / "metrics.jsonl").stat().st_mtime - began, 2)
 
 
