@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,17 +43,35 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, timeout: 
         raise UserError(f"--process is {process}, and of {processes} processes the last is {processes - 1}")
     if coordinator and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f'--coordinator is "{coordinator}"; it must be host:port, such as 10.0.0.1:8476')
+    if process > 0:
+        _knock(coordinator, timeout)
     given = dict(coordinator_address=coordinator, num_processes=processes, process_id=process) if coordinator else {}
     try:
         jax.distributed.initialize(
             **given, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
         )
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        where = f"the coordinator {coordinator}" if coordinator else "the other processes"
         raise UserError(
-            f"{where} could not be reached within {timeout} s ({str(error).splitlines()[0][:160]}); is process 0 "
-            "running there, are all processes started, and is the port open?"
+            f"the other processes could not be joined ({str(error).splitlines()[0][:160]}); are all of them started, "
+            "with the same --processes and another --process each?"
         ) from error
+
+
+def _knock(coordinator: str, timeout: int) -> None:
+    """Returns once something listens there: JAX itself would end the program where nothing does."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the coordinator {coordinator} could not be reached within {timeout} s "
+                    f"({error.strerror or error}); is process 0 running there, and is the port open?"
+                ) from error
+            time.sleep(0.2)
 
 
 def started_by_a_cluster(environment: Mapping[str, str]) -> bool:

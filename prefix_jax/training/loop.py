@@ -258,7 +258,7 @@ class _Run:
             tree: PyTree = chosen
             if self.t.lengths is not None:
                 tree = member.method.resize(jax.tree.map(lambda leaf: leaf[m], chosen), self.t.lengths[m])  # noqa: B023
-            if m in self.diverged or not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+            if m in self.diverged or not _finite(tree):
                 tree = None
             found.append(Outcome(member, patience.last_step if early else self.step, self.over, tree, self.seconds))
         return found
@@ -273,6 +273,11 @@ def _chosen(better: np.ndarray, new: Array, old: Array) -> Array:
     """Takes the new leaf for the members that are better."""
     mask = better.reshape(-1, *(1,) * (np.ndim(new) - 1)) if len(better) > 1 else better[0]
     return jnp.where(mask, new, old)
+
+
+@jax.jit
+def _finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 @jax.jit
