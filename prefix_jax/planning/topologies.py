@@ -44,6 +44,8 @@ _ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    # Else only one process of a machine may load it: two may compile at once.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
