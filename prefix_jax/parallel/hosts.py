@@ -45,7 +45,9 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, timeout: 
         raise UserError(f'--coordinator is "{coordinator}"; it must be host:port, such as 10.0.0.1:8476')
     if process > 0:
         _knock(coordinator, timeout)
-    given = dict(coordinator_address=coordinator, num_processes=processes, process_id=process) if coordinator else {}
+    given: dict[str, Any] = (
+        dict(coordinator_address=coordinator, num_processes=processes, process_id=process) if coordinator else {}
+    )
     try:
         jax.distributed.initialize(
             **given, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS

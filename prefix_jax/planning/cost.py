@@ -140,31 +140,58 @@ def _touched(instruction: Instruction, results: dict[str, str], computations: Co
     kind = instruction.operation
     if kind in _FREE or kind.endswith("-done") or kind.removesuffix("-start") in COLLECTIVES:
         return 0
-    operands = [results[name] for name in instruction.operands if name in results]
-    if kind in ("dynamic-slice", "slice", "gather", "copy", "transpose", "copy-start", "slice-start"):
-        return _in_memory(instruction.result) + (_in_memory(instruction.result) if operands else 0)
+    operands = [results.get(name, "") for name in instruction.operands]
+    if kind == "copy-start":  # (to, from, ...)
+        return _in_memory(instruction.result)
+    if kind in ("slice-start", "dynamic-slice", "slice", "gather"):  # ((from), to, ...) or to
+        size, local = _arrays(instruction.result)[1 if kind == "slice-start" else 0]
+        return size if local else 2 * size
     if kind == "dynamic-update-slice":
         return 2 * _in_memory(operands[1])
     if kind == "fusion" and (called := _CALLS.search(instruction.rest)):
-        return _fused(computations[called[1]], instruction, operands)
+        return _fused(computations, called[1], instruction, operands)
     return _in_memory(instruction.result) + sum(map(_in_memory, operands))
 
 
-def _fused(inside: list[Instruction], fusion: Instruction, operands: list[str]) -> int:
-    parameters = {int(i.rest.split(")")[0]): i.name for i in inside if i.operation == "parameter"}
-    total = _in_memory(fusion.result)
+def _fused(computations: Computations, called: str, fusion: Instruction, operands: list[str]) -> int:
+    """Returns what a fusion writes, each result that is updated in place by its update, and what it reads."""
+    inside = computations[called]
+    made = {i.name: i for i in inside}
     root = inside[-1]
-    if root.operation == "dynamic-update-slice":
-        update = next(i for i in inside if i.name == root.operands[1])
-        total = min(total, 2 * _size(update.result))
+    total = 0
+    for (size, local), name in zip(
+        _arrays(fusion.result), root.operands if root.operation == "tuple" else [root.name], strict=False
+    ):
+        maker = made.get(name, root)
+        while maker.operation in ("bitcast", "copy") and maker.operands[0] in made:
+            maker = made[maker.operands[0]]
+        if maker.operation == "dynamic-update-slice":
+            size = _size(made[maker.operands[1]].result)
+        total += 0 if local or maker.operation == "parameter" else size
+    parameters = {int(i.rest.split(")")[0]): i.name for i in inside if i.operation == "parameter"}
     for place, operand in enumerate(operands):
-        users = [i for i in inside if parameters.get(place) in i.operands]
         whole = _in_memory(operand)
-        if users and all(i.operation in ("dynamic-slice", "slice", "gather") for i in users):
-            whole = min(whole, sum(_size(i.result) for i in users))
-        elif users and all(i.operation == "dynamic-update-slice" for i in users):
-            whole = 0
-        total += whole
+        if whole and place in parameters:
+            total += min(whole, _read(computations, called, parameters[place], whole))
+    return total
+
+
+def _read(computations: Computations, called: str, name: str, whole: int) -> int:
+    """Returns the bytes that a fused computation reads of one of its values, through views and inner fusions."""
+    total = 0
+    for user in computations[called]:
+        if name not in user.operands:
+            continue
+        kind = user.operation
+        if kind == "bitcast":
+            total += _read(computations, called, user.name, whole)
+        elif kind in ("dynamic-slice", "slice", "gather"):
+            total += _size(user.result)
+        elif kind == "fusion" and (inner := _CALLS.search(user.rest)):
+            parameters = {i.rest.split(")")[0]: i.name for i in computations[inner[1]] if i.operation == "parameter"}
+            total += _read(computations, inner[1], parameters[str(user.operands.index(name))], whole)
+        elif kind != "tuple" and not (kind == "dynamic-update-slice" and user.operands[0] == name):
+            return whole
     return total
 
 
