@@ -14,7 +14,7 @@ PREFIXES = (1, 10, 50, 100, 200, 500)
 SEQUENCES = (128, 256, 512, 1024, 2048, 4096)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = 4096  # a step, where the sequence grows
-REPEATS = 3
+REPEATS = 2
 
 
 def synthetic(rows: int, length: int, vocabulary: int) -> Batch:

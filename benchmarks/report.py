@@ -60,6 +60,10 @@ def others(found: dict[str, Any]) -> list[list[object]]:
         if case == "roofline":
             shares = [f"{100 * result[d]['share']:.0f} %" for d in DTYPES]
             rows += [["share of the matrix-product roofline, f32 / bf16", source, " / ".join(shares)]]
+        if case == "members":
+            pairs = {r: v for r, v in result["compare"].items() if isinstance(v, dict)}
+            gains = " / ".join(f"{pair['gain']:.2f}x" for pair in pairs.values())
+            rows += [[f"8 members together over 8 in turn, at {' / '.join(pairs)} records a step", source, gains]]
     return rows
 
 
@@ -69,7 +73,9 @@ def plots(found: dict[str, Any]) -> Markup:
     for name, result in found.items():
         case, _, source = name.partition("_")
         for what in ("prefix", "sequence", "batch") if case == "growth" else ():
-            rows = [row for row in result[what]["rows"] if "forward_seconds" in row]
+            rows = [row for row in result.get(what, {}).get("rows", ()) if "forward_seconds" in row]
+            if not rows:
+                continue
             first = rows[0]
             x = [row["x"] for row in rows]
             lines = [
