@@ -42,7 +42,7 @@ class Cost:
     compiler_seconds: float
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """Returns the least time that each resource takes, and the compiler's estimate where there is one.
+        """Returns the time that each resource would take alone, and the compiler's estimate where there is one.
 
         A collective goes round a ring in both directions of one axis of the torus.
         """
@@ -92,9 +92,9 @@ def _collectives(computations: Computations, entry: str) -> tuple[dict[str, dict
             kind = instruction.operation.removesuffix("-start")
             if kind in COLLECTIVES:
                 channel = found[1] if (found := _CHANNEL.search(instruction.rest)) else instruction.name
-                size = float(sum(bytes_ for bytes_, _ in _arrays(instruction.result)))
-                if instruction.operation.endswith("-start") and instruction.result.startswith("("):
-                    size = float(_arrays(instruction.result)[-1][0])
+                sizes = [size for size, _ in _arrays(instruction.result)]
+                # An asynchronous one also returns its operand and counters.
+                size = float(max(sizes) if instruction.operation.endswith("-start") else sum(sizes))
                 seen[channel] = (kind, times, size, size * _share(kind, _group(instruction)))
     count: Counter[str] = Counter()
     total: Counter[str] = Counter()

@@ -30,13 +30,13 @@ def told(name: str, plan: Plan) -> str:
     times = {name: f"{1e3 * seconds:,.2f} ms" for name, seconds in plan.seconds.items()}
     lines += [
         f"  compute   {cost.flops / 1e12:,.3f} TFLOP a chip: at least {times['compute']}",
-        f"  moved     {gib(cost.bytes_moved)} to and from memory: at least {times['memory']}",
-        f"  sent      {gib(cost.bytes_sent)} a chip ({sent or 'nothing'}): at least {times['links']}",
+        f"  moved     {gib(cost.bytes_moved)} to and from memory: about {times['memory']}",
+        f"  sent      {gib(cost.bytes_sent)} a chip ({sent or 'nothing'}): about {times['links']}",
     ]
     if "compiler" in times:
         lines.append(f"  compiler  its own estimate of what the cores do, one after another: {times['compiler']}")
     lines.append(
-        f"  so        at least {1e3 * plan.step_seconds:,.2f} ms a step, at most {plan.tokens_per_second:,.0f} "
+        f"  so        about {1e3 * plan.step_seconds:,.2f} ms a step at best, {plan.tokens_per_second:,.0f} "
         f"tokens/s; bound by {_BOUND[plan.bound]}"
     )
     return "\n".join(lines)

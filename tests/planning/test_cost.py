@@ -32,6 +32,7 @@ PROGRAM = """
   %whole = bf16[64,64]{1,0:T(8,128)(2,1)S(1)} all-gather(%layer), channel_id=3, replica_groups=[4,2]<=[8], dimensions={1}
   %kept = f32[1,16]{1,0:T(8,128)S(1)} constant({...})
   %update = (f32[5,16]{1,0:T(8,128)}, f32[16]{0:T(128)S(1)}) fusion(%rows, %kept, %n), kind=kLoop, calls=%outer, backend_config={"estimated_cycles":"7"}
+  %sent = (bf16[64,32]{1,0:T(8,128)(2,1)S(1)}, bf16[64,32]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) collective-permute-start(%layer), channel_id=5, source_target_pairs={{0,1},{1,0}}
   ROOT %t = (s32[]{:T(128)}, bf16[5,64,32]{2,1,0:T(8,128)(2,1)}, f32[5,16]{1,0:T(8,128)}) tuple(%n, %stack, %rows)
 }
 
@@ -62,8 +63,12 @@ def test_bytes_are_of_the_slices_that_are_read_and_the_rows_that_are_written():
 
 def test_collectives_count_as_often_as_their_loop_turns():
     kinds, sent = cost._collectives(*read(PROGRAM))
-    assert kinds == {"all-gather": {"count": 5, "bytes": 5 * 8192.0}, "all-reduce": {"count": 1, "bytes": 320.0}}
-    assert sent == 5 * 8192 / 2 + 2 * 320 * 7 / 8
+    assert kinds == {
+        "all-gather": {"count": 5, "bytes": 5 * 8192.0},
+        "all-reduce": {"count": 1, "bytes": 320.0},
+        "collective-permute": {"count": 5, "bytes": 5 * 4096.0},
+    }
+    assert sent == 5 * 8192 / 2 + 2 * 320 * 7 / 8 + 5 * 4096
 
 
 def test_the_compilers_cycles_are_summed_over_turns():
