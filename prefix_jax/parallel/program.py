@@ -16,6 +16,7 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_BODY = re.compile(r"body=%?([\w.\-]+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
@@ -141,7 +142,26 @@ def _trips(computations: Computations, name: str, loop: Instruction) -> int | No
     while start and start.operation in ("copy", "bitcast"):
         start = around.get(start.operands[0])
     begin = _integer(start) if start and start.operation == "constant" else 0
-    return _integer(limit) - begin
+    body = computations[found[1]] if (found := _BODY.search(loop.rest)) else []
+    return -(-(_integer(limit) - begin) // _step(body, int(index[1])))
+
+
+def _step(body: list[Instruction], index: int) -> int:
+    """Returns what a loop's turn adds to its counter, element `index` of its values: an unrolled loop adds several."""
+    inside = {i.name: i for i in body}
+    at: Instruction | None = inside.get(body[-1].operands[index]) if body else None
+    total = 0
+    while at is not None and at.operation in ("add", "copy", "bitcast"):
+        following = at.operands[0]
+        if at.operation == "add":
+            parts = [inside[name] for name in at.operands]
+            constants = [part for part in parts if part.operation == "constant"]
+            if len(constants) != 1:
+                break
+            total += _integer(constants[0])
+            following = next(part.name for part in parts if part.operation != "constant")
+        at = inside.get(following)
+    return total or 1
 
 
 def _integer(constant: Instruction) -> int:

@@ -54,6 +54,23 @@ def test_flops_agree_with_a_count_by_hand(compiler):
 
 
 @pytest.mark.slow
+def test_flops_agree_where_weights_are_gathered_turn_by_turn(compiler):
+    """Two layers of GPT-J's size over 16 chips: the compiler multiplies each shard as it comes, in unrolled loops."""
+    config, work, e = configuration(fsdp=16), Work(64, 512, 128), 4096
+    config.model.rematerialise = True
+    spec = from_hf({**shapes.KNOWN["gpt-j-6b-size"], "n_layer": 2})
+    found = planning.plan(config, spec, topologies.parse("v5e:4x4"), work)
+    tokens = work.rows * work.columns
+    # Forwards, again, and back; the last product of a layer is not wanted again.
+    frozen = 3 * 2 * tokens * 12 * e * e - 2 * tokens * 4 * e * e
+    attention = (2 + 2 + 5) * 2 * tokens * (work.columns + 16) * e
+    by_hand = 2 * (frozen + attention) + 2 * 2 * work.rows * work.targets * e * 50400
+    assert found.cost is not None and 16 * found.cost.flops == pytest.approx(by_hand, rel=0.02)
+    # Every shard of 100 million numbers a layer goes round the ring, three times in bfloat16.
+    assert found.cost.bytes_sent > 3 * 2 * 2 * 12 * e * e * 15 / 16
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_with_the_shortfall(compiler):
     model = {**MODEL, "num_hidden_layers": 1, "vocab_size": 2_500_000, "hidden_size": 2048, "head_dim": 256}
     found = planning.plan(configuration(), from_hf(model), topologies.parse("v5e:1x1"), Work(1, 128, 16))
