@@ -42,6 +42,7 @@ SIZES = [
     case("gpt-j-6b-size", "v5e:4x4", 16, 1, 64, remat=True),
     case("t5-11b", "v5e:4x4", 16, 1, 64, remat=True),
     case("llama-2-7b", "v5e:4x4", 16, 1, 64, remat=True),
+    case("llama-2-70b", "v5e:2x2", 4, 1, 4, remat=True),
     case("llama-2-70b", "v5e:4x4", 16, 1, 16, remat=True),
     case("llama-2-70b", "v5e:16x16", 64, 4, 64, columns=2048, remat=True),
 ]
