@@ -159,6 +159,8 @@ def _mesh() -> dict:
         fsdp=1,
         # Devices over which attention heads and inner layers are divided. It must divide the query heads.
         tensor=1,
+        # Devices over which the members of a sweep that train together are divided.
+        member=1,
     )
 
 

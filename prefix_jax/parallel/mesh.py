@@ -16,7 +16,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.specs import Spec
 from prefix_jax.parallel import rules
 
-AXES = ("data", "fsdp", "tensor", "groups")
+AXES = ("member", "data", "fsdp", "tensor", "groups")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,12 @@ class Placement:
         """Returns the sharding of each frozen parameter, by its path in the tree."""
         return self._tree(rules.base_axes, shapes)
 
-    def trained(self, shapes: PyTree) -> PyTree:
-        """Returns the sharding of each array of what is trained, and of trees that repeat it (the optimizer's)."""
-        return self._tree(rules.trained_axes, shapes)
+    def trained(self, shapes: PyTree, members: bool = False) -> PyTree:
+        """Returns the sharding of each array of what is trained, and of trees that repeat it (the optimizer's).
+
+        `members`: all arrays that are no single number have a leading axis of members.
+        """
+        return self._tree(partial(rules.trained_axes, members=members), shapes)
 
     def rows(self, leading: int = 0) -> NamedSharding:
         """Returns the sharding of a batch, whose rows come after `leading` axes."""
@@ -107,8 +110,13 @@ def place(section: Config, spec: Spec, devices: Sequence[Any]) -> Placement:
     Raises:
       UserError: the mesh's sizes do not give the devices' number, or do not divide the model's heads.
     """
-    data, fsdp, tensor = sizes(section, len(devices))
-    return Placement(_mesh(devices, (data, fsdp, *_tensor_axes(tensor, spec))))
+    member = int(section.member)
+    if member < 1 or len(devices) % member:
+        raise UserError(
+            f"mesh.member is {member}; it must be at least 1 and divide the {len(devices)} devices that there are"
+        )
+    data, fsdp, tensor = sizes(section, len(devices) // member)
+    return Placement(_mesh(devices, (member, data, fsdp, *_tensor_axes(tensor, spec))))
 
 
 def sizes(section: Config, count: int) -> tuple[int, int, int]:

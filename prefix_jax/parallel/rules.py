@@ -12,6 +12,7 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "query_groups": ("groups",),
     "bottleneck": ("fsdp",),
+    "members": ("member",),
 }
 
 # The ends of paths, and the axes of what is there. `parts`: a KV head's queries, its key, its value.
@@ -36,8 +37,10 @@ def base_axes(path: str, rank: int) -> tuple[str | None, ...]:
     return _axes(_BASE, path, rank)
 
 
-def trained_axes(path: str, rank: int) -> tuple[str | None, ...]:
-    """Returns the axes of a trained array, or of an optimizer's that repeats it, with members' axes before them."""
+def trained_axes(path: str, rank: int, members: bool = False) -> tuple[str | None, ...]:
+    """Returns the axes of a trained array, or of an optimizer's that repeats it; with `members`, theirs comes first."""
+    if members and rank:
+        return ("members", *_axes(_TRAINED, path, rank - 1))
     return _axes(_TRAINED, path, rank)
 
 
@@ -48,6 +51,6 @@ def spelled(path: Any) -> str:
 
 def _axes(table: Any, path: str, rank: int) -> tuple[str | None, ...]:
     for pattern, axes in table:
-        if re.search(rf"(^|/){pattern}$", path) and rank >= len(axes):
-            return (None,) * (rank - len(axes)) + axes
+        if re.search(rf"(^|/){pattern}$", path) and rank == len(axes):
+            return axes
     return (None,) * rank

@@ -116,6 +116,8 @@ def plan(config: Config, spec: Spec, topology: Topology, work: Work) -> Plan:
     Raises:
       UserError: the mesh does not fit the topology, the model or the rows; libtpu is missing.
     """
+    if config.mesh.member != 1:
+        raise UserError(f"mesh.member is {config.mesh.member}, and what is planned is one run; leave it at 1")
     mesh = Mesh(*sizes(config.mesh, topology.chips))
     _check(spec, work, mesh, config.training.accumulation)
     placement = place(config.mesh, spec, devices(topology))

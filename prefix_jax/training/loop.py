@@ -150,7 +150,7 @@ class _Run:
         self._step = make_step(
             model, trainer.method, per_record, options.ema, trainer.lengths, trainer.shardings(state)
         )
-        self._evaluate = make_evaluation(model, trainer.method, trainer.lengths)
+        self._evaluate = make_evaluation(model, trainer.method, trainer.lengths, trainer.session.placement is not None)
         self._window: list[dict[str, Array]] = []
         self._logged: float | None = None
         self.diverged: set[int] = set()

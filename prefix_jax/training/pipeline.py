@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from prefix_jax.config import Config
+from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session
@@ -19,6 +20,11 @@ def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
     Raises:
       UserError: anything in the configuration, the data or the run directory that the user can mend.
     """
+    if config.mesh.member != 1:
+        raise UserError(
+            f"mesh.member is {config.mesh.member}, and this is one run; it divides the members of a sweep (see "
+            "prefix_jax.sweep)"
+        )
     (outcome,) = run(prepare(open_session(config), workdir, words))
     return outcome
 

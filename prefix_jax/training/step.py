@@ -120,17 +120,22 @@ def make_step(
         return State(state.step + 1, trainable, optimizer_state, average, state.key), metrics
 
     own, axis = _own_lengths(lengths)
-    run = step if lengths is None else jax.vmap(step, (None, 0, _MEMBERS, None, axis), (_MEMBERS, 0))
+    over = None if shardings is None else "member"
+    run = (
+        step if lengths is None else jax.vmap(step, (None, 0, _MEMBERS, None, axis), (_MEMBERS, 0), spmd_axis_name=over)
+    )
     kept = None if shardings is None else (shardings, shardings.step)
     return jax.jit(
         lambda base, hyper, state, batch: run(base, hyper, state, batch, own), donate_argnums=2, out_shardings=kept
     )
 
 
-def make_evaluation(model: Model, method: Method, lengths: Sequence[int] | None = None) -> Callable:
+def make_evaluation(
+    model: Model, method: Method, lengths: Sequence[int] | None = None, on_mesh: bool = False
+) -> Callable:
     """Returns the compiled `(base, trainable, batch) -> (sum of losses, sum of weights)`, without dropout.
 
-    With `lengths`, for members on a leading axis, as in `make_step`.
+    With `lengths`, for members on a leading axis, as in `make_step`; `on_mesh`: that a mesh divides.
     """
 
     def evaluate(base: Base, trainable: PyTree, batch: Batch, length: Any) -> tuple[Array, Array]:
@@ -139,7 +144,8 @@ def make_evaluation(model: Model, method: Method, lengths: Sequence[int] | None 
         return loss_sums(model, variables, prefix, batch)
 
     own, axis = _own_lengths(lengths)
-    run = evaluate if lengths is None else jax.vmap(evaluate, (None, 0, None, axis))
+    over = "member" if on_mesh else None
+    run = evaluate if lengths is None else jax.vmap(evaluate, (None, 0, None, axis), spmd_axis_name=over)
     return jax.jit(lambda base, trainable, batch: run(base, trainable, batch, own))
 
 

@@ -75,7 +75,8 @@ class Trainer:
 
     def shardings(self, state: State) -> State | None:
         """Returns where a state's arrays lie; None where there is one device."""
-        return None if self._shard is None else self._shard(state)
+        placement = self.session.placement
+        return None if placement is None else placement.trained(state, members=self.lengths is not None)
 
     def batch_at(self, step: int) -> Batch:
         """Returns the batch of a training step in the parts of its accumulation, on the devices."""
@@ -98,7 +99,7 @@ class Trainer:
         base, shard = self.session.base, self._shard
         states = [self._widened(member, member.initial(base, shard), slots) for member in self.members]
         state = self._stacked(states).replace(step=jnp.int32(0))
-        return state if shard is None else jax.device_put(state, shard(state))
+        return state if shard is None else jax.device_put(state, self.shardings(state))
 
     def _widened(self, member: Member, state: State, slots: int) -> State:
         if self.lengths is None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.sharding import PartitionSpec
 
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models.specs import from_hf
-from prefix_jax.parallel.mesh import place, sizes
+from prefix_jax.parallel.mesh import AXES, Placement, place, sizes
 from tests import runs, tiny
 from tests.conftest import ROOT
 
@@ -128,3 +129,13 @@ def test_a_run_on_a_mesh_goes_on_without_it_and_is_scored(tiny_models, tmp_path,
 def losses(workdir: Path) -> list[float]:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_members_lie_on_their_own_axis_before_all_others():
+    placement = Placement(jax.sharding.AbstractMesh((2, 1, 2, 2, 1), AXES))  # type: ignore[arg-type]
+    tree = {"mu": {"decoder": {"out": {"kernel": jax.ShapeDtypeStruct((4, 16, 2, 2, 2, 8), "float32")}}}}
+    (found,) = jax.tree.leaves(placement.trained(tree, members=True))
+    assert found.spec == PartitionSpec("member", "fsdp", None, None, "tensor", None)
+    odd = {"decoder": {"key": jax.ShapeDtypeStruct((3, 2, 2, 5, 8), "float32")}}
+    (found,) = jax.tree.leaves(placement.trained(odd, members=True))
+    assert found.spec == PartitionSpec(None, None, "tensor", None, None), "three members stay together on two devices"
