@@ -6,6 +6,7 @@ another: the oldest records that fit, then the pair, among the next ones in the 
 What is passed over comes first in the row that follows.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,9 +50,12 @@ class Plan:
     steps: int
     seed: int
     shuffle: bool
+    first: EpochPlan | None = None  # epoch 0's, which was made to choose `steps`
 
     def epoch(self, number: int) -> EpochPlan:
         """Returns an epoch's plan; shuffled anew by (seed, number)."""
+        if number == 0 and self.first is not None:
+            return self.first
         for attempt in range(_ATTEMPTS):
             plan = self.attempt(number, attempt)
             if plan is not None:
@@ -71,8 +75,8 @@ def make_plan(sizes: np.ndarray, shape: Shape, batch: int, seed: int, shuffle: b
     while True:
         plan = Plan(sizes, shape, batch, steps, seed, shuffle)
         for attempt in range(_ATTEMPTS):
-            if plan.attempt(0, attempt) is not None:
-                return plan
+            if (first := plan.attempt(0, attempt)) is not None:
+                return dataclasses.replace(plan, first=first)
             if not shuffle:
                 break
         grown += 1
