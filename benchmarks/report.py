@@ -6,14 +6,14 @@ from typing import Any
 
 from prefix_jax.disk import write_text
 from prefix_jax.reporting.markup import Markup, tag
+from prefix_jax.reporting.page import document, section
 from prefix_jax.reporting.plots import Series, line_chart
-from prefix_jax.reporting.tables import markdown_table
-from prefix_jax.reporting.theme import STYLE
+from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 DTYPES = ("float32", "bfloat16")
-START, END = "<!-- results -->", "<!-- end of results -->"
+FOOTER = "Written by benchmarks.report from benchmarks/results; this page fetches nothing."
 
 
 def read(results: Path = RESULTS) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def others(found: dict[str, Any]) -> list[list[object]]:
     return rows
 
 
-def plots(found: dict[str, Any]) -> Markup:
-    """Returns the growth curves as figures."""
+def plots(found: dict[str, Any]) -> list[Markup]:
+    """Returns the growth curves as figures, as far as they were measured."""
     figures = []
     for name, result in found.items():
         case, _, source = name.partition("_")
@@ -86,18 +86,17 @@ def plots(found: dict[str, Any]) -> Markup:
                 lines, title=f"{source}: a step against {what}", x_label=what, y_label=f"over {what} {x[0]}"
             )
             figures.append(tag("figure", chart))
-    return tag("div", figures, class_="charts")
+    return figures
 
 
 def main() -> None:
     found = read()
     tables = [markdown_table(comparisons(found), COLUMNS), markdown_table(others(found), ["what", "model", "figure"])]
-    readme = FOLDER / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    write_text(readme, f"{before}{START}\n\n" + "\n\n".join(tables) + f"\n\n{END}{rest.partition(END)[2]}")
-    head = tag("head", tag("meta", charset="utf-8"), tag("title", "Benchmarks"), tag("style", Markup(STYLE)))
-    page = tag("html", head, tag("body", tag("main", tag("h1", "Benchmarks"), plots(found))), lang="en")
-    write_text(RESULTS / "growth.html", f"<!doctype html>\n{page}\n")
+    write_between_markers(FOLDER / "README.md", "\n\n".join(tables))
+    if figures := plots(found):
+        shown = section("growth", "Cost against prefix, sequence and batch", tag("div", figures, class_="charts"))
+        page = document("Benchmarks", tag("h1", "Benchmarks"), [shown], [("growth", "Growth")], FOOTER)
+        write_text(RESULTS / "growth.html", page)
 
 
 if __name__ == "__main__":

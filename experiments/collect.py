@@ -11,9 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
-from prefix_jax.reporting.tables import markdown_table
-
-START, END = "<!-- results -->", "<!-- end of results -->"
+from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 
 def keep(run: Path, out: Path, samples: int = 20) -> None:
@@ -60,10 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for run in arguments.runs:
         keep(run, arguments.out)
-    readme = arguments.out / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{START}\n\n{table(arguments.out)}\n\n{END}{after}", encoding="utf-8")
+    write_between_markers(arguments.out / "README.md", table(arguments.out))
 
 
 if __name__ == "__main__":

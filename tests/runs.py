@@ -56,6 +56,18 @@ def run(module: str, *words: str, cache: Path, code: int = 0) -> tuple[str, str]
     return out, err
 
 
+def lines(workdir: Path, name: str) -> dict[int, float]:
+    """Returns a metric of metrics.jsonl by step."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in found if name in line}
+
+
+def simulate(monkeypatch, devices: int) -> None:
+    """Lets the processes that are started from now on see so many CPU devices."""
+    flags = os.environ["XLA_FLAGS"].split(" --xla_force")[0]
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count={devices}")
+
+
 def steps_written(workdir: Path) -> int:
     """Returns the last step in metrics.jsonl, 0 where there is none."""
     try:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax.disk import write_text
-from prefix_jax.reporting.tables import markdown_table
+from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
 RECIPE = "configs/e2e_gpt2_medium.py"
-START, END = "<!-- results -->", "<!-- end of results -->"
 COLUMNS = [
     "model", "chips", "mesh: data x fsdp x tensor", "rows x columns", "GiB a chip", "fits", "TFLOP a chip",
     "GiB moved", "GiB sent", "ms a step", "tokens/s", "tokens/s a chip", "bound by",
@@ -97,9 +96,7 @@ def main() -> None:
             answers.append({"case": wanted, "answer": ask(wanted)})
             write_text(RESULTS, "".join(json.dumps(answer) + "\n" for answer in answers))
     parts = ["Against chips:", table(CHIPS, answers), "Against the model's size:", table(SIZES, answers)]
-    readme = FOLDER / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    write_text(readme, f"{before}{START}\n\n" + "\n\n".join(parts) + f"\n\n{END}{rest.partition(END)[2]}")
+    write_between_markers(FOLDER / "README.md", "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ class Instruction(NamedTuple):
         """Names of the operands."""
         return re.findall(r"%([\w.\-]+)", self.rest.split("), ")[0])
 
+    @property
+    def number(self) -> int:
+        """The value of an integer constant, or the place of a parameter."""
+        return int(self.rest.split(")")[0])
+
 
 Computations = dict[str, list[Instruction]]
 
@@ -141,9 +146,9 @@ def _trips(computations: Computations, name: str, loop: Instruction) -> int | No
     start = around.get(start.operands[int(index[1])]) if start and start.operation == "tuple" else None
     while start and start.operation in ("copy", "bitcast"):
         start = around.get(start.operands[0])
-    begin = _integer(start) if start and start.operation == "constant" else 0
+    begin = start.number if start and start.operation == "constant" else 0
     body = computations[found[1]] if (found := _BODY.search(loop.rest)) else []
-    return -(-(_integer(limit) - begin) // _step(body, int(index[1])))
+    return -(-(limit.number - begin) // _step(body, int(index[1])))
 
 
 def _step(body: list[Instruction], index: int) -> int:
@@ -158,14 +163,10 @@ def _step(body: list[Instruction], index: int) -> int:
             constants = [part for part in parts if part.operation == "constant"]
             if len(constants) != 1:
                 break
-            total += _integer(constants[0])
+            total += constants[0].number
             following = next(part.name for part in parts if part.operation != "constant")
         at = inside.get(following)
     return total or 1
-
-
-def _integer(constant: Instruction) -> int:
-    return int(constant.rest.split(")")[0])
 
 
 def _has_product(computations: Computations, name: str) -> bool:

@@ -1,5 +1,6 @@
 """The real training step from shapes alone: nothing is loaded, and nothing is run."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ class Work:
     targets: int
 
 
+@functools.cache
 def base_shapes(spec: Spec, dtype: str) -> PyTree:
     """Returns the frozen parameters of a model, as they are loaded, without their values."""
     model = build(spec)

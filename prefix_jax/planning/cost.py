@@ -2,8 +2,6 @@
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,13 +94,12 @@ def _collectives(computations: Computations, entry: str) -> tuple[dict[str, dict
                 # An asynchronous one also returns its operand and counters.
                 size = float(max(sizes) if instruction.operation.endswith("-start") else sum(sizes))
                 seen[channel] = (kind, times, size, size * _share(kind, _group(instruction)))
-    count: Counter[str] = Counter()
-    total: Counter[str] = Counter()
+    kinds: dict[str, dict[str, float]] = {}
     for kind, times, size, _ in seen.values():
-        count[kind] += times
-        total[kind] += times * size  # type: ignore[assignment]
-    kinds = {kind: {"count": count[kind], "bytes": float(total[kind])} for kind in sorted(count)}
-    return kinds, sum(times * sent for _, times, _, sent in seen.values())
+        total = kinds.setdefault(kind, {"count": 0, "bytes": 0.0})
+        total["count"] += times
+        total["bytes"] += times * size
+    return dict(sorted(kinds.items())), sum(times * sent for _, times, _, sent in seen.values())
 
 
 def _group(instruction: Instruction) -> int:
@@ -168,7 +165,7 @@ def _fused(computations: Computations, called: str, fusion: Instruction, operand
         if maker.operation == "dynamic-update-slice":
             size = _size(made[maker.operands[1]].result)
         total += 0 if local or maker.operation == "parameter" else size
-    parameters = {int(i.rest.split(")")[0]): i.name for i in inside if i.operation == "parameter"}
+    parameters = _parameters(inside)
     for place, operand in enumerate(operands):
         whole = _in_memory(operand)
         if whole and place in parameters:
@@ -188,11 +185,16 @@ def _read(computations: Computations, called: str, name: str, whole: int) -> int
         elif kind in ("dynamic-slice", "slice", "gather"):
             total += _size(user.result)
         elif kind == "fusion" and (inner := _CALLS.search(user.rest)):
-            parameters = {i.rest.split(")")[0]: i.name for i in computations[inner[1]] if i.operation == "parameter"}
-            total += _read(computations, inner[1], parameters[str(user.operands.index(name))], whole)
+            parameter = _parameters(computations[inner[1]])[user.operands.index(name)]
+            total += _read(computations, inner[1], parameter, whole)
         elif kind != "tuple" and not (kind == "dynamic-update-slice" and user.operands[0] == name):
             return whole
     return total
+
+
+def _parameters(inside: list[Instruction]) -> dict[int, str]:
+    """Returns the names of a computation's parameters by their places."""
+    return {i.number: i.name for i in inside if i.operation == "parameter"}
 
 
 def _in_memory(shape: str) -> int:
@@ -206,15 +208,10 @@ def _size(shape: str) -> int:
 
 def _arrays(shape: str) -> list[tuple[int, bool]]:
     """Returns the bytes of each array of a result, and whether it lies in the core's own memory."""
-    return list(_each(shape))
-
-
-def _each(shape: str) -> Iterator[tuple[int, bool]]:
+    found = []
     for dtype, dims, layout in _ARRAY.findall(shape):
         digits = re.search(r"(\d+)", dtype)
         bits = _BITS.get(dtype, int(digits[1]) if digits else 0)
         count = math.prod(int(d) for d in dims.split(",") if d)
-        yield count * bits // 8, "S(" in layout
-
-
-__all__ = ["COLLECTIVES", "Cost", "cost_of"]
+        found.append((count * bits // 8, "S(" in layout))
+    return found

@@ -1,6 +1,7 @@
 """From a configuration to what training, evaluation and generation share: the frozen model, its data and its method."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,12 +80,17 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
         raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
     devices = jax.devices() if devices is None else devices
 
-    def divided(spec: Spec) -> Any:
+    @functools.cache
+    def placed(spec: Spec) -> Placement | None:
         placement = place(config.mesh, spec, devices)
-        return None if len(devices) == 1 else placement.base
+        return None if len(devices) == 1 else placement
 
-    pretrained = load(config.model.source, config.model.dtype, divided)
-    placement = None if len(devices) == 1 else place(config.mesh, pretrained.spec, devices)
+    def sharding(spec: Spec) -> Any:
+        placement = placed(spec)
+        return None if placement is None else placement.base
+
+    pretrained = load(config.model.source, config.model.dtype, sharding)
+    placement = placed(pretrained.spec)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
     model = build(pretrained.spec, config.model.rematerialise, activations, placement)

@@ -68,11 +68,6 @@ class Trainer:
         """The method of the member with the longest prefix."""
         return max(self.members, key=lambda member: member.config.prefix.length).method
 
-    @property
-    def _shard(self) -> Callable[[PyTree], PyTree] | None:
-        placement = self.session.placement
-        return None if placement is None else placement.trained
-
     def shardings(self, state: State) -> State | None:
         """Returns where a state's arrays lie; None where there is one device."""
         placement = self.session.placement
@@ -84,9 +79,16 @@ class Trainer:
         placement = self.session.placement
         if placement is None:
             return split(self.batches.batch_at(step), parts)
-        own = placement.own_rows(self.batches.shape.rows, parts) if hosts.several() else None
-        batch = self.batches.batch_at(step, own)
+        batch = self.batches.batch_at(step, self._own_rows)
         return placement.batch(split(batch, parts), leading=int(parts > 1))
+
+    @functools.cached_property
+    def _own_rows(self) -> np.ndarray | None:
+        """The rows of a batch that this process reads; None: all."""
+        placement = self.session.placement
+        if placement is None or not hosts.several():
+            return None
+        return placement.own_rows(self.batches.shape.rows, self.options.accumulation)
 
     @functools.cached_property
     def hyper(self) -> Hyper:
@@ -96,10 +98,11 @@ class Trainer:
     def initial(self) -> State:
         """Returns the state before the first step: each member's own, with zeros for the slots it does not have."""
         slots = max(self.lengths or (0,))
-        base, shard = self.session.base, self._shard
+        base, placement = self.session.base, self.session.placement
+        shard = None if placement is None else placement.trained
         states = [self._widened(member, member.initial(base, shard), slots) for member in self.members]
         state = self._stacked(states).replace(step=jnp.int32(0))
-        return state if shard is None else jax.device_put(state, self.shardings(state))
+        return state if placement is None else jax.device_put(state, self.shardings(state))
 
     def _widened(self, member: Member, state: State, slots: int) -> State:
         if self.lengths is None:

@@ -1,7 +1,5 @@
 """Several processes of one run, on loopback: they give what one gives, stop together, and say what went wrong."""
 
-import json
-import os
 import signal
 import socket
 import subprocess
@@ -31,8 +29,7 @@ def launch(tiny_models, tmp_path, monkeypatch):
     recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["llama"], steps=8)
 
     def start(workdir: str, processes: int, devices: int, *more: str, each=()) -> list[subprocess.Popen]:
-        flags = f"{os.environ['XLA_FLAGS'].split(' --xla_force')[0]} --xla_force_host_platform_device_count={devices}"
-        monkeypatch.setenv("XLA_FLAGS", flags)
+        runs.simulate(monkeypatch, devices)
         port = free_port()
         words = ["--config", str(recipe), "--workdir", str(tmp_path / workdir), "--config.training.batch=8", *more]
         found = []
@@ -55,11 +52,6 @@ def ended(processes: list[subprocess.Popen], seconds: float = 240) -> list[tuple
     return found
 
 
-def losses(workdir: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-
 def prefix(workdir: Path) -> dict[str, np.ndarray]:
     return load_file(workdir / "tuned" / "prefix.safetensors")
 
@@ -70,7 +62,7 @@ def test_processes_give_what_one_process_gives(processes, devices, mesh, launch,
         done = ended(launch(workdir, count, devices * processes // count, f"--config.mesh.{mesh}"))
         assert [code for code, _ in done] == [0] * count, done
         assert "train" in done[0][1] and all("train" not in said for _, said in done[1:])
-    several, one = losses(tmp_path / "several"), losses(tmp_path / "one")
+    several, one = runs.lines(tmp_path / "several", "loss"), runs.lines(tmp_path / "one", "loss")
     assert several == pytest.approx(one, abs=1e-5) and len(several) == 8
     for name, leaf in prefix(tmp_path / "one").items():
         np.testing.assert_allclose(prefix(tmp_path / "several")[name], leaf, atol=2e-4)
@@ -88,7 +80,7 @@ def test_sigterm_to_one_saves_on_all_at_the_same_step_and_one_process_goes_on(la
     assert 3 <= step < 400
     done = ended(launch("run", 1, 2, f"--config.training.steps={step + 4}", more[1]))
     assert done[0][0] == 0, done
-    assert list(losses(tmp_path / "run")) == list(range(1, step + 5))
+    assert list(runs.lines(tmp_path / "run", "loss")) == list(range(1, step + 5))
 
 
 def test_one_process_killed_ends_the_others_and_the_restart_goes_on(launch, tmp_path):

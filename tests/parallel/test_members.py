@@ -1,8 +1,5 @@
 """Members of a sweep divided over devices: each trains as it does where all are on one."""
 
-import json
-import os
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -22,24 +19,18 @@ def sweep():
 def test_members_on_a_mesh_train_as_on_one_device(tiny_models, tmp_path, monkeypatch):
     recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["llama"], steps=6)
     recipe.write_text(recipe.read_text() + SWEEP)
-    flags = os.environ["XLA_FLAGS"]
     for workdir, devices, mesh in (("one", 1, ()), ("four", 4, ("--config.mesh.member=2", "--config.mesh.tensor=2"))):
-        monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count={devices}")
+        runs.simulate(monkeypatch, devices)
         words = ("--config", str(recipe), "--workdir", str(tmp_path / workdir), "--split=", *mesh)
         runs.run("sweep", *words, cache=tmp_path / "cache")
     rows = sorted(path.name for path in (tmp_path / "one" / "runs").iterdir())
     assert len(rows) == 4 and len(list((tmp_path / "four" / "together").iterdir())) == 1
     for row in rows:
         one, four = (tmp_path / workdir / "runs" / row for workdir in ("one", "four"))
-        assert losses(four) == pytest.approx(losses(one), abs=1e-4)
+        assert runs.lines(four, "loss") == pytest.approx(runs.lines(one, "loss"), abs=1e-4)
         theirs = load_file(four / "tuned" / "prefix.safetensors")
         for name, leaf in load_file(one / "tuned" / "prefix.safetensors").items():
             np.testing.assert_allclose(theirs[name], leaf, atol=2e-3)
-
-
-def losses(workdir) -> list[float]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,27 +107,21 @@ def test_a_run_on_a_mesh_goes_on_without_it_and_is_scored(tiny_models, tmp_path,
     """Trains to step 4 on 4 devices and to step 8 on one; beside it a run that stays on 4."""
     recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["llama"], steps=8)
     words = ("--config", str(recipe), "--config.training.checkpoint_every=4", "--config.training.batch=8")
-    flags = os.environ["XLA_FLAGS"]
     for workdir, devices, steps in (("moved", 4, 4), ("moved", 1, 8), ("still", 4, 8)):
-        monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count={devices}")
+        runs.simulate(monkeypatch, devices)
         mesh = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2") if devices == 4 else ()
         more = (f"--config.training.steps={steps}", "--config.optimizer.schedule=constant", *mesh)
         runs.run("train", *words, *more, "--workdir", str(tmp_path / workdir), cache=tmp_path / "cache")
-    moved, still = (losses(tmp_path / workdir) for workdir in ("moved", "still"))
+    moved, still = (runs.lines(tmp_path / workdir, "loss") for workdir in ("moved", "still"))
     assert moved == pytest.approx(still, abs=1e-4) and len(moved) == 8
-    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=4")
+    runs.simulate(monkeypatch, 4)
     words = ("--workdir", str(tmp_path / "moved"), "--split", "test", "--limit", "5")
     runs.run("evaluate", *words, cache=tmp_path / "cache")
     many = (tmp_path / "moved" / "samples.jsonl").read_text()
-    monkeypatch.setenv("XLA_FLAGS", flags)
+    runs.simulate(monkeypatch, 1)
     (tmp_path / "moved" / "samples.jsonl").unlink()
     runs.run("evaluate", *words, cache=tmp_path / "cache")
     assert many == (tmp_path / "moved" / "samples.jsonl").read_text()
-
-
-def losses(workdir: Path) -> list[float]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def test_members_lie_on_their_own_axis_before_all_others():

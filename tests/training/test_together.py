@@ -1,7 +1,5 @@
 """Members of one program: each equals the run it would be alone."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from prefix_jax.config import default_config
 from prefix_jax.training import loop, session
 from prefix_jax.training.trainer import prepare, prepare_together
 from tests import tiny
+from tests.runs import lines
 
 # Differ in everything that members may differ in.
 ROWS = [
@@ -35,11 +34,6 @@ def changed(config, row: dict):
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(row)
     return config
-
-
-def lines(folder, name: str) -> dict[int, float]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line[name] for line in found if name in line}
 
 
 @pytest.mark.parametrize(
