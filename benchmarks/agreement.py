@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.files import training_rows
 from benchmarks.jax_side import Ours
-from benchmarks.peft_side import Peft, arrays, load_mlp, mlp_gradients
+from benchmarks.peft_side import Peft, arrays, load_mlp, mlp_gradients, opened
 
 TOLERANCE = 1e-4
 
@@ -25,7 +25,7 @@ def check(source: str, folder: Path, rows: int = 8) -> dict[str, float]:
     Raises:
       AssertionError: they differ by more than float32 allows.
     """
-    ours, theirs = Ours(source, "float32", sites="decoder"), Peft(folder, "float32")
+    ours, theirs = Ours(source, "float32", sites="decoder"), opened(folder, "float32")
     records = training_rows(folder, rows)
     base, layers = ours.session.base, None
     if ours.encoder_decoder:

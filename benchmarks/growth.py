@@ -17,14 +17,15 @@ TOKENS = 4096  # a step, where the sequence grows
 REPEATS = 2
 
 
-def synthetic(rows: int, length: int, vocabulary: int) -> Batch:
-    """Returns whole rows of one segment each, whose second half is predicted."""
+def synthetic(rows: int, length: int, vocabulary: int, targets: int = 0) -> Batch:
+    """Returns whole rows of one segment each, whose last `targets` tokens (0: the second half) are predicted."""
+    targets = targets or length - length // 2 - 1
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, vocabulary, (rows, length), dtype=np.int32)
     columns = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)).copy()
-    half = columns[:, length // 2 : -1]
+    ends = columns[:, length - targets - 1 : -1]
     ones = np.ones_like(tokens)
-    return Batch(tokens, columns, ones, half, tokens[:, length // 2 + 1 :], np.ones(half.shape, np.float32))
+    return Batch(tokens, columns, ones, ends, tokens[:, length - targets :], np.ones(ends.shape, np.float32))
 
 
 def grow(source: str, dtype: str, what: str) -> list[dict[str, Any]]:

@@ -17,11 +17,8 @@ IGNORED = -100
 class Peft:
     """A frozen model with PEFT's prefix through its MLP, and AdamW on what is trained."""
 
-    def __init__(self, folder: Path, dtype: str, length: int = 10, hidden: int = 512, device: str = "cpu"):
+    def __init__(self, base: Any, length: int = 10, hidden: int = 512, device: str = "cpu"):
         torch.manual_seed(0)
-        config = transformers.AutoConfig.from_pretrained(folder)
-        kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
-        base = kind.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
         self.encoder_decoder = base.config.is_encoder_decoder
         self.pad = base.config.pad_token_id or 0
         task = "SEQ_2_SEQ_LM" if self.encoder_decoder else "CAUSAL_LM"
@@ -57,8 +54,11 @@ class Peft:
 
     def step(self, rows: list[Row]) -> float:
         """Takes one training step; returns the loss."""
+        return self.update(self.loss(rows))
+
+    def update(self, loss: torch.Tensor) -> float:
+        """Moves what is trained down the gradient of a loss; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         self.optimizer.step()
@@ -83,6 +83,13 @@ class Peft:
     def encoder(self) -> Any:
         """The module that makes the prefix."""
         return self.model.prompt_encoder["default"]
+
+
+def opened(folder: Path, dtype: str, **options: Any) -> Peft:
+    """Returns the model of a folder with its prefix; `options` are those of `Peft`."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    return Peft(kind.from_pretrained(folder, dtype=getattr(torch, dtype)), **options)
 
 
 def load_mlp(peft: Peft, leaves: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ def train(side: str, source: str, folder: str, dtype: str, steps: int = 6, batch
     """Trains on the same records of a step each; the first step is not counted."""
     rows = training_rows(Path(folder), batch * (steps + 1))
     if side == "peft":
-        from benchmarks.peft_side import Peft
+        from benchmarks.peft_side import opened
 
-        runner = Peft(Path(folder), dtype, **options)
+        runner = opened(Path(folder), dtype, **options)
         parts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         counts = [sum(len(r.target) for r in part) for part in parts]
     else:
@@ -51,9 +51,9 @@ def generate(
     """Writes exactly `new_tokens` tokens for a batch of test inputs, three times; the best of the last two counts."""
     sources = test_sources(Path(folder), batch)
     if side == "peft":
-        from benchmarks.peft_side import Peft
+        from benchmarks.peft_side import opened
 
-        runner = Peft(Path(folder), dtype)
+        runner = opened(Path(folder), dtype)
     else:
         from benchmarks.jax_side import Ours
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,22 @@ def define_overrides() -> Callable[[], dict[str, Any]]:
 
     config_flags.DEFINE_config_dict("config", default_config(), "Options that replace the run's.")
     return lambda: dict(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+def define_hosts() -> Callable[[Mapping[str, Any]], None]:
+    """Defines `--coordinator`, `--processes` and `--process`; the result joins the others, whose options must agree."""
+    coordinator = flags.DEFINE_string("coordinator", "", "Of several processes: host:port of process 0.")
+    processes = flags.DEFINE_integer("processes", 0, "How many processes there are.", lower_bound=0)
+    process = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.", lower_bound=-1)
+    wait = flags.DEFINE_integer("wait_seconds", 300, "How long processes wait for each other.", lower_bound=1)
+
+    def join(options: Mapping[str, Any]) -> None:
+        from prefix_jax.parallel import hosts
+
+        hosts.join(coordinator.value, processes.value, process.value, wait.value)
+        hosts.agree(options)
+
+    return join
 
 
 def command_line() -> list[str]:

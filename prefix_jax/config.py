@@ -33,6 +33,8 @@ def _model() -> dict:
         # float32 or bfloat16: the frozen weights, and what matrix products multiply. Sums, prefixes, softmax and loss
         # are float32 whatever this says. bfloat16 is the faster on accelerators and on CPUs that have units for it.
         dtype="float32",
+        # "int8": the layers' matrices in 8 bits with a scale for each output, multiplied as bfloat16; or "none".
+        quantisation="none",
         # Keep only a layer's input for the gradient, not its products: less memory, a third more work.
         rematerialise=False,
     )

@@ -18,17 +18,22 @@ _TUNED = flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --no
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
 _JSON = flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
 _OVERRIDES = cli.define_overrides()
+_JOIN = cli.define_hosts()
 
 
 def main() -> None:
     cli.required(workdir=_WORKDIR.value)
     cli.enable_compile_cache()
+    _JOIN({name: flags.FLAGS[name].value for name in ("workdir", "split", "bare", "tuned", "limit")} | _OVERRIDES())
     from prefix_jax import inference
+    from prefix_jax.parallel import hosts
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import score_table
 
     workdir = Path(str(_WORKDIR.value))
     entry = inference.evaluate(workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES())
+    if not hosts.leader():
+        return
     if (workdir / "config.json").exists():
         write_report(workdir)
     if _JSON.value:

@@ -5,6 +5,7 @@ Prints one line of text for each line of input.
 """
 
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from absl import flags
@@ -18,6 +19,7 @@ _INPUT = flags.DEFINE_string("input", None, "One source text.")
 _INPUT_FILE = flags.DEFINE_string("input_file", None, "A file with one source a line.")
 _BARE = flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
 _OVERRIDES = cli.define_overrides()
+_JOIN = cli.define_hosts()
 
 
 def main() -> None:
@@ -25,12 +27,15 @@ def main() -> None:
     cli.required(workdir=folder)
     sources = _sources()
     cli.enable_compile_cache()
+    _JOIN({"workdir": str(folder), "bare": _BARE.value, "sources": sha256(repr(sources).encode()).hexdigest()})
     from prefix_jax import inference
+    from prefix_jax.parallel import hosts
 
     tuned = inference.open_tuned(Path(str(folder)), _OVERRIDES())
     prefix = None if _BARE.value else tuned.prefix
     for text in inference.write_texts(tuned.session, prefix, sources, "generate", progress=len(sources) > 32):
-        print(" ".join(text.split("\n")))
+        if hosts.leader():
+            print(" ".join(text.split("\n")))
 
 
 def _sources() -> list[str]:

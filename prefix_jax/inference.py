@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from prefix_jax import decoding, disk, metrics
 from prefix_jax.config import Config, default_config
 from prefix_jax.data import tasks
@@ -15,6 +17,7 @@ from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import tokenise_sources
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix
+from prefix_jax.parallel import hosts
 from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
@@ -47,6 +50,8 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Se
         opened = session.open_session(config)
     opened = opened.of(config)
     files.load(folder, spec=opened.spec, identity=opened.pretrained.identity)
+    # As numpy arrays, which every process may hand to a program of all devices.
+    prefix = jax.device_get(prefix) if hosts.several() else prefix
     return Tuned(opened, prefix, meta.get("sha256"))
 
 
@@ -85,7 +90,7 @@ def write_texts(
     ragged = tokenise_sources(sources, opened.tokenizer, opened.formats.source, opened.config.data.max_source_length)
     ids = [ragged[i].tolist() for i in range(len(sources))]
     batch = min(section.batch, len(ids))
-    if not progress:
+    if not progress or not hosts.leader():
         return _texts(opened, decoding.decode_all(opened.model, opened.base, prefix, ids, options, batch))
     with Progress(len(ids), start=0, label=label) as bar:
         tokens = decoding.decode_all(
@@ -134,8 +139,9 @@ def evaluate(
             texts[name], seconds = _timed(found.session, prefix, [record.source for record in records], label)
             entry[name] = _scores(config.data.task, records, texts[name])
             entry["seconds"] = {**entry.get("seconds", {}), name: round(seconds, 1)}
-    _write_scores(workdir, split, entry)
-    _write_samples(workdir, split, records, texts)
+    if hosts.leader():
+        _write_scores(workdir, split, entry)
+        _write_samples(workdir, split, records, texts)
     return entry
 
 

@@ -2,11 +2,13 @@
 
 Runs what `sweep()` in the recipe yields: rows that differ only in prefix length, initialisation, seed or the
 optimizer's numbers train together in one program. Scores each, and writes `sweep.json`, `table.md` and `report.html`.
-The same command goes on with a sweep that was stopped or killed.
+The same command goes on with a sweep that was stopped or killed. With `--jobs=slurm` each program is a SLURM job, with
+options such as `--job partition=gpu --job gpus_per_node=8`; `--jobs=local` starts processes on this machine.
 """
 
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's directory: made, or
 _MEMBERS = flags.DEFINE_integer("members", 8, "Rows trained in one program, at most.", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", "test", "The split that is scored: test, validation, train; empty for none.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+_JOBS = flags.DEFINE_enum("jobs", None, ["slurm", "local"], "Train each program in a job of its own.")
+_JOB = flags.DEFINE_multi_string("job", [], "Of jobs: NAME=VALUE, as timeout_min=240 or SLURM's partition=gpu.")
+_JOIN = cli.define_hosts()
 _PLAN = flags.DEFINE_bool("plan", False, "Only print which rows would train together.")
 
 
@@ -36,11 +41,21 @@ def main() -> None:
             print(json.dumps([row.name for row in group]))
         return
     cli.enable_compile_cache()
+    from prefix_jax.parallel import hosts
     from prefix_jax.reporting.sweep import read_sweep, sweep_table
-    from prefix_jax.sweeping.sweep import Options, sweep
+    from prefix_jax.sweeping.jobs import Jobs
+    from prefix_jax.sweeping.sweep import Options, sweep, sweep_in_jobs
 
     workdir = Path(str(_WORKDIR.value))
-    state = sweep(rows, workdir, Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value), cli.command_line())
+    options, words = Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value), cli.command_line()
+    if _JOBS.value:
+        state = sweep_in_jobs(rows, workdir, options, words, Jobs(_JOBS.value, _JOB.value))
+    else:
+        configs = sha256("".join(row.config.to_json() for row in rows).encode()).hexdigest()
+        _JOIN({"workdir": str(workdir), **vars(options), "rows": configs})
+        state = sweep(rows, workdir, options, words)
+    if not hosts.leader():
+        return
     print(sweep_table(read_sweep(workdir)))
     _end([state.status(name) for name in state.rows], _SPLIT.value, workdir)
 

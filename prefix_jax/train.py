@@ -16,11 +16,8 @@ from prefix_jax import cli
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe, a Python file with get_config().", lock_config=True
 )
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "Of several processes: host:port of process 0.")
-_PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes there are.", lower_bound=0)
-_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.", lower_bound=-1)
-_WAIT = flags.DEFINE_integer("wait_seconds", 300, "How long processes wait for each other.", lower_bound=1)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory: made, or gone on with.")
+_JOIN = cli.define_hosts()
 
 
 def main() -> None:
@@ -30,8 +27,7 @@ def main() -> None:
     from prefix_jax.parallel import hosts
     from prefix_jax.training import pipeline
 
-    hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _WAIT.value)
-    hosts.agree({"workdir": _WORKDIR.value, **flat(_CONFIG.value.to_dict())})
+    _JOIN({"workdir": _WORKDIR.value, **flat(_CONFIG.value.to_dict())})
     outcome = pipeline.tune(_CONFIG.value, Path(str(_WORKDIR.value)), cli.command_line())
     if not outcome.finished and hosts.leader():
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)

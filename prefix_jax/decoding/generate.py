@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from prefix_jax.decoding.options import Options, check_for, check_window
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix, check
+from prefix_jax.parallel import hosts
 
 # Inputs are padded to a multiple of this: few lengths, few programs.
 PADDING = 32
@@ -61,12 +62,13 @@ def _generate(
 
 def make_inputs(token_lists: Sequence[Sequence[int]], width: int, batch: int, rows: Sequence[int]) -> Inputs:
     """Returns right-padded arrays `[batch, width]`; places beyond the lists are rows of length 0."""
-    tokens = np.zeros((batch, width), np.int32)
-    lengths, numbers = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
+    # As numpy arrays, which every process may hand to a program of all devices.
+    tokens: Any = np.zeros((batch, width), np.int32)
+    lengths, numbers = (np.zeros(batch, np.int32) for _ in range(2))  # type: Any, Any
     for place, (ids, row) in enumerate(zip(token_lists, rows, strict=True)):
         tokens[place, : len(ids)] = ids
         lengths[place], numbers[place] = len(ids), row
-    return Inputs(*(jnp.asarray(leaf) for leaf in (tokens, lengths, numbers)))
+    return Inputs(tokens, lengths, numbers)
 
 
 def decode_all(
@@ -95,7 +97,7 @@ def decode_all(
         rows = order[start : start + batch]
         width = -(-len(token_lists[rows[0]]) // PADDING) * PADDING
         inputs = make_inputs([token_lists[row] for row in rows], width, batch, rows)
-        done = jax.device_get(generate(model, variables, prefix, inputs, options))
+        done = hosts.fetch(generate(model, variables, prefix, inputs, options))
         for place, row in enumerate(rows):
             results[row] = _text_ids(done.tokens[place, : done.lengths[place]], model.spec.eos_id)
         if progress is not None:

@@ -1,5 +1,7 @@
 """What GPT-2 and Llama share: the calls of a decoder-only model, and its stack of layers."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.models import attention
+from prefix_jax.models.injected import PROMPT, with_prompt
 from prefix_jax.models.layers import Embedding, Places, Stack, gather_columns
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
 
@@ -25,7 +28,8 @@ class DecoderOnly(nn.Module):
     def make_norm(self) -> nn.Module:
         raise NotImplementedError
 
-    def embed(self, tokens: Array, positions: Array) -> Array:
+    def embed(self, tokens: Array, positions: Array, put: Callable[[Array], Array]) -> Array:
+        """Embeds tokens; `put` replaces the embeddings of those that stand for a prompt."""
         raise NotImplementedError
 
     def shared(self, positions: Array) -> Any:
@@ -84,10 +88,13 @@ class DecoderOnly(nn.Module):
                 jnp.arange(tokens.shape[-1]) if segment_ids is None else attention.segment_positions(segment_ids)
             )
         mask = attention.causal_mask(positions, segment_ids, getattr(self.spec, "sliding_window", None))
+        prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
+        put = partial(with_prompt, positions=positions, prompt=prompt)
         positions = positions + offset(prefix)
         shared = (attention.oriented(mask), tuple(p.mask for p in past), self.shared(positions))
         caches = tuple((p.key, p.value) for p in past)
-        x, key_values = self.layers(self.embed(tokens, positions), shared, (site_of(prefix, "decoder"),), caches)
+        embedded = self.embed(tokens, positions, put)
+        x, key_values = self.layers(embedded, shared, (site_of(prefix, "decoder"),), caches)
         return self.final_norm(x), key_values
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:

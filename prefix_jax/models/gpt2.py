@@ -1,5 +1,6 @@
 """GPT-2 (Radford et al. 2019): learned positions, layer norm with bias, GELU in its tanh form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ from jaxtyping import Array
 
 from prefix_jax.models.attention import Source, attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
+from prefix_jax.models.injected import Adapter
 from prefix_jax.models.layers import MLP, LayerNorm, SelfAttention, past_sources
 from prefix_jax.models.prefix import KeyValues
 from prefix_jax.models.specs import GPT2Spec
@@ -29,9 +31,10 @@ class Block(nn.Module):
         attended, key_values = SelfAttention(
             s.kv_heads, 1, s.head_dim, attention_scale(s.head_dim), bias=True, out_bias=True, name="attention"
         )(normed, mask, None, lambda h: h, sources)
-        x = x + attended
+        x = x + Adapter(name="attention_adapter")(attended)
         normed = LayerNorm(s.norm_epsilon, name="mlp_norm")(x)
-        return x + MLP(s.d_ff, gelu, bias=True, name="mlp")(normed), key_values
+        inner = MLP(s.d_ff, gelu, bias=True, name="mlp")(normed)
+        return x + Adapter(name="mlp_adapter")(inner), key_values
 
 
 class GPT2(DecoderOnly):
@@ -43,8 +46,8 @@ class GPT2(DecoderOnly):
     def make_norm(self) -> nn.Module:
         return LayerNorm(self.spec.norm_epsilon)
 
-    def embed(self, tokens: Array, positions: Array) -> Array:
-        return self.embedding(tokens, positions)
+    def embed(self, tokens: Array, positions: Array, put: Callable[[Array], Array]) -> Array:
+        return self.embedding(tokens, positions, put)
 
     def shared(self, positions: Array) -> None:
         return None

@@ -11,8 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from prefix_jax.models.attention import Source, attend
+from prefix_jax.models.injected import LORA, TUNED, low_rank
 from prefix_jax.models.prefix import KeyValues, Site
-from prefix_jax.models.products import KEPT, as_bits, keep, product, product_transposed
+from prefix_jax.models.products import KEPT, as_bits, keep, operand, product, product_transposed
 
 _embedding_init = nn.initializers.normal(0.02)
 
@@ -50,7 +51,10 @@ class LayerNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """`[..., *inputs] -> [..., *outputs]`, one matrix product; the kernel is `[*inputs, *outputs]`."""
+    """`[..., *inputs] -> [..., *outputs]`, one matrix product; the kernel is `[*inputs, *outputs]`.
+
+    A kernel of integers has a scale for each output beside it.
+    """
 
     outputs: tuple[int, ...]
     inputs: int = 1
@@ -60,14 +64,18 @@ class Projection(nn.Module):
     def __call__(self, x: Array) -> Array:
         before, inner = x.shape[: -self.inputs], x.shape[-self.inputs :]
         init = nn.initializers.lecun_normal(range(self.inputs), range(self.inputs, len(inner + self.outputs)))
-        kernel = self.param("kernel", init, inner + self.outputs)
+        kernel = operand(self.param("kernel", init, inner + self.outputs))
         flat = product(x.reshape(*before, -1), kernel.reshape(math.prod(inner), -1))
         y = keep(flat.reshape(before + self.outputs), kernel.dtype)
+        if self.has_variable("params", "scale"):
+            y = y * self.get_variable("params", "scale").astype(y.dtype)
+        if lora := self.variables.get(LORA):
+            y = y + low_rank(x.reshape(*before, -1), lora, self.outputs)
         return y + self.param("bias", nn.initializers.zeros, self.outputs).astype(y.dtype) if self.bias else y
 
     def operands(self, x: Array) -> Any:
         """The type in which attention over these outputs multiplies: a single query a row gains nothing by rounding."""
-        return x.dtype if x.shape[-2] == 1 else self.get_variable("params", "kernel").dtype
+        return x.dtype if x.shape[-2] == 1 else operand(self.get_variable("params", "kernel")).dtype
 
 
 class Embedding(nn.Module):
@@ -86,8 +94,11 @@ class Embedding(nn.Module):
         if self.max_positions:
             self.positions = self.param("positions", _embedding_init, (self.max_positions, self.width))
 
-    def __call__(self, ids: Array, positions: Array | None = None) -> Array:
-        rows = jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype)
+    def __call__(
+        self, ids: Array, positions: Array | None = None, put: Callable[[Array], Array] = lambda rows: rows
+    ) -> Array:
+        """`put` changes the rows before positions are added."""
+        rows = put(jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype))
         return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0).astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
@@ -156,8 +167,8 @@ class Run(NamedTuple):
     offsets: tuple[int | None, ...]
 
 
-def layer_runs(count: int, sites: tuple[Site | None, ...]) -> tuple[Run, ...]:
-    """Divides the layers where the set of sites that carry a prefix changes."""
+def layer_runs(count: int, sites: tuple[Site | None, ...], tuned_from: int) -> tuple[Run, ...]:
+    """Divides the layers where the set of sites that carry a prefix changes, and before layer `tuned_from`."""
     rows: list[dict[int, int]] = []
     for site in sites:
         layers = () if site is None else range(count) if site.layers is None else site.layers
@@ -165,7 +176,7 @@ def layer_runs(count: int, sites: tuple[Site | None, ...]) -> tuple[Run, ...]:
     runs: list[Run] = []
     for layer in range(count):
         here = tuple(row.get(layer) for row in rows)
-        if runs and [o is None for o in runs[-1].offsets] == [o is None for o in here]:
+        if runs and layer != tuned_from and [o is None for o in runs[-1].offsets] == [o is None for o in here]:
             runs[-1] = runs[-1]._replace(stop=layer + 1)
         else:
             runs.append(Run(layer, layer + 1, here))
@@ -178,7 +189,8 @@ class Stack(nn.Module):
     The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None,
     `past` its slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no
     gradient runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input.
-    `placement` holds each layer's input to its sharding.
+    `placement` holds each layer's input to its sharding. Where the collection `tuned` has weights of the last layers,
+    they take the place of those in `params`.
     """
 
     block: nn.Module
@@ -204,7 +216,7 @@ class Stack(nn.Module):
 
         kept = () if self.rematerialise else (KEPT,)
         outputs = []
-        for run in layer_runs(self.length, sites):
+        for run in layer_runs(self.length, sites, _tuned_from(variables, self.length)):
             x, output = _scan_run(body, x, variables, sites, past, run, self.length, kept)
             outputs.append(output)
         return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs) if len(outputs) > 1 else outputs[0]
@@ -222,21 +234,55 @@ def _scan_run(
 ) -> tuple[Array, Any]:
     policy = jax.checkpoint_policies.save_only_these_names(*kept)
     count = run.stop - run.start
+    frozen, injected = _weights(variables, run, length)
     prefixes = tuple(
         None if site is None or row is None else prefix_source(site, row, count)
         for site, row in zip(sites, run.offsets, strict=True)
     )
-    if count == length and not any(_narrow(leaf, x) for leaf in jax.tree.leaves(variables)):
-        return lax.scan(jax.checkpoint(body, prevent_cse=False, policy=policy), x, (variables, prefixes, past))
+    if count == length and not any(_narrow(leaf, x) for leaf in jax.tree.leaves(frozen)):
+        whole = ({**frozen, **injected}, prefixes, past)
+        return lax.scan(jax.checkpoint(body, prevent_cse=False, policy=policy), x, whole)
 
     # The weights of some of the layers are read in place: slicing them first would copy them.
     def indexed(x: Array, layer: tuple) -> tuple[Array, Any]:
-        index, prefixes_here = layer
-        return body(x, (_layer(variables, index, x), prefixes_here, _layer(past, index, x)))
+        index, injected_here, prefixes_here = layer
+        weights = {**_layer(frozen, index, x), **injected_here}
+        return body(x, (weights, prefixes_here, _layer(past, index, x)))
 
     # One layer's weights are taken inside the checkpoint, or they would be among what is kept.
     indexed = jax.checkpoint(indexed, prevent_cse=False, policy=policy)
-    return lax.scan(indexed, x, (jnp.arange(run.start, run.stop), prefixes))
+    return lax.scan(indexed, x, (jnp.arange(run.start, run.stop), injected, prefixes))
+
+
+def _weights(variables: Any, run: Run, length: int) -> tuple[dict, dict]:
+    """Returns what is frozen, of all layers, and what a method brings, of those of a run (as trained weights are, lest
+    the gradient of each layer be added into an array of all).
+    """
+    injected = {name: tree for name, tree in variables.items() if name not in ("params", TUNED)}
+    injected = jax.tree.map(lambda leaf: leaf[run.start : run.stop], injected)
+    first = _tuned_from(variables, length)
+    if run.start < first:
+        return {"params": variables["params"]}, injected
+    rows = jax.tree.map(lambda leaf: leaf[run.start - first : run.stop - first], variables[TUNED])
+    return {}, {**injected, "params": rows}
+
+
+def _tuned_from(variables: Any, length: int) -> int:
+    """Returns the first layer whose weights are in the collection `tuned`."""
+    tuned = jax.tree.leaves(variables.get(TUNED, {}))
+    return length - len(tuned[0]) if tuned else length
+
+
+def whole_layers(variables: Any, length: int) -> list[dict[str, Any]]:
+    """Returns a stack's collections as they are for a block, each leaf stacked over layers: a dictionary for the layers
+    whose weights are frozen, and one for those that are tuned.
+    """
+    first, parts = _tuned_from(variables, length), []
+    for start, stop in ((0, first), (first, length)):
+        if start < stop:
+            frozen, injected = _weights(variables, Run(start, stop, ()), length)
+            parts.append({**jax.tree.map(lambda leaf: leaf[start:stop], frozen), **injected})  # noqa: B023
+    return parts
 
 
 def _layer(stacked: Any, index: Array, x: Array) -> Any:

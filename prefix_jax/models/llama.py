@@ -2,6 +2,7 @@
 Qwen2, SmolLM2.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from jaxtyping import Array
 
 from prefix_jax.models.attention import Source, attention_scale, rotary_angles, rotate
 from prefix_jax.models.decoder_only import DecoderOnly
+from prefix_jax.models.injected import Adapter
 from prefix_jax.models.layers import GatedMLP, RMSNorm, SelfAttention, past_sources
 from prefix_jax.models.prefix import KeyValues
 from prefix_jax.models.specs import LlamaSpec
@@ -37,9 +39,10 @@ class Block(nn.Module):
             bias=s.qkv_bias,
             name="attention",
         )(RMSNorm(s.norm_epsilon, name="attention_norm")(x), mask, None, turn, sources)
-        x = x + attended
+        x = x + Adapter(name="attention_adapter")(attended)
         normed = RMSNorm(s.norm_epsilon, name="mlp_norm")(x)
-        return x + GatedMLP(s.d_ff, jax.nn.silu, name="mlp")(normed), key_values
+        inner = GatedMLP(s.d_ff, jax.nn.silu, name="mlp")(normed)
+        return x + Adapter(name="mlp_adapter")(inner), key_values
 
 
 class Llama(DecoderOnly):
@@ -51,8 +54,8 @@ class Llama(DecoderOnly):
     def make_norm(self) -> nn.Module:
         return RMSNorm(self.spec.norm_epsilon)
 
-    def embed(self, tokens: Array, positions: Array) -> Array:
-        return self.embedding(tokens)
+    def embed(self, tokens: Array, positions: Array, put: Callable[[Array], Array]) -> Array:
+        return put(self.embedding(tokens))
 
     def shared(self, positions: Array) -> tuple[Array, Array]:
         return rotary_angles(positions, self.spec.head_dim, self.spec.rope_base, self.spec.rope_scaling)

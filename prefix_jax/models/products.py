@@ -52,6 +52,11 @@ def _no_gradient(*_: Any) -> Any:
     raise NotImplementedError("weights that are trained must be float32")
 
 
+def operand(kernel: Array) -> Array:
+    """Returns a kernel in the type in which it is multiplied; integers of 8 bits are all bfloat16 numbers too."""
+    return kernel.astype(jnp.bfloat16) if kernel.dtype == jnp.int8 else kernel
+
+
 def product(x: Float[Array, "... C"], kernel: Float[Array, "C N"]) -> Float[Array, "... N"]:
     """Returns `x @ kernel` in the type of x; x is rounded to the kernel's."""
     return jnp.reshape(_product(x.reshape(-1, x.shape[-1]), kernel, False), (*x.shape[:-1], kernel.shape[1]))

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.attention import Source, attend, oriented, same_segment
+from prefix_jax.models.attention import Source, attend, oriented, same_segment, segment_positions
 from prefix_jax.models.gpt2 import gelu
+from prefix_jax.models.injected import PROMPT, Adapter, with_prompt
 from prefix_jax.models.layers import (
     MLP,
     Embedding,
@@ -24,9 +25,9 @@ from prefix_jax.models.layers import (
     gather_columns,
     heads_first,
     past_sources,
+    whole_layers,
 )
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, site_of
-from prefix_jax.models.products import product
 from prefix_jax.models.specs import T5Spec
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "gelu": gelu, "silu": jax.nn.silu}
@@ -68,8 +69,9 @@ class EncoderBlock(nn.Module):
         mask, bias = shared
         normed = RMSNorm(self.spec.norm_epsilon, name="attention_norm")(x)
         attended, key_values = _self_attention(self.spec)(normed, mask, bias, lambda h: h, _present(sites[0]))
-        x = x + attended
-        return x + _mlp(self.spec)(RMSNorm(self.spec.norm_epsilon, name="mlp_norm")(x)), key_values
+        x = x + Adapter(name="attention_adapter")(attended)
+        inner = _mlp(self.spec)(RMSNorm(self.spec.norm_epsilon, name="mlp_norm")(x))
+        return x + Adapter(name="mlp_adapter")(inner), key_values
 
 
 class CrossAttention(nn.Module):
@@ -102,16 +104,18 @@ class DecoderBlock(nn.Module):
         self.attention_norm, self.cross_norm, self.mlp_norm = (RMSNorm(s.norm_epsilon) for _ in range(3))
         self.cross = CrossAttention(s)
         self.mlp = (GatedMLP if s.gated else MLP)(s.d_ff, _ACTIVATIONS[s.activation])
+        self.attention_adapter, self.cross_adapter, self.mlp_adapter = Adapter(), Adapter(), Adapter()
 
     def __call__(self, x: Array, shared: Any, sites: tuple[Source | None, ...], past: Any) -> tuple[Array, KeyValues]:
         mask, bias, past_masks, past_biases, cross_mask, memory = shared
         caches, cross = past
         sources = (*_present(sites[0]), *past_sources(caches, past_masks, past_biases))
         attended, key_values = self.attention(self.attention_norm(x), mask, bias, lambda h: h, sources)
-        x = x + attended
+        x = x + self.attention_adapter(attended)
         cross = self.cross.key_values(memory) if cross is None else cross
-        x = x + self.cross(self.cross_norm(x), Source(cross.key, cross.value, None, cross_mask), sites[1])
-        return x + self.mlp(self.mlp_norm(x)), key_values
+        attended = self.cross(self.cross_norm(x), Source(cross.key, cross.value, None, cross_mask), sites[1])
+        x = x + self.cross_adapter(attended)
+        return x + self.mlp_adapter(self.mlp(self.mlp_norm(x))), key_values
 
 
 class Encoder(nn.Module):
@@ -251,7 +255,11 @@ class T5(nn.Module):
         self, tokens: Array, segment_ids: Array, prefix: Prefix | None = None
     ) -> tuple[Float[Array, "B S E"], KeyValues]:
         """Returns the encoder's last states and its layers' keys and values."""
-        return self.encoder(self.embedding(tokens), segment_ids, prefix)
+        embedded = self.embedding(tokens)
+        if self.has_variable(PROMPT, "embeddings"):
+            prompt = self.get_variable(PROMPT, "embeddings")
+            embedded = with_prompt(embedded, segment_positions(segment_ids), prompt)
+        return self.encoder(embedded, segment_ids, prefix)
 
     def decode(
         self,
@@ -274,9 +282,13 @@ class T5(nn.Module):
 
     def cross_key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
         """Returns the keys and values that every decoder layer's cross-attention reads, stacked over layers."""
-        kernel = self.decoder.layers.variables["params"]["cross"]["key_value"]["kernel"]
-        flat = jax.vmap(product, in_axes=(None, 0))(memory, kernel.reshape(*kernel.shape[:2], -1))
-        both = heads_first(flat.reshape(*flat.shape[:-1], *kernel.shape[2:]))
+        projection = Projection((self.spec.heads, 2, self.spec.head_dim), parent=None)
+        parts = []
+        for weights in whole_layers(self.decoder.layers.variables, self.spec.layers):
+            own = {name: tree["cross"]["key_value"] for name, tree in weights.items() if "key_value" in tree["cross"]}
+            found: Any = jax.vmap(projection.apply, in_axes=(0, None))(own, memory)
+            parts.append(heads_first(found))
+        both = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
         return KeyValues(both[..., 0, :, :], both[..., 1, :, :])
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:

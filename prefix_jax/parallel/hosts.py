@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 
 from prefix_jax.errors import UserError
 
@@ -129,6 +130,11 @@ def wait(name: str) -> None:
     """Returns once every process is here."""
     if several():
         multihost_utils.sync_global_devices(name)
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Returns arrays as numpy arrays in every process, wherever their parts lie."""
+    return multihost_utils.process_allgather(tree, tiled=True) if several() else jax.device_get(tree)
 
 
 def asked_to_stop(step: int) -> bool:

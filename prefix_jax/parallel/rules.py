@@ -18,10 +18,10 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
 # The ends of paths, and the axes of what is there. `parts`: a KV head's queries, its key, its value.
 _BASE = (
     (r"layers/.*(qkv|query|key_value)/kernel", ("layers", "embed", "kv_heads", "parts", "head")),
-    (r"layers/.*qkv/bias", ("layers", "kv_heads", "parts", "head")),
+    (r"layers/.*(qkv|query|key_value)/(bias|scale)", ("layers", "kv_heads", "parts", "head")),
     (r"layers/.*out/kernel", ("layers", "kv_heads", "query_groups", "head", "embed")),
     (r"layers/.*(gate|up)/kernel", ("layers", "embed", "inner")),
-    (r"layers/.*up/bias", ("layers", "inner")),
+    (r"layers/.*(gate|up)/(bias|scale)", ("layers", "inner")),
     (r"layers/.*down/kernel", ("layers", "inner", "embed")),
     (r"(embedding|head)/tokens", ("vocabulary", "embed")),
 )

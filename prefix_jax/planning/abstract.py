@@ -12,6 +12,8 @@ from prefix_jax import tuning
 from prefix_jax.config import Config
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
+from prefix_jax.models.pretrained import quantised
+from prefix_jax.models.pretrained.loading import flatten, unflatten
 from prefix_jax.models.specs import Spec
 from prefix_jax.parallel.mesh import Placement
 from prefix_jax.training.optimizer import hyper_from
@@ -32,13 +34,15 @@ class Work:
 
 
 @functools.cache
-def base_shapes(spec: Spec, dtype: str) -> PyTree:
+def base_shapes(spec: Spec, dtype: str, quantisation: str = "none") -> PyTree:
     """Returns the frozen parameters of a model, as they are loaded, without their values."""
     model = build(spec)
     ids = jnp.zeros((1, 2), jnp.int32)
     more = {"encoder_tokens": ids} if spec.encoder_layers else {}
     made = jax.eval_shape(lambda key: model.init(key, ids, **more), jax.random.key(0))["params"]
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), made)
+    flat = {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flatten(made).items()}
+    quantised.check(quantisation)
+    return unflatten(flat | (quantised.shapes(flat, jax.ShapeDtypeStruct) if quantisation == "int8" else {}))
 
 
 def lowered_step(config: Config, spec: Spec, placement: Placement, work: Work) -> Any:
@@ -49,7 +53,7 @@ def lowered_step(config: Config, spec: Spec, placement: Placement, work: Work) -
     """
     model = build(spec, config.model.rematerialise, config.model.dtype, placement)
     method = tuning.build(config, model, (1,) if config.prefix.text else ())
-    base = {"params": base_shapes(spec, config.model.dtype)}
+    base = {"params": base_shapes(spec, config.model.dtype, config.model.quantisation)}
     options = config.training
     numbers = hyper_from(config.optimizer, _STEPS)
     state = jax.eval_shape(lambda b: initial_state(method, b, numbers, 0, options.ema), base)

@@ -191,7 +191,8 @@ def _divisors(number: int) -> list[int]:
 def _promise(config: Config, spec: Spec, topology: Topology, work: Work, mesh: Mesh) -> tuple[float, float]:
     """Guesses, without compiling, how much memory a mesh lacks and how many bytes its chips send: less is better."""
     width = 2 if config.model.dtype == "bfloat16" else 4
-    base = width * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(base_shapes(spec, config.model.dtype)))
+    leaves = jax.tree.leaves(base_shapes(spec, config.model.dtype, config.model.quantisation))
+    base = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     layers = spec.layers + spec.encoder_layers
     states = width * work.rows * work.columns * spec.d_model / (mesh.data * mesh.fsdp)
     kept = 1 if config.model.rematerialise else 8

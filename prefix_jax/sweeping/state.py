@@ -7,6 +7,7 @@ from typing import Any
 
 from prefix_jax import disk
 from prefix_jax.errors import UserError
+from prefix_jax.parallel import hosts
 from prefix_jax.sweeping.groups import groups
 from prefix_jax.sweeping.rows import Row, value_of
 from prefix_jax.training import run_directory
@@ -22,12 +23,22 @@ class State:
     """
 
     def __init__(
-        self, workdir: Path, rows: Sequence[Row], members: int, scoring: dict[str, Any], about: dict[str, Any]
+        self,
+        workdir: Path,
+        rows: Sequence[Row],
+        members: int,
+        scoring: dict[str, Any],
+        about: dict[str, Any],
+        job: str = "",
     ):
-        """`scoring` names the split and the records that are scored; `about` goes into the file as it is."""
+        """`scoring` names the split and the records that are scored; `about` goes into the file as it is.
+
+        With `job`, the state of one group alone, in a file that no other process writes.
+        """
         self.workdir, self.rows = workdir, {row.name: row for row in rows}
         self.scoring, self.about = scoring, about
-        before = _read(workdir / FILE_NAME)
+        self.file = self.job_folder(job) / FILE_NAME if job else workdir / FILE_NAME
+        before = _with_jobs(workdir, _read(workdir / FILE_NAME))
         self.found: dict[str, dict[str, Any]] = {row.name: self._earlier(row, before) for row in rows}
         kept = [[name for name in group if name in self.rows] for group in before.get("groups", [])]
         kept = [group for group, old in zip(kept, before.get("groups", []), strict=True) if group == old]
@@ -35,6 +46,24 @@ class State:
         new = groups([row for row in rows if row.name not in placed], members)
         self.groups = [*kept, *([row.name for row in group] for group in new)]
         self.write()
+
+    def job_folder(self, name: str) -> Path:
+        """Returns where the files of a group's job are."""
+        return self.workdir / "jobs" / name
+
+    def gather(self, group: Sequence[str]) -> None:
+        """Takes over what a group's job has written down."""
+        rows = _with_jobs(self.workdir, {"rows": [{"name": name, **self.found[name]} for name in group]})["rows"]
+        for row in rows:
+            self.found[row["name"]] = self._earlier(self.rows[row["name"]], {"rows": [row]})
+        self.write()
+
+    def undone(self, group: Sequence[str]) -> list[str]:
+        """Returns the rows of a group that are not trained, or not scored where they should be."""
+        ended = (
+            ("scored", "diverged", "failed") if self.scoring["split"] else ("trained", "scored", "diverged", "failed")
+        )
+        return [name for name in group if self.status(name) not in ended]
 
     def directory(self, name: str) -> Path:
         """Returns a row's run directory."""
@@ -58,7 +87,8 @@ class State:
             options = {option: value_of(row.config, option) for option in varied}
             rows.append({"name": name, "options": options, "directory": f"runs/{name}", **self.found[name]})
         record = {**self.about, **self.scoring, "groups": self.groups, "rows": rows}
-        disk.write_text(self.workdir / FILE_NAME, json.dumps(record, indent=1) + "\n")
+        if hosts.leader():
+            disk.write_text(self.file, json.dumps(record, indent=1) + "\n")
 
     def _earlier(self, row: Row, before: dict[str, Any]) -> dict[str, Any]:
         """What came of a row before; what went wrong, or is asked for otherwise now, is done again."""
@@ -85,6 +115,15 @@ class State:
     def asked(self, row: Row) -> dict[str, Any]:
         """Returns what a row's scores depend on beside what was tuned."""
         return {**self.scoring, "decoding": json.loads(row.config.decoding.to_json())}
+
+
+def _with_jobs(workdir: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a sweep's record with what its jobs have come to since it was written."""
+    found = [row for path in workdir.glob(f"jobs/*/{FILE_NAME}") for row in _read(path).get("rows", [])]
+    newer = {row["name"]: row for row in found if row["status"] != "waiting"}
+    ended = ("scored", "diverged")
+    rows = [row if row["status"] in ended else newer.get(row["name"], row) for row in record.get("rows", [])]
+    return {**record, "rows": rows}
 
 
 def _read(path: Path) -> dict[str, Any]:

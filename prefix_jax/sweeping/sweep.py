@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import inference
+from prefix_jax import cli, inference
 from prefix_jax.errors import UserError
+from prefix_jax.parallel import hosts
 from prefix_jax.reporting.report import write_report
 from prefix_jax.reporting.sweep import write_sweep
+from prefix_jax.sweeping.jobs import Job, Jobs, Work, follow
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.sweeping.state import State
 from prefix_jax.training import pipeline
@@ -34,14 +36,68 @@ def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[
     Raises:
       UserError: the directory holds other runs, or cannot be written.
     """
-    about = {"command": " ".join(words)}
-    state = State(workdir, rows, options.members, {"split": options.split, "limit": options.limit}, about)
+    state = _state(rows, workdir, options, words)
     runner = _Runner(state, options, list(words))
     for group in state.groups:
         if not runner.take(group):
             break
-    write_sweep(workdir)
+        _write(state)
+    _write(state)
     return state
+
+
+def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str], jobs: Jobs) -> State:
+    """Does the same with a job for each group that is not done, and waits for them.
+
+    A job that an earlier call started and that has not ended is waited for, not started again.
+
+    Raises:
+      UserError: as `sweep`, or the cluster takes no job.
+    """
+    state = _state(rows, workdir, options, words)
+    running: dict[str, Job] = {}
+    for group in state.groups:
+        folder = state.job_folder(group[0])
+        job = jobs.started(folder)
+        if job is None and state.undone(group):
+            own = [state.rows[name] for name in group]
+            job = jobs.start(folder, Work(_in_job, (own, workdir, options, list(words), group[0])))
+            print(f"job {job.number}: {', '.join(group)}", file=sys.stderr)
+        if job is not None:
+            running[group[0]] = job
+    members = {group[0]: group for group in state.groups}
+
+    def ended(name: str, job: Job) -> None:
+        state.gather(members[name])
+        for row in state.undone(members[name]):
+            state.set(row, "failed", error=f"its job ended early: {job.complaint()}")
+        _write(state)
+
+    follow(running, ended, seconds=10.0 if jobs.cluster == "slurm" else 0.5)
+    _write(state)
+    return state
+
+
+def _in_job(rows: Sequence[Row], workdir: Path, options: Options, words: list[str], job: str) -> None:
+    """What a job does: its group alone, written down in a file of its own."""
+    cli.enable_compile_cache()
+    hosts.join()
+    state = _state(rows, workdir, options, words, job)
+    runner = _Runner(state, options, words)
+    for group in state.groups:
+        runner.take(group)
+
+
+def _state(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str], job: str = "") -> State:
+    scoring, about = {"split": options.split, "limit": options.limit}, {"command": " ".join(words)}
+    state = State(workdir, rows, options.members, scoring, about, job)
+    hosts.wait("sweep")
+    return state
+
+
+def _write(state: State) -> None:
+    if hosts.leader():
+        write_sweep(state.workdir)
 
 
 class _Runner:
@@ -63,13 +119,14 @@ class _Runner:
             undone = [name for name in group if self.state.status(name) in ("waiting", "trained")]
             for name in undone:
                 self.state.set(name, "failed", error=str(error))
+            if hosts.several():
+                raise  # the others may be in the middle of a step, and cannot go on without this process
             print(f"{', '.join(undone)}: {error}", file=sys.stderr)
-        write_sweep(self.state.workdir)
         return True
 
     def _train(self, group: Sequence[str]) -> bool:
         rows = [self.state.rows[name] for name in group]
-        print(f"\n{', '.join(group)}", file=sys.stderr)
+        _say(f"\n{', '.join(group)}")
         runs = [(row.config, self.state.directory(row.name)) for row in rows]
         session = self._opened(rows[0])
         outcomes = pipeline.run(prepare_together(session, runs, self.state.folder(group), self.words))
@@ -87,11 +144,12 @@ class _Runner:
         about: dict[str, Any] = {f"decoding.{option}": value for option, value in row.config.decoding.items()}
         about["model.source"] = row.config.model.source
         directory = self.state.directory(name)
-        print(name, file=sys.stderr)
+        _say(name)
         found = inference.evaluate(
             directory, self.options.split, limit=self.options.limit, overrides=about, opened=self._opened(row)
         )
-        write_report(directory)
+        if hosts.leader():
+            write_report(directory)
         more = {key: known[key] for key in ("step", "seconds") if key in known}
         scored = {"asked": self.state.asked(row), "records": found["records"], "scores": found["tuned"]}
         self.state.set(name, "scored", **more, **scored)
@@ -101,3 +159,8 @@ class _Runner:
             self._session = None  # the old weights go before the new ones come
             self._session = open_session(row.config)
         return self._session.of(row.config)
+
+
+def _say(text: str) -> None:
+    if hosts.leader():
+        print(text, file=sys.stderr)

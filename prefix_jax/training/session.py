@@ -89,7 +89,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
         placement = placed(spec)
         return None if placement is None else placement.base
 
-    pretrained = load(config.model.source, config.model.dtype, sharding)
+    pretrained = load(config.model.source, config.model.dtype, sharding, config.model.quantisation)
     placement = placed(pretrained.spec)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype

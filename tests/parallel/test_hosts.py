@@ -28,16 +28,19 @@ def launch(tiny_models, tmp_path, monkeypatch):
     """Starts a run as `processes` processes of `devices` devices each; returns them."""
     recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["llama"], steps=8)
 
-    def start(workdir: str, processes: int, devices: int, *more: str, each=()) -> list[subprocess.Popen]:
+    def start(
+        workdir: str, processes: int, devices: int, *more: str, each=(), module: str = "train"
+    ) -> list[subprocess.Popen]:
         runs.simulate(monkeypatch, devices)
         port = free_port()
-        words = ["--config", str(recipe), "--workdir", str(tmp_path / workdir), "--config.training.batch=8", *more]
+        words = ["--workdir", str(tmp_path / workdir), *more]
+        words += [] if module == "evaluate" else ["--config", str(recipe), "--config.training.batch=8"]
         found = []
         for process in range(processes):
             own = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
             own = [] if processes == 1 else own
             own += each[process] if each else []
-            found.append(runs.start("train", *words, *own, cache=tmp_path / "cache"))
+            found.append(runs.start(module, *words, *own, cache=tmp_path / "cache"))
         return found
 
     return start
@@ -66,6 +69,25 @@ def test_processes_give_what_one_process_gives(processes, devices, mesh, launch,
     assert several == pytest.approx(one, abs=1e-5) and len(several) == 8
     for name, leaf in prefix(tmp_path / "one").items():
         np.testing.assert_allclose(prefix(tmp_path / "several")[name], leaf, atol=2e-4)
+
+
+def test_a_sweep_and_its_scores_on_several_processes(launch, tmp_path):
+    """Members lie on both processes, and texts are written by both."""
+    recipe = tmp_path / "recipe" / "recipe.py"
+    sweep = "\n\ndef sweep():\n    yield {'training.seed': 1}\n    yield {'training.seed': 2}\n"
+    recipe.write_text(recipe.read_text() + sweep)
+    more = ("--limit=4", "--config.mesh.member=2")
+    for workdir, count in (("several", 2), ("one", 1)):
+        done = ended(launch(workdir, count, 4 // count, *more, module="sweep"))
+        assert [code for code, _ in done] == [0] * count, done
+        assert "seed=1" in done[0][1] and all("seed=1" not in said for _, said in done[1:])
+    for row in ("seed=1", "seed=2"):
+        several, one = (tmp_path / workdir / "runs" / row for workdir in ("several", "one"))
+        assert runs.lines(several, "loss") == pytest.approx(runs.lines(one, "loss"), abs=1e-5)
+        assert (several / "samples.jsonl").read_bytes() == (one / "samples.jsonl").read_bytes()
+    again = ended(launch("several/runs/seed=1", 2, 1, "--split=validation", module="evaluate"))
+    assert [code for code, _ in again] == [0, 0], again
+    assert "bleu" in again[0][1].lower() and not again[1][1].strip()
 
 
 def test_sigterm_to_one_saves_on_all_at_the_same_step_and_one_process_goes_on(launch, tmp_path):

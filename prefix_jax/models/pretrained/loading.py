@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax.errors import UserError, did_you_mean
-from prefix_jax.models.pretrained import directory, hub, safetensors_file, tokenizers
+from prefix_jax.models.pretrained import directory, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
 from prefix_jax.models.pretrained.cache import cache_dir
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
@@ -70,7 +70,12 @@ class Checkpoint:
     tokenizer: Callable[[], Any] = field(repr=False)
 
 
-def load(source: str, dtype: Any = "float32", sharding: Callable[[Spec], Any] = lambda spec: None) -> Pretrained:
+def load(
+    source: str,
+    dtype: Any = "float32",
+    sharding: Callable[[Spec], Any] = lambda spec: None,
+    quantisation: str = "none",
+) -> Pretrained:
     """Loads a pretrained model.
 
     Args:
@@ -79,11 +84,13 @@ def load(source: str, dtype: Any = "float32", sharding: Callable[[Spec], Any] = 
       dtype: of the parameters.
       sharding: a function from the model's spec to what `leaves.materialise` takes; `None`: whole, on the default
         device. Each process reads only its own shards.
+      quantisation: "int8" for the layers' matrices in 8 bits (see `quantised`), or "none".
 
     Raises:
       UserError: there is no such model, it cannot be brought, it is damaged, or it is not supported.
     """
     number = _dtype(dtype)
+    quantised.check(quantisation)
     if source in ALIASES:
         opened = _open_alias(source, ALIASES[source])
     else:
@@ -92,7 +99,10 @@ def load(source: str, dtype: Any = "float32", sharding: Callable[[Spec], Any] = 
         identity = identify(checkpoint.kind, checkpoint.name, checkpoint.version, spec, fingerprint(leaves))
         opened = spec, leaves, identity, checkpoint.config, checkpoint.tokenizer
     spec, leaves, identity, config, tokenizer = opened
-    tree = unflatten({path: cast(leaf, number) for path, leaf in leaves.items()})
+    parts = {path: cast(leaf, number) for path, leaf in leaves.items()}
+    if quantisation == "int8":
+        parts |= quantised.quantise(leaves)
+    tree = unflatten(parts)
     # Files in the cache are replaced, never written to; a user's directory may be.
     return Pretrained(spec, materialise(tree, sharding(spec), source in ALIASES), identity, config, tokenizer)
 

@@ -1,0 +1,193 @@
+"""`python -m benchmarks.accelerator [--model gpt2-medium] [--rows 32 --columns 512 --targets 128] [--dtype bfloat16]`
+
+A training step on whatever device JAX finds, beside PEFT on torch where torch finds one too: seconds, tokens a second,
+and model FLOPs utilisation. Weights are random numbers in the model's shapes, for nothing is downloaded; time does not
+depend on them. Writes `benchmarks/results/accelerator_MODEL_DEVICE.json`.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from benchmarks.growth import synthetic
+from benchmarks.run import write
+from prefix_jax import tuning
+from prefix_jax.config import default_config
+from prefix_jax.data.batching import Batch
+from prefix_jax.models import build
+from prefix_jax.models.specs import Spec
+from prefix_jax.planning.abstract import base_shapes
+from prefix_jax.planning.shapes import KNOWN, spec_of
+from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.training.step import initial_state, make_step
+
+# Dense bfloat16 operations a second, from the vendors' data sheets, by what JAX calls the device.
+PEAKS = {
+    "NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA L4": 121e12, "Tesla T4": 65e12,
+    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5p": 459e12, "TPU v6 lite": 918e12,
+}  # fmt: skip
+STEPS = 20
+
+
+def flops(jaxpr: Any) -> int:
+    """Returns the floating-point operations of a jaxpr's matrix products, the turns of its scans counted.
+
+    Raises:
+      ValueError: products stand in a loop whose number of turns is not known.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracting, _), _ = equation.params["dimension_numbers"]
+            left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2 * _size(result) * _size(left[axis] for axis in contracting)
+            continue
+        inner = sum(flops(part) for part in _inside(equation.params))
+        if inner and equation.primitive.name == "while":
+            raise ValueError("a loop with matrix products does not say how often it turns")
+        total += inner * equation.params.get("length", 1) if equation.primitive.name == "scan" else inner
+    return total
+
+
+def _inside(parameters: dict[str, Any]) -> list[Any]:
+    found = [part for value in parameters.values() for part in (value if isinstance(value, tuple) else (value,))]
+    closed = [part.jaxpr if isinstance(part, core.ClosedJaxpr) else part for part in found]
+    return [part for part in closed if isinstance(part, core.Jaxpr)]
+
+
+def _size(dimensions: Any) -> int:
+    size = 1
+    for dimension in dimensions:
+        size *= dimension
+    return size
+
+
+def random_base(spec: Spec, dtype: str) -> dict[str, Any]:
+    """Returns weights of a model's shapes, drawn on the device."""
+    shapes = base_shapes(spec, dtype)
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+
+    @jax.jit
+    def draw(keys: jax.Array) -> list[jax.Array]:
+        return [0.02 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
+
+    return {"params": jax.tree.unflatten(tree, draw(keys))}
+
+
+def ours(spec: Spec, dtype: str, length: int, batch: Batch, steps: int = STEPS) -> dict[str, Any]:
+    """Times this project's step."""
+    config = default_config()
+    config.prefix.length = length
+    model = build(spec, activations=dtype)
+    method = tuning.build(config, model)
+    hyper, base = hyper_from(config.optimizer, 1000), random_base(spec, dtype)
+    state = initial_state(method, base, hyper, seed=0, ema=0.0)
+    step = make_step(model, method)
+    counted = flops(jax.make_jaxpr(step)(base, hyper, state, batch).jaxpr)
+    batch = jax.device_put(batch)
+
+    def once() -> None:
+        nonlocal state
+        state, metrics = step(base, hyper, state, batch)
+        jax.block_until_ready(metrics)
+
+    first, seconds = _timed(once, steps)
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {"seconds": seconds, "first_step_seconds": first, "flops": counted, "peak_bytes": memory}
+
+
+def theirs(model: str, dtype: str, length: int, batch: Batch, steps: int = STEPS) -> dict[str, Any] | None:
+    """Times PEFT's step on the same rows; None where torch has no such device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    import transformers
+
+    from benchmarks.peft_side import Peft
+
+    options = dict(KNOWN[model])
+    config = transformers.AutoConfig.for_model(options.pop("model_type"), **options)
+    base = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    peft = Peft(base, length, device="cuda")
+    half = batch.tokens.shape[1] - batch.targets.shape[1]
+    labels = torch.tensor(batch.tokens, dtype=torch.long)
+    labels[:, :half] = -100
+    tokens = torch.tensor(batch.tokens, dtype=torch.long)
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+    inputs = {name: value.to("cuda") for name, value in inputs.items()}
+    torch.cuda.reset_peak_memory_stats()
+    first, seconds = _timed(lambda: (peft.update(peft.model(**inputs).loss), torch.cuda.synchronize()), steps)
+    return {"seconds": seconds, "first_step_seconds": first, "peak_bytes": torch.cuda.max_memory_allocated()}
+
+
+def measured_peak(dtype: str, width: int) -> float:
+    """Returns the operations a second of one large square product: what this device does at best, measured."""
+    square = jnp.ones((width, width), dtype)
+    run = jax.jit(lambda a: a @ a)
+    _, seconds = _timed(lambda: jax.block_until_ready(run(square)), STEPS)
+    return 2 * width**3 / seconds
+
+
+def _timed(run: Callable[[], Any], steps: int) -> tuple[float, float]:
+    """Returns the first call's seconds, and the median of the others."""
+    times = []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return times[0], statistics.median(times[1:])
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns everything measured; shares are of the step's own matrix products."""
+    device = jax.devices()[0].device_kind
+    spec = spec_of(arguments.model)
+    batch = synthetic(arguments.rows, arguments.columns, spec.vocab_size, arguments.targets)
+    step = ours(spec, arguments.dtype, arguments.prefix, batch, arguments.steps)
+    rate = step["flops"] / step["seconds"]
+    best = measured_peak(arguments.dtype, arguments.square)
+    sheet = next((peak for name, peak in PEAKS.items() if device.startswith(name)), None)
+    peft = theirs(arguments.model, arguments.dtype, arguments.prefix, batch, arguments.steps)
+    return {
+        "device": device,
+        **{name: getattr(arguments, name) for name in ("model", "dtype", "rows", "columns", "targets", "prefix")},
+        "ours": step,
+        "peft": peft,
+        "tokens_per_second": arguments.rows * arguments.columns / step["seconds"],
+        "flops_per_second": rate,
+        "share_of_a_large_product": rate / best,
+        "model_flops_utilisation": sheet and rate / sheet,
+        "over_peft": peft and peft["seconds"] / step["seconds"],
+    }
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    decoder_only = [name for name, options in KNOWN.items() if options["model_type"] != "t5"]
+    parser.add_argument("--model", default="gpt2-medium", choices=decoder_only)
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--columns", type=int, default=512)
+    parser.add_argument("--targets", type=int, default=128, help="tokens at a row's end that are predicted")
+    parser.add_argument("--prefix", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--square", type=int, default=8192, help="width of the large product")
+    arguments = parser.parse_args(words)
+    found = measure(arguments)
+    print(json.dumps(found, indent=1))
+    device = re.sub(r"\W+", "-", found["device"]).strip("-").lower()
+    write(f"accelerator_{arguments.model}_{device}", found)
+
+
+if __name__ == "__main__":
+    main()
