@@ -13,10 +13,16 @@ def default_config() -> Config:
     """Returns a fresh configuration with every option at its default; its keys are locked, so a typo is an error."""
     return ConfigDict(
         dict(
-            # What is trained; each method has a section of its own name.
+            # What is trained: prefix, infix, prompt, lora, adapter or finetune, or several, such as "prefix+lora". Each
+            # has a section of its own name.
             method="prefix",
             model=_model(),
             prefix=_prefix(),
+            infix=_prefix(),
+            prompt=_prompt(),
+            lora=_lora(),
+            adapter=_adapter(),
+            finetune=_finetune(),
             data=_data(),
             optimizer=_optimizer(),
             training=_training(),
@@ -54,12 +60,55 @@ def _prefix() -> dict:
         # words), or "text" (its keys and values for the words of `text`).
         initialisation="vocabulary",
         text="",
+        # "both", or only its "keys" or "values" (without an MLP); the others stay as initialised.
+        trained="both",
+        # Above 0: each slot's logits get a trained bias that begins at minus this; 16 begins as the model without it.
+        gate=0.0,
         # Share of the prefix's numbers dropped in a training step.
         dropout=0.0,
         # "all", or layers and ranges such as "0-5,11".
         layers="all",
         # Where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
         position_offset="length",
+    )
+
+
+def _prompt() -> dict:
+    return dict(
+        # Embeddings before the input (the encoder's, where there is one).
+        length=20,
+        # "none" (the embeddings themselves), "mlp", or "lstm" (P-tuning's encoder), and the width inside it.
+        reparameterisation="none",
+        hidden=512,
+        # "vocabulary" (embeddings of frequent words), "random", or "text" (those of the words of `text`).
+        initialisation="vocabulary",
+        text="",
+    )
+
+
+def _lora() -> dict:
+    return dict(
+        rank=8,
+        # The update is multiplied by alpha / rank.
+        alpha=16.0,
+        # "all", or a comma-separated choice of query, key, value, out, gate, up, down.
+        targets="query,value",
+    )
+
+
+def _adapter() -> dict:
+    return dict(
+        # Of the bottleneck.
+        width=64,
+        # "all", or a comma-separated choice of attention, cross, mlp: after what it stands.
+        places="all",
+    )
+
+
+def _finetune() -> dict:
+    return dict(
+        # How many of the last layers are trained, with the norm after them; 0: all weights.
+        layers=0,
     )
 
 

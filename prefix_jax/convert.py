@@ -15,7 +15,7 @@ from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix, check, length
 from prefix_jax.models.specs import Spec, from_hf
-from prefix_jax.tuning import files
+from prefix_jax.tuning import files, store
 from prefix_jax.tuning.formats import FORMATS, detect
 
 OURS = "prefix_jax"
@@ -68,6 +68,8 @@ def spec_of_model(source: str) -> Spec:
 
 
 def _read(source: Path, spec: Spec | None) -> tuple[Prefix, Spec | None, dict[str, Any]]:
+    if any((source / part / store.META).is_file() for part in (".", "tuned")):
+        raise UserError(f"{source} holds more than a prefix, or none; other formats of ours are for prefixes alone")
     if files.is_prefix(source):
         prefix, meta = files.load(source, spec)
         return prefix, spec or files.spec_of(meta), meta

@@ -32,8 +32,8 @@ def main() -> None:
     from prefix_jax.parallel import hosts
 
     tuned = inference.open_tuned(Path(str(folder)), _OVERRIDES())
-    prefix = None if _BARE.value else tuned.prefix
-    for text in inference.write_texts(tuned.session, prefix, sources, "generate", progress=len(sources) > 32):
+    kept = None if _BARE.value else tuned.kept
+    for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
         if hosts.leader():
             print(" ".join(text.split("\n")))
 

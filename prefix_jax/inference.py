@@ -16,12 +16,11 @@ from prefix_jax.data import tasks
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import tokenise_sources
 from prefix_jax.errors import UserError
-from prefix_jax.models.prefix import Prefix
 from prefix_jax.parallel import hosts
 from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
-from prefix_jax.tuning import files
+from prefix_jax.tuning import Kept, store
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Tuned:
     """A frozen model with what was tuned for it."""
 
     session: Session
-    prefix: Prefix
+    kept: Kept
     sha256: str | None
 
 
@@ -43,16 +42,15 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Se
     Raises:
       UserError: there is nothing tuned, or it does not fit the model.
     """
-    prefix, meta = files.load(folder)
+    _, meta = store.load(folder)
     config = merged(meta.get("config") or {}, overrides or {})
     config.model.source = (overrides or {}).get("model.source", meta["model"]["name"])
     if opened is None or session.model_options(opened.config) != session.model_options(config):
         opened = session.open_session(config)
     opened = opened.of(config)
-    files.load(folder, spec=opened.spec, identity=opened.pretrained.identity)
+    kept, meta = store.load(folder, opened.spec, opened.pretrained.identity)
     # As numpy arrays, which every process may hand to a program of all devices.
-    prefix = jax.device_get(prefix) if hosts.several() else prefix
-    return Tuned(opened, prefix, meta.get("sha256"))
+    return Tuned(opened, jax.device_get(kept) if hosts.several() else kept, meta.get("sha256"))
 
 
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
@@ -75,9 +73,9 @@ def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
 
 
 def write_texts(
-    opened: Session, prefix: Prefix | None, sources: Sequence[str], label: str = "", progress: bool = True
+    opened: Session, kept: Kept | None, sources: Sequence[str], label: str = "", progress: bool = True
 ) -> list[str]:
-    """Returns the text that the model makes of each source; `prefix=None` is the bare model.
+    """Returns the text that the model makes of each source; `kept=None` is the bare model.
 
     Raises:
       UserError: a source is empty or too long, or a decoding option does not fit.
@@ -88,14 +86,14 @@ def write_texts(
         if not source.strip():
             raise UserError(f"input {row + 1} is empty; give it text or leave it out")
     ragged = tokenise_sources(sources, opened.tokenizer, opened.formats.source, opened.config.data.max_source_length)
-    ids = [ragged[i].tolist() for i in range(len(sources))]
+    kept = kept or Kept()
+    ids = [[opened.spec.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
+    model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
     batch = min(section.batch, len(ids))
     if not progress or not hosts.leader():
-        return _texts(opened, decoding.decode_all(opened.model, opened.base, prefix, ids, options, batch))
+        return _texts(opened, decoding.decode_all(model, variables, prefix, ids, options, batch))
     with Progress(len(ids), start=0, label=label) as bar:
-        tokens = decoding.decode_all(
-            opened.model, opened.base, prefix, ids, options, batch, lambda done: bar.update(done, {})
-        )
+        tokens = decoding.decode_all(model, variables, prefix, ids, options, batch, lambda done: bar.update(done, {}))
     return _texts(opened, tokens)
 
 
@@ -133,10 +131,11 @@ def evaluate(
     if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     entry["prefix"] = found.sha256
-    for name, wanted, prefix in (("tuned", tuned, found.prefix), ("bare", bare, None)):
+    what = f"with {config.method.replace('+', ' and ')}"
+    for name, wanted, kept in (("tuned", tuned, found.kept), ("bare", bare, None)):
         if wanted:
-            label = f"{split}, {'with prefix' if prefix else 'bare model'}"
-            texts[name], seconds = _timed(found.session, prefix, [record.source for record in records], label)
+            label = f"{split}, {what if kept else 'bare model'}"
+            texts[name], seconds = _timed(found.session, kept, [record.source for record in records], label)
             entry[name] = _scores(config.data.task, records, texts[name])
             entry["seconds"] = {**entry.get("seconds", {}), name: round(seconds, 1)}
     if hosts.leader():
@@ -160,9 +159,9 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _timed(opened: Session, prefix: Prefix | None, sources: list[str], label: str) -> tuple[list[str], float]:
+def _timed(opened: Session, kept: Kept | None, sources: list[str], label: str) -> tuple[list[str], float]:
     start = time.monotonic()
-    return write_texts(opened, prefix, sources, label), time.monotonic() - start
+    return write_texts(opened, kept, sources, label), time.monotonic() - start
 
 
 def _scores(task: str, records: Sequence[Record], hypotheses: Sequence[str]) -> dict[str, float]:

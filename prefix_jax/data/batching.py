@@ -21,8 +21,8 @@ class Batch:
 
     A decoder-only segment is the source's tokens and the target's but the last; an encoder-decoder's is the decoder
     start and the target's but the last, beside its source in the same row of the encoder with the same segment id.
-    `target_positions` are the columns whose hidden state predicts `targets`; `weights` are 1 there and 0 on padding,
-    where both others are 0.
+    `target_positions` are the columns whose hidden state predicts `targets`; `weights` are 1 there. On padding they and
+    `targets` are 0, and `target_positions` is the row's last column, which never holds a source.
     """
 
     tokens: Array  # int32 [B, T]
@@ -142,9 +142,7 @@ class PackedBatches:
         # The hidden state of the source's last token predicts the target's first.
         row, column, _, position, flat = _spread(data.targets, records, rows, targets, _starts(rows, targets))
         first = np.repeat(starts + data.sources.lengths[records] - 1, targets)
-        return Batch(
-            tokens, positions, segment_ids, *_targets(shape.rows, shape.second, row, column, first + position, flat)
-        )
+        return Batch(tokens, positions, segment_ids, *_targets(shape, row, column, first + position, flat))
 
     def _encoder_decoder(self, records: np.ndarray, rows: np.ndarray) -> Batch:
         shape, data, pad = self.shape, self.data, self.layout.pad
@@ -154,7 +152,7 @@ class PackedBatches:
         row, column, segment, position, flat = _spread(data.targets, records, rows, targets, _starts(rows, targets))
         shifted = np.where(position == 0, self.layout.decoder_start, np.roll(flat, 1))
         decoder = _fill(shape.rows, shape.second, pad, row, column, shifted, position, segment)
-        return Batch(*decoder, *_targets(shape.rows, shape.second, row, column, column, flat), *encoder)
+        return Batch(*decoder, *_targets(shape, row, column, column, flat, shape.second), *encoder)
 
 
 def _sizes(data: TokenisedSet, layout: Layout) -> np.ndarray:
@@ -209,11 +207,14 @@ def _fill(
 
 
 def _targets(
-    rows: int, length: int, row: np.ndarray, column: np.ndarray, positions: np.ndarray, ids: np.ndarray
+    shape: Shape, row: np.ndarray, column: np.ndarray, positions: np.ndarray, ids: np.ndarray, columns: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns target positions, targets and weights [rows, length]."""
-    out = np.zeros((2, rows, length), np.int32)
-    weights = np.zeros((rows, length), np.float32)
+    """Returns target positions, targets and weights [rows, targets of a row]; `columns` of the decoder, 0: the first
+    capacity.
+    """
+    out = np.zeros((2, shape.rows, shape.second), np.int32)
+    out[0] = (columns or shape.first) - 1
+    weights = np.zeros((shape.rows, shape.second), np.float32)
     out[:, row, column] = positions, ids
     weights[row, column] = 1.0
     return out[0], out[1], weights

@@ -64,6 +64,17 @@ class TokenisedSet:
     def __len__(self) -> int:
         return len(self.sources.offsets) - 1
 
+    def reserving(self, count: int) -> "TokenisedSet":
+        """Returns the set with `count` places before each source, with id 0, for the virtual tokens of a prompt."""
+        if not count:
+            return self
+        before, lengths = self.sources, self.sources.lengths
+        offsets = before.offsets + count * np.arange(len(before.offsets))
+        ids = np.zeros(offsets[-1], np.int32)
+        moved = np.arange(len(before.ids)) + np.repeat(count * np.arange(1, len(lengths) + 1), lengths)
+        ids[moved] = before.ids
+        return TokenisedSet(Ragged(ids, offsets), self.targets)
+
 
 def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
     """Returns the formats that suit a model.

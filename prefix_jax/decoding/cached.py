@@ -50,7 +50,8 @@ def prefill(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs
     segments = mask.astype(jnp.int32)
     if not model.spec.encoder_layers:
         columns = jnp.arange(tokens.shape[1])
-        hidden, past = model.apply(variables, tokens, columns, segments, prefix=prefix, method="hidden")
+        after = columns == lengths[:, None] - 1
+        hidden, past = model.apply(variables, tokens, columns, segments, prefix=prefix, after=after, method="hidden")
         last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
         return Prompt(tokens, lengths, past, None, None), model.apply(variables, last, method="logits")
     memory = model.apply(variables, tokens, segments, prefix=prefix, method="encode")

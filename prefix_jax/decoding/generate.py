@@ -62,13 +62,14 @@ def _generate(
 
 def make_inputs(token_lists: Sequence[Sequence[int]], width: int, batch: int, rows: Sequence[int]) -> Inputs:
     """Returns right-padded arrays `[batch, width]`; places beyond the lists are rows of length 0."""
-    # As numpy arrays, which every process may hand to a program of all devices.
-    tokens: Any = np.zeros((batch, width), np.int32)
-    lengths, numbers = (np.zeros(batch, np.int32) for _ in range(2))  # type: Any, Any
+    tokens = np.zeros((batch, width), np.int32)
+    lengths, numbers = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
     for place, (ids, row) in enumerate(zip(token_lists, rows, strict=True)):
         tokens[place, : len(ids)] = ids
         lengths[place], numbers[place] = len(ids), row
-    return Inputs(tokens, lengths, numbers)
+    # As numpy arrays, which every process may hand to a program of all devices.
+    arrays: Any = (tokens, lengths, numbers)
+    return Inputs(*arrays)
 
 
 def decode_all(

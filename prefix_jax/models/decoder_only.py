@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.models import attention
 from prefix_jax.models.injected import PROMPT, with_prompt
@@ -69,7 +69,10 @@ class DecoderOnly(nn.Module):
         prefix: Prefix | None = None,
     ) -> Float[Array, "*batch M E"]:
         """Returns the last hidden states at the target positions; `logits` turns them into logits."""
-        hidden, _ = self.hidden(tokens, positions, segment_ids, prefix=prefix)
+        after = None
+        if prefix is not None and prefix.infix and target_positions is not None:
+            after = jnp.any(target_positions[..., None] == jnp.arange(tokens.shape[-1]), axis=-2)
+        hidden, _ = self.hidden(tokens, positions, segment_ids, prefix=prefix, after=after)
         return gather_columns(hidden, target_positions)
 
     def hidden(
@@ -79,9 +82,10 @@ class DecoderOnly(nn.Module):
         segment_ids: Array | None = None,
         prefix: Prefix | None = None,
         past: tuple[Past, ...] = (),
+        after: Bool[Array, "*batch T"] | None = None,
     ) -> tuple[Float[Array, "*batch T E"], KeyValues]:
         """Returns hidden states after the last norm, and this call's keys and values; `past` are caches it also
-        sees.
+        sees. `after` marks the tokens that see an infix; None: all.
         """
         if positions is None:
             positions = (
@@ -90,8 +94,10 @@ class DecoderOnly(nn.Module):
         mask = attention.causal_mask(positions, segment_ids, getattr(self.spec, "sliding_window", None))
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
         put = partial(with_prompt, positions=positions, prompt=prompt)
-        positions = positions + offset(prefix)
-        shared = (attention.oriented(mask), tuple(p.mask for p in past), self.shared(positions))
+        seen = after if prefix is not None and prefix.infix else None
+        positions = positions + (offset(prefix) if seen is None else jnp.where(seen, offset(prefix), 0))
+        sees = None if seen is None else attention.oriented(seen[..., None, None, :, None])
+        shared = (attention.oriented(mask), sees, tuple(p.mask for p in past), self.shared(positions))
         caches = tuple((p.key, p.value) for p in past)
         embedded = self.embed(tokens, positions, put)
         x, key_values = self.layers(embedded, shared, (site_of(prefix, "decoder"),), caches)

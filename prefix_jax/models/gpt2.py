@@ -25,8 +25,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, shared: Any, sites: tuple[Source | None, ...], past: Any) -> tuple[Array, KeyValues]:
         s = self.spec
-        mask, past_masks, _ = shared
-        sources = tuple(p for p in sites if p is not None) + past_sources(past, past_masks, (None,) * len(past_masks))
+        mask, sees, past_masks, _ = shared
+        prefixes = tuple(p._replace(mask=sees) for p in sites if p is not None)
+        sources = prefixes + past_sources(past, past_masks, (None,) * len(past_masks))
         normed = LayerNorm(s.norm_epsilon, name="attention_norm")(x)
         attended, key_values = SelfAttention(
             s.kv_heads, 1, s.head_dim, attention_scale(s.head_dim), bias=True, out_bias=True, name="attention"

@@ -23,8 +23,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, shared: Any, sites: tuple[Source | None, ...], past: Any) -> tuple[Array, KeyValues]:
         s = self.spec
-        mask, past_masks, (cos, sin) = shared
-        sources = tuple(p for p in sites if p is not None) + past_sources(past, past_masks, (None,) * len(past_masks))
+        mask, sees, past_masks, (cos, sin) = shared
+        prefixes = tuple(p._replace(mask=sees) for p in sites if p is not None)
+        sources = prefixes + past_sources(past, past_masks, (None,) * len(past_masks))
 
         def turn(h: Array) -> Array:  # [*batch, K, G, T, D] or [*batch, K, T, D]
             lead = (1,) * (h.ndim - x.ndim)

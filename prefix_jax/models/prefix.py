@@ -29,12 +29,16 @@ class Site:
 
 @struct.dataclass
 class Prefix:
-    """What a model takes as `prefix`. `position_offset` is the position of the first token."""
+    """What a model takes as `prefix`. `position_offset` is the position of the first token.
+
+    An infix is seen only by the tokens from the last of the source on, and only they are moved by `position_offset`.
+    """
 
     decoder: Site | None = None
     encoder: Site | None = None
     cross: Site | None = None
     position_offset: Array | int = 0
+    infix: bool = struct.field(pytree_node=False, default=False)
 
 
 class Past(NamedTuple):

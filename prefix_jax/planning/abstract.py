@@ -52,7 +52,7 @@ def lowered_step(config: Config, spec: Spec, placement: Placement, work: Work) -
       UserError: an option does not fit the model.
     """
     model = build(spec, config.model.rematerialise, config.model.dtype, placement)
-    method = tuning.build(config, model, (1,) if config.prefix.text else ())
+    method = tuning.build(config, model, {name: (1,) for name in tuning.names(config)})
     base = {"params": base_shapes(spec, config.model.dtype, config.model.quantisation)}
     options = config.training
     numbers = hyper_from(config.optimizer, _STEPS)

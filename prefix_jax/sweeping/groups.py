@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from prefix_jax.config import Config, flat
 from prefix_jax.sweeping.rows import Row
+from prefix_jax.tuning import names
 
 # Options that members of a program may differ in: numbers of the optimizer, and what initialises the prefix.
 TRACED = (
@@ -33,7 +34,7 @@ def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:
 
 def shared(config: Config) -> str:
     """Returns all that the members of a program have in common."""
-    free = TRACED + (TRACED_OF_PREFIX if config.method == "prefix" else ())
+    free = TRACED + (TRACED_OF_PREFIX if "prefix" in names(config) else ())
     options = flat(config.to_dict())
     return json.dumps({n: options[n] for n in sorted(options) if n not in free and not n.startswith(LATER)})
 

@@ -257,11 +257,17 @@ class _Run:
             early = patience.exhausted(self.t.options.patience)
             tree: PyTree = chosen
             if self.t.lengths is not None:
-                tree = member.method.resize(jax.tree.map(lambda leaf: leaf[m], chosen), self.t.lengths[m])  # noqa: B023
+                tree = member.method.resize(self._taken(chosen, m), self.t.lengths[m])
             if m in self.diverged or not _finite(tree):
                 tree = None
             found.append(Outcome(member, patience.last_step if early else self.step, self.over, tree, self.seconds))
         return found
+
+    def _taken(self, trees: PyTree, m: int) -> PyTree:
+        """Returns one member's tree, in every process whole."""
+        placement = self.t.session.placement
+        whole = None if placement is None else placement.replicated
+        return jax.jit(lambda trees: jax.tree.map(lambda leaf: leaf[m], trees), out_shardings=whole)(trees)
 
 
 def _each(values: Any) -> np.ndarray:
@@ -289,6 +295,6 @@ def validation_loss(evaluate: Callable, session: Session, trainable: PyTree, bat
     """Returns the mean loss of a target token over all batches, of each member where there are several."""
     assert batches is not None
     put = session.placement.batch if session.placement else lambda batch: batch
-    sums = jax.device_get([evaluate(session.base, trainable, put(batch)) for batch in batches.epoch()])
+    sums = hosts.fetch([evaluate(session.base, trainable, put(batch)) for batch in batches.epoch()])
     losses, weights = np.moveaxis(np.asarray(sums), 1, 0)
     return losses.sum(0) / weights.sum(0)

@@ -11,7 +11,7 @@ from prefix_jax.parallel import hosts
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.training.trainer import Trainer, prepare
-from prefix_jax.tuning import files
+from prefix_jax.tuning import store
 
 
 def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
@@ -44,15 +44,15 @@ def run(trainer: Trainer) -> list[Outcome]:
 
 
 def keep(session: Session, outcome: Outcome) -> None:
-    """Writes the materialised prefix to `tuned/` in the member's directory."""
+    """Writes what the method keeps to `tuned/` in the member's directory."""
     member = outcome.member
     everywhere = None if session.placement is None else session.placement.replicated
-    materialise = jax.jit(lambda t, b: member.method.materialise(t, b, None)[1], out_shardings=everywhere)
-    prefix = jax.device_get(materialise(outcome.trainable, session.base))
+    kept_of = jax.jit(lambda t, b: member.method.keep(t, b, None), out_shardings=everywhere)
+    kept = jax.device_get(kept_of(outcome.trainable, session.base))
     if not hosts.leader():
         return
     extra = {"method": member.config.method, "step": outcome.step, "config": member.config.to_dict()}
-    files.save(member.workdir / "tuned", prefix, session.pretrained.identity, session.spec, extra)
+    store.save(member.workdir / "tuned", kept, session.pretrained.identity, session.spec, extra)
 
 
 def _announce(trainer: Trainer) -> None:

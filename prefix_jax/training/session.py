@@ -56,18 +56,13 @@ class Session:
     def limits(self) -> Limits:
         data = self.config.data
         window = self.spec.window
-        room = 0 if window is None else window - prefix_offset(self.config)
+        room = 0 if window is None else window - self.method().positions
         return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
 
     def method(self) -> Method:
-        text = self.config.prefix.text
-        words = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else ()
+        texts = {name: self.config[name].get("text", "") for name in tuning.names(self.config)}
+        words = {n: self.tokenizer(t, add_special_tokens=False)["input_ids"] for n, t in texts.items() if t}
         return tuning.build(self.config, self.model, words)
-
-
-def prefix_offset(config: Config) -> int:
-    """Returns the positions that the prefix takes from the window."""
-    return config.prefix.length if config.prefix.position_offset == "length" else 0
 
 
 def open_session(config: Config, devices: Sequence[Any] | None = None) -> Session:

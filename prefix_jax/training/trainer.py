@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from prefix_jax import tuning
 from prefix_jax.config import Config
 from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
@@ -22,7 +23,7 @@ from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
 from prefix_jax.training.session import Session, text_pairs, tokenised
 from prefix_jax.training.step import State, initial_state
 from prefix_jax.tuning import Method
-from prefix_jax.tuning.method import count, stored_count
+from prefix_jax.tuning.method import count, trained_count
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,20 @@ class Trainer:
 
     def initial(self) -> State:
         """Returns the state before the first step: each member's own, with zeros for the slots it does not have."""
-        slots = max(self.lengths or (0,))
         base, placement = self.session.base, self.session.placement
         shard = None if placement is None else placement.trained
-        states = [self._widened(member, member.initial(base, shard), slots) for member in self.members]
-        state = self._stacked(states).replace(step=jnp.int32(0))
-        return state if placement is None else jax.device_put(state, self.shardings(state))
+        states = [member.initial(base, shard) for member in self.members]
+        if self.lengths is None:
+            return states[0]
+        shardings = None if placement is None else self.shardings(jax.eval_shape(self._joined, states))
+        return jax.jit(self._joined, out_shardings=shardings)(states)
+
+    def _joined(self, states: Sequence[State]) -> State:
+        slots = max(self.lengths or (0,))
+        widened = [self._widened(member, state, slots) for member, state in zip(self.members, states, strict=True)]
+        return self._stacked(widened).replace(step=jnp.int32(0))
 
     def _widened(self, member: Member, state: State, slots: int) -> State:
-        if self.lengths is None:
-            return state
         trainable = member.method.resize(state.trainable, slots)
         average = None if state.average is None else jax.tree.map(jnp.copy, trainable)
         optimizer = transformation(member.hyper, member.method.mask(trainable)).init(trainable)
@@ -158,7 +163,8 @@ def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps:
     known: dict[str, tuple[Method, dict[str, int]]] = {}
     members = []
     for config, workdir in runs:
-        section = f"{config.method} {config[config.method].to_json()}"
+        sections = (config[name].to_json() for name in tuning.names(config))
+        section = f"{config.method} {' '.join(sections)}"
         if section not in known:
             method = session.of(config).method()
             known[section] = method, parameter_counts(session, method)
@@ -198,7 +204,7 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
     if not shuffle and wanted:
         records = records[:: max(1, len(records) // wanted)][:wanted]
     return PackedBatches(
-        tokenised(session, records),
+        tokenised(session, records).reserving(session.method().reserved),
         Layout(spec.encoder_layers > 0, getattr(spec, "decoder_start_id", 0), spec.pad_id),
         batch=config.training.batch,
         seed=config.data.seed,
@@ -212,5 +218,5 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
 def parameter_counts(session: Session, method: Method) -> dict[str, int]:
     """Returns the counts of trained and of stored numbers, and of the base's."""
     trainable = jax.eval_shape(method.init, jax.random.key(0), session.base)
-    _, prefix = jax.eval_shape(lambda t, b: method.materialise(t, b, None), trainable, session.base)
-    return {"trained": count(trainable), "stored": stored_count(prefix), "base": count(session.base)}
+    kept = jax.eval_shape(lambda t, b: method.keep(t, b, None), trainable, session.base)
+    return {"trained": trained_count(method, trainable), "stored": kept.count(), "base": count(session.base)}

@@ -111,6 +111,7 @@ def meta_of(
         "sites": list(found),
         "layers": {name: None if chosen is None else list(chosen) for name, chosen in layers.items()},
         "position_offset": int(prefix.position_offset),
+        **({"infix": True} if prefix.infix else {}),
         "library": "prefix_jax",
         "version": getattr(prefix_jax, "__version__", "unknown"),
         **(extra or {}),
@@ -156,7 +157,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); copy it again from the run") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("method") != "prefix":
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or "method" not in meta:
         raise UserError(f'{path} is not a prefix of format {FORMAT} (its "format" and "method" must say so)')
     missing = [name for name in ("model", "spec", "sites", "layers", "position_offset") if name not in meta]
     if missing or not isinstance(meta["model"], dict) or not isinstance(meta["layers"], dict):
@@ -182,7 +183,7 @@ def _read_prefix(folder: Path, meta: dict[str, Any]) -> Prefix:
         sites[name] = _site(path, name, parts, meta["layers"].get(name))
     try:
         # A leaf, and so an array: a change of it is no new program.
-        return Prefix(**sites, position_offset=jnp.int32(meta["position_offset"]))
+        return Prefix(**sites, position_offset=jnp.int32(meta["position_offset"]), infix=bool(meta.get("infix", False)))
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / META} has no whole number as position_offset; copy it again") from None
 

@@ -1,5 +1,6 @@
 """A tuning method is a few pure functions; `build` finds the one that a configuration names."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,9 +10,15 @@ from jaxtyping import Array, PyTree
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
-from prefix_jax.models.prefix import Prefix, shortened
+from prefix_jax.models.prefix import shortened
+from prefix_jax.tuning.kept import Kept, Variables
 
-Variables = Mapping[str, Any]
+# Each is the name of a module here, and of its section of the configuration.
+METHODS = ("prefix", "infix", "prompt", "lora", "adapter", "finetune")
+
+
+def everything(trainable: PyTree) -> PyTree:
+    return jax.tree.map(lambda _: True, trainable)
 
 
 class Method(NamedTuple):
@@ -19,45 +26,93 @@ class Method(NamedTuple):
 
     Attributes:
       init: `(key, base) -> trainable`, the tree that is differentiated, in float32.
-      materialise: `(trainable, base, key) -> (variables, prefix)`, what `model.apply` takes. A key means training
-      (dropout);
-        None means use.
+      keep: `(trainable, base, key) -> Kept`, what is kept after training and what the model gets. A key means training
+        (dropout); None means use.
       mask: `trainable -> tree of bool`: False leaves never move.
       resize: `(trainable, slots) -> trainable` with the first `slots` virtual tokens, zeros where there were fewer.
+      positions: how many of the model's positions lie before the first token of an input.
+      reserved: how many of them are places in the input itself, which hold the virtual tokens of a prompt.
     """
 
     init: Callable[[Array, Variables], PyTree]
-    materialise: Callable[[PyTree, Variables, Array | None], tuple[Variables, Prefix | None]]
-    mask: Callable[[PyTree], PyTree] = lambda trainable: jax.tree.map(lambda _: True, trainable)
+    keep: Callable[[PyTree, Variables, Array | None], Kept]
+    mask: Callable[[PyTree], PyTree] = everything
     resize: Callable[[PyTree, int], PyTree] = lambda trainable, slots: trainable
+    positions: int = 0
+    reserved: int = 0
+
+    def materialise(self, trainable: PyTree, base: Variables, key: Array | None = None) -> tuple[Variables, Any]:
+        """Returns the variables and the prefix that `model.apply` takes."""
+        kept = self.keep(trainable, base, key)
+        return kept.onto(base), kept.prefix
 
     def of_length(self, length: Array) -> "Method":
         """Returns the method with only the first `length` virtual tokens seen; the length may be traced."""
 
-        def materialise(trainable: PyTree, base: Variables, key: Array | None = None) -> tuple[Variables, Any]:
-            variables, prefix = self.materialise(trainable, base, key)
-            return variables, None if prefix is None else shortened(prefix, length)
+        def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
+            kept = self.keep(trainable, base, key)
+            return kept if kept.prefix is None else Kept(shortened(kept.prefix, length), kept.collections)
 
-        return self._replace(materialise=materialise)
+        return self._replace(keep=keep)
 
 
-def build(config: Config, model: Model, words: Sequence[int] = ()) -> Method:
-    """Returns the method that `config.method` names, for a model.
+def build(config: Config, model: Model, words: Mapping[str, Sequence[int]] | None = None) -> Method:
+    """Returns the method that `config.method` names, for a model; `lora+prefix` is two that are trained together.
 
     Args:
       config: the whole configuration; the method's section has its name.
       model: what is tuned.
-      words: token ids of the section's `text`, for initialisation from text.
+      words: token ids of the sections' `text`, by section, for initialisation from text.
 
     Raises:
       UserError: the method is unknown or its section does not fit the model.
     """
-    from prefix_jax.tuning import prefix
+    found: dict[str, Method] = {}
+    for name in names(config):
+        if name in found:
+            raise UserError(f'config.method is "{config.method}", which names {name} twice')
+        module = importlib.import_module(f"prefix_jax.tuning.{name}")
+        found[name] = module.method(model, config[name], (words or {}).get(name, ()))
+    return next(iter(found.values())) if len(found) == 1 else _together(config.method, found)
 
-    methods = {"prefix": prefix.method}
-    if config.method not in methods:
-        raise UserError(f'there is no method "{config.method}"{did_you_mean(config.method, tuple(methods))}')
-    return methods[config.method](model, config[config.method], words)
+
+def names(config: Config) -> list[str]:
+    """Returns the methods that a configuration names.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    found = [name.strip() for name in str(config.method).split("+")]
+    for name in found:
+        if name not in METHODS:
+            raise UserError(f'there is no method "{name}"{did_you_mean(name, METHODS)}')
+    return found
+
+
+def _together(title: str, methods: Mapping[str, Method]) -> Method:
+    """Several methods as one: the trainable tree has a branch for each."""
+    if len({"prefix", "infix"} & methods.keys()) > 1:
+        raise UserError(f'config.method is "{title}"; a model takes a prefix or an infix, not both')
+
+    def init(key: Array, base: Variables) -> PyTree:
+        keys = jax.random.split(key, len(methods))
+        return {name: method.init(one, base) for (name, method), one in zip(methods.items(), keys, strict=True)}
+
+    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
+        kept = Kept()
+        for number, (name, method) in enumerate(methods.items()):
+            own = None if key is None else jax.random.fold_in(key, number)
+            kept = kept.joined(method.keep(trainable[name], base, own))
+        return kept
+
+    return Method(
+        init,
+        keep,
+        mask=lambda trainable: {name: method.mask(trainable[name]) for name, method in methods.items()},
+        resize=lambda trainable, slots: {n: m.resize(trainable[n], slots) for n, m in methods.items()},
+        positions=sum(method.positions for method in methods.values()),
+        reserved=sum(method.reserved for method in methods.values()),
+    )
 
 
 def count(tree: PyTree) -> int:
@@ -65,7 +120,7 @@ def count(tree: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def stored_count(prefix: Prefix | None) -> int:
-    """Returns how many numbers of a materialised prefix are kept after training: its keys and values."""
-    sites = () if prefix is None else (prefix.encoder, prefix.decoder, prefix.cross)
-    return sum(site.key.size + site.value.size for site in sites if site is not None)
+def trained_count(method: Method, trainable: PyTree) -> int:
+    """Returns how many numbers of a trainable tree move."""
+    moves = jax.tree.leaves(method.mask(trainable))
+    return sum(leaf.size for leaf, move in zip(jax.tree.leaves(trainable), moves, strict=True) if move)

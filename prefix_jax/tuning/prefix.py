@@ -19,14 +19,15 @@ from prefix_jax.models import Model
 from prefix_jax.models.prefix import SITES, Prefix, Site, parse_layers
 from prefix_jax.models.specs import Spec
 from prefix_jax.tuning.activations import cycled, frequent_words, site_key_values
-from prefix_jax.tuning.method import Method, Variables
+from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.tuning.method import Method, everything
 
 # Frequent words whose keys and values give the scale of a random start.
 _STATISTICS_WORDS = 64
 
 
-def method(model: Model, section: Config, words: Sequence[int]) -> Method:
-    """Returns prefix tuning for a model; see `tuning.build`."""
+def method(model: Model, section: Config, words: Sequence[int], infix: bool = False) -> Method:
+    """Returns prefix tuning for a model; see `tuning.build`. An infix stands between the source and the target."""
     spec = model.spec
     layers = {site: parse_layers(section.layers, spec.site_layers(site)) for site in chosen_sites(section, spec)}
     _check(section, spec, words)
@@ -34,17 +35,24 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     def init(key: Array, base: Variables) -> PyTree:
         return _init(key, base, model, section, layers, words)
 
-    def materialise(trainable: PyTree, base: Variables, key: Array | None = None) -> tuple[Variables, Prefix]:
+    offset = section.length if section.position_offset == "length" else 0
+
+    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
         sites: dict[str, Site] = {}
         for name, leaves in trainable.items():
             pair = mlp_output(leaves) if "embedding" in leaves else jnp.stack([leaves["key"], leaves["value"]])
             if key is not None and section.dropout:
                 pair = _dropout(jax.random.fold_in(key, SITES.index(name)), pair, section.dropout)
-            sites[name] = Site(pair[0], pair[1], layers=layers[name])
-        offset = section.length if section.position_offset == "length" else 0
-        return base, Prefix(position_offset=jnp.int32(offset), **sites)
+            bias = section.gate * leaves["gate"] if "gate" in leaves else None
+            sites[name] = Site(pair[0], pair[1], bias, layers=layers[name])
+        return Kept(Prefix(position_offset=jnp.int32(offset), infix=infix, **sites))
 
-    return Method(init, materialise, resize=resize)
+    def mask(trainable: PyTree) -> PyTree:
+        still = {"keys": ("value",), "values": ("key",), "both": ()}[section.trained]
+        return {site: {name: name not in still for name in leaves} for site, leaves in trainable.items()}
+
+    moves = mask if section.reparameterisation == "none" else everything
+    return Method(init, keep, mask=moves, resize=resize, positions=offset)
 
 
 def chosen_sites(section: Config, spec: Spec) -> tuple[str, ...]:
@@ -73,7 +81,8 @@ def resize(trainable: PyTree, slots: int) -> PyTree:
 
     def site(leaves: PyTree) -> PyTree:
         if "embedding" in leaves:
-            return {**leaves, "embedding": resized(leaves["embedding"], 0)}
+            gate = {"gate": resized(leaves["gate"], 2)} if "gate" in leaves else {}
+            return {**leaves, "embedding": resized(leaves["embedding"], 0), **gate}
         return {name: resized(leaf, 2) for name, leaf in leaves.items()}
 
     return {name: site(leaves) for name, leaves in trainable.items()}
@@ -84,6 +93,7 @@ def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
         "reparameterisation": ("mlp", "none"),
         "initialisation": ("random", "vocabulary", "text"),
         "position_offset": ("length", "zero"),
+        "trained": ("both", "keys", "values"),
     }
     for option, known in choices.items():
         if section[option] not in known:
@@ -92,6 +102,13 @@ def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
         raise UserError(f"prefix.length is {section.length}; it must be at least 1 (the bare model needs no training)")
     if section.initialisation == "text" and not words:
         raise UserError('prefix.initialisation is "text", but prefix.text names no words; set --config.prefix.text')
+    if section.trained != "both" and section.reparameterisation != "none":
+        raise UserError(
+            f'prefix.trained is "{section.trained}", and an MLP makes keys and values together; set '
+            "--config.prefix.reparameterisation=none"
+        )
+    if section.gate < 0:
+        raise UserError(f"prefix.gate is {section.gate}; it must not be negative (0: none; 16 begins closed)")
     if not 0 <= section.dropout < 1:
         raise UserError(f"prefix.dropout is {section.dropout}; it must be at least 0 and below 1")
     if spec.window is not None and section.length >= spec.window:
@@ -126,6 +143,9 @@ def _init(
         else:
             mlp = _init_mlp(jax.random.fold_in(key_mlp, SITES.index(name)), model.spec, section, mu, sigma)
             trainable[name] = mlp if start is None else fit_mlp(mlp, pair)
+        if section.gate:
+            # Times `gate`, the slots' logit bias: it opens in about 1 / learning rate steps of Adam.
+            trainable[name]["gate"] = jnp.full((*sigma.shape[1:3], length), -1.0)
     return trainable
 
 

@@ -113,7 +113,7 @@ def test_trap_22_padding_has_position_0_segment_0_weight_0(layout):
         assert (batch.positions[empty] == 0).all()
         unused = batch.weights == 0
         assert (batch.targets[unused] == 0).all()
-        assert (batch.target_positions[unused] == 0).all()
+        assert (batch.target_positions[unused] == batch.tokens.shape[1] - 1).all()
         assert set(np.unique(batch.weights)) <= {0.0, 1.0}
         assert batch.weights.dtype == np.float32
         assert {a.dtype for a in jax.tree.leaves(batch)} == {np.dtype(np.int32), np.dtype(np.float32)}

@@ -33,8 +33,8 @@ def launch(tiny_models, tmp_path, monkeypatch):
     ) -> list[subprocess.Popen]:
         runs.simulate(monkeypatch, devices)
         port = free_port()
-        words = ["--workdir", str(tmp_path / workdir), *more]
-        words += [] if module == "evaluate" else ["--config", str(recipe), "--config.training.batch=8"]
+        recipe_words = [] if module == "evaluate" else ["--config", str(recipe), "--config.training.batch=8"]
+        words = [*recipe_words, "--workdir", str(tmp_path / workdir), *more]
         found = []
         for process in range(processes):
             own = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]

@@ -10,7 +10,7 @@ from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models import build
 from prefix_jax.models.specs import from_hf
-from prefix_jax.tuning.method import count, stored_count
+from prefix_jax.tuning.method import count
 from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_loss import random_base
 from tests.training.test_step import T5
@@ -20,7 +20,7 @@ def method_for(spec, words=(5, 6, 7), **options):
     config = default_config()
     config.prefix.update(options)
     model, base = build(spec), random_base(spec)
-    return tuning.build(config, model, words), base, model
+    return tuning.build(config, model, {"prefix": words}), base, model
 
 
 def prefix_for(spec, seed=0, words=(5, 6, 7), **options):
@@ -91,8 +91,8 @@ def counts(config: dict, **options) -> tuple[int, int]:
     method = tuning.build(section, model)
     base = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
     trainable = jax.eval_shape(method.init, jax.random.key(0), base)
-    _, prefix = jax.eval_shape(lambda t, b: method.materialise(t, b, None), trainable, base)
-    return count(trainable), stored_count(prefix)
+    kept = jax.eval_shape(lambda t, b: method.keep(t, b, None), trainable, base)
+    return count(trainable), kept.count()
 
 
 def test_parameter_counts_of_the_paper():

@@ -1,0 +1,68 @@
+"""Adapters (Houlsby et al. 2019): a bottleneck after the attentions and the MLP of each layer.
+
+The trainable tree follows the layers': `{"down": {kernel [layers, E, width], bias}, "up": {kernel [layers, width, E],
+bias}}`. `up` starts at zero, so that training starts at the frozen model.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from prefix_jax.config import Config
+from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.models import Model
+from prefix_jax.models.injected import ADAPTER
+from prefix_jax.models.specs import Spec
+from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.tuning.method import Method
+
+PLACES = ("attention", "cross", "mlp")
+
+
+def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+    """Returns adapters for a model; see `tuning.build`."""
+    named = PLACES if section.places == "all" else [part.strip() for part in section.places.split(",")]
+    for name in named:
+        if name not in PLACES:
+            raise UserError(f'adapter.places has "{name}"{did_you_mean(name, PLACES)}')
+    if section.width < 1:
+        raise UserError(f"adapter.width is {section.width}; it must be at least 1")
+    stacks = _stacks(model.spec, named)
+    if not any(places for _, places in stacks.values()):
+        raise UserError(f'adapter.places is "{section.places}", and this model has no such attention')
+
+    def init(key: Array, base: Variables) -> PyTree:
+        tree: dict = {}
+        for number, (path, (layers, places)) in enumerate(stacks.items()):
+            node = tree
+            for part in path:
+                node = node.setdefault(part, {})
+            for place in places:
+                own = jax.random.fold_in(jax.random.fold_in(key, number), PLACES.index(place))
+                node[f"{place}_adapter"] = _bottleneck(own, layers, model.spec.d_model, section.width)
+        return tree
+
+    return Method(init, lambda trainable, base, key=None: Kept(None, {ADAPTER: trainable}))
+
+
+def _stacks(spec: Spec, named: Sequence[str]) -> dict[tuple[str, ...], tuple[int, list[str]]]:
+    """Returns for each stack of layers, by its path, how many there are and where adapters go."""
+    inside = [place for place in PLACES if place in named and place != "cross"]
+    if not spec.encoder_layers:
+        return {("layers",): (spec.layers, inside)}
+    return {
+        ("encoder", "layers"): (spec.encoder_layers, inside),
+        ("decoder", "layers"): (spec.layers, [place for place in PLACES if place in named]),
+    }
+
+
+def _bottleneck(key: Array, layers: int, outer: int, width: int) -> PyTree:
+    return {
+        "down": {
+            "kernel": jax.random.normal(key, (layers, outer, width)) * outer**-0.5,
+            "bias": jnp.zeros((layers, width)),
+        },
+        "up": {"kernel": jnp.zeros((layers, width, outer)), "bias": jnp.zeros((layers, outer))},
+    }

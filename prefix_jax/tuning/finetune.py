@@ -1,0 +1,54 @@
+"""Fine-tuning the model's own weights: all of them, or those of the last layers (the paper's FT-TOP2).
+
+The trainable tree is a part of the model's, in float32; of a stack of layers the last ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from prefix_jax.config import Config
+from prefix_jax.errors import UserError
+from prefix_jax.models import Model
+from prefix_jax.models.injected import TUNED
+from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.tuning.method import Method
+
+
+def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+    """Returns fine-tuning for a model; see `tuning.build`. `section.layers` 0: everything."""
+    spec, layers = model.spec, section.layers
+    if not 0 <= layers <= spec.layers:
+        raise UserError(f"finetune.layers is {layers}; it must be 0 (all weights) or at most {spec.layers}")
+
+    def init(key: Array, base: Variables) -> PyTree:
+        for leaf in jax.tree.leaves(base["params"]):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise UserError("weights of 8 bits cannot be tuned; set --config.model.quantisation=none")
+        chosen = base["params"] if not layers else _last(base["params"], layers, bool(spec.encoder_layers))
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), chosen)
+
+    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
+        return Kept(None, {TUNED: _in_type(trainable, base["params"], model.activations)})
+
+    return Method(init, keep)
+
+
+def _last(params: Mapping[str, Any], layers: int, encoder_decoder: bool) -> dict[str, Any]:
+    """Returns the last layers and the norm after them: of an encoder-decoder, those of the decoder."""
+    if encoder_decoder:
+        return {"decoder": _last(params["decoder"], layers, encoder_decoder=False)}
+    return {
+        "layers": jax.tree.map(lambda leaf: leaf[-layers:], params["layers"]),
+        "final_norm": params["final_norm"],
+    }
+
+
+def _in_type(trainable: PyTree, params: Any, activations: Any) -> PyTree:
+    """Returns weights in the type in which the model multiplies, where that is no float32."""
+    if activations is None or jnp.dtype(activations) == jnp.float32:
+        return trainable
+    return jax.tree.map(lambda leaf: leaf.astype(activations), trainable)

@@ -1,0 +1,22 @@
+"""Infix tuning (Li & Liang 2021, section 7.2): trained keys and values between the source and the target.
+
+The source does not see them; the target does, and its positions come after theirs.
+"""
+
+from collections.abc import Sequence
+
+from prefix_jax.config import Config
+from prefix_jax.errors import UserError
+from prefix_jax.models import Model
+from prefix_jax.tuning import prefix
+from prefix_jax.tuning.method import Method
+
+
+def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+    """Returns infix tuning for a model; see `tuning.build`."""
+    if model.spec.encoder_layers:
+        raise UserError(
+            "an infix is for decoder-only models: in an encoder-decoder the whole target sees a prefix of the decoder; "
+            "set --config.method=prefix --config.prefix.sites=decoder"
+        )
+    return prefix.method(model, section, words, infix=True)

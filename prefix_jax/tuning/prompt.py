@@ -1,0 +1,124 @@
+"""Prompt tuning: trained embeddings before the input, which the network turns into keys and values itself.
+
+Free (Lester et al. 2021; the paper's embedding-only ablation), through an MLP (the paper), or through a recurrent
+encoder and an MLP (P-tuning, Liu et al. 2021).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from prefix_jax.config import Config
+from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.models import Model
+from prefix_jax.models.injected import PROMPT
+from prefix_jax.tuning.activations import cycled, frequent_words
+from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.tuning.method import Method
+
+REPARAMETERISATIONS = ("none", "mlp", "lstm")
+INITIALISATIONS = ("random", "vocabulary", "text")
+
+
+def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+    """Returns prompt tuning for a model; see `tuning.build`."""
+    for option, known in (("reparameterisation", REPARAMETERISATIONS), ("initialisation", INITIALISATIONS)):
+        if section[option] not in known:
+            raise UserError(f'prompt.{option} is "{section[option]}"{did_you_mean(str(section[option]), known)}')
+    if section.length < 1:
+        raise UserError(f"prompt.length is {section.length}; it must be at least 1")
+    if section.initialisation == "text" and not words:
+        raise UserError('prompt.initialisation is "text", but prompt.text names no words; set --config.prompt.text')
+    width = model.spec.d_model
+
+    def init(key: Array, base: Variables) -> PyTree:
+        key_start, key_net = jax.random.split(key)
+        start = _start(key_start, base["params"]["embedding"]["tokens"], model, section, words)
+        if section.reparameterisation == "none":
+            return {"embeddings": start}
+        if section.reparameterisation == "mlp":
+            return {"embeddings": start, **_init_mlp(key_net, width, section.hidden, start)}
+        # Both directions side by side go through an MLP of their width.
+        key_lstm, key_mlp = jax.random.split(key_net)
+        lstm = _init_lstm(key_lstm, width, section.hidden)
+        return {"embeddings": start, "lstm": lstm, **_init_mlp(key_mlp, 2 * section.hidden, 2 * section.hidden, start)}
+
+    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
+        return Kept(None, {PROMPT: {"embeddings": encoded(trainable)}})
+
+    return Method(init, keep, positions=section.length, reserved=section.length)
+
+
+def _start(
+    key: Array, table: Float[Array, "V E"], model: Model, section: Config, words: Sequence[int]
+) -> Float[Array, "P E"]:
+    if section.initialisation == "random":
+        rows = jnp.take(table, frequent_words(key, 256, model.spec), axis=0).astype(jnp.float32)
+
+        def draw(slot: Array) -> Array:
+            return jax.random.normal(jax.random.fold_in(key, slot), rows.shape[1:])
+
+        return rows.mean(0) + rows.std(0) * jax.vmap(draw)(jnp.arange(section.length))
+    text = section.initialisation == "text"
+    ids = cycled(words, section.length) if text else frequent_words(key, section.length, model.spec)
+    return jnp.take(table, ids, axis=0).astype(jnp.float32)
+
+
+def encoded(tree: PyTree) -> Float[Array, "P E"]:
+    """Returns the embeddings that the network gets: as they are, or what their encoder makes of them."""
+    x = tree["embeddings"]
+    for layer in tree.get("lstm", ()):
+        forward, backward = (_lstm(x, layer[side], reverse=side == "backward") for side in ("forward", "backward"))
+        x = jnp.concatenate([forward, backward], axis=-1)
+    if "hidden" not in tree:
+        return x
+    activation = jax.nn.relu if "lstm" in tree else jnp.tanh
+    inner = activation(x @ tree["hidden"]["kernel"] + tree["hidden"]["bias"])
+    return inner @ tree["out"]["kernel"] + tree["out"]["bias"]
+
+
+def _lstm(x: Float[Array, "P C"], leaves: PyTree, reverse: bool) -> Float[Array, "P H"]:
+    """One direction of an LSTM over the slots (Hochreiter & Schmidhuber 1997), the gates in torch's order."""
+
+    def turn(carry: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
+        hidden, cell = carry
+        into, forget, fresh, out = jnp.split(gates + hidden @ leaves["recurrent"], 4, axis=-1)
+        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(into) * jnp.tanh(fresh)
+        hidden = jax.nn.sigmoid(out) * jnp.tanh(cell)
+        return (hidden, cell), hidden
+
+    zeros = jnp.zeros(leaves["recurrent"].shape[0])
+    return lax.scan(turn, (zeros, zeros), x @ leaves["kernel"] + leaves["bias"], reverse=reverse)[1]
+
+
+def _init_lstm(key: Array, width: int, hidden: int) -> list[PyTree]:
+    """Two layers, both directions, uniform within 1 / sqrt(hidden), as torch draws them."""
+
+    def side(key: Array, inputs: int) -> PyTree:
+        shapes = {"kernel": (inputs, 4 * hidden), "recurrent": (hidden, 4 * hidden), "bias": (4 * hidden,)}
+        keys = jax.random.split(key, len(shapes))
+        return {
+            name: jax.random.uniform(one, shape, minval=-1.0, maxval=1.0) * hidden**-0.5
+            for (name, shape), one in zip(shapes.items(), keys, strict=True)
+        }
+
+    keys = jax.random.split(key, 4)
+    layers = [
+        {"forward": side(keys[2 * n], inputs), "backward": side(keys[2 * n + 1], inputs)}
+        for n, inputs in enumerate((width, 2 * hidden))
+    ]
+    return layers
+
+
+def _init_mlp(key: Array, inputs: int, hidden: int, start: Float[Array, "P E"]) -> PyTree:
+    """An MLP whose outputs are near the mean of `start`, as far from it as the rows of `start` are."""
+    key_hidden, key_out = jax.random.split(key)
+    scale = start.std(0).mean() / hidden**0.5
+    size = jnp.sqrt(jnp.mean(start**2) * inputs) if inputs == start.shape[1] else inputs**0.5
+    return {
+        "hidden": {"kernel": jax.random.normal(key_hidden, (inputs, hidden)) / size, "bias": jnp.zeros(hidden)},
+        "out": {"kernel": jax.random.normal(key_out, (hidden, start.shape[1])) * scale, "bias": start.mean(0)},
+    }
