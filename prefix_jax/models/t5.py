@@ -285,7 +285,8 @@ class T5(nn.Module):
         projection = Projection((self.spec.heads, 2, self.spec.head_dim), parent=None)
         parts = []
         for weights in whole_layers(self.decoder.layers.variables, self.spec.layers):
-            own = {name: tree["cross"]["key_value"] for name, tree in weights.items() if "key_value" in tree["cross"]}
+            crosses = {name: tree.get("cross", {}) for name, tree in weights.items()}
+            own = {name: tree["key_value"] for name, tree in crosses.items() if "key_value" in tree}
             found: Any = jax.vmap(projection.apply, in_axes=(0, None))(own, memory)
             parts.append(heads_first(found))
         both = jnp.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -13,7 +13,7 @@ from prefix_jax.reporting.run import Picture, Run
 from prefix_jax.reporting.tables import cell_text, is_better, signed
 
 METHODS = {"prefix": "Prefix tuning", "prompt": "Prompt tuning", "infix": "Infix tuning", "lora": "LoRA",
-           "adapter": "Adapter tuning", "full": "Full fine-tuning"}  # fmt: skip
+           "adapter": "Adapter tuning", "finetune": "Fine-tuning"}  # fmt: skip
 SHOWN_SAMPLES, ALL_SAMPLES = 6, 30
 
 
@@ -41,13 +41,18 @@ def opening(run: Run) -> Markup:
 
 def tuned(run: Run) -> Markup:
     """Model, method, length, and how many parameters were trained, are stored and stayed frozen."""
-    method = str(run.config.get("method", "prefix"))
+    methods = _methods(run)
     model = str(run.option("model.source", run.prefix.get("model", "unknown")))
     facts: list[tuple[str, str | None, str | None]] = [
         ("Model", model, _said(run, "model.dtype", "in {}")),
-        ("Method", METHODS.get(method, method), _reparameterisation(run) if method == "prefix" else None),
+        ("Method", _method_title(run), _reparameterisation(run) if "prefix" in methods else None),
     ]
-    if method == "prefix":
+    for method in methods:
+        section = run.config.get(method)
+        if method != "prefix" and isinstance(section, Mapping):
+            chosen = ", ".join(f"{name} {value}" for name, value in section.items() if value not in ("", None))
+            facts.append((METHODS.get(method, method), chosen, None))
+    if "prefix" in methods:
         length = run.prefix.get("length", run.option("prefix.length"))
         sites = run.prefix.get("sites", run.option("prefix.sites"))
         sites = ", ".join(map(str, sites)) if isinstance(sites, (list, tuple)) else sites
@@ -57,7 +62,7 @@ def tuned(run: Run) -> Markup:
     facts += [
         ("Trained", _count(counts.get("trained")), "parameters that the optimizer moves"),
         ("Stored", _count(counts.get("stored")), "parameters kept after training"),
-        ("Frozen model", _count(counts.get("base")), "parameters, none of them changed"),
+        ("Model's own", _count(counts.get("base")), _untouched(methods)),
         ("Stored share of the model", _share(counts), None),
         ("Data", _said(run, "data.task", "{}"), _records(run)),
     ]
@@ -154,11 +159,11 @@ def reproduce(run: Run) -> Markup:
 
 
 def _title_parts(run: Run) -> tuple[str, str, str]:
-    method, task = str(run.config.get("method", "prefix")), run.option("data.task")
+    task = run.option("data.task")
     source = str(run.option("model.source", run.prefix.get("model", "a model"))).rstrip("/")
     is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1
     model = source.rsplit("/", 1)[-1] if is_path else source
-    return f"{METHODS.get(method, method)} of ", model, f" on {task}" if task else ""
+    return f"{_method_title(run)} of ", model, f" on {task}" if task else ""
 
 
 def _lede(run: Run, split: str, scored: Mapping[str, Any]) -> Markup:
@@ -334,6 +339,19 @@ def _share(counts: Mapping[str, int]) -> str | None:
     if not counts.get("base") or "stored" not in counts:
         return None
     return f"{100 * counts['stored'] / counts['base']:.2g} %"
+
+
+def _methods(run: Run) -> list[str]:
+    return [name.strip() for name in str(run.config.get("method", "prefix")).split("+")]
+
+
+def _method_title(run: Run) -> str:
+    """Returns such as "Prefix tuning and LoRA"."""
+    return " and ".join(METHODS.get(name, name) for name in _methods(run))
+
+
+def _untouched(methods: Sequence[str]) -> str:
+    return "parameters, some or all tuned" if "finetune" in methods else "parameters, none of them changed"
 
 
 def _reparameterisation(run: Run) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import prefix_jax
-from prefix_jax.config import Config, flat
+from prefix_jax.config import Config, default_config, flat
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
@@ -90,7 +90,8 @@ def claim(
 
 def refuse_other(workdir: Path, before: dict, wanted: dict) -> None:
     """Raises UserError naming the options in which a run directory's configuration differs."""
-    old, new = flat(before), flat(wanted)
+    # An option that a run of an earlier version does not name had the value that is its default now.
+    old, new = {**flat(json.loads(default_config().to_json())), **flat(before)}, flat(wanted)
     changed = [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())

@@ -326,7 +326,7 @@ def test_fine_tuning_parity_with_torchs_gradients(family, layers):
         close(gradient["embedding"]["tokens"], found[name].grad)
 
 
-# Halves of prefixes, and combinations -------------------------------------------------------------------------------------
+# Halves of prefixes, and combinations --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("trained", "still"), [("keys", "value"), ("values", "key")])
