@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-FAMILIES = ("gpt2", "llama", "t5")
+FAMILIES = ("gpt2", "llama", "t5", "bart")
 
 
 def tokenizer(folder: Path, texts: list[str]):
@@ -39,6 +39,13 @@ def save_model(folder: Path, family: str, seed: int = 0, heads: int = 4) -> Path
             head_dim=8, intermediate_size=48, max_position_embeddings=512, tie_word_embeddings=True, **ids,
         )  # fmt: skip
         model = hf.LlamaForCausalLM(config)
+    elif family == "bart":
+        sizes = dict(encoder_layers=2, decoder_layers=2, encoder_ffn_dim=48, decoder_ffn_dim=48)
+        config = hf.BartConfig(
+            vocab_size=400, d_model=32, encoder_attention_heads=heads, decoder_attention_heads=heads, **sizes,
+            max_position_embeddings=128, decoder_start_token_id=1, **ids,
+        )  # fmt: skip
+        model = hf.BartForConditionalGeneration(config)
     else:
         config = hf.T5Config(
             vocab_size=400, num_layers=2, d_model=32, d_kv=12, num_heads=heads, d_ff=48, feed_forward_proj="gated-gelu",

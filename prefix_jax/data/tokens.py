@@ -79,11 +79,15 @@ class TokenisedSet:
 def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
     """Returns the formats that suit a model.
 
-    Encoder-decoder (T5, BART): each side ends in {eos}. Decoder-only with one token for both ends (GPT-2): the form of
+    Encoder-decoder: each side ends in {eos}, and begins with {bos} where the tokenizer puts one (BART).
+    Decoder-only with one token for both ends (GPT-2): the form of
     Li & Liang 2021. Other decoder-only: source, newline, target, {eos}, after a {bos} where the tokenizer puts one.
     """
     if encoder_decoder:
-        return Formats("{source}{eos}", "{target}{eos}")
+        # BART's tokenizer frames a text by both, T5's only ends it.
+        first = list(tokenizer("a")["input_ids"])[:1]
+        begin = "{bos}" if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else ""
+        return Formats(begin + "{source}{eos}", begin + "{target}{eos}")
     if tokenizer.bos_token_id is not None and tokenizer.bos_token_id == tokenizer.eos_token_id:
         return Formats(" {source} {bos}", " {target} {eos}")
     first = list(tokenizer("a")["input_ids"])[:1]

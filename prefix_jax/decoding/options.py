@@ -101,7 +101,14 @@ def check_for(options: Options, spec: Spec) -> None:
 
 def check_window(longest: int, offset: int, options: Options, spec: Spec) -> None:
     """Raises UserError where input, prefix and output together have more positions than the model."""
-    if spec.window is None or spec.encoder_layers:
+    if spec.window is None:
+        return
+    if spec.encoder_layers:
+        if longest > spec.window or options.max_length + offset > spec.window:
+            raise UserError(
+                f"an input of {longest} tokens, or the prefix's position offset of {offset} and decoding.max_length="
+                f"{options.max_length}, exceed this model's {spec.window} positions; shorten them"
+            )
         return
     needed = longest + offset + options.max_length
     if needed > spec.window:

@@ -2,16 +2,17 @@
 
 from typing import Any
 
+from prefix_jax.models.bart import Bart
 from prefix_jax.models.gpt2 import GPT2
 from prefix_jax.models.layers import Places
 from prefix_jax.models.llama import Llama
-from prefix_jax.models.specs import GPT2Spec, LlamaSpec, Spec, T5Spec
+from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec
 from prefix_jax.models.t5 import T5
 
-# GPT2, Llama or T5. To a type checker Linen's `apply` returns anything at all, so a precise type says less than none.
+# One of those below. To a type checker Linen's `apply` returns anything at all, so a precise type says less than none.
 Model = Any
 
-_MODELS = {GPT2Spec: GPT2, LlamaSpec: Llama, T5Spec: T5}
+_MODELS = {GPT2Spec: GPT2, LlamaSpec: Llama, T5Spec: T5, BartSpec: Bart}
 
 
 def build(spec: Spec, rematerialise: bool = False, activations: Any = None, placement: Places | None = None) -> Model:

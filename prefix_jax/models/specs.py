@@ -86,6 +86,25 @@ class T5Spec(Spec):
         return self.encoder_depth
 
 
+@dataclass(frozen=True)
+class BartSpec(Spec):
+    encoder_depth: int
+    encoder_d_ff: int
+    activation: str
+    max_positions: int
+    decoder_start_id: int
+    scale_embeddings: bool
+
+    @property
+    def encoder_layers(self) -> int:
+        return self.encoder_depth
+
+    @property
+    def window(self) -> int:
+        """Of the encoder and of the decoder, each for itself."""
+        return self.max_positions
+
+
 def from_hf(config: dict[str, Any]) -> Spec:
     """Returns the spec of a model from the dictionary in its `config.json`.
 
@@ -219,4 +238,36 @@ def _t5(c: dict) -> T5Spec:
     )
 
 
-_FAMILIES = {"gpt2": _gpt2, "llama": _llama, "mistral": _llama, "qwen2": _llama, "t5": _t5, "mt5": _t5}
+def _bart(c: dict) -> BartSpec:
+    _refuse(c, "activation_function", ("gelu", "relu"))
+    heads = c["decoder_attention_heads"]
+    if c["encoder_attention_heads"] != heads:
+        raise UserError(
+            f"this bart model has {c['encoder_attention_heads']} heads in the encoder and {heads} in the decoder, "
+            "which is not supported"
+        )
+    return BartSpec(
+        vocab_size=c["vocab_size"],
+        layers=c["decoder_layers"],
+        d_model=c["d_model"],
+        heads=heads,
+        kv_heads=heads,
+        head_dim=c["d_model"] // heads,
+        d_ff=c["decoder_ffn_dim"],
+        norm_epsilon=1e-5,
+        tie_embeddings=c.get("tie_word_embeddings", True),
+        eos_id=_first(c.get("eos_token_id"), 2),
+        bos_id=_first(c.get("bos_token_id"), 0),
+        pad_id=_first(c.get("pad_token_id"), 1),
+        encoder_depth=c["encoder_layers"],
+        encoder_d_ff=c["encoder_ffn_dim"],
+        activation=c.get("activation_function", "gelu"),
+        max_positions=c.get("max_position_embeddings", 1024),
+        decoder_start_id=_first(c.get("decoder_start_token_id"), 2),
+        scale_embeddings=c.get("scale_embedding", False),
+    )
+
+
+_FAMILIES = {
+    "gpt2": _gpt2, "llama": _llama, "mistral": _llama, "qwen2": _llama, "t5": _t5, "mt5": _t5, "bart": _bart,
+}  # fmt: skip

@@ -18,6 +18,13 @@ def _t5(layers: int, width: int, heads: int, head: int, inner: int, gated: bool 
     return {"model_type": "t5", **sizes, **form, "decoder_start_token_id": 0}
 
 
+def _bart(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
+    depths = dict(encoder_layers=layers, decoder_layers=layers, d_model=width, vocab_size=50265)
+    sides = {f"{side}_attention_heads": heads for side in ("encoder", "decoder")}
+    inners = {f"{side}_ffn_dim": inner for side in ("encoder", "decoder")}
+    return {"model_type": "bart", **depths, **sides, **inners, "max_position_embeddings": 1024}
+
+
 def _llama(
     layers: int, width: int, heads: int, kv_heads: int, inner: int, vocabulary: int = 32000, window: int = 4096
 ) -> dict[str, Any]:
@@ -40,6 +47,20 @@ KNOWN = {
     "t5-11b": _t5(24, 1024, 128, 128, 65536),
     "flan-t5-xl": _t5(24, 2048, 32, 64, 5120, gated=True),
     "flan-t5-xxl": _t5(24, 4096, 64, 64, 10240, gated=True),
+    "flan-t5-small": dict(
+        model_type="t5",
+        num_layers=8,
+        d_model=512,
+        num_heads=6,
+        d_kv=64,
+        d_ff=1024,
+        vocab_size=32128,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    ),
+    "bart-base": _bart(6, 768, 12, 3072),
+    "bart-large": _bart(12, 1024, 16, 4096),
     "llama-2-7b": _llama(32, 4096, 32, 32, 11008),
     "llama-2-13b": _llama(40, 5120, 40, 40, 13824),
     "llama-2-70b": _llama(80, 8192, 64, 8, 28672),

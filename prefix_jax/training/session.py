@@ -57,7 +57,12 @@ class Session:
         data = self.config.data
         window = self.spec.window
         room = 0 if window is None else window - self.method().positions
-        return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
+        if window is None or not self.spec.encoder_layers:
+            return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
+        # A window each: a prompt is in the encoder's, the positions before a text in the decoder's.
+        reserved = self.method().reserved
+        source, target = window - reserved, room + reserved
+        return Limits(source=min(data.max_source_length, source), target=min(data.max_target_length, target))
 
     def method(self) -> Method:
         texts = {name: self.config[name].get("text", "") for name in tuning.names(self.config)}

@@ -20,13 +20,13 @@ from prefix_jax.disk import write_all
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import SITES, Prefix, Site, check, length, site_of
 from prefix_jax.models.pretrained import check_same_model, safetensors_file
-from prefix_jax.models.specs import GPT2Spec, LlamaSpec, Spec, T5Spec, spec_dict
+from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec, spec_dict
 
 FORMAT = 1
 TENSORS = "prefix.safetensors"
 META = "prefix.json"
 
-_FAMILIES = {"gpt2": GPT2Spec, "llama": LlamaSpec, "t5": T5Spec}
+_FAMILIES = {"gpt2": GPT2Spec, "llama": LlamaSpec, "t5": T5Spec, "bart": BartSpec}
 # What a prefix does not depend on: which tokens begin, end and pad a text.
 _IMMATERIAL = ("eos_id", "bos_id", "pad_id", "decoder_start_id")
 

@@ -41,10 +41,8 @@ def _last(params: Mapping[str, Any], layers: int, encoder_decoder: bool) -> dict
     """Returns the last layers and the norm after them: of an encoder-decoder, those of the decoder."""
     if encoder_decoder:
         return {"decoder": _last(params["decoder"], layers, encoder_decoder=False)}
-    return {
-        "layers": jax.tree.map(lambda leaf: leaf[-layers:], params["layers"]),
-        "final_norm": params["final_norm"],
-    }
+    after = {"final_norm": params["final_norm"]} if "final_norm" in params else {}
+    return {"layers": jax.tree.map(lambda leaf: leaf[-layers:], params["layers"]), **after}
 
 
 def _in_type(trainable: PyTree, params: Any, activations: Any) -> PyTree:

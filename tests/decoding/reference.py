@@ -11,7 +11,7 @@ from prefix_jax.decoding import Options
 PAD, END = 0, 1
 torch.set_num_threads(1)  # more only get in each other's way on networks this small
 _IDS = dict(pad_token_id=PAD, eos_token_id=END)
-_TREES = {"GPT2Spec": tm._gpt2_tree, "LlamaSpec": tm._llama_tree, "T5Spec": tm._t5_tree}
+_TREES = {"GPT2Spec": tm._gpt2_tree, "LlamaSpec": tm._llama_tree, "T5Spec": tm._t5_tree, "BartSpec": tm._bart_tree}
 FAMILIES = {
     "gpt2": lambda: tm.gpt2(bos_token_id=END, **_IDS),
     "llama": lambda: tm.llama(bos_token_id=2, tie_word_embeddings=False, **_IDS),
@@ -20,6 +20,7 @@ FAMILIES = {
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS
     ),
+    "bart": lambda: tm.bart(decoder_start_token_id=2, bos_token_id=2, forced_eos_token_id=None, **_IDS),
 }
 
 
@@ -50,6 +51,9 @@ def _rename(pair: tm.Pair, token: int) -> None:
     with torch.no_grad():
         for table in list(tables.values())[: 1 if tied else 2]:
             table.weight[[END, token]] = table.weight[[token, END]]
+        bias = getattr(pair.torch, "final_logits_bias", None)
+        if bias is not None:
+            bias[:, [END, token]] = bias[:, [token, END]]
     pair.torch.generation_config.eos_token_id = END
 
 

@@ -74,7 +74,7 @@ def test_flan_t5_small_parity():
     inputs = dict(input_ids=torch.tensor(source), decoder_input_ids=torch.tensor(decoder), use_cache=False)
     close(plain, network(**inputs).logits.detach())
     leaves = tm.leaves_of(prefix)
-    with tm.t5_prefix(network, leaves, {}):
+    with tm.prefix_in_attention(network, leaves, {}):
         theirs = network(**inputs).logits
     compare(theirs, leaves, target, *ours(model, base, prefix, target, tokens=decoder, encoder_tokens=source))
 

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from transformers.cache_utils import DynamicCache  # noqa: E402
+from transformers.models.bart import modeling_bart  # noqa: E402
 from transformers.models.t5 import modeling_t5  # noqa: E402
 
 from prefix_jax.models import Model, Spec, build  # noqa: E402
@@ -76,6 +77,17 @@ def t5(**options: Any) -> Pair:
     assert (network.lm_head.weight is network.shared.weight) == raw["tie_word_embeddings"]
     model = build(from_hf(raw))
     return Pair(network, model, {"params": _t5_tree(network, model.spec)})
+
+
+def bart(**options: Any) -> Pair:
+    shape = dict(vocab_size=61, d_model=24, encoder_layers=3, decoder_layers=2, max_position_embeddings=40)
+    heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=36, decoder_ffn_dim=32)
+    config = transformers.BartConfig(**{**shape, **heads, **options}, attn_implementation="eager")
+    network = _random(transformers.BartForConditionalGeneration(config))
+    with torch.no_grad():
+        network.final_logits_bias.normal_(generator=torch.Generator().manual_seed(1))
+    model = build(from_hf(config.to_dict()))
+    return Pair(network, model, {"params": _bart_tree(network, model.spec)})
 
 
 def _random(network: Any, seed: int = 0) -> Any:
@@ -226,6 +238,51 @@ def _t5_tree(network: Any, spec: Spec) -> dict:
     return _with_head(tree, w, spec)
 
 
+def _bart_tree(network: Any, spec: Spec) -> dict:
+    w = _state(network)
+
+    def norm(path: str) -> dict:
+        return {"scale": w[f"{path}.weight"], "bias": w[f"{path}.bias"]}
+
+    def linear(path: str) -> dict:
+        return {"kernel": w[f"{path}.weight"].T, "bias": w[f"{path}.bias"]}
+
+    def parts(path: str, names: str) -> dict:
+        heads = (spec.heads, spec.head_dim)
+        kernels = [w[f"{path}.{n}_proj.weight"].T.reshape(-1, *heads) for n in names]
+        biases = [w[f"{path}.{n}_proj.bias"].reshape(heads) for n in names]
+        return {"kernel": np.stack(kernels, axis=2), "bias": np.stack(biases, axis=1)}
+
+    def out(path: str) -> dict:
+        return {"kernel": _out(w[f"{path}.out_proj.weight"], spec), "bias": w[f"{path}.out_proj.bias"]}
+
+    def layer(path: str) -> dict:
+        tree = {
+            "attention": {"qkv": parts(f"{path}.self_attn", "qkv"), "out": out(f"{path}.self_attn")},
+            "attention_norm": norm(f"{path}.self_attn_layer_norm"),
+            "mlp": {"up": linear(f"{path}.fc1"), "down": linear(f"{path}.fc2")},
+            "mlp_norm": norm(f"{path}.final_layer_norm"),
+        }
+        if "decoder" in path:
+            cross = f"{path}.encoder_attn"
+            tree["cross"] = {"query": parts(cross, "q"), "key_value": parts(cross, "kv"), "out": out(cross)}
+            tree["cross_norm"] = norm(f"{path}.encoder_attn_layer_norm")
+        return tree
+
+    def side(name: str, count: int) -> dict:
+        path = f"model.{name}"
+        positions = {"table": w[f"{path}.embed_positions.weight"], "norm": norm(f"{path}.layernorm_embedding")}
+        return {"positions": positions, "layers": _layers([layer(f"{path}.layers.{i}") for i in range(count)])}
+
+    tree = {
+        "embedding": {"tokens": w["model.shared.weight"]},
+        "encoder": side("encoder", spec.encoder_layers),
+        "decoder": side("decoder", spec.layers),
+        "logits_bias": w["final_logits_bias"][0],
+    }
+    return _with_head(tree, w, spec)
+
+
 def random_prefix(
     spec: Spec, length: int, seed: int = 0, offset: int | None = None, layers: dict | None = None
 ) -> Prefix:
@@ -271,46 +328,54 @@ def visible(segment_ids: np.ndarray, prefix: int = 0, window: int | None = None)
 
 
 @contextlib.contextmanager
-def t5_prefix(network: Any, leaves: dict[str, Any], layers: dict[str, tuple[int, ...] | None]) -> Iterator[None]:
-    """Within it, T5's eager attention sees the prefix in front of its keys, with no position bias and no mask."""
-    plain = modeling_t5.eager_attention_forward
+def prefix_in_attention(
+    network: Any, leaves: dict[str, Any], layers: dict[str, tuple[int, ...] | None]
+) -> Iterator[None]:
+    """Within it, the eager attention of T5 or BART sees the prefix in front of its keys, with no position bias and no
+    mask.
+    """
+    source = modeling_t5 if isinstance(network, transformers.T5ForConditionalGeneration) else modeling_bart
+    plain = source.eager_attention_forward
     found = {}
-    for site, blocks, index, name in (
-        ("encoder", network.encoder.block, 0, "SelfAttention"),
-        ("decoder", network.decoder.block, 0, "SelfAttention"),
-        ("cross", network.decoder.block, 1, "EncDecAttention"),
-    ):
+    for site, modules in _attentions(network).items():
         if f"{site}.key" in leaves:
-            for row, layer in enumerate(layers.get(site) or range(len(blocks))):
-                found[getattr(blocks[layer].layer[index], name)] = (
-                    leaves[f"{site}.key"][row],
-                    leaves[f"{site}.value"][row],
-                )
+            for row, layer in enumerate(layers.get(site) or range(len(modules))):
+                found[modules[layer]] = (leaves[f"{site}.key"][row], leaves[f"{site}.value"][row])
 
-    def eager(module, query, key, value, mask, position_bias=None, **kwargs):
+    def eager(module, query, key, value, mask, **kwargs):
         if module not in found:
-            return plain(module, query, key, value, mask, position_bias=position_bias, **kwargs)
+            return plain(module, query, key, value, mask, **kwargs)
+        if "position_bias" in kwargs:
+            kwargs["position_bias"] = padded(kwargs["position_bias"], found[module][0].shape[1])
         own_key, own_value = (leaf.expand(query.shape[0], *leaf.shape) for leaf in found[module])
-        length = own_key.shape[2]
+        both = torch.cat([own_key, key], 2), torch.cat([own_value, value], 2)
+        return plain(module, query, *both, padded(mask, own_key.shape[2]), **kwargs)
 
-        def padded(added):
-            return None if added is None else torch.nn.functional.pad(added, (length, 0))
+    def padded(added, length):
+        return None if added is None else torch.nn.functional.pad(added, (length, 0))
 
-        return plain(
-            module,
-            query,
-            torch.cat([own_key, key], 2),
-            torch.cat([own_value, value], 2),
-            padded(mask),
-            position_bias=padded(position_bias),
-            **kwargs,
-        )
-
-    modeling_t5.eager_attention_forward = eager
+    source.eager_attention_forward = eager
     try:
         yield
     finally:
-        modeling_t5.eager_attention_forward = plain
+        source.eager_attention_forward = plain
+
+
+def _attentions(network: Any) -> dict[str, list[Any]]:
+    """The attention modules of each site, by layer."""
+    if isinstance(network, transformers.T5ForConditionalGeneration):
+        encoder, decoder = network.encoder.block, network.decoder.block
+        return {
+            "encoder": [block.layer[0].SelfAttention for block in encoder],
+            "decoder": [block.layer[0].SelfAttention for block in decoder],
+            "cross": [block.layer[1].EncDecAttention for block in decoder],
+        }
+    encoder, decoder = network.model.encoder.layers, network.model.decoder.layers
+    return {
+        "encoder": [layer.self_attn for layer in encoder],
+        "decoder": [layer.self_attn for layer in decoder],
+        "cross": [layer.encoder_attn for layer in decoder],
+    }
 
 
 def differentiable(prefix: Prefix) -> dict[str, Any]:

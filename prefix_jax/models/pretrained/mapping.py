@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained.leaves import Leaf, concatenate, split, stack, transpose
-from prefix_jax.models.specs import GPT2Spec, LlamaSpec, Spec, T5Spec
+from prefix_jax.models.pretrained.leaves import Leaf, concatenate, merge, split, stack, transpose
+from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec
 
 Table = dict[str, Leaf]
 Tree = dict[str, Any]
@@ -25,7 +25,7 @@ def to_tree(spec: Spec, table: Table) -> Tree:
     Raises:
       UserError: a tensor is missing, has another shape than the configuration says, or is one that the model has not.
     """
-    rules = {GPT2Spec: _gpt2, LlamaSpec: _llama, T5Spec: _t5}
+    rules = {GPT2Spec: _gpt2, LlamaSpec: _llama, T5Spec: _t5, BartSpec: _bart}
     names = _Names(table)
     tree = rules[type(spec)](spec, names)
     names.finish()
@@ -235,3 +235,58 @@ def _t5_mlp(spec: T5Spec, names: _Names, path: str) -> Tree:
         return {"up": {"kernel": _linear(names(f"{path}.wi.weight", f, e))}, "down": down}
     gate, up = ({"kernel": _linear(names(f"{path}.wi_{j}.weight", f, e))} for j in (0, 1))
     return {"gate": gate, "up": up, "down": down}
+
+
+def _bart(spec: BartSpec, names: _Names) -> Tree:
+    names.without("model.")
+    names.ignore("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    return {
+        "embedding": {"tokens": names("shared.weight", spec.vocab_size, spec.d_model)},
+        "encoder": _bart_stack(spec, names, "encoder", spec.encoder_layers, spec.encoder_d_ff),
+        "decoder": _bart_stack(spec, names, "decoder", spec.layers, spec.d_ff),
+        "logits_bias": merge(names("final_logits_bias", 1, spec.vocab_size), 0, 2),
+        **_head(spec, names, "shared.weight"),
+    }
+
+
+def _bart_stack(spec: BartSpec, names: _Names, side: str, layers: int, f: int) -> Tree:
+    e, h, d = spec.d_model, spec.heads, spec.head_dim
+
+    def norm(path: str) -> Tree:
+        return {"scale": names(f"{path}.weight", e), "bias": names(f"{path}.bias", e)}
+
+    def fused(path: str, parts: str) -> Tree:
+        """[E, H, parts, D], and the bias of its outputs"""
+        kernels = [split(names(f"{path}.{p}_proj.weight", h * d, e), 0, (h, d)) for p in parts]
+        biases = [split(names(f"{path}.{p}_proj.bias", h * d), 0, (h, d)) for p in parts]
+        return {"kernel": transpose(stack(kernels, 1), (3, 0, 1, 2)), "bias": stack(biases, 1)}
+
+    def out(path: str) -> Tree:
+        kernel = transpose(split(names(f"{path}.out_proj.weight", e, h * d), 1, (h, 1, d)), (1, 2, 3, 0))
+        return {"kernel": kernel, "bias": names(f"{path}.out_proj.bias", e)}
+
+    def linear(path: str, inputs: int, outputs: int) -> Tree:
+        return {"kernel": _linear(names(f"{path}.weight", outputs, inputs)), "bias": names(f"{path}.bias", outputs)}
+
+    def layer(i: int) -> Tree:
+        path = f"{side}.layers.{i}"
+        attention, cross = f"{path}.self_attn", f"{path}.encoder_attn"
+        tree = {
+            "attention": {"qkv": fused(attention, "qkv"), "out": out(attention)},
+            "attention_norm": norm(f"{path}.self_attn_layer_norm"),
+            "mlp": {"up": linear(f"{path}.fc1", e, f), "down": linear(f"{path}.fc2", f, e)},
+            "mlp_norm": norm(f"{path}.final_layer_norm"),
+        }
+        if side == "decoder":
+            parts = {"query": fused(cross, "q"), "key_value": fused(cross, "kv"), "out": out(cross)}
+            tree |= {"cross": parts, "cross_norm": norm(f"{path}.encoder_attn_layer_norm")}
+        return tree
+
+    rows = spec.max_positions + 2
+    return {
+        "positions": {
+            "table": names(f"{side}.embed_positions.weight", rows, e),
+            "norm": norm(f"{side}.layernorm_embedding"),
+        },
+        "layers": _stacked(layers, layer),
+    }

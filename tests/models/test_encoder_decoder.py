@@ -1,4 +1,4 @@
-"""T5 1.0 and 1.1 against transformers, on random weights: logits, and gradients of a prefix at all three sites."""
+"""T5 1.0, 1.1 and BART against transformers, on random weights: logits, gradients of a prefix at all three sites."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from tests.models.torch_models import torch
 CASES = {
     "t5_relu_tied": lambda: tm.t5(),
     "t5_gated_untied": lambda: tm.t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False, d_kv=5),
+    "bart": lambda: tm.bart(),
+    "bart_scaled_relu": lambda: tm.bart(scale_embedding=True, activation_function="relu", decoder_ffn_dim=20),
 }
 # Of each site, the layers that carry a prefix in the second kind of prefix (None: all).
 SUBSETS = {"encoder": (1,), "decoder": None, "cross": (1,)}
@@ -25,8 +27,8 @@ class Calls:
     def __init__(self, pair):
         self.pair = pair
         self.prefixes = {
-            "all": tm.random_prefix(pair.spec, LENGTH),
-            "subsets": tm.random_prefix(pair.spec, LENGTH, layers=SUBSETS),
+            "all": tm.random_prefix(pair.spec, LENGTH, offset=0),
+            "subsets": tm.random_prefix(pair.spec, LENGTH, offset=0, layers=SUBSETS),
         }
         self.plain = tm.jit(self._logits)
 
@@ -60,7 +62,7 @@ class Calls:
         """Torch's logits with the prefix concatenated in its own attention, and the leaves they depend on."""
         tokens, mask, encoder_tokens, encoder_mask = (torch.tensor(a) for a in inputs)
         leaves = {} if kind is None else tm.leaves_of(self.prefixes[kind])
-        with tm.t5_prefix(self.pair.torch, leaves, SUBSETS if kind == "subsets" else {}):
+        with tm.prefix_in_attention(self.pair.torch, leaves, SUBSETS if kind == "subsets" else {}):
             out = self.pair.torch(
                 input_ids=encoder_tokens,
                 attention_mask=encoder_mask,
@@ -163,6 +165,18 @@ def _decode(calls, tokens, columns, cross, encoder_mask, past):
         return model.apply(calls.pair.variables, hidden, method="logits"), own
 
     return run(tokens, past, prefix)
+
+
+def test_bart_positions_begin_after_the_prefix():
+    """Beside torch with its table of decoder positions moved by as many rows."""
+    pair, inputs = tm.bart(), _inputs((0, 0, 0))
+    calls = Calls(pair)
+    calls.prefixes["all"] = calls.prefixes["all"].replace(position_offset=jnp.int32(3))
+    table = pair.torch.model.decoder.embed_positions.weight
+    with torch.no_grad():
+        table[2:-3] = table[5:].clone()
+    expected = calls.torch_logits(inputs, "all")[0].detach().numpy()
+    _close(calls.prefixed("all", inputs)[1], expected)
 
 
 def test_init_has_the_tree_of_the_weights(calls):
