@@ -7,8 +7,8 @@ Each row is a run of its own, as if from
     python -m prefix_jax.train --config configs/e2e_methods.py --config.method=lora --workdir runs/e2e_lora
     python -m prefix_jax.evaluate --workdir runs/e2e_lora --split test --limit 100
 
-Learning rates are what is usual for a method with Adam; none was searched for. Half an hour on 2 cores; for the scores to expect, see
-experiments/methods.
+Learning rates are what is usual for a method with Adam; none was searched for. Half an hour on 2 cores; for the
+scores to expect, see experiments/methods.
 """
 
 from prefix_jax.config import default_config

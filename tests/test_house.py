@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 FLOORS = (
     "errors", "config", "disk", "models", "tuning", "data", "parallel", "training", "decoding", "metrics", "reporting",
-    "planning", "inference", "sweeping",
+    "planning", "inference", "inspection", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 

@@ -50,6 +50,16 @@ def attend(
     return _attend(query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(operands))
 
 
+def attention_weights(
+    query: Float[Array, "*batch K G T D"], sources: tuple[Source, ...], scale: float
+) -> Float[Array, "*batch K G T S"]:
+    """Returns the weights that each query gives to the keys of all sources, in their order: they sum to 1."""
+    query = query * jnp.asarray(scale, query.dtype)
+    logits = [_logits(query, source._replace(mask=None), source.mask, jnp.float32) for source in sources]
+    shape = jnp.broadcast_shapes(*(logit.shape[:-1] for logit in logits))
+    return jax.nn.softmax(jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in logits], -1), -1)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _attend(query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any) -> Array:
     return _attended(query, sources, masks, scale, low)[0]
@@ -243,6 +253,6 @@ def attention_scale(head_dim: int) -> float:
 
 
 __all__ = [
-    "MASKED", "Source", "attend", "attention_scale", "causal_mask", "rotary_angles", "rotate", "same_segment",
-    "segment_positions",
+    "MASKED", "Source", "attend", "attention_scale", "attention_weights", "causal_mask", "rotary_angles", "rotate",
+    "same_segment", "segment_positions",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from prefix_jax.models.attention import Source, attend, same_segment, segment_positions
 from prefix_jax.models.injected import PROMPT, with_prompt
-from prefix_jax.models.layers import Embedding, Places, Projection, gather_columns, heads_first, whole_layers
+from prefix_jax.models.layers import Embedding, Places, Projection, gather_columns, heads_first, observe, whole_layers
 from prefix_jax.models.prefix import KeyValues, Past, Prefix
 from prefix_jax.models.specs import Spec
 
@@ -33,7 +33,9 @@ class CrossAttention(nn.Module):
 
     def __call__(self, x: Array, source: Source, prefix: Source | None) -> Array:
         query = heads_first(self.query(x))
-        out = attend(query, (*present(prefix), source), self.scale, operands=self.query.operands(x))
+        sources = (*present(prefix), source)
+        out = attend(query, sources, self.scale, operands=self.query.operands(x))
+        observe(self, query, sources, self.scale)
         return self.out(jnp.moveaxis(out, -2, -4))
 
     def key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:

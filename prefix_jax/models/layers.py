@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from prefix_jax.models.attention import Source, attend
+from prefix_jax.models.attention import Source, attend, attention_weights
 from prefix_jax.models.injected import LORA, TUNED, low_rank
 from prefix_jax.models.prefix import KeyValues, Site
 from prefix_jax.models.products import KEPT, as_bits, keep, operand, product, product_transposed
+
+# A collection that a caller asks for with `mutable`, to look inside.
+OBSERVED = "observed"
 
 _embedding_init = nn.initializers.normal(0.02)
 
@@ -132,9 +135,17 @@ class SelfAttention(nn.Module):
         query, key, value = lax.split(projection(x), (self.groups, 1, 1), axis=x.ndim)
         query = turn(heads_first(query))
         key, value = turn(heads_first(key)[..., 0, :, :]), heads_first(value)[..., 0, :, :]
-        out = attend(query, (*sources, Source(key, value, bias, mask)), self.scale, projection.operands(x))
+        everything = (*sources, Source(key, value, bias, mask))
+        out = attend(query, everything, self.scale, projection.operands(x))
+        observe(self, query, everything, self.scale)
         out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
         return out, KeyValues(key, value)
+
+
+def observe(module: nn.Module, query: Array, sources: tuple[Source, ...], scale: float) -> None:
+    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it."""
+    if module.is_mutable_collection(OBSERVED):
+        module.put_variable(OBSERVED, "weights", attention_weights(query, sources, scale))
 
 
 class GatedMLP(nn.Module):
@@ -189,7 +200,8 @@ class Stack(nn.Module):
     The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None,
     `past` its slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no
     gradient runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input.
-    `placement` holds each layer's input to its sharding. Where the collection `tuned` has weights of the last layers,
+    `placement` holds each layer's input to its sharding. The collection `observed` gets the attention's weights of each
+    run of layers, by the first of them. Where the collection `tuned` has weights of the last layers,
     they take the place of those in `params`.
     """
 
@@ -200,6 +212,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, shared: Any, sites: tuple[Site | None, ...], past: Any) -> tuple[Array, Any]:
+        observing = self.is_mutable_collection(OBSERVED) and not self.is_initializing()
         block = self.block.clone(parent=None)
         if self.is_initializing():
             first = jax.tree.map(lambda leaf: leaf[0], past)
@@ -207,17 +220,23 @@ class Stack(nn.Module):
             stacked = jax.vmap(lambda key: block.init(key, x, shared, (None,) * len(sites), first)["params"])(keys)
             for name, leaf in stacked.items():
                 self.put_variable("params", name, leaf)
-        variables = self.variables
+        variables = {name: tree for name, tree in self.variables.items() if name != OBSERVED}
 
         def body(x: Array, layer: tuple) -> tuple[Array, Any]:
             weights, sites_here, past_here = layer
             x = x if self.placement is None else self.placement.hidden(x)
-            return block.apply(weights, x, shared, sites_here, past_here)
+            if not observing:
+                return block.apply(weights, x, shared, sites_here, past_here)
+            (x, output), seen = block.apply(weights, x, shared, sites_here, past_here, mutable=[OBSERVED])
+            return x, (output, seen[OBSERVED])
 
         kept = () if self.rematerialise else (KEPT,)
         outputs = []
         for run in layer_runs(self.length, sites, _tuned_from(variables, self.length)):
             x, output = _scan_run(body, x, variables, sites, past, run, self.length, kept)
+            if observing:
+                output, seen = output
+                self.put_variable(OBSERVED, str(run.start), seen)
             outputs.append(output)
         return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs) if len(outputs) > 1 else outputs[0]
 

@@ -15,6 +15,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Markup | None]], ...] = (
     ("scores", "Scores", sections.scores),
     ("samples", "Samples", sections.samples),
     ("prefix", "The prefix", sections.prefix),
+    ("inside", "Looking inside", sections.inside),
     ("options", "Options", sections.options),
     ("reproduce", "How to reproduce", sections.reproduce),
 )

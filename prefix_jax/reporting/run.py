@@ -31,7 +31,7 @@ class Run:
     """What a run directory holds.
 
     `record` is `config.json`; `metrics` its lines of scalars; `scores` maps a split to its scores; `prefix` is
-    `tuned/prefix.json`; `notes` say in a sentence each what could not be read.
+    `tuned/prefix.json`, `inspection` is `inspection.json`; `notes` say in a sentence each what could not be read.
     """
 
     workdir: Path
@@ -40,6 +40,7 @@ class Run:
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     prefix: Mapping[str, Any] = field(default_factory=dict)
+    inspection: Mapping[str, Any] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -87,6 +88,7 @@ def read_run(workdir: Path | str) -> Run:
         scores={str(k): v for k, v in _read_object(workdir / "scores.json", notes).items() if isinstance(v, dict)},
         samples=[line for line in _read_lines(workdir / "samples.jsonl", notes) if "source" in line],
         prefix=prefix,
+        inspection=_read_object(workdir / "inspection.json", notes),
         pictures=_read_pictures(workdir / "tuned" / "prefix.safetensors", prefix, notes),
         notes=notes,
     )
