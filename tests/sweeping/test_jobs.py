@@ -38,9 +38,6 @@ def test_jobs_train_and_score_and_are_not_repeated(tiny_models, tmp_path):
     assert "length  hidden  state" in out and (tmp_path / "sweep" / "report.html").is_file()
     _, err = runs.run("sweep", *words, cache=tmp_path / "cache")
     assert "job " not in err
-    # Without jobs the same sweep is done too.
-    _, err = runs.run("sweep", *words[:-2], cache=tmp_path / "cache")
-    assert "records" not in err
 
 
 @pytest.mark.slow
