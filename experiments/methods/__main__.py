@@ -1,4 +1,4 @@
-"""`python -m experiments.methods SWEEP_DIRECTORY`: keeps what the sweep of `configs/e2e_methods.py` found, and its table.
+"""`python -m experiments.methods SWEEP_DIRECTORY`: keeps what the sweep of `configs/e2e_methods.py` found, and a table.
 
 Copies each run's configuration, metrics and scores to a folder of its own here, and writes the table of `README.md`
 between its markers. The paper's numbers come from its own tables, in `$PREFIX_JAX_DATA/paper/tables.json`.
