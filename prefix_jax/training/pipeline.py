@@ -40,6 +40,7 @@ def run(trainer: Trainer) -> list[Outcome]:
     for outcome in outcomes:
         if outcome.finished and not outcome.diverged:
             keep(trainer.session, outcome)
+    hosts.wait("kept")  # process 0 has written what the others may read next
     return outcomes
 
 
