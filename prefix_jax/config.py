@@ -134,7 +134,7 @@ def _data() -> dict:
         limit=0,
         limit_seed=-1,
         # Comma-separated categories of the records to train on (and of the validation loss), and of those that the
-        # test split keeps; empty: all.
+        # test split keeps; with a minus before, as "-sport", all others; empty: all.
         categories="",
         test_categories="",
         # Of the order of the records.

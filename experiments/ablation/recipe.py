@@ -2,8 +2,8 @@
 
     python -m experiments.ablation --scale=cpu --workdir runs/ablation
 
-"paper": GPT-2 Medium on E2E, ten epochs. "cpu": SmolLM2-135M on E2E, 80 steps of 4 records, one seed, every 15th test
-record.
+"paper": GPT-2 Medium on E2E, ten epochs. "cpu": SmolLM2-135M on E2E, 80 steps of 4 records, one seed, 40 test
+records.
 """
 
 from collections.abc import Iterator

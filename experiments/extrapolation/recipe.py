@@ -3,7 +3,7 @@
     python -m experiments.extrapolation --scale=cpu --workdir runs/extrapolation
 
 "paper": GPT-2 Medium and Large, as published. "cpu": FLAN-T5-small, 100 steps of 8 records (a 23rd of an epoch),
-three seeds, every 16th test record.
+three seeds, 120 test records.
 """
 
 from collections.abc import Iterator

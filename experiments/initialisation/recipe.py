@@ -4,7 +4,7 @@
     python -m experiments.initialisation --scale=cpu --workdir runs/initialisation
 
 "paper": GPT-2 Medium on 100 records of E2E, 200 steps. "cpu": FLAN-T5-small on 100 records of E2E, 40 steps of 4, three
-seeds, every 10th test record; eight rows at a time train in one program.
+seeds, 60 test records; eight rows at a time train in one program.
 """
 
 from collections.abc import Iterator

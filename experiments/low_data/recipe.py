@@ -3,7 +3,7 @@
     python -m experiments.low_data --scale=cpu --workdir runs/low_data
 
 "paper": GPT-2 Medium, five subsets of each size and two seeds, the paper's numbers of steps. "cpu": FLAN-T5-small,
-three subsets, 30 to 65 steps of 8 records, every 10th test record.
+three subsets, 30 to 65 steps of 8 records, 60 test records.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
     python -m experiments.prefix_length --scale=cpu --workdir runs/prefix_length
 
 "paper": GPT-2 Medium, the lengths that the paper tried. "cpu": FLAN-T5-small, 60 steps of 4 records, five lengths of
-three seeds each, every 100th test record; eight rows at a time train in one program.
+three seeds each, 60 test records; eight rows at a time train in one program.
 """
 
 from collections.abc import Iterator

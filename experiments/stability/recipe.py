@@ -3,7 +3,7 @@
     python -m experiments.stability --scale=cpu --workdir runs/stability
 
 "paper": GPT-2 Medium on E2E as published, four learning rates, three seeds. "cpu": FLAN-T5-small on E2E, 50 steps of 4
-records, four learning rates, three seeds, every 10th test record; eight rows at a time train in one program.
+records, four learning rates, three seeds, 60 test records; eight rows at a time train in one program.
 """
 
 from collections.abc import Iterator

@@ -22,13 +22,13 @@ from prefix_jax.training.trainer import prepare_together
 @dataclass(frozen=True)
 class Options:
     """How a sweep is run: at most `members` rows in one program; the split that is scored ("" for none), how many
-    of its records (0: all), and whether only every so many-th.
+    of its records (0: all), and whether evenly spaced over it.
     """
 
     members: int = 8
     split: str = "test"
     limit: int = 0
-    every: int = 1
+    spread: bool = False
 
 
 def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str]) -> State:
@@ -91,7 +91,7 @@ def _in_job(rows: Sequence[Row], workdir: Path, options: Options, words: list[st
 
 def _state(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str], job: str = "") -> State:
     scoring: dict[str, Any] = {"split": options.split, "limit": options.limit}
-    scoring |= {"every": options.every} if options.every > 1 else {}
+    scoring |= {"spread": True} if options.spread else {}
     about = {"command": " ".join(words)}
     state = State(workdir, rows, options.members, scoring, about, job)
     hosts.wait("sweep")
@@ -153,7 +153,7 @@ class _Runner:
             self.options.split,
             limit=self.options.limit,
             overrides=about,
-            every=self.options.every,
+            spread=self.options.spread,
             opened=self._opened(row),
         )
         if hosts.leader():
