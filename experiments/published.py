@@ -17,6 +17,7 @@ E2E = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 WEBNLG = tuple(f"{metric}_{part}" for metric in ("BLEU", "METEOR", "TER") for part in ("seen", "unseen", "all"))
 DART = ("BLEU", "METEOR", "TER")
 SUMMARIES = ("rouge1", "rouge2", "rougeL")
+METRICS = {"e2e": E2E, "webnlg": WEBNLG, "dart": DART, "xsum": SUMMARIES}
 
 # Method and task: learning rate, epochs, batch (arXiv v1, Table 5).
 _PUBLISHED = {

@@ -3,7 +3,7 @@
     python -m experiments.low_data --scale=cpu --workdir runs/low_data
 
 "paper": GPT-2 Medium, five subsets of each size and two seeds, the paper's numbers of steps. "cpu": FLAN-T5-small,
-three subsets, 30 to 65 steps of 8 records, 60 test records.
+three subsets, 25 to 60 steps of 8 records, 60 test records.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from prefix_jax.config import Config
 
 # Records, and the steps that the paper gave a prefix and fine-tuning.
 STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
-SMALL_STEPS = {50: 30, 100: 40, 200: 50, 500: 65}
+SMALL_STEPS = {50: 25, 100: 30, 200: 40, 500: 60}
 SMALL_RATES = {"prefix": 2e-3, "finetune": 5e-4}
 
 

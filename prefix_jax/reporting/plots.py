@@ -1,12 +1,14 @@
 """Plots as SVG text: pure functions of the data, coloured by the page's CSS classes, so that they turn dark with it."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
 from prefix_jax.reporting.markup import Markup, tag
+from prefix_jax.reporting.theme import chart_style
 
 # Text is 11 units high; a digit of it is this wide.
 DIGIT = 6.4
@@ -127,6 +129,48 @@ def heat_map(
     parts.append(tag("text", row_label, class_="label", text_anchor="middle", transform=turned))
     told = f"{title}. {rows} by {columns} values from {low:.3g} to {high:.3g}."
     return _svg(parts, width, height, told)
+
+
+def dot_chart(
+    names: Sequence[str],
+    values: Sequence[float],
+    spread: Sequence[float],
+    *,
+    title: str,
+    x_label: str,
+    width: int = 440,
+) -> Markup:
+    """Returns an SVG with a row a name: a dot at its value, and a bar from value - spread to value + spread."""
+    ends = [v + sign * s for v, s in zip(values, spread, strict=True) if math.isfinite(v) for sign in (-1, 1)]
+    if not ends:
+        return tag("p", "Nothing to draw yet.", class_="empty")
+    row, left = 22.0, max(len(name) for name in names) * DIGIT + 14
+    height = 10 + row * len(names) + BOTTOM
+    axis = _placed(_linear_axis(min(ends), max(ends), max(int((width - left) // 60), 2)), left, width - RIGHT)
+    parts, told = [], []
+    for tick in axis.ticks:
+        x = f"{axis.at(tick):.1f}"
+        parts.append(tag("line", class_="grid", x1=x, x2=x, y1=10, y2=f"{height - BOTTOM:.1f}"))
+        parts.append(_text(tick_text(tick, axis.ticks), axis.at(tick), height - BOTTOM + 17, "middle"))
+    for number, (name, value, s) in enumerate(zip(names, values, spread, strict=True)):
+        y = 10 + row * (number + 0.5)
+        parts.append(_text(name, left - 7, y + 4, "end"))
+        if not math.isfinite(value):
+            continue
+        place, (low, high) = f"{y:.1f}", (f"{axis.at(value + sign * s):.1f}" for sign in (-1, 1))
+        parts.append(tag("line", class_="mark line", x1=low, x2=high, y1=place, y2=place))
+        parts.append(tag("circle", class_="mark points", r=4, cx=f"{axis.at(value):.1f}", cy=place))
+        told.append(f"{name}: {value:.4g}.")
+    parts.append(_text(x_label, (left + width - RIGHT) / 2, height - 4, "middle", "label"))
+    return _svg(parts, width, height, f"{title}. {' '.join(told)}")
+
+
+def standalone(chart: Markup) -> str:
+    """Returns a chart as the text of an SVG file, with its colours in it."""
+    opening, _, rest = chart.partition(">")
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)
+    size = f' width="{box[1]}" height="{box[2]}"' if box else ""
+    return f'{opening} xmlns="http://www.w3.org/2000/svg"{size}><style>{chart_style()}</style>{rest}\n'
 
 
 def bar_pair(bare: float | None, tuned: float, *, width: int = 200) -> Markup:
