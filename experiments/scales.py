@@ -30,7 +30,7 @@ def small(task: str, source: str = "flan-t5-small") -> Config:
     config.data.task = task
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=10)
     config.training.update(steps=100, batch=8, evaluate_every=0, checkpoint_every=1000, tensorboard=False)
-    config.decoding.update(strategy="greedy", max_length=80)
+    config.decoding.update(strategy="greedy", max_length=80, batch=64)
     return config
 
 

@@ -4,7 +4,7 @@
     python -m experiments.main_table --scale=cpu --workdir runs/main_table
 
 "paper": GPT-2 Medium, and Large for prefix and fine-tuning, as published. "cpu": FLAN-T5-small, 60 steps of 8 records a
-task, one seed, 60 test records.
+task, one seed, 40 test records.
 """
 
 from collections.abc import Iterator
