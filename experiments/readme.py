@@ -9,6 +9,7 @@ from experiments.results import Result
 from experiments.studies import Figure, Study
 from prefix_jax.disk import write_text
 from prefix_jax.metrics.tasks import TASKS
+from prefix_jax.reporting.markup import Markup
 from prefix_jax.reporting.plots import Series, dot_chart, line_chart, standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
@@ -20,7 +21,7 @@ def write_readme(study: Study) -> None:
     parts = []
     for same in results.grouped(results.read(study.results), lambda r: [r.scale, r.option("data.task")]):
         parts += [heading(same), table(study, same)]
-        for figure in study.figures:
+        for figure in study.figures if any(result.scores for result in same) else ():
             name = f"{same[0].scale}-{figure.metric}.svg"
             write_text(study.folder / name, standalone(chart(study, figure, same)))
             parts.append(f"![{figure.metric} against {figure.along}]({name})")
@@ -85,25 +86,32 @@ def spread_text(task: str, metric: str, found: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else mean
 
 
-def chart(study: Study, figure: Figure, found: Sequence[Result]) -> Any:
+def chart(study: Study, figure: Figure, found: Sequence[Result]) -> Markup:
     """Returns a figure as an SVG: lines along a number, or a row of dots for each name."""
-    points: dict[str, list[tuple[Any, float, float]]] = {}
+    lines = _points(study, figure, found)
+    title = f"{figure.metric} against {figure.along}"
+    if any(isinstance(x, str) for points in lines.values() for x, _, _ in points):
+        names, means, deviations = zip(*(point for points in lines.values() for point in points), strict=True)
+        return dot_chart(names, means, deviations, title=title, x_label=figure.metric)
+    series = []
+    for (name, points), kind in zip(lines.items(), KINDS, strict=False):
+        x, y, deviations = zip(*sorted(points), strict=True)
+        series.append(Series(name, x, y, kind, deviations))
+    return line_chart(
+        series, title=title, x_label=figure.along, y_label=figure.metric, log=False, at_points=True, width=440
+    )
+
+
+def _points(study: Study, figure: Figure, found: Sequence[Result]) -> dict[str, list[tuple[Any, float, float]]]:
+    """Returns each line's settings with mean and deviation, where there is a score."""
+    lines: dict[str, list[tuple[Any, float, float]]] = {}
     for same in results.grouped(found, study.labels):
         labels, scores = study.labels(same[0]), values(same, figure.metric)
         if scores:
             deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
             line = str(labels[figure.lines]) if figure.lines else figure.metric
-            points.setdefault(line, []).append((labels[figure.along], statistics.fmean(scores), deviation))
-    title = f"{figure.metric} against {figure.along}"
-    if any(isinstance(x, str) for line in points.values() for x, _, _ in line):
-        names, means, deviations = zip(*(point for line in points.values() for point in line), strict=True)
-        return dot_chart(names, means, deviations, title=title, x_label=figure.metric)
-    series = []
-    for (name, line), kind in zip(points.items(), KINDS, strict=False):
-        x, y, spread = zip(*sorted(line), strict=True)
-        series.append(Series(name, x, y, kind, spread))
-    shown = {"x_label": figure.along, "y_label": figure.metric}
-    return line_chart(series, title=title, **shown, log=False, at_points=True, width=440)
+            lines.setdefault(line, []).append((labels[figure.along], statistics.fmean(scores), deviation))
+    return lines
 
 
 def _label(value: Any) -> str:

@@ -35,7 +35,7 @@ def sweep(scale: str = "cpu") -> Iterator[dict[str, Any]]:
     paper = scales.check(scale) == "paper"
     for name, split in SPLITS.items():
         for method, rate in SMALL_RATES.items():
-            options = {**split, "method": method}
+            options: dict[str, Any] = {**split, "method": method}
             if method == "prefix":
                 options["prefix.length"] = published.PREFIX_LENGTHS[name] if paper else 10
             yield {**options, **(published.training(method, name) if paper else {"optimizer.learning_rate": rate})}
