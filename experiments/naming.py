@@ -1,4 +1,4 @@
-"""What a run's method is called in the tables, and which row of the paper's main table is the same method's."""
+"""What a run's method is called in the tables, and which row of the paper's tables is the same method's."""
 
 from collections.abc import Mapping
 
@@ -24,6 +24,11 @@ def method(result: Result) -> str:
     return f"LoRA, rank {result.option('lora.rank')}"
 
 
+def labels(result: Result) -> dict[str, str]:
+    """Returns the columns of the tables that compare methods."""
+    return {"model": result.option("model.source"), "method": method(result)}
+
+
 def in_main_table(result: Result) -> str:
     """Returns the method's row in the paper's main table; empty where it has none."""
     name, large = result.option("method"), result.option("model.source") == "gpt2-large"
@@ -42,3 +47,11 @@ def main_table(result: Result) -> Mapping[str, float]:
     model = "GPT2-LARGE" if result.option("model.source") == "gpt2-large" else "GPT2-MEDIUM"
     place = ("main_table_arxiv_v1_Table1", model, in_main_table(result), _COLUMNS.get(task, ""))
     return published.scores(published.METRICS[task], *place)
+
+
+def ablation(result: Result) -> Mapping[str, float]:
+    """Returns what the paper's ablation (Table 4) has: of embeddings, one row for both ways of training them."""
+    name = result.option("method")
+    short = {"infix": "INFIX", "prompt": "EMB"}.get(name)
+    row = f"{short}-{result.option(f'{name}.length')}" if short else "PREFIX arXiv v1"
+    return published.scores(published.E2E, "ablation_E2E_BLEU_NIST_MET_RL_CIDEr", row)

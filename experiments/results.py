@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def _subset(config: Mapping[str, Any]) -> dict[str, int]:
     return {"subset": seed} if seed >= 0 else {}
 
 
-def grouped(found: Sequence[Result], key: Any) -> list[list[Result]]:
+def grouped(found: Sequence[Result], key: Callable[[Result], Any]) -> list[list[Result]]:
     """Returns results of the same key together, in the order of each key's first."""
     groups: dict[str, list[Result]] = {}
     for result in found:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import naming, published
-from experiments.ablation.__main__ import TABLE
+from experiments import naming
 from experiments.results import Result
 from experiments.studies import Study, main
 
@@ -15,9 +14,7 @@ def labels(result: Result) -> dict[str, str | float]:
 
 def paper(result: Result) -> Mapping[str, float]:
     """Returns the main table's row, or for embeddings alone the ablation's."""
-    if result.option("method") == "prompt":
-        return published.scores(published.E2E, TABLE, f"EMB-{result.option('prompt.length')}")
-    return naming.main_table(result)
+    return naming.ablation(result) if result.option("method") == "prompt" else naming.main_table(result)
 
 
 STUDY = Study(folder=Path(__file__).parent, labels=labels, scored={"cpu": ("--limit=100",)}, paper=paper)

@@ -8,10 +8,6 @@ from experiments.results import Result
 from experiments.studies import Study, main
 
 
-def labels(result: Result) -> dict[str, str]:
-    return {"model": result.option("model.source"), "method": naming.method(result)}
-
-
 def paper(result: Result) -> Mapping[str, float]:
     share = "2%" if result.share > 0.01 else "0.1%"
     return published.scores(published.SUMMARIES, "xsum_test_R1_R2_RL", f"PREFIX({share})")
@@ -19,7 +15,7 @@ def paper(result: Result) -> Mapping[str, float]:
 
 STUDY = Study(
     folder=Path(__file__).parent,
-    labels=labels,
+    labels=naming.labels,
     scored={"paper": (), "cpu": ("--limit=60", "--spread")},
     paper=paper,
 )
