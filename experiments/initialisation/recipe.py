@@ -4,7 +4,7 @@
     python -m experiments.initialisation --scale=cpu --workdir runs/initialisation
 
 "paper": GPT-2 Medium on 100 records of E2E, 200 steps. "cpu": FLAN-T5-small on 100 records of E2E, 30 steps of 4, three
-seeds, 40 test records; eight rows at a time train in one program.
+seeds, 32 test records; eight rows at a time train in one program.
 """
 
 from collections.abc import Iterator

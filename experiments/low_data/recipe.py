@@ -3,7 +3,7 @@
     python -m experiments.low_data --scale=cpu --workdir runs/low_data
 
 "paper": GPT-2 Medium, five subsets of each size and two seeds, the paper's numbers of steps. "cpu": FLAN-T5-small,
-three subsets, 30 to 70 steps of 4 records, 40 test records.
+three subsets, 30 to 70 steps of 4 records, 32 test records.
 """
 
 from collections.abc import Iterator
