@@ -42,7 +42,9 @@ def heading(found: Sequence[Result]) -> str:
     line = f"**{found[0].option('data.task')}, scale `{found[0].scale}`**: {models}; {steps} steps of {batch} records; "
     split = scored[0].scoring["split"] if scored else "test"
     spaced = ", evenly spaced" if scored and scored[0].scoring.get("spread") else ""
-    return line + f"{records} {split} records scored{spaced}."
+    strategy = found[0].option("decoding.strategy")
+    how = f"beam {found[0].option('decoding.beams')}" if strategy == "beam" else strategy
+    return line + f"{records} {split} records scored{spaced}, {how}."
 
 
 def table(study: Study, found: Sequence[Result]) -> str:

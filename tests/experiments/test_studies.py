@@ -105,7 +105,7 @@ def test_a_table_has_means_deviations_and_the_papers_numbers(tmp_path):
     )
     assert theirs == "| prefix 10 | the paper |  | 55.1 |  |  |  |  |  |"
     assert readme.heading(found) == (
-        "**webnlg, scale `cpu`**: flan-t5-small; 5 steps of 16 records; 7 test records scored."
+        "**webnlg, scale `cpu`**: flan-t5-small; 5 steps of 16 records; 7 test records scored, beam 5."
     )
 
 
