@@ -59,18 +59,17 @@ def table(study: Study, found: Sequence[Result]) -> str:
         theirs = study.paper(same[0])
         if any(metric in theirs for metric in metrics):
             printed = [f"{theirs[m]:g}" if m in theirs else "" for m in metrics]
-            rows.append([*map(_label, labels.values()), "the paper", "", *printed, "", "", "", ""])
-    return markdown_table(rows, [*labels, "", "runs", *metrics, "trained", "stored", "minutes", "commit"])
+            rows.append([*map(_label, labels.values()), "the paper", "", *printed, "", "", ""])
+    return markdown_table(rows, [*labels, "", "runs", *metrics, "trained", "stored", "commit"])
 
 
 def _ours(same: Sequence[Result], task: str, metrics: Sequence[str]) -> list[object]:
     diverged = sum(result.status == "diverged" for result in same)
     runs = f"{len(same)}, {diverged} diverged" if diverged else str(len(same))
     cells = [spread_text(task, metric, values(same, metric)) for metric in metrics]
-    minutes = statistics.fmean(result.seconds / result.together for result in same) / 60
     stored = f"{same[0].counts['stored']:,} ({100 * same[0].share:.3g} %)"
     commits = ", ".join(f"`{commit[:8]}`" for commit in dict.fromkeys(result.commit for result in same))
-    return [runs, *cells, f"{same[0].counts['trained']:,}", stored, f"{minutes:.1f}", commits]
+    return [runs, *cells, f"{same[0].counts['trained']:,}", stored, commits]
 
 
 def values(same: Sequence[Result], metric: str) -> list[float]:

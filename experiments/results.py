@@ -29,8 +29,7 @@ class Result:
       counts: numbers trained, stored, and of the model.
       scoring: which records were scored.
       scores: by metric, as the task's scorer gives them.
-      seconds: of training; of a run in a program with others, all of theirs.
-      together: how many runs shared the program.
+      seconds: of training by the clock; where several runs share a program, all of theirs.
       tuned: SHA-256 of what was tuned.
     """
 
@@ -45,7 +44,6 @@ class Result:
     scores: Mapping[str, float]
     steps: int
     seconds: float
-    together: int
     tuned: str
 
     def option(self, name: str) -> Any:
@@ -62,7 +60,9 @@ def read(path: Path) -> list[Result]:
     """Returns the results that a file holds; none where it is absent."""
     if not path.is_file():
         return []
-    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    known = [field.name for field in dataclasses.fields(Result)]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Result(**{name: line[name] for name in known}) for line in lines]
 
 
 def keep(path: Path, scale: str, found: Iterable[Result]) -> None:
@@ -76,15 +76,11 @@ def of_sweep(workdir: Path, scale: str) -> list[Result]:
     """Returns the results of the rows of a sweep that have ended."""
     record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
     scoring = {name: record[name] for name in ("split", "limit", "spread") if record.get(name)}
-    together = {name: len(group) for group in record["groups"] for name in group}
     ended = [row for row in record["rows"] if row["status"] in ENDED]
-    return [
-        of_run(workdir / row["directory"], row["name"], scale, row["status"], scoring, together[row["name"]])
-        for row in ended
-    ]
+    return [of_run(workdir / row["directory"], row["name"], scale, row["status"], scoring) for row in ended]
 
 
-def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[str, Any], together: int = 1) -> Result:
+def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[str, Any]) -> Result:
     """Returns the result of a run directory."""
     record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     defaults, config = flat(json.loads(default_config().to_json())), flat(record["config"])
@@ -104,7 +100,6 @@ def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[st
         scores=entry.get("tuned", {}),
         steps=last["step"],
         seconds=round(last["seconds"], 1),
-        together=together,
         tuned=entry.get("prefix") or "",
     )
 

@@ -4,6 +4,9 @@
 SmolLM2-135M on small subsets, for one core in minutes.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 from configs.gpt2_paper import paper_config
 from prefix_jax.config import Config, default_config
 from prefix_jax.errors import UserError, did_you_mean
@@ -32,6 +35,15 @@ def small(task: str, source: str = "flan-t5-small") -> Config:
     config.training.update(steps=100, batch=8, evaluate_every=0, checkpoint_every=1000, tensorboard=False)
     config.decoding.update(strategy="greedy", max_length=80, batch=64)
     return config
+
+
+def seeded(options: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yields a row a seed: of what a method draws at its start, and for fine-tuning, which draws nothing, of the order
+    of the records.
+    """
+    draws = options["method"] != "finetune"
+    for number, seed in enumerate(seeds):
+        yield {**options, "training.seed": seed} if draws else {**options, "data.seed": number}
 
 
 def bart(length: int) -> Config:

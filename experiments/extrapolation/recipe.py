@@ -25,15 +25,18 @@ SMALL = {
 def get_config(scale: str = "cpu") -> Config:
     config = scales.table_to_text(scale, "webnlg")
     config.prefix.length = published.PREFIX_LENGTHS["webnlg"]
+    if scale == "cpu":
+        config.data.max_target_length = 128
+        config.decoding.batch = 32
     return config
 
 
 def sweep(scale: str = "cpu") -> Iterator[dict[str, Any]]:
-    if scales.check(scale) == "paper":
-        for source in ("gpt2-medium", "gpt2-large"):
-            for method in ("prefix", "finetune"):
-                chosen = published.training(method, "webnlg")
-                yield from ({"model.source": source, "method": method, **chosen, "training.seed": s} for s in SEEDS)
+    if scales.check(scale) == "cpu":
+        for options in SMALL.values():
+            yield from scales.seeded(options, SEEDS)
         return
-    for options in SMALL.values():
-        yield from ({**options, "training.seed": seed} for seed in SEEDS)
+    for source in ("gpt2-medium", "gpt2-large"):
+        for method in ("prefix", "finetune"):
+            options = {"model.source": source, "method": method, **published.training(method, "webnlg")}
+            yield from scales.seeded(options, SEEDS)

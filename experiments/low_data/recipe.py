@@ -39,5 +39,4 @@ def sweep(scale: str = "cpu") -> Iterator[dict[str, Any]]:
             else:
                 options |= {"training.steps": SMALL_STEPS[size], "optimizer.learning_rate": SMALL_RATES[method]}
             for subset in range(5 if paper else 3):
-                for seed in (101, 102) if paper else (101,):
-                    yield {**options, "data.limit_seed": subset, "training.seed": seed}
+                yield from scales.seeded({**options, "data.limit_seed": subset}, (101, 102) if paper else (101,))

@@ -66,11 +66,20 @@ def test_another_scale_is_refused():
         ("prefix_length", [8, 7]),
         ("initialisation", [8, 8, 8, 3]),
         ("stability", [8, 4, 8, 4]),
-        ("extrapolation", [3, 3, 3, 3]),
+        ("extrapolation", [3, 1, 1, 1, 3, 1, 1, 1]),
     ],
 )
 def test_rows_train_together(name: str, sizes: list[int]):
     assert [len(group) for group in groups(rows(name, "cpu"), 8)] == sizes
+
+
+def test_seeds_are_of_what_a_method_draws():
+    """Fine-tuning starts from the model itself: with another `training.seed` alone it would be the same run."""
+    for name, scale in CASES:
+        for row in (r for r in rows(name, scale) if r.config.method == "finetune"):
+            assert "training.seed" not in row.overrides, (name, scale)
+    drawn = scales.seeded({"method": "lora"}, (7, 8)), scales.seeded({"method": "finetune"}, (7, 8))
+    assert [list(row.values())[1] for kind in drawn for row in kind] == [7, 8, 0, 1]
 
 
 def test_low_data_draws_every_size_from_the_same_subsets():

@@ -63,9 +63,7 @@ def test_a_study_runs_is_tabulated_and_goes_on(study, tmp_path, monkeypatch):
     call(study, monkeypatch, "--workdir", str(workdir))
     found = results.read(study.results)
     assert [r.status for r in found] == ["scored"] * 4 + ["diverged"] * 2
-    assert [(r.option("prefix.length"), r.seeds["training"], r.together) for r in found[:4]] == [
-        (1, 1, 4), (1, 2, 4), (3, 1, 4), (3, 2, 4),
-    ]  # fmt: skip
+    assert [(r.option("prefix.length"), r.seeds["training"]) for r in found[:4]] == [(1, 1), (1, 2), (3, 1), (3, 2)]
     first = json.loads((workdir / "runs" / found[0].name / "scores.json").read_text())["test"]
     assert found[0].scores == first["tuned"] and found[0].tuned == first["prefix"]
     assert found[0].scoring == {"split": "test", "limit": 2, "spread": True, "records": 2}
@@ -88,8 +86,8 @@ def result(**changes) -> Result:
     made = dict(
         name="a", scale="cpu", status="scored", commit="abcdef123456", config={"data.task": "webnlg"},
         seeds={"training": 1, "data": 0}, counts={"trained": 20, "stored": 10, "base": 1000},
-        scoring={"split": "test", "records": 7}, scores={"BLEU_all": 40.0, "TER_all": 0.5}, steps=5, seconds=120.0,
-        together=2, tuned="00",
+        scoring={"split": "test", "records": 7}, scores={"BLEU_all": 40.0, "TER_all": 0.5}, steps=5,
+        seconds=120.0, tuned="00",
     )  # fmt: skip
     return Result(**{**made, **changes})
 
@@ -99,11 +97,9 @@ def test_a_table_has_means_deviations_and_the_papers_numbers(tmp_path):
     paper = lambda one: {"BLEU_all": 55.1}
     study = Study(tmp_path, lambda one: {"method": naming.method(one)}, {"cpu": ()}, ("BLEU_all", "TER_all"), paper)
     head, _, ours, theirs = readme.table(study, found).splitlines()
-    assert head == "| method |  | runs | BLEU_all | TER_all | trained | stored | minutes | commit |"
-    assert (
-        ours == "| prefix 10 | ours | 2 | 41.0 ± 1.4 | 0.450 ± 0.071 | 20 | 10 (1 %) | 1.0 | `abcdef12`, `123456ab` |"
-    )
-    assert theirs == "| prefix 10 | the paper |  | 55.1 |  |  |  |  |  |"
+    assert head == "| method |  | runs | BLEU_all | TER_all | trained | stored | commit |"
+    assert ours == "| prefix 10 | ours | 2 | 41.0 ± 1.4 | 0.450 ± 0.071 | 20 | 10 (1 %) | `abcdef12`, `123456ab` |"
+    assert theirs == "| prefix 10 | the paper |  | 55.1 |  |  |  |  |"
     assert readme.heading(found) == (
         "**webnlg, scale `cpu`**: flan-t5-small; 5 steps of 16 records; 7 test records scored, beam 5."
     )
