@@ -132,7 +132,7 @@ def _source_gradient(
     d_logits = weights * (d_weights - mean)
     d_rows = _merged_columns(d_logits.astype(low), own)
     # Behind barriers, or the compiler would transpose the gradient of the logits in place of the keys.
-    key = lax.optimization_barrier(transposed(source.key.astype(low)))
+    key = lax.optimization_barrier(transposed(source.key, low))
     d_query = lax.optimization_barrier(batched(key, d_rows, low))
     d_value = batched(_merged_columns(weights.astype(low), own), g_rows, low)
     d_key = batched(d_rows, query_rows, low)

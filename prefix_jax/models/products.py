@@ -62,14 +62,16 @@ def _no_gradient(*_: Any) -> Any:
     raise NotImplementedError("weights that are trained must be float32")
 
 
-def transposed(x: Float[Array, "*batch M N"]) -> Float[Array, "*batch N M"]:
-    """Returns the transpose, in bfloat16 as a product with the identity, which is exact: a compiler folds a plain
+def transposed(x: Float[Array, "*batch M N"], dtype: Any) -> Float[Array, "*batch N M"]:
+    """Returns the transpose rounded to `dtype`.
+
+    Where that narrows, as on CPUs, by a product with the identity, which is exact: the compiler would fold a plain
     transpose into the next product, and CPUs know products of that form in float32 only.
     """
-    if x.dtype != jnp.bfloat16:
-        return jnp.swapaxes(x, -1, -2)
-    identity = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), (*x.shape[:-2], x.shape[-1], x.shape[-1]))
-    return batched(identity, x, x.dtype, transposed=True).astype(x.dtype)
+    if not _narrows(x, dtype):
+        return jnp.swapaxes(x.astype(dtype), -1, -2)
+    identity = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=dtype), (*x.shape[:-2], x.shape[-1], x.shape[-1]))
+    return batched(identity, x, dtype, transposed=True).astype(dtype)
 
 
 def operand(kernel: Array) -> Array:
