@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from prefix_jax.models.products import batched, keep
+from prefix_jax.models.products import batched, keep, keep_residual
 
 # Masked logits: finite, so that a query that sees nothing has no NaN, and far below any real logit.
 MASKED = -1e30
@@ -95,7 +95,7 @@ def _mixed(weights: Array, source: Source, low: Any) -> Float[Array, "*batch K G
 
 def _attend_fwd(query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any) -> tuple[Array, tuple]:
     out, top, total = _attended(query, sources, masks, scale, low)
-    out = keep(out, low)
+    out = keep_residual(out, low)
     return out, (query, sources, masks, out, keep(top), keep(total))
 
 

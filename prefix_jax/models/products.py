@@ -23,8 +23,18 @@ def keep(x: Array, dtype: Any = None) -> Array:
 
     A float32 value is rounded to a `dtype` of bfloat16; it is returned in its own type.
     """
-    rounded = x.dtype == jnp.float32 and dtype == jnp.bfloat16
-    return _keep_rounded(x, jnp.dtype(dtype)) if rounded else checkpoint_name(x, KEPT)
+    return _keep_rounded(x, jnp.dtype(dtype)) if _rounds(x, dtype) else checkpoint_name(x, KEPT)
+
+
+def keep_residual(x: Array, dtype: Any) -> Array:
+    """Does the same in the rule of a gradient, where nothing is differentiated: a function with a rule of its own would
+    hide the mark there, and the value would be computed again.
+    """
+    return _rounded(x, dtype) if _rounds(x, dtype) else checkpoint_name(x, KEPT)
+
+
+def _rounds(x: Array, dtype: Any) -> bool:
+    return x.dtype == jnp.float32 and dtype == jnp.bfloat16
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -12,9 +12,10 @@ from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_step import make
 
 
-def gradient_program():
-    """The compiled gradient, and its batch."""
+def gradient_program(dtype: str):
+    """The compiled gradient with weights of a type, and its batch."""
     model, base, method, batches, hyper = make(LLAMA, reparameterisation="none")
+    base = jax.tree.map(lambda leaf: leaf.astype(dtype), base)
     state = initial_state(method, base, hyper, seed=1, ema=0.0)
     batch = batches.batch_at(0)
     program = (
@@ -36,8 +37,9 @@ def expected_flops(batch, length: int = 3) -> int:
     return s.layers * (frozen + attention) + vocabulary
 
 
-def test_a_step_multiplies_no_more_than_the_count_by_hand():
-    program, batch = gradient_program()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_multiplies_no_more_than_the_count_by_hand(dtype):
+    program, batch = gradient_program(dtype)
     # The first layer's products have no gradient to pass on but for the scan, which treats all layers alike.
     assert product_flops(program.as_text()) == pytest.approx(expected_flops(batch), rel=0.02)
 
