@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import pytest
 
+from prefix_jax.models import build
 from prefix_jax.parallel.program import product_flops
 from prefix_jax.training.loss import loss_sums
 from prefix_jax.training.step import initial_state, make_gradient
@@ -13,8 +14,9 @@ from tests.training.test_step import make
 
 
 def gradient_program(dtype: str):
-    """The compiled gradient with weights of a type, and its batch."""
-    model, base, method, batches, hyper = make(LLAMA, reparameterisation="none")
+    """The compiled gradient with weights of a type under float32, as on a CPU, and its batch."""
+    _, base, method, batches, hyper = make(LLAMA, reparameterisation="none")
+    model = build(LLAMA, activations="float32")
     base = jax.tree.map(lambda leaf: leaf.astype(dtype), base)
     state = initial_state(method, base, hyper, seed=1, ema=0.0)
     batch = batches.batch_at(0)
