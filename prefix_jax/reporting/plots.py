@@ -71,18 +71,18 @@ def line_chart(
     ends = [end for one in series for end in _ends(one)]
     low, high = min(ends), max(ends)
     log = (low > 0 and high / low > 8 and not from_zero) if log is None else log and low > 0
-    y_axis = _log_axis(low, high) if log else _linear_axis(0.0 if from_zero else low, high, 5)
+    y_axis = log_axis(low, high) if log else _linear_axis(0.0 if from_zero else low, high, 5)
     labels = [tick_text(tick, y_axis.ticks) for tick in y_axis.ticks]
     left = max(len(label) for label in labels) * DIGIT + 14
-    y_axis = _placed(y_axis, height - BOTTOM, TOP)
+    y_axis = placed(y_axis, height - BOTTOM, TOP)
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    x_axis = _placed(_range_axis(x_low, x_high, max(int((width - left) // 80), 2)), left, width - RIGHT)
+    x_axis = placed(_range_axis(x_low, x_high, max(int((width - left) // 80), 2)), left, width - RIGHT)
     if at_points:
         x_axis = _point_axis(sorted({x for x, _ in points}), left + 12, width - RIGHT - 12)
     parts = [_grid(x_axis, y_axis, labels, width, height, x_label, y_label), _legend(series, left, width)]
     order = {"faint": 0, "line": 1, "points": 2}
     parts.extend(_drawn(one, x_axis, y_axis) for one in sorted(series, key=lambda one: order[one.kind]))
-    return _svg(parts, width, height, f"{title}. {_described(series, x_label)}")
+    return drawing(parts, width, height, f"{title}. {_described(series, x_label)}")
 
 
 def heat_map(
@@ -118,15 +118,15 @@ def heat_map(
             size = {"width": f"{max(cell_w - 1, 1):.1f}", "height": f"{max(cell_h - 1, 1):.1f}"}
             parts.append(tag("rect", told, class_="cell", x=x, y=y, rx=1.5, fill_opacity=shade, **size))
     for j in range(0, columns, max(math.ceil(24 / cell_w), 1)):
-        parts.append(_text(column_names[j], left + (j + 0.5) * cell_w, height - BOTTOM + 14, "middle"))
+        parts.append(text_at(column_names[j], left + (j + 0.5) * cell_w, height - BOTTOM + 14, "middle"))
     for i in range(0, rows, max(math.ceil(14 / cell_h), 1)):
-        parts.append(_text(row_names[i], left - 6, TOP + (i + 0.5) * cell_h + 4, "end"))
-    parts.append(_text(column_label, (left + width - RIGHT) / 2, height - 6, "middle", "label"))
+        parts.append(text_at(row_names[i], left - 6, TOP + (i + 0.5) * cell_h + 4, "end"))
+    parts.append(text_at(column_label, (left + width - RIGHT) / 2, height - 6, "middle", "label"))
     middle = TOP + rows * cell_h / 2
     turned = f"translate(11 {middle:.1f}) rotate(-90)"
     parts.append(tag("text", row_label, class_="label", text_anchor="middle", transform=turned))
     told = f"{title}. {rows} by {columns} values from {low:.3g} to {high:.3g}."
-    return _svg(parts, width, height, told)
+    return drawing(parts, width, height, told)
 
 
 def bar_pair(bare: float | None, tuned: float, *, width: int = 200) -> Markup:
@@ -178,7 +178,7 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
         return "0"
     if largest < 1e-3:
         return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
-    if largest >= 1e6:
+    if largest >= 1e6 and value >= 1e5:
         return f"{value / 1e6:g}M"
     return f"{value:,.10g}"
 
@@ -204,7 +204,7 @@ def _point_axis(points: Sequence[float], start: float, end: float) -> Axis:
     """An axis with its ticks at the points, as far as their labels find room."""
     low, high = points[0], points[-1]
     if low == high:
-        return _placed(_range_axis(low, high, 1), start, end)
+        return placed(_range_axis(low, high, 1), start, end)
     axis = Axis(low, high, start, end, (), log=low > 0 and high / low > 8)
     ticks: list[float] = []
     for point in points:
@@ -219,7 +219,8 @@ def _ends(one: Series) -> list[float]:
     return [y + sign * s for y, s in zip(one.y, spread) if math.isfinite(y) for sign in (-1, 1)]
 
 
-def _log_axis(low: float, high: float) -> Axis:
+def log_axis(low: float, high: float) -> Axis:
+    """Returns a logarithmic axis with ticks at 1, 2 and 5 times powers of ten, or at the powers alone."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 300 else (1,)
     every = [float(f"{factor}e{power}") for power in powers for factor in steps]
@@ -230,7 +231,8 @@ def _log_axis(low: float, high: float) -> Axis:
     return Axis(low, high, 0.0, 1.0, tuple(tick for tick in every if low <= tick <= high), log=True)
 
 
-def _placed(axis: Axis, start: float, end: float) -> Axis:
+def placed(axis: Axis, start: float, end: float) -> Axis:
+    """Returns the axis between two places of the drawing."""
     return Axis(axis.low, axis.high, start, end, axis.ticks, axis.log)
 
 
@@ -242,7 +244,7 @@ def _grid(
     for tick, label in zip(y_axis.ticks, labels):
         y = y_axis.at(tick)
         parts.append(tag("line", class_="grid", x1=left, x2=right, y1=f"{y:.1f}", y2=f"{y:.1f}"))
-        parts.append(_text(label, x_axis.start - 7, y + 4, "end"))
+        parts.append(text_at(label, x_axis.start - 7, y + 4, "end"))
     foot = y_axis.start
     parts.append(tag("line", class_="axis", x1=left, x2=right, y1=f"{foot:.1f}", y2=f"{foot:.1f}"))
     for tick in x_axis.ticks:
@@ -250,10 +252,10 @@ def _grid(
         # A label at the right end stays inside the drawing.
         anchor = "end" if x + len(label) * DIGIT / 2 > width else "middle"
         parts.append(tag("line", class_="axis", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=f"{foot:.1f}", y2=f"{foot + 4:.1f}"))
-        parts.append(_text(label, min(x, width - 1), foot + 17, anchor))
-    parts.append(_text(x_label, (x_axis.start + x_axis.end) / 2, height - 4, "middle", "label"))
+        parts.append(text_at(label, min(x, width - 1), foot + 17, anchor))
+    parts.append(text_at(x_label, (x_axis.start + x_axis.end) / 2, height - 4, "middle", "label"))
     if y_label:
-        parts.append(_text(y_label, 0, 12, "start", "label"))
+        parts.append(text_at(y_label, 0, 12, "start", "label"))
     return parts
 
 
@@ -268,7 +270,7 @@ def _legend(series: Sequence[Series], left: float, width: int) -> list[Markup]:
             parts.append(tag("circle", class_="mark points", cx=f"{x + 9:.1f}", cy=8, r=3.5))
         else:
             parts.append(tag("line", class_=f"mark {one.kind}", x1=f"{x:.1f}", x2=f"{x + 18:.1f}", y1=8, y2=8))
-        parts.append(_text(one.name, x + 22, 12, "start"))
+        parts.append(text_at(one.name, x + 22, 12, "start"))
         x += len(one.name) * DIGIT + 36
     return parts
 
@@ -330,13 +332,15 @@ def _scale(low: float, high: float, width: int) -> Markup:
     for i in range(5):
         shade = f"{0.08 + 0.23 * i:.2f}"
         cells.append(tag("rect", class_="cell", x=f"{x + 18 * i:.1f}", y=3, width=17, height=10, fill_opacity=shade))
-    return tag("g", _text(low_text, x - 6, 12, "end"), cells, _text(high_text, width - RIGHT, 12, "end"))
+    return tag("g", text_at(low_text, x - 6, 12, "end"), cells, text_at(high_text, width - RIGHT, 12, "end"))
 
 
-def _text(text: object, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
+def text_at(text: object, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
+    """Returns a text of the drawing."""
     return tag("text", str(text), class_=kind, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
 
 
-def _svg(parts: Sequence[object], width: float, height: float, described: str) -> Markup:
+def drawing(parts: Sequence[object], width: float, height: float, described: str) -> Markup:
+    """Returns an SVG with its description for screen readers."""
     attributes = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria_label": described}
     return tag("svg", *parts, class_="chart", **attributes)

@@ -1,18 +1,42 @@
 """The page's style sheet: one accent colour, light and dark, wide and narrow, screen and paper."""
 
-STYLE = """
-:root {
-  color-scheme: light dark;
+# Custom properties: colours on light and on dark.
+LIGHT = """
   --page: #fafaf8; --card: #ffffff; --ink: #1c1f22; --soft: #5a6168; --line: #e4e4df; --grid: #ececE7;
   --accent: #0b6b74; --wash: #e8f2f2; --bare: #a3a9ae; --worse: #a13d2d;
-  --sans: Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif;
+"""
+DARK = """
+    --page: #131618; --card: #1a1e21; --ink: #e7e8e6; --soft: #a0a7ad; --line: #2c3236; --grid: #252a2e;
+    --accent: #6cc9c9; --wash: #16302f; --bare: #6d757c; --worse: #e89a86;
+"""
+# How the parts of a drawing look.
+CHART = """
+.chart { display: block; width: 100%; height: auto; overflow: visible; font: 11px var(--sans); }
+.chart .tick { fill: var(--soft); } .chart .label { fill: var(--soft); }
+.chart .grid { stroke: var(--grid); } .chart .axis { stroke: var(--bare); }
+.chart .mark { fill: none; stroke-linejoin: round; stroke-linecap: round; }
+.chart .line { stroke: var(--accent); stroke-width: 2; }
+.chart .faint { stroke: var(--bare); stroke-width: 1; }
+.chart .mark.spread { stroke-width: 1.2; stroke: var(--soft); }
+.chart path.points { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 1 4; }
+.chart circle.points { fill: var(--card); stroke: var(--ink); stroke-width: 1.6; }
+.chart .cell { fill: var(--accent); }
+"""
+
+STYLE = (
+    """
+:root {
+  color-scheme: light dark;
+"""
+    + LIGHT
+    + """  --sans: Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif;
   --mono: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --page: #131618; --card: #1a1e21; --ink: #e7e8e6; --soft: #a0a7ad; --line: #2c3236; --grid: #252a2e;
-    --accent: #6cc9c9; --wash: #16302f; --bare: #6d757c; --worse: #e89a86;
-  }
+"""
+    + DARK
+    + """  }
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -65,17 +89,9 @@ figcaption { margin: 0 0 14px; } figcaption p { margin: 0; color: var(--soft); f
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 14px; }
 .charts.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 .charts .whole { grid-column: 1 / -1; }
-.chart { display: block; width: 100%; height: auto; overflow: visible; font: 11px var(--sans); }
-.chart .tick { fill: var(--soft); } .chart .label { fill: var(--soft); }
-.chart .grid { stroke: var(--grid); } .chart .axis { stroke: var(--bare); }
-.chart .mark { fill: none; stroke-linejoin: round; stroke-linecap: round; }
-.chart .line { stroke: var(--accent); stroke-width: 2; }
-.chart .faint { stroke: var(--bare); stroke-width: 1; }
-.chart .mark.spread { stroke-width: 1.2; stroke: var(--soft); }
-.chart path.points { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 1 4; }
-.chart circle.points { fill: var(--card); stroke: var(--ink); stroke-width: 1.6; }
-.chart .cell { fill: var(--accent); }
-.narrow { display: none; }
+"""
+    + CHART
+    + """.narrow { display: none; }
 @media (max-width: 640px) {
   .wide { display: none; } .narrow { display: block; } .charts.two .chart { font-size: 14px; }
 }
@@ -129,3 +145,4 @@ footer { margin-top: 72px; padding-top: 20px; padding-bottom: 48px; color: var(-
   body { background: #fff; } nav, .skip { display: none; } .card, pre { break-inside: avoid; }
 }
 """
+)
