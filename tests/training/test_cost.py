@@ -12,7 +12,6 @@ from prefix_jax.training.step import initial_state, make_gradient
 from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_step import make
 
-
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
