@@ -9,8 +9,10 @@ from experiments.results import Result
 from experiments.studies import Figure, Study
 from prefix_jax.disk import write_text
 from prefix_jax.metrics.tasks import TASKS
+from prefix_jax.reporting.dots import Spread, spread_rows
 from prefix_jax.reporting.markup import Markup
-from prefix_jax.reporting.plots import Series, dot_chart, line_chart, standalone
+from prefix_jax.reporting.plots import Series, line_chart
+from prefix_jax.reporting.standalone import standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 KINDS = ("line", "points", "faint")
@@ -92,8 +94,8 @@ def chart(study: Study, figure: Figure, found: Sequence[Result]) -> Markup:
     lines = _points(study, figure, found)
     title = f"{figure.metric} against {figure.along}"
     if any(isinstance(x, str) for points in lines.values() for x, _, _ in points):
-        names, means, deviations = zip(*(point for points in lines.values() for point in points), strict=True)
-        return dot_chart(names, means, deviations, title=title, x_label=figure.metric)
+        rows = [Spread(*point) for points in lines.values() for point in points]
+        return spread_rows(rows, title=title, x_label=figure.metric)
     series = []
     for (name, points), kind in zip(lines.items(), KINDS, strict=False):
         x, y, deviations = zip(*sorted(points), strict=True)

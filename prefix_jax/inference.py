@@ -1,5 +1,6 @@
 """Using what was tuned: text for sources, and the scores of a split."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -16,11 +17,12 @@ from prefix_jax.data import subsets
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import tokenise_sources
 from prefix_jax.errors import UserError
+from prefix_jax.models.injected import LORA, TUNED
 from prefix_jax.parallel import hosts
 from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
-from prefix_jax.tuning import Kept, store
+from prefix_jax.tuning import Kept, lora, store
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,27 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Se
     kept, meta = store.load(folder, opened.spec, opened.pretrained.identity)
     # As numpy arrays, which every process may hand to a program of all devices.
     return Tuned(opened, jax.device_get(kept) if hosts.several() else kept, meta.get("sha256"))
+
+
+def with_merged_lora(tuned: Tuned) -> Tuned:
+    """Returns the same with LoRA's updates added to copies of the model's matrices: text comes as fast as from the bare
+    model, in the same type. A prefix or an adapter beside it stays.
+
+    Raises:
+      UserError: there is no LoRA, or it cannot be merged.
+    """
+    others = dict(tuned.kept.collections)
+    updates = others.pop(LORA, None)
+    if updates is None:
+        raise UserError("what was tuned holds no LoRA, so there is nothing to merge")
+    if TUNED in others:
+        raise UserError("updates cannot be merged where fine-tuned weights take the place of the model's")
+    opened = tuned.session
+    params, placement = opened.base["params"], opened.placement
+    where = None if placement is None else placement.base(params)
+    params = jax.jit(lora.merged, out_shardings=where)(params, updates)
+    whole = dataclasses.replace(opened, base={**opened.base, "params": params})
+    return dataclasses.replace(tuned, session=whole, kept=Kept(tuned.kept.prefix, others))
 
 
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:

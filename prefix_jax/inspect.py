@@ -1,19 +1,24 @@
-"""`python -m prefix_jax.inspect --workdir DIR [--split validation] [--limit 32]`
+"""`python -m prefix_jax.inspect --workdir DIR [--split validation] [--limit 32] [--against OTHER_DIR]`
 
 Measures on real records how much attention each layer and head gives to the prefix, and how what was tuned changes the
-next token; of prompts, the nearest words. Writes `inspection.json`, which `report.html` shows.
+next token; of prompts, the nearest words; with `--against`, how far the prefix is from that of another run. Writes
+`inspection.json`, which `report.html` shows.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from prefix_jax import cli
+from prefix_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
 _SPLIT = flags.DEFINE_string("split", "validation", "train, validation or test.")
 _LIMIT = flags.DEFINE_integer("limit", 32, "Records read, from the start of the split.", lower_bound=1)
+_AGAINST = flags.DEFINE_string("against", None, "Another run with a prefix for the same model, to compare with.")
 _JSON = flags.DEFINE_bool("json", False, "Print what is written as JSON.")
 _OVERRIDES = cli.define_overrides()
 
@@ -23,42 +28,59 @@ def main() -> None:
     cli.enable_compile_cache()
     from prefix_jax import disk, inference, inspection
     from prefix_jax.reporting.report import write_report
-    from prefix_jax.reporting.tables import text_table
     from prefix_jax.training.session import text_pairs
 
     workdir = Path(str(_WORKDIR.value))
     tuned = inference.open_tuned(workdir, _OVERRIDES())
+    other = _other(tuned) if _AGAINST.value else None
     records = text_pairs(tuned.session.config, _SPLIT.value)[: _LIMIT.value]
-    found = inspection.measure(tuned.session, tuned.kept, records)
-    record = {
-        "split": _SPLIT.value,
-        "records": len(records),
-        "tokens": found.tokens,
-        "prefix_share": {site: share.round(5).tolist() for site, share in found.prefix_share.items()},
-        "change": found.change,
-        "changed_words": found.changed_words,
-    }
-    if tuned.kept.reserved:
-        record["nearest_words"] = inspection.nearest_words(tuned.session, tuned.kept)
-    disk.write_text(workdir / "inspection.json", json.dumps(record, indent=1) + "\n")
+    record = {"split": _SPLIT.value, **inspection.summary(tuned.session, tuned.kept, records, other)}
+    if _AGAINST.value:
+        record["against"] = Path(_AGAINST.value).resolve().name
+    disk.write_text(workdir / "inspection.json", json.dumps(record) + "\n")
     if (workdir / "config.json").exists():
         write_report(workdir)
     if _JSON.value:
         print(json.dumps(record))
-        return
+    else:
+        _show(record)
+
+
+def _other(tuned: Any) -> Any:
+    from prefix_jax.tuning import store
+
+    kept, _ = store.load(str(_AGAINST.value), tuned.session.spec, tuned.session.pretrained.identity)
+    if kept.prefix is None or tuned.kept.prefix is None:
+        raise UserError("--against compares prefixes, and one of the two runs keeps none")
+    return kept.prefix
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    from prefix_jax.reporting.tables import text_table
+
     print(
-        f"{found.tokens} target tokens of {len(records)} {_SPLIT.value} records: the next token's distribution moves "
-        f"by {found.change:.3f} nats, its likeliest word changes in {100 * found.changed_words:.0f} %"
+        f"{record['tokens']} target tokens of {record['records']} {record['split']} records: the next token's "
+        f"distribution moves by {record['change']:.3f} nats, its likeliest word changes in "
+        f"{100 * record['changed_words']:.0f} %"
     )
-    if found.prefix_share:
+    if shares := record["prefix_share"]:
         rows = [
             [site, layer, *(f"{100 * share:.1f}" for share in heads)]
-            for site, layers in found.prefix_share.items()
-            for layer, heads in enumerate(layers.tolist())
+            for site, layers in shares.items()
+            for layer, heads in enumerate(layers)
         ]
         heads = max(len(row) for row in rows) - 2
         padded = [row + [""] * (heads + 2 - len(row)) for row in rows]
         print(text_table(padded, ["site", "layer", *(f"head {n}" for n in range(heads))], "attention to the prefix, %"))
+    if "distance" in record:
+        rows = [
+            [site, kind, layer, *(f"{value:.3f}" for value in values)]
+            for site, kinds in record["distance"].items()
+            for kind, measures in kinds.items()
+            for layer, values in enumerate(zip(*measures.values(), strict=True))
+        ]
+        columns = ["site", "", "layer", "cosine", "relative distance", "cosine to the nearest slot"]
+        print(text_table(rows, columns, f"distance from the prefix of {record['against']}"))
     for slot, words in enumerate(record.get("nearest_words", [])):
         print(f"slot {slot}: {' '.join(map(repr, words))}")
 

@@ -1,7 +1,7 @@
 """`python -m experiments.parameters`: how many numbers each method trains and stores, on models of every family.
 
 Counted from shapes alone, by the methods' own code; nothing is loaded. Writes the table of `README.md` between its
-markers.
+markers, and two plots: `by_method.svg` and `by_length.svg`.
 """
 
 from pathlib import Path
@@ -11,9 +11,14 @@ import jax
 
 from prefix_jax import tuning
 from prefix_jax.config import default_config
+from prefix_jax.disk import write_text
 from prefix_jax.models import build
 from prefix_jax.planning.abstract import base_shapes
 from prefix_jax.planning.shapes import spec_of
+from prefix_jax.reporting.dots import Dots, dot_rows
+from prefix_jax.reporting.markup import Markup
+from prefix_jax.reporting.plots import Series, line_chart
+from prefix_jax.reporting.standalone import standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 from prefix_jax.tuning.method import count, trained_count
 
@@ -34,6 +39,9 @@ METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("fine-tuning, last 2 layers", "finetune", {"finetune.layers": 2}),
     ("fine-tuning", "finetune", {}),
 )
+# What is drawn: a model, and lengths of its virtual tokens.
+DRAWN = "gpt2-medium"
+LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def counts(model: str, method: str, options: dict[str, Any]) -> tuple[int, int, int]:
@@ -60,9 +68,42 @@ def rows() -> list[list[object]]:
     return found
 
 
+def by_method(model: str = DRAWN) -> Markup:
+    """Returns a plot of what each method stores and trains, with the stored share of the model."""
+    drawn = []
+    for title, method, options in METHODS:
+        trained, stored, base = counts(model, method, options)
+        drawn.append(Dots(title, stored, None if trained == stored else trained, f"{100 * stored / base:.3g} %"))
+    return dot_rows(
+        sorted(drawn, key=lambda row: row.full), title=f"Parameters by method, {model}", x_label="numbers",
+        full="stored", ring="trained, where more", note=f"stored, of {model}",
+    )  # fmt: skip
+
+
+def by_length(model: str = DRAWN) -> Markup:
+    """Returns a plot of what a prefix and a prompt train against their length."""
+    direct, mlp, prompt = [], [], []
+    for length in LENGTHS:
+        prefix = {"prefix.length": length}
+        direct.append(counts(model, "prefix", {**prefix, "prefix.reparameterisation": "none"})[0])
+        mlp.append(counts(model, "prefix", prefix)[0])
+        prompt.append(counts(model, "prompt", {"prompt.length": length})[0])
+    lines = [
+        Series("prefix, stored", LENGTHS, direct),
+        Series("prefix, trained through an MLP", LENGTHS, mlp, "points"),
+        Series("prompt", LENGTHS, prompt, "faint"),
+    ]
+    return line_chart(
+        lines, title=f"Parameters by length, {model}", x_label="virtual tokens", y_label="numbers", width=700,
+        height=300, log=True, at_points=True,
+    )  # fmt: skip
+
+
 def main() -> None:
     table = markdown_table(rows(), ["model", "method", "trained", "stored", "stored, of the model"])
     write_between_markers(FOLDER / "README.md", table)
+    write_text(FOLDER / "by_method.svg", standalone(by_method()))
+    write_text(FOLDER / "by_length.svg", standalone(by_length()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Data sets from the Hugging Face hub, through `datasets`: the one module that imports it."""
 
 import logging
+import sys
 from typing import Any
 
 from prefix_jax.data.files import Row
@@ -39,6 +40,7 @@ def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -
 def _load(name: str, configuration: str | None, split: str) -> Any:
     import datasets
 
+    print(f"Asking the hub for {name} ...", file=sys.stderr)
     # Its retries are told by log lines; the one sentence above says how it ended.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:

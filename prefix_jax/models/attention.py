@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from prefix_jax.models.products import batched, keep
+from prefix_jax.models.products import batched, keep_residual, transposed
 
 # Masked logits: finite, so that a query that sees nothing has no NaN, and far below any real logit.
 MASKED = -1e30
@@ -95,8 +95,8 @@ def _mixed(weights: Array, source: Source, low: Any) -> Float[Array, "*batch K G
 
 def _attend_fwd(query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any) -> tuple[Array, tuple]:
     out, top, total = _attended(query, sources, masks, scale, low)
-    out = keep(out, low)
-    return out, (query, sources, masks, out, keep(top), keep(total))
+    out = keep_residual(out, low)
+    return out, (query, sources, masks, out, keep_residual(top), keep_residual(total))
 
 
 def _attend_bwd(scale: float, low: Any, kept: tuple, g: Array) -> tuple[Array, tuple[Source, ...], None]:
@@ -132,7 +132,7 @@ def _source_gradient(
     d_logits = weights * (d_weights - mean)
     d_rows = _merged_columns(d_logits.astype(low), own)
     # Behind barriers, or the compiler would transpose the gradient of the logits in place of the keys.
-    key = lax.optimization_barrier(jnp.swapaxes(source.key.astype(low), -1, -2))
+    key = lax.optimization_barrier(transposed(source.key, low))
     d_query = lax.optimization_barrier(batched(key, d_rows, low))
     d_value = batched(_merged_columns(weights.astype(low), own), g_rows, low)
     d_key = batched(d_rows, query_rows, low)

@@ -56,12 +56,14 @@ class LayerNorm(nn.Module):
 class Projection(nn.Module):
     """`[..., *inputs] -> [..., *outputs]`, one matrix product; the kernel is `[*inputs, *outputs]`.
 
-    A kernel of integers has a scale for each output beside it.
+    A kernel of integers has a scale for each output beside it. The product is kept for the gradient unless `kept` says
+    that the caller keeps what it makes of it.
     """
 
     outputs: tuple[int, ...]
     inputs: int = 1
     bias: bool = False
+    kept: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -69,7 +71,8 @@ class Projection(nn.Module):
         init = nn.initializers.lecun_normal(range(self.inputs), range(self.inputs, len(inner + self.outputs)))
         kernel = operand(self.param("kernel", init, inner + self.outputs))
         flat = product(x.reshape(*before, -1), kernel.reshape(math.prod(inner), -1))
-        y = keep(flat.reshape(before + self.outputs), kernel.dtype)
+        y = flat.reshape(before + self.outputs)
+        y = keep(y, kernel.dtype) if self.kept else y
         if self.has_variable("params", "scale"):
             y = y * self.get_variable("params", "scale").astype(y.dtype)
         if lora := self.variables.get(LORA):
@@ -78,7 +81,12 @@ class Projection(nn.Module):
 
     def operands(self, x: Array) -> Any:
         """The type in which attention over these outputs multiplies: a single query a row gains nothing by rounding."""
-        return x.dtype if x.shape[-2] == 1 else operand(self.get_variable("params", "kernel")).dtype
+        return x.dtype if x.shape[-2] == 1 else self.rounded
+
+    @property
+    def rounded(self) -> Any:
+        """The type in which the kernel is multiplied."""
+        return operand(self.get_variable("params", "kernel")).dtype
 
 
 class Embedding(nn.Module):
@@ -130,11 +138,14 @@ class SelfAttention(nn.Module):
         self, x: Array, mask: Any, bias: Any, turn: Callable[[Array], Array], sources: tuple[Source, ...]
     ) -> tuple[Array, KeyValues]:
         """`turn` is applied to queries and keys (rotary); returns the output and this call's keys and values."""
-        projection = Projection((self.kv_heads, self.groups + 2, self.head_dim), bias=self.bias, name="qkv")
+        outputs = (self.kv_heads, self.groups + 2, self.head_dim)
+        projection = Projection(outputs, bias=self.bias, kept=False, name="qkv")
         # Split and not sliced: the gradient of a split is one concatenation.
         query, key, value = lax.split(projection(x), (self.groups, 1, 1), axis=x.ndim)
         query = turn(heads_first(query))
         key, value = turn(heads_first(key)[..., 0, :, :]), heads_first(value)[..., 0, :, :]
+        # Kept as attention multiplies them, so that the gradient neither turns nor moves them again.
+        query, key, value = (keep(part, projection.rounded) for part in (query, key, value))
         everything = (*sources, Source(key, value, bias, mask))
         out = attend(query, everything, self.scale, projection.operands(x))
         observe(self, query, everything, self.scale)

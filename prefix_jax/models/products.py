@@ -23,8 +23,18 @@ def keep(x: Array, dtype: Any = None) -> Array:
 
     A float32 value is rounded to a `dtype` of bfloat16; it is returned in its own type.
     """
-    rounded = x.dtype == jnp.float32 and dtype == jnp.bfloat16
-    return _keep_rounded(x, jnp.dtype(dtype)) if rounded else checkpoint_name(x, KEPT)
+    return _keep_rounded(x, jnp.dtype(dtype)) if _narrows(x, dtype) else checkpoint_name(x, KEPT)
+
+
+def keep_residual(x: Array, dtype: Any = None) -> Array:
+    """Does what `keep` does inside the forward rule of a custom gradient, where nothing differentiates any more: there
+    `keep`, which has a gradient of its own, would hide the name of what it stores.
+    """
+    return _rounded(x, jnp.dtype(dtype)) if _narrows(x, dtype) else checkpoint_name(x, KEPT)
+
+
+def _narrows(x: Array, dtype: Any) -> bool:
+    return x.dtype == jnp.float32 and dtype == jnp.bfloat16
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -50,6 +60,18 @@ def as_bits(x: Array) -> Array:
 @as_bits.defjvp
 def _no_gradient(*_: Any) -> Any:
     raise NotImplementedError("weights that are trained must be float32")
+
+
+def transposed(x: Float[Array, "*batch M N"], dtype: Any) -> Float[Array, "*batch N M"]:
+    """Returns the transpose rounded to `dtype`.
+
+    Where that narrows, as on CPUs, by a product with the identity, which is exact: the compiler would fold a plain
+    transpose into the next product, and CPUs know products of that form in float32 only.
+    """
+    if not _narrows(x, dtype):
+        return jnp.swapaxes(x.astype(dtype), -1, -2)
+    identity = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=dtype), (*x.shape[:-2], x.shape[-1], x.shape[-1]))
+    return batched(identity, x, dtype, transposed=True).astype(dtype)
 
 
 def operand(kernel: Array) -> Array:

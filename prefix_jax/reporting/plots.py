@@ -1,14 +1,12 @@
 """Plots as SVG text: pure functions of the data, coloured by the page's CSS classes, so that they turn dark with it."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
 from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.theme import chart_style
 
 # Text is 11 units high; a digit of it is this wide.
 DIGIT = 6.4
@@ -73,18 +71,18 @@ def line_chart(
     ends = [end for one in series for end in _ends(one)]
     low, high = min(ends), max(ends)
     log = (low > 0 and high / low > 8 and not from_zero) if log is None else log and low > 0
-    y_axis = _log_axis(low, high) if log else _linear_axis(0.0 if from_zero else low, high, 5)
+    y_axis = log_axis(low, high) if log else linear_axis(0.0 if from_zero else low, high, 5)
     labels = [tick_text(tick, y_axis.ticks) for tick in y_axis.ticks]
     left = max(len(label) for label in labels) * DIGIT + 14
-    y_axis = _placed(y_axis, height - BOTTOM, TOP)
+    y_axis = placed(y_axis, height - BOTTOM, TOP)
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    x_axis = _placed(_range_axis(x_low, x_high, max(int((width - left) // 80), 2)), left, width - RIGHT)
+    x_axis = placed(_range_axis(x_low, x_high, max(int((width - left) // 80), 2)), left, width - RIGHT)
     if at_points:
         x_axis = _point_axis(sorted({x for x, _ in points}), left + 12, width - RIGHT - 12)
     parts = [_grid(x_axis, y_axis, labels, width, height, x_label, y_label), _legend(series, left, width)]
     order = {"faint": 0, "line": 1, "points": 2}
     parts.extend(_drawn(one, x_axis, y_axis) for one in sorted(series, key=lambda one: order[one.kind]))
-    return _svg(parts, width, height, f"{title}. {_described(series, x_label)}")
+    return drawing(parts, width, height, f"{title}. {_described(series, x_label)}")
 
 
 def heat_map(
@@ -120,57 +118,15 @@ def heat_map(
             size = {"width": f"{max(cell_w - 1, 1):.1f}", "height": f"{max(cell_h - 1, 1):.1f}"}
             parts.append(tag("rect", told, class_="cell", x=x, y=y, rx=1.5, fill_opacity=shade, **size))
     for j in range(0, columns, max(math.ceil(24 / cell_w), 1)):
-        parts.append(_text(column_names[j], left + (j + 0.5) * cell_w, height - BOTTOM + 14, "middle"))
+        parts.append(text_at(column_names[j], left + (j + 0.5) * cell_w, height - BOTTOM + 14, "middle"))
     for i in range(0, rows, max(math.ceil(14 / cell_h), 1)):
-        parts.append(_text(row_names[i], left - 6, TOP + (i + 0.5) * cell_h + 4, "end"))
-    parts.append(_text(column_label, (left + width - RIGHT) / 2, height - 6, "middle", "label"))
+        parts.append(text_at(row_names[i], left - 6, TOP + (i + 0.5) * cell_h + 4, "end"))
+    parts.append(text_at(column_label, (left + width - RIGHT) / 2, height - 6, "middle", "label"))
     middle = TOP + rows * cell_h / 2
     turned = f"translate(11 {middle:.1f}) rotate(-90)"
     parts.append(tag("text", row_label, class_="label", text_anchor="middle", transform=turned))
     told = f"{title}. {rows} by {columns} values from {low:.3g} to {high:.3g}."
-    return _svg(parts, width, height, told)
-
-
-def dot_chart(
-    names: Sequence[str],
-    values: Sequence[float],
-    spread: Sequence[float],
-    *,
-    title: str,
-    x_label: str,
-    width: int = 440,
-) -> Markup:
-    """Returns an SVG with a row a name: a dot at its value, and a bar from value - spread to value + spread."""
-    ends = [v + sign * s for v, s in zip(values, spread, strict=True) if math.isfinite(v) for sign in (-1, 1)]
-    if not ends:
-        return tag("p", "Nothing to draw yet.", class_="empty")
-    row, left = 22.0, max(len(name) for name in names) * DIGIT + 14
-    height = 10 + row * len(names) + BOTTOM
-    axis = _placed(_linear_axis(min(ends), max(ends), max(int((width - left) // 60), 2)), left, width - RIGHT)
-    parts, told = [], []
-    for tick in axis.ticks:
-        x = f"{axis.at(tick):.1f}"
-        parts.append(tag("line", class_="grid", x1=x, x2=x, y1=10, y2=f"{height - BOTTOM:.1f}"))
-        parts.append(_text(tick_text(tick, axis.ticks), axis.at(tick), height - BOTTOM + 17, "middle"))
-    for number, (name, value, s) in enumerate(zip(names, values, spread, strict=True)):
-        y = 10 + row * (number + 0.5)
-        parts.append(_text(name, left - 7, y + 4, "end"))
-        if not math.isfinite(value):
-            continue
-        place, (low, high) = f"{y:.1f}", (f"{axis.at(value + sign * s):.1f}" for sign in (-1, 1))
-        parts.append(tag("line", class_="mark line", x1=low, x2=high, y1=place, y2=place))
-        parts.append(tag("circle", class_="mark points", r=4, cx=f"{axis.at(value):.1f}", cy=place))
-        told.append(f"{name}: {value:.4g}.")
-    parts.append(_text(x_label, (left + width - RIGHT) / 2, height - 4, "middle", "label"))
-    return _svg(parts, width, height, f"{title}. {' '.join(told)}")
-
-
-def standalone(chart: Markup) -> str:
-    """Returns a chart as the text of an SVG file, with its colours in it."""
-    opening, _, rest = chart.partition(">")
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)
-    size = f' width="{box[1]}" height="{box[2]}"' if box else ""
-    return f'{opening} xmlns="http://www.w3.org/2000/svg"{size}><style>{chart_style()}</style>{rest}\n'
+    return drawing(parts, width, height, told)
 
 
 def bar_pair(bare: float | None, tuned: float, *, width: int = 200) -> Markup:
@@ -222,12 +178,13 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
         return "0"
     if largest < 1e-3:
         return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
-    if largest >= 1e6:
+    if largest >= 1e6 and value >= 1e5:
         return f"{value / 1e6:g}M"
     return f"{value:,.10g}"
 
 
-def _linear_axis(low: float, high: float, count: int) -> Axis:
+def linear_axis(low: float, high: float, count: int) -> Axis:
+    """Returns an axis with about `count` round ticks, from one of them to another."""
     if high == low:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
@@ -248,7 +205,7 @@ def _point_axis(points: Sequence[float], start: float, end: float) -> Axis:
     """An axis with its ticks at the points, as far as their labels find room."""
     low, high = points[0], points[-1]
     if low == high:
-        return _placed(_range_axis(low, high, 1), start, end)
+        return placed(_range_axis(low, high, 1), start, end)
     axis = Axis(low, high, start, end, (), log=low > 0 and high / low > 8)
     ticks: list[float] = []
     for point in points:
@@ -263,7 +220,8 @@ def _ends(one: Series) -> list[float]:
     return [y + sign * s for y, s in zip(one.y, spread) if math.isfinite(y) for sign in (-1, 1)]
 
 
-def _log_axis(low: float, high: float) -> Axis:
+def log_axis(low: float, high: float) -> Axis:
+    """Returns a logarithmic axis with ticks at 1, 2 and 5 times powers of ten, or at the powers alone."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 300 else (1,)
     every = [float(f"{factor}e{power}") for power in powers for factor in steps]
@@ -274,7 +232,8 @@ def _log_axis(low: float, high: float) -> Axis:
     return Axis(low, high, 0.0, 1.0, tuple(tick for tick in every if low <= tick <= high), log=True)
 
 
-def _placed(axis: Axis, start: float, end: float) -> Axis:
+def placed(axis: Axis, start: float, end: float) -> Axis:
+    """Returns the axis between two places of the drawing."""
     return Axis(axis.low, axis.high, start, end, axis.ticks, axis.log)
 
 
@@ -286,7 +245,7 @@ def _grid(
     for tick, label in zip(y_axis.ticks, labels):
         y = y_axis.at(tick)
         parts.append(tag("line", class_="grid", x1=left, x2=right, y1=f"{y:.1f}", y2=f"{y:.1f}"))
-        parts.append(_text(label, x_axis.start - 7, y + 4, "end"))
+        parts.append(text_at(label, x_axis.start - 7, y + 4, "end"))
     foot = y_axis.start
     parts.append(tag("line", class_="axis", x1=left, x2=right, y1=f"{foot:.1f}", y2=f"{foot:.1f}"))
     for tick in x_axis.ticks:
@@ -294,10 +253,10 @@ def _grid(
         # A label at the right end stays inside the drawing.
         anchor = "end" if x + len(label) * DIGIT / 2 > width else "middle"
         parts.append(tag("line", class_="axis", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=f"{foot:.1f}", y2=f"{foot + 4:.1f}"))
-        parts.append(_text(label, min(x, width - 1), foot + 17, anchor))
-    parts.append(_text(x_label, (x_axis.start + x_axis.end) / 2, height - 4, "middle", "label"))
+        parts.append(text_at(label, min(x, width - 1), foot + 17, anchor))
+    parts.append(text_at(x_label, (x_axis.start + x_axis.end) / 2, height - 4, "middle", "label"))
     if y_label:
-        parts.append(_text(y_label, 0, 12, "start", "label"))
+        parts.append(text_at(y_label, 0, 12, "start", "label"))
     return parts
 
 
@@ -312,7 +271,7 @@ def _legend(series: Sequence[Series], left: float, width: int) -> list[Markup]:
             parts.append(tag("circle", class_="mark points", cx=f"{x + 9:.1f}", cy=8, r=3.5))
         else:
             parts.append(tag("line", class_=f"mark {one.kind}", x1=f"{x:.1f}", x2=f"{x + 18:.1f}", y1=8, y2=8))
-        parts.append(_text(one.name, x + 22, 12, "start"))
+        parts.append(text_at(one.name, x + 22, 12, "start"))
         x += len(one.name) * DIGIT + 36
     return parts
 
@@ -374,13 +333,15 @@ def _scale(low: float, high: float, width: int) -> Markup:
     for i in range(5):
         shade = f"{0.08 + 0.23 * i:.2f}"
         cells.append(tag("rect", class_="cell", x=f"{x + 18 * i:.1f}", y=3, width=17, height=10, fill_opacity=shade))
-    return tag("g", _text(low_text, x - 6, 12, "end"), cells, _text(high_text, width - RIGHT, 12, "end"))
+    return tag("g", text_at(low_text, x - 6, 12, "end"), cells, text_at(high_text, width - RIGHT, 12, "end"))
 
 
-def _text(text: object, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
+def text_at(text: object, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
+    """Returns a text of the drawing."""
     return tag("text", str(text), class_=kind, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
 
 
-def _svg(parts: Sequence[object], width: float, height: float, described: str) -> Markup:
+def drawing(parts: Sequence[object], width: float, height: float, described: str) -> Markup:
+    """Returns an SVG with its description for screen readers."""
     attributes = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria_label": described}
     return tag("svg", *parts, class_="chart", **attributes)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prefix_jax.disk import write_text
 from prefix_jax.reporting import sections
+from prefix_jax.reporting.inside import inside
 from prefix_jax.reporting.markup import Markup, tag
 from prefix_jax.reporting.page import document, section
 from prefix_jax.reporting.run import Run, read_run
@@ -15,7 +16,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Markup | None]], ...] = (
     ("scores", "Scores", sections.scores),
     ("samples", "Samples", sections.samples),
     ("prefix", "The prefix", sections.prefix),
-    ("inside", "Looking inside", sections.inside),
+    ("inside", "Looking inside", inside),
     ("options", "Options", sections.options),
     ("reproduce", "How to reproduce", sections.reproduce),
 )

@@ -119,32 +119,6 @@ def prefix(run: Run) -> Markup | None:
     return join([tag("p", about, class_="about"), tag("div", figures, class_="charts two")])
 
 
-def inside(run: Run) -> Markup | None:
-    """Heat maps of the attention that the prefix gets, by layer and head, and what the next token makes of it."""
-    found = run.inspection
-    shares, change, other = (found.get(name) for name in ("prefix_share", "change", "changed_words"))
-    if not isinstance(shares, Mapping) or not isinstance(change, float) or not isinstance(other, float):
-        return None
-    told = (
-        f"Measured on {_count(found.get('tokens'))} target tokens of {_count(found.get('records'))} "
-        f"{found.get('split')} records. What was tuned moves the next token's distribution by {change:.2f} nats on "
-        f"average and changes its likeliest word in {100 * other:.0f} % of places."
-    )
-    figures = [
-        tag("figure", heat_map(
-            [[100 * value for value in row] for row in share], title=f"Attention to the prefix, {site}, %",
-            row_label="layer", column_label="head",
-        ))
-        for site, share in shares.items()
-        if share and share[0]
-    ]  # fmt: skip
-    words = found.get("nearest_words")
-    lines = [tag("li", ", ".join(map(str, row))) for row in words] if isinstance(words, list) else []
-    near = join([tag("p", "The nearest words of each virtual token:", class_="about"), tag("ol", lines)])
-    charts = tag("div", figures, class_="charts two") if figures else None
-    return join([tag("p", told, class_="about"), charts, near if lines else None])
-
-
 def options(run: Run) -> Markup | None:
     """The configuration: what the run sets itself, and everything."""
     chosen = flat(run.config)

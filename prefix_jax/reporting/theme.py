@@ -1,27 +1,16 @@
 """The page's style sheet: one accent colour, light and dark, wide and narrow, screen and paper."""
 
-import re
-
-LIGHT = {
-    "page": "#fafaf8", "card": "#ffffff", "ink": "#1c1f22", "soft": "#5a6168", "line": "#e4e4df", "grid": "#ececE7",
-    "accent": "#0b6b74", "wash": "#e8f2f2", "bare": "#a3a9ae", "worse": "#a13d2d",
-}  # fmt: skip
-DARK = {
-    "page": "#131618", "card": "#1a1e21", "ink": "#e7e8e6", "soft": "#a0a7ad", "line": "#2c3236", "grid": "#252a2e",
-    "accent": "#6cc9c9", "wash": "#16302f", "bare": "#6d757c", "worse": "#e89a86",
-}  # fmt: skip
-FONTS = {
-    "sans": 'Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif',
-    "mono": 'ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',
-}
-
-
-def _declared(values: dict[str, str]) -> str:
-    return " ".join(f"--{name}: {value};" for name, value in values.items())
-
-
-# The rules of plots, which stand alone too.
-_CHART = """\
+# Custom properties: colours on light and on dark.
+LIGHT = """
+  --page: #fafaf8; --card: #ffffff; --ink: #1c1f22; --soft: #5a6168; --line: #e4e4df; --grid: #ececE7;
+  --accent: #0b6b74; --wash: #e8f2f2; --bare: #a3a9ae; --worse: #a13d2d;
+"""
+DARK = """
+    --page: #131618; --card: #1a1e21; --ink: #e7e8e6; --soft: #a0a7ad; --line: #2c3236; --grid: #252a2e;
+    --accent: #6cc9c9; --wash: #16302f; --bare: #6d757c; --worse: #e89a86;
+"""
+# How the parts of a drawing look.
+CHART = """
 .chart { display: block; width: 100%; height: auto; overflow: visible; font: 11px var(--sans); }
 .chart .tick { fill: var(--soft); } .chart .label { fill: var(--soft); }
 .chart .grid { stroke: var(--grid); } .chart .axis { stroke: var(--bare); }
@@ -34,22 +23,21 @@ _CHART = """\
 .chart .cell { fill: var(--accent); }
 """
 
-
-def chart_style() -> str:
-    """Returns the rules of plots with the colours in them, for a drawing in a file of its own, light and dark."""
-
-    def rules(colours: dict[str, str]) -> str:
-        return re.sub(r"var\(--(\w+)\)", lambda found: {**colours, **FONTS}[found[1]], _CHART)
-
-    return f"{rules(LIGHT)}@media (prefers-color-scheme: dark) {{\n{rules(DARK)}}}\n"
-
-
 STYLE = (
-    f"""
-:root {{ color-scheme: light dark; {_declared(LIGHT)} {_declared(FONTS)} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_declared(DARK)} }} }}
+    """
+:root {
+  color-scheme: light dark;
 """
-    + """\
+    + LIGHT
+    + """  --sans: Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif;
+  --mono: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+"""
+    + DARK
+    + """  }
+}
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.6 var(--sans);
@@ -102,9 +90,8 @@ figcaption { margin: 0 0 14px; } figcaption p { margin: 0; color: var(--soft); f
 .charts.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 .charts .whole { grid-column: 1 / -1; }
 """
-    + _CHART
-    + """\
-.narrow { display: none; }
+    + CHART
+    + """.narrow { display: none; }
 @media (max-width: 640px) {
   .wide { display: none; } .narrow { display: block; } .charts.two .chart { font-size: 14px; }
 }

@@ -6,17 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from prefix_jax.reporting.plots import (
-    Series,
-    bar_pair,
-    dot_chart,
-    heat_map,
-    line_chart,
-    nice_ticks,
-    smoothed,
-    standalone,
-    tick_text,
-)
+from prefix_jax.reporting.plots import Series, bar_pair, heat_map, line_chart, nice_ticks, smoothed, tick_text
 
 
 def chart(*series: Series, **options) -> ElementTree.Element:
@@ -102,27 +92,6 @@ def test_heat_maps_of_any_size(shape):
     text = heat_map(values, title="t", row_label="head", column_label="layer")
     assert len(re.findall("<title>", text)) == rows * columns
     ElementTree.fromstring(text)
-
-
-def test_dots_lie_at_their_values_with_bars_around_them():
-    drawn = dot_chart(("a", "b", "none"), (2.0, 4.0, math.nan), (1.0, 0.0, 0.0), title="t", x_label="BLEU")
-    element = ElementTree.fromstring(drawn)
-    a, b = element.iter("circle")
-    wide, narrow = (line for line in element.iter("line") if "mark" in line.attrib["class"])
-    low, high = float(wide.attrib["x1"]), float(wide.attrib["x2"])
-    assert float(a.attrib["cx"]) == pytest.approx((low + high) / 2, abs=0.1)
-    assert high - low == pytest.approx(float(b.attrib["cx"]) - float(a.attrib["cx"]), abs=0.2)
-    assert narrow.attrib["x1"] == narrow.attrib["x2"]
-    assert element.attrib["aria-label"] == "t. a: 2. b: 4."
-    assert "Nothing to draw" in dot_chart(("a",), (math.nan,), (0.0,), title="t", x_label="x")
-
-
-def test_a_chart_in_a_file_of_its_own_has_its_colours_and_its_size():
-    text = standalone(line_chart([Series("a", [1, 2], [3.0, 4.0])], title="t", width=440))
-    element = ElementTree.fromstring(text)
-    assert element.tag == "{http://www.w3.org/2000/svg}svg" and element.attrib["width"] == "440"
-    style = element.find("{http://www.w3.org/2000/svg}style").text
-    assert "var(" not in style and "prefers-color-scheme: dark" in style
 
 
 def test_bars_share_a_scale():

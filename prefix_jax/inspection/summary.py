@@ -1,0 +1,65 @@
+"""Everything that is looked at of one run, as `inspection.json` holds it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prefix_jax.data.records import Record
+from prefix_jax.inspection.distances import distances
+from prefix_jax.inspection.measure import measure
+from prefix_jax.inspection.observe import Attention, attention
+from prefix_jax.inspection.words import nearest_words, next_words
+from prefix_jax.models.prefix import Prefix
+from prefix_jax.training.session import Session
+from prefix_jax.tuning import Kept
+
+
+def summary(opened: Session, kept: Kept, records: Sequence[Record], against: Prefix | None = None) -> dict[str, Any]:
+    """Returns what `measure` finds; of the shortest record, attention and next words; of a prompt, the nearest words.
+
+    Args:
+      against: another prefix for the same model; None: nothing is compared.
+
+    Raises:
+      UserError: there are no records, or the prefixes cannot be compared.
+    """
+    found = measure(opened, kept, records)
+    shown = min(records, key=lambda record: len(record.source) + len(record.target))
+    matrices = attention(opened, kept, shown.source, shown.target)
+    result = {
+        "records": len(records),
+        "tokens": found.tokens,
+        "prefix_share": {site: share.round(5).tolist() for site, share in found.prefix_share.items()},
+        "change": found.change,
+        "change_by_place": found.change_by_place.round(5).tolist(),
+        "changed_words": found.changed_words,
+        "source": shown.source,
+        "target": shown.target,
+        "attention": {site: _head(matrix) for site, matrix in matrices.items() if matrix.slots},
+        "next_words": [place._asdict() for place in next_words(opened, kept, shown.source, shown.target)],
+    }
+    if kept.reserved:
+        result["nearest_words"] = nearest_words(opened, kept)
+    if against is not None:
+        result["distance"] = _compared(kept.prefix or Prefix(), against)
+    return result
+
+
+def _head(matrix: Attention) -> Mapping[str, Any]:
+    """The head that gives the prefix the most."""
+    share = matrix.prefix_share()
+    layer, head = (int(place) for place in np.unravel_index(share.argmax(), share.shape))
+    weights = matrix.weights[layer, head].round(4).tolist()
+    about = {"layer": layer, "head": head, "share": float(share[layer, head]), "slots": matrix.slots}
+    return {**about, "queries": matrix.queries, "keys": matrix.keys, "weights": weights}
+
+
+def _compared(one: Prefix, other: Prefix) -> dict[str, Any]:
+    return {
+        site: {
+            kind: {name: value.round(5).tolist() for name, value in distance._asdict().items()}
+            for kind, distance in kinds.items()
+        }
+        for site, kinds in distances(one, other).items()
+    }
