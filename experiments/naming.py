@@ -25,8 +25,8 @@ def method(result: Result) -> str:
 
 
 def labels(result: Result) -> dict[str, str]:
-    """Returns the columns of the tables that compare methods."""
-    return {"model": result.option("model.source"), "method": method(result)}
+    """Returns the one column of the tables that compare methods."""
+    return {"method": method(result)}
 
 
 def in_main_table(result: Result) -> str:

@@ -55,14 +55,14 @@ def table(study: Study, found: Sequence[Result]) -> str:
     metrics = study.metrics or published.METRICS[task]
     rows: list[list[object]] = []
     labels: dict[str, Any] = {}
-    for same in results.grouped(found, study.labels):
+    for same in results.grouped(found, lambda r: [r.option("model.source"), study.labels(r)]):
         labels = study.labels(same[0])
-        rows.append([*map(_label, labels.values()), "ours", *_ours(same, task, metrics)])
+        rows.append([*map(_label, labels.values()), same[0].option("model.source"), *_ours(same, task, metrics)])
         theirs = study.paper(same[0])
         if any(metric in theirs for metric in metrics):
             printed = [f"{theirs[m]:g}" if m in theirs else "" for m in metrics]
             rows.append([*map(_label, labels.values()), "the paper", "", *printed, "", "", ""])
-    return markdown_table(rows, [*labels, "", "runs", *metrics, "trained", "stored", "commit"])
+    return markdown_table(rows, [*labels, "model", "runs", *metrics, "trained", "stored", "commit"])
 
 
 def _ours(same: Sequence[Result], task: str, metrics: Sequence[str]) -> list[object]:

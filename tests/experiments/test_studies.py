@@ -58,7 +58,7 @@ def call(study: Study, monkeypatch, *words: str) -> None:
     assert ended.value.code == 0
 
 
-def test_a_study_runs_is_tabulated_and_goes_on(study, tmp_path, monkeypatch):
+def test_a_study_runs_is_tabulated_and_goes_on(study, tiny_models, tmp_path, monkeypatch):
     workdir = tmp_path / "sweep"
     call(study, monkeypatch, "--workdir", str(workdir))
     found = results.read(study.results)
@@ -71,8 +71,8 @@ def test_a_study_runs_is_tabulated_and_goes_on(study, tmp_path, monkeypatch):
     samples = (workdir / "runs" / found[0].name / "samples.jsonl").read_text().splitlines()
     inputs = tasks.inputs("text", "test", str(study.folder / "rows.jsonl"))
     assert len(inputs) == 4 and [json.loads(line)["id"] for line in samples] == [inputs[0].id, inputs[2].id]
-    text = (study.folder / "README.md").read_text()
-    assert "| 3 | ours | 2 |" in text and "| 2 | ours | 2, 2 diverged | - |" in text and "The end." in text
+    text, model = (study.folder / "README.md").read_text(), tiny_models["llama"]
+    assert f"| 3 | {model} | 2 |" in text and f"| 2 | {model} | 2, 2 diverged | - |" in text and "The end." in text
     assert "![BLEU against prefix length](cpu-BLEU.svg)" in text
     drawing = ElementTree.parse(study.folder / "cpu-BLEU.svg").getroot()
     assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
@@ -97,8 +97,11 @@ def test_a_table_has_means_deviations_and_the_papers_numbers(tmp_path):
     paper = lambda one: {"BLEU_all": 55.1}
     study = Study(tmp_path, lambda one: {"method": naming.method(one)}, {"cpu": ()}, ("BLEU_all", "TER_all"), paper)
     head, _, ours, theirs = readme.table(study, found).splitlines()
-    assert head == "| method |  | runs | BLEU_all | TER_all | trained | stored | commit |"
-    assert ours == "| prefix 10 | ours | 2 | 41.0 ± 1.4 | 0.450 ± 0.071 | 20 | 10 (1 %) | `abcdef12`, `123456ab` |"
+    assert head == "| method | model | runs | BLEU_all | TER_all | trained | stored | commit |"
+    assert (
+        ours
+        == "| prefix 10 | flan-t5-small | 2 | 41.0 ± 1.4 | 0.450 ± 0.071 | 20 | 10 (1 %) | `abcdef12`, `123456ab` |"
+    )
     assert theirs == "| prefix 10 | the paper |  | 55.1 |  |  |  |  |"
     assert readme.heading(found) == (
         "**webnlg, scale `cpu`**: flan-t5-small; 5 steps of 16 records; 7 test records scored, beam 5."
