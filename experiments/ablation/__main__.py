@@ -8,7 +8,7 @@ from experiments.studies import Study, main
 STUDY = Study(
     folder=Path(__file__).parent,
     labels=naming.labels,
-    scored={"paper": (), "cpu": ("--limit=40", "--spread")},
+    scored={"paper": (), "cpu": ("--limit=64", "--spread")},
     paper=naming.ablation,
 )
 

@@ -2,7 +2,7 @@
 
     python -m experiments.ablation --scale=cpu --workdir runs/ablation
 
-"paper": GPT-2 Medium on E2E, ten epochs. "cpu": SmolLM2-135M on E2E, 60 steps of 4 records, one seed, 40 test
+"paper": GPT-2 Medium on E2E, ten epochs. "cpu": SmolLM2-135M on E2E, 100 steps of 8 records, one seed, 64 test
 records.
 """
 
@@ -19,7 +19,6 @@ def get_config(scale: str = "cpu") -> Config:
     if scales.check(scale) == "cpu":
         config = scales.small("e2e", "smollm2-135m")
         config.optimizer.learning_rate = 2e-3
-        config.training.update(steps=60, batch=4)
         return config
     config = scales.table_to_text(scale, "e2e")
     config.update_from_flattened_dict(published.training("prefix", "e2e"))

@@ -13,7 +13,7 @@ def labels(result: Result) -> dict[str, str]:
 STUDY = Study(
     folder=Path(__file__).parent,
     labels=labels,
-    scored={"paper": (), "cpu": ("--limit=32", "--spread")},
+    scored={"paper": (), "cpu": ("--limit=64", "--spread")},
     figures=(Figure("BLEU", "initial words"),),
 )
 

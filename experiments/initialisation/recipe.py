@@ -3,8 +3,8 @@
 
     python -m experiments.initialisation --scale=cpu --workdir runs/initialisation
 
-"paper": GPT-2 Medium on 100 records of E2E, 200 steps. "cpu": FLAN-T5-small on 100 records of E2E, 30 steps of 4, three
-seeds, 32 test records; eight rows at a time train in one program.
+"paper": GPT-2 Medium on 100 records of E2E, 200 steps. "cpu": FLAN-T5-small on 100 records of E2E, 60 steps of 8, three
+seeds, 64 test records; eight rows at a time train in one program.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def get_config(scale: str = "cpu") -> Config:
     config.prefix.length = 6
     config.data.update(limit=100, limit_seed=0)
     if scale == "cpu":
-        config.training.update(steps=30, batch=4)
+        config.training.steps = 60
     else:
         config.optimizer.learning_rate = 5e-5
         config.training.update(steps=200, batch=10, evaluate_records=30)

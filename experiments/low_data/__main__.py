@@ -14,7 +14,7 @@ def labels(result: Result) -> dict[str, str | int]:
 STUDY = Study(
     folder=Path(__file__).parent,
     labels=labels,
-    scored={"paper": (), "cpu": ("--limit=32", "--spread")},
+    scored={"paper": (), "cpu": ("--limit=64", "--spread")},
     figures=(Figure("BLEU", "records", lines="method"), Figure("ROUGE_L", "records", lines="method")),
 )
 
