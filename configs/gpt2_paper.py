@@ -6,7 +6,7 @@ from prefix_jax.config import Config, default_config
 def paper_config(task: str, source: str) -> Config:
     config = default_config()
     config.model.source = source
-    config.data.task = task
+    config.data.update(task=task, max_target_length=256)  # DART's longest text has 581 letters
     # MLP of width 512 from a random start; tokens follow the prefix.
     config.prefix.update(reparameterisation="mlp", hidden=512, initialisation="random", position_offset="length")
     config.optimizer.update(schedule="linear", warmup_steps=0, clip=1.0, weight_decay=0.0)

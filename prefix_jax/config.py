@@ -130,8 +130,13 @@ def _data() -> dict:
         # Tokens in a packed row (decoder-only: source and target; encoder-decoder: the encoder); 0: chosen from the
         # data.
         row_length=0,
-        # Training records used, from the start of the file; 0: all.
+        # Training records used, 0: all; from the start of the file, or where `limit_seed` is at least 0, drawn by it.
         limit=0,
+        limit_seed=-1,
+        # Comma-separated categories of the records to train on (and of the validation loss), and of those that the
+        # test split keeps; with a minus before, as "-sport", all others; empty: all.
+        categories="",
+        test_categories="",
         # Of the order of the records.
         seed=0,
     )

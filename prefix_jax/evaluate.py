@@ -1,5 +1,5 @@
-"""`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--config.decoding.OPTION=VALUE
-...]`
+"""`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--spread]
+[--config.decoding.OPTION=VALUE ...]`
 
 Scores what a run tuned with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`.
 """
@@ -16,6 +16,7 @@ _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _BARE = flags.DEFINE_bool("bare", False, "Score the model without the prefix too.")
 _TUNED = flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --notuned keeps the earlier scores.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+_SPREAD = flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
 _JSON = flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
 _OVERRIDES = cli.define_overrides()
 _JOIN = cli.define_hosts()
@@ -24,14 +25,19 @@ _JOIN = cli.define_hosts()
 def main() -> None:
     cli.required(workdir=_WORKDIR.value)
     cli.enable_compile_cache()
-    _JOIN({name: flags.FLAGS[name].value for name in ("workdir", "split", "bare", "tuned", "limit")} | _OVERRIDES())
+    _JOIN(
+        {name: flags.FLAGS[name].value for name in ("workdir", "split", "bare", "tuned", "limit", "spread")}
+        | _OVERRIDES()
+    )
     from prefix_jax import inference
     from prefix_jax.parallel import hosts
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import score_table
 
     workdir = Path(str(_WORKDIR.value))
-    entry = inference.evaluate(workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES())
+    entry = inference.evaluate(
+        workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES(), _SPREAD.value
+    )
     if not hosts.leader():
         return
     if (workdir / "config.json").exists():

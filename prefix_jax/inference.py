@@ -13,7 +13,7 @@ import jax
 
 from prefix_jax import decoding, disk, metrics
 from prefix_jax.config import Config, default_config
-from prefix_jax.data import tasks
+from prefix_jax.data import subsets
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import tokenise_sources
 from prefix_jax.errors import UserError
@@ -133,6 +133,7 @@ def evaluate(
     tuned: bool = True,
     limit: int = 0,
     overrides: dict | None = None,
+    spread: bool = False,
     opened: Session | None = None,
 ) -> dict:
     """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`; returns the split's entry.
@@ -141,6 +142,7 @@ def evaluate(
       bare: also score the model without the prefix.
       tuned: score the model with it; False keeps what an earlier call found.
       limit: records scored, from the start of the split; 0: all.
+      spread: take the `limit` records evenly spaced over the split, not its first ones.
       opened: a session that may have the model already.
 
     Raises:
@@ -148,8 +150,11 @@ def evaluate(
     """
     found = open_tuned(workdir, overrides, opened)
     config = found.session.config
-    records = tasks.inputs(config.data.task, split, config.data.path, session.columns(config), limit)
+    records = session.text_inputs(config, split)
+    if limit:
+        records = subsets.spread(records, limit) if spread else records[:limit]
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
+    about |= {"spread": True} if spread else {}
     entry, texts = _earlier(workdir, split, about)
     if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
@@ -172,7 +177,7 @@ def _earlier(workdir: Path, split: str, about: dict[str, Any]) -> tuple[dict[str
     entry = _read_scores(workdir).get(split, {})
     samples = workdir / "samples.jsonl"
     rows = read_samples(workdir) if samples.exists() else []
-    same = all(_plain(entry.get(key)) == _plain(value) for key, value in about.items())
+    same = all(_plain(entry.get(key)) == _plain(value) for key, value in {"spread": None, **about}.items())
     if not same or len(rows) != about["records"] or any(row["split"] != split for row in rows):
         return dict(about), {"tuned": [], "bare": []}
     return entry, {name: [row[name] for row in rows] for name in ("tuned", "bare")}

@@ -24,6 +24,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's directory: made, or
 _MEMBERS = flags.DEFINE_integer("members", 8, "Rows trained in one program, at most.", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", "test", "The split that is scored: test, validation, train; empty for none.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+_SPREAD = flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
 _JOBS = flags.DEFINE_enum("jobs", None, ["slurm", "local"], "Train each program in a job of its own.")
 _JOB = flags.DEFINE_multi_string("job", [], "Of jobs: NAME=VALUE, as timeout_min=240 or SLURM's partition=gpu.")
 _JOIN = cli.define_hosts()
@@ -47,7 +48,7 @@ def main() -> None:
     from prefix_jax.sweeping.sweep import Options, sweep, sweep_in_jobs
 
     workdir = Path(str(_WORKDIR.value))
-    options, words = Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value), cli.command_line()
+    options, words = Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value, _SPREAD.value), cli.command_line()
     if _JOBS.value:
         state = sweep_in_jobs(rows, workdir, options, words, Jobs(_JOBS.value, _JOB.value))
     else:

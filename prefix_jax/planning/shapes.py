@@ -61,6 +61,11 @@ KNOWN = {
     ),
     "bart-base": _bart(6, 768, 12, 3072),
     "bart-large": _bart(12, 1024, 16, 4096),
+    "smollm2-135m": {
+        **_llama(30, 576, 9, 3, 1536, vocabulary=49152, window=8192),
+        "tie_word_embeddings": True,
+        "rope_theta": 100000.0,
+    },
     "llama-2-7b": _llama(32, 4096, 32, 32, 11008),
     "llama-2-13b": _llama(40, 5120, 40, 40, 13824),
     "llama-2-70b": _llama(80, 8192, 64, 8, 28672),

@@ -1,10 +1,11 @@
-"""Rows of dots on a common logarithmic axis: numbers of very different sizes, read against each other."""
+"""Rows of dots on a common axis: numbers of very different sizes, or means with their deviations."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.plots import DIGIT, drawing, log_axis, placed, text_at
+from prefix_jax.reporting.plots import DIGIT, RIGHT, drawing, linear_axis, log_axis, placed, text_at, tick_text
 
 ROW, HEAD, FOOT = 22.0, 34.0, 40.0
 
@@ -21,7 +22,9 @@ class Dots(NamedTuple):
 def dot_rows(
     rows: Sequence[Dots], *, title: str, x_label: str, full: str, ring: str = "", note: str = "", width: int = 760
 ) -> Markup:
-    """Returns an SVG of rows of dots; `full`, `ring` and `note` say what they are. All numbers are above 0."""
+    """Returns an SVG of rows of dots on a logarithmic axis, so all numbers are above 0; `full`, `ring` and `note` say
+    what they are.
+    """
     left = max(len(row.name) for row in rows) * DIGIT + 12
     right = width - max([len(row.note) for row in rows] + [len(note)]) * DIGIT - 14
     values = [value for row in rows for value in (row.full, row.ring) if value is not None]
@@ -40,6 +43,39 @@ def dot_rows(
     parts += [*_key(full, ring, left), text_at(note, width, 14, "end", "label")]
     told = " ".join(f"{row.name}: {row.full:,.0f}." for row in rows)
     return drawing(parts, width, height, f"{title}. {told}")
+
+
+class Spread(NamedTuple):
+    """A row: its name, a mean, and the deviation that its bar shows on both sides."""
+
+    name: str
+    mean: float
+    deviation: float = 0.0
+
+
+def spread_rows(rows: Sequence[Spread], *, title: str, x_label: str, width: int = 440) -> Markup:
+    """Returns an SVG of rows of dots with bars, on a linear axis; a mean that is not finite has none."""
+    known = [row for row in rows if math.isfinite(row.mean)]
+    ends = [row.mean + sign * row.deviation for row in known for sign in (-1, 1)]
+    if not ends:
+        return tag("p", "Nothing to draw yet.", class_="empty")
+    left, foot = max(len(row.name) for row in rows) * DIGIT + 14, ROW * len(rows) + 10
+    axis = placed(linear_axis(min(ends), max(ends), max(int((width - left) // 60), 2)), left, width - RIGHT)
+    parts: list[Markup] = []
+    for tick in axis.ticks:
+        x = f"{axis.at(tick):.1f}"
+        parts.append(tag("line", class_="grid", x1=x, x2=x, y1=10, y2=foot))
+        parts.append(text_at(tick_text(tick, axis.ticks), axis.at(tick), foot + 17, "middle"))
+    for number, row in enumerate(rows):
+        y = ROW * (number + 0.5) + 10
+        parts.append(text_at(row.name, left - 7, y + 4, "end"))
+        if row in known:
+            low, high = (f"{axis.at(row.mean + sign * row.deviation):.1f}" for sign in (-1, 1))
+            parts.append(tag("line", class_="mark line", x1=low, x2=high, y1=f"{y:.1f}", y2=f"{y:.1f}"))
+            parts.append(tag("circle", class_="mark points", r=4, cx=f"{axis.at(row.mean):.1f}", cy=f"{y:.1f}"))
+    parts.append(text_at(x_label, (left + width - RIGHT) / 2, foot + FOOT - 6, "middle", "label"))
+    told = " ".join(f"{row.name}: {row.mean:.4g}." for row in known)
+    return drawing(parts, width, foot + FOOT, f"{title}. {told}")
 
 
 def _row(row: Dots, at: float, ring: float | None, left: float, width: int, y: float) -> list[Markup]:

@@ -71,7 +71,7 @@ def line_chart(
     ends = [end for one in series for end in _ends(one)]
     low, high = min(ends), max(ends)
     log = (low > 0 and high / low > 8 and not from_zero) if log is None else log and low > 0
-    y_axis = log_axis(low, high) if log else _linear_axis(0.0 if from_zero else low, high, 5)
+    y_axis = log_axis(low, high) if log else linear_axis(0.0 if from_zero else low, high, 5)
     labels = [tick_text(tick, y_axis.ticks) for tick in y_axis.ticks]
     left = max(len(label) for label in labels) * DIGIT + 14
     y_axis = placed(y_axis, height - BOTTOM, TOP)
@@ -183,7 +183,8 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
     return f"{value:,.10g}"
 
 
-def _linear_axis(low: float, high: float, count: int) -> Axis:
+def linear_axis(low: float, high: float, count: int) -> Axis:
+    """Returns an axis with about `count` round ticks, from one of them to another."""
     if high == low:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin

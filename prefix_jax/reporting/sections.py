@@ -363,7 +363,8 @@ def _reparameterisation(run: Run) -> str | None:
 
 def _records(run: Run) -> str | None:
     limit, batch = run.option("data.limit", 0), run.option("training.batch")
-    told = [f"first {_count(limit)} records"] if limit else []
+    drawn = run.option("data.limit_seed", -1) >= 0
+    told = [f"{_count(limit)} records drawn at random" if drawn else f"first {_count(limit)} records"] if limit else []
     return ", ".join(told + ([f"{batch} records a step"] if batch else [])) or None
 
 

@@ -146,7 +146,7 @@ def page(found: Sweep) -> str:
 
 def _charts(found: Sweep) -> Markup | None:
     along = found.along
-    if along is None or len({r.options[along] for r in found.results}) < 2:
+    if along is None or not found.metrics or len({r.options[along] for r in found.results}) < 2:
         return None
     others = [o for o in found.options if o != along]
     lines: dict[str, list[Result]] = {}

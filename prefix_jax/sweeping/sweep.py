@@ -21,13 +21,14 @@ from prefix_jax.training.trainer import prepare_together
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep is run: at most `members` rows in one program; the split that is scored ("" for none), and how many
-    of its records (0: all).
+    """How a sweep is run: at most `members` rows in one program; the split that is scored ("" for none), how many
+    of its records (0: all), and whether evenly spaced over it.
     """
 
     members: int = 8
     split: str = "test"
     limit: int = 0
+    spread: bool = False
 
 
 def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str]) -> State:
@@ -89,7 +90,9 @@ def _in_job(rows: Sequence[Row], workdir: Path, options: Options, words: list[st
 
 
 def _state(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str], job: str = "") -> State:
-    scoring, about = {"split": options.split, "limit": options.limit}, {"command": " ".join(words)}
+    scoring: dict[str, Any] = {"split": options.split, "limit": options.limit}
+    scoring |= {"spread": True} if options.spread else {}
+    about = {"command": " ".join(words)}
     state = State(workdir, rows, options.members, scoring, about, job)
     hosts.wait("sweep")
     return state
@@ -146,7 +149,12 @@ class _Runner:
         directory = self.state.directory(name)
         _say(name)
         found = inference.evaluate(
-            directory, self.options.split, limit=self.options.limit, overrides=about, opened=self._opened(row)
+            directory,
+            self.options.split,
+            limit=self.options.limit,
+            overrides=about,
+            spread=self.options.spread,
+            opened=self._opened(row),
         )
         if hosts.leader():
             write_report(directory)

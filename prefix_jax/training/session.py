@@ -10,7 +10,7 @@ import jax
 
 from prefix_jax import tuning
 from prefix_jax.config import Config
-from prefix_jax.data import tasks
+from prefix_jax.data import subsets, tasks
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats, tokenise
 from prefix_jax.errors import UserError
@@ -107,9 +107,22 @@ def columns(config: Config) -> tasks.Columns:
 
 
 def text_pairs(config: Config, split: str) -> list[Record]:
-    """Returns a split with one record a text; the training split is cut to `data.limit`."""
-    limit = config.data.limit if split == "train" else 0
-    return tasks.pairs(config.data.task, split, config.data.path, columns(config), limit)
+    """Returns a split with one record a text, of the categories wanted; of the training split `data.limit` records."""
+    data = config.data
+    records = _wanted(config, split, tasks.pairs(data.task, split, data.path, columns(config)))
+    if split != "train" or not data.limit:
+        return records
+    return records[: data.limit] if data.limit_seed < 0 else subsets.drawn(records, data.limit, data.limit_seed)
+
+
+def text_inputs(config: Config, split: str) -> list[Record]:
+    """Returns a split with one record an input, with all its references, of the categories wanted."""
+    return _wanted(config, split, tasks.inputs(config.data.task, split, config.data.path, columns(config)))
+
+
+def _wanted(config: Config, split: str, records: list[Record]) -> list[Record]:
+    option = "test_categories" if split == "test" else "categories"
+    return subsets.of_categories(records, config.data[option], f"data.{option}")
 
 
 def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:

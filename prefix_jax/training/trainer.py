@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from prefix_jax import tuning
 from prefix_jax.config import Config
+from prefix_jax.data import subsets
 from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
@@ -202,7 +203,7 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
     wanted = config.training.evaluate_records
     shards = session.placement.row_shards if session.placement else 1
     if not shuffle and wanted:
-        records = records[:: max(1, len(records) // wanted)][:wanted]
+        records = subsets.spread(records, wanted)
     return PackedBatches(
         tokenised(session, records).reserving(session.method().reserved),
         Layout(spec.encoder_layers > 0, getattr(spec, "decoder_start_id", 0), spec.pad_id),

@@ -1,11 +1,12 @@
 """Attention maps, rows of dots, and plots as files of their own: the numbers where they belong, inside the frame."""
 
+import math
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from prefix_jax.reporting.attention_map import attention_map
-from prefix_jax.reporting.dots import Dots, dot_rows
+from prefix_jax.reporting.dots import Dots, Spread, dot_rows, spread_rows
 from prefix_jax.reporting.plots import Series, line_chart
 from prefix_jax.reporting.standalone import standalone
 
@@ -46,6 +47,19 @@ def test_rows_of_dots_lie_on_a_logarithmic_axis():
     assert ring == pytest.approx((full[1] + full[2]) / 2, abs=0.2)
     labels = [text.text for text in element.iter("text")]
     assert {"one", "two", "three", "3 %", "stored", "trained", "numbers", "100k", "10M"} <= set(labels)
+
+
+def test_means_lie_at_their_values_with_their_deviations_around_them():
+    rows = [Spread("a", 2.0, 1.0), Spread("b", 4.0), Spread("none", math.nan)]
+    element = ElementTree.fromstring(spread_rows(rows, title="t", x_label="BLEU"))
+    a, b = element.iter("circle")
+    wide, narrow = (line for line in element.iter("line") if "mark" in line.attrib["class"])
+    low, high = float(wide.attrib["x1"]), float(wide.attrib["x2"])
+    assert float(a.attrib["cx"]) == pytest.approx((low + high) / 2, abs=0.1)
+    assert high - low == pytest.approx(float(b.attrib["cx"]) - float(a.attrib["cx"]), abs=0.2)
+    assert narrow.attrib["x1"] == narrow.attrib["x2"]
+    assert element.attrib["aria-label"] == "t. a: 2. b: 4."
+    assert "Nothing to draw" in spread_rows([Spread("a", math.nan)], title="t", x_label="x")
 
 
 def test_a_plot_is_a_file_of_its_own():

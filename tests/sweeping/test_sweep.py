@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from prefix_jax.reporting.sweep import write_sweep
 from tests import runs
 
 SWEEP = """
@@ -53,6 +54,17 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(recipe, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (workdir / "runs").rglob("*") if p.is_file()}
     runs.run("sweep", *words, cache=tmp_path / "cache")
     assert before == {p: p.stat().st_mtime_ns for p in (workdir / "runs").rglob("*") if p.is_file()}
+
+
+def test_a_sweep_without_a_score_has_a_report(tmp_path):
+    rows = [
+        {"name": f"{length}{hidden}", "options": {"prefix.length": length, "prefix.hidden": hidden},
+         "directory": "runs/x", "status": "waiting"}
+        for length in (1, 2) for hidden in (1, 2, 3, 4)
+    ]  # fmt: skip
+    (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows}))
+    write_sweep(tmp_path)
+    assert "8 runs" in (tmp_path / "report.html").read_text()
 
 
 def test_a_row_that_fails_leaves_the_others_alone(recipe, tmp_path):

@@ -1,0 +1,16 @@
+"""`python -m experiments.ablation`: see `recipe.py` and `README.md`."""
+
+from pathlib import Path
+
+from experiments import naming
+from experiments.studies import Study, main
+
+STUDY = Study(
+    folder=Path(__file__).parent,
+    labels=naming.labels,
+    scored={"paper": (), "cpu": ("--limit=40", "--spread")},
+    paper=naming.ablation,
+)
+
+if __name__ == "__main__":
+    main(STUDY)

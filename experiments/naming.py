@@ -1,0 +1,57 @@
+"""What a run's method is called in the tables, and which row of the paper's tables is the same method's."""
+
+from collections.abc import Mapping
+
+from experiments import published
+from experiments.results import Result
+
+_COLUMNS = {"e2e": "E2E", "webnlg": "WebNLG", "dart": "DART"}
+
+
+def method(result: Result) -> str:
+    """Returns the method with its size, such as "prefix 5" or "adapters, 3.01 %"."""
+    name = result.option("method")
+    if name in ("prefix", "infix", "prompt"):
+        kind = result.option(f"{name}.reparameterisation")
+        usual = "none" if name == "prompt" else "mlp"
+        how = "" if kind == usual else ", direct" if kind == "none" else f", {kind.upper()}"
+        return f"{name} {result.option(f'{name}.length')}{how}"
+    if name == "finetune":
+        top = result.option("finetune.layers")
+        return f"fine-tuning, last {top} layers" if top else "fine-tuning"
+    if name == "adapter":
+        return f"adapters, {100 * result.share:.3g} %"
+    return f"LoRA, rank {result.option('lora.rank')}"
+
+
+def labels(result: Result) -> dict[str, str]:
+    """Returns the one column of the tables that compare methods."""
+    return {"method": method(result)}
+
+
+def in_main_table(result: Result) -> str:
+    """Returns the method's row in the paper's main table; empty where it has none."""
+    name, large = result.option("method"), result.option("model.source") == "gpt2-large"
+    if name == "prefix" and result.option("prefix.reparameterisation") == "mlp":
+        return "PREFIX" if large else "PREFIX(0.1%)"
+    if name == "adapter":
+        return "ADAPTER(3%)" if result.share > 0.01 else "ADAPTER(0.1%)"
+    if name == "finetune":
+        return {0: "FINE-TUNE", 2: "FT-TOP2"}.get(result.option("finetune.layers"), "")
+    return ""
+
+
+def main_table(result: Result) -> Mapping[str, float]:
+    """Returns what the paper's main table (arXiv v1, Table 1) has for the method: GPT-2 Medium's row, or Large's."""
+    task = result.option("data.task")
+    model = "GPT2-LARGE" if result.option("model.source") == "gpt2-large" else "GPT2-MEDIUM"
+    place = ("main_table_arxiv_v1_Table1", model, in_main_table(result), _COLUMNS.get(task, ""))
+    return published.scores(published.METRICS[task], *place)
+
+
+def ablation(result: Result) -> Mapping[str, float]:
+    """Returns what the paper's ablation (Table 4) has: of embeddings, one row for both ways of training them."""
+    name = result.option("method")
+    short = {"infix": "INFIX", "prompt": "EMB"}.get(name)
+    row = f"{short}-{result.option(f'{name}.length')}" if short else "PREFIX arXiv v1"
+    return published.scores(published.E2E, "ablation_E2E_BLEU_NIST_MET_RL_CIDEr", row)

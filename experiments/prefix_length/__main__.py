@@ -1,0 +1,21 @@
+"""`python -m experiments.prefix_length`: see `recipe.py` and `README.md`."""
+
+from pathlib import Path
+
+from experiments.results import Result
+from experiments.studies import Figure, Study, main
+
+
+def labels(result: Result) -> dict[str, int]:
+    return {"prefix length": result.option("prefix.length")}
+
+
+STUDY = Study(
+    folder=Path(__file__).parent,
+    labels=labels,
+    scored={"paper": (), "cpu": ("--limit=96", "--spread")},
+    figures=(Figure("BLEU", "prefix length"), Figure("TER", "prefix length")),
+)
+
+if __name__ == "__main__":
+    main(STUDY)

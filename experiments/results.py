@@ -1,0 +1,117 @@
+"""What is kept of a study's runs: a line of `results.jsonl` each, with all that made its numbers."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefix_jax.config import default_config, flat
+from prefix_jax.disk import write_text
+
+FILE_NAME = "results.jsonl"
+# The states of a row in which it has ended.
+ENDED = ("scored", "diverged")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run.
+
+    Attributes:
+      name: the row's in its sweep.
+      scale: of the study, "paper" or "cpu".
+      status: "scored", or "diverged" where its loss was not finite.
+      commit: of the source that ran; "+" where it was changed.
+      config: the options that were not at their defaults, by dotted name.
+      seeds: of training, of the order of the records, and of the draw of a subset.
+      counts: numbers trained, stored, and of the model.
+      scoring: which records were scored.
+      scores: by metric, as the task's scorer gives them.
+      seconds: of training by the clock; where several runs share a program, all of theirs.
+      tuned: SHA-256 of what was tuned.
+    """
+
+    name: str
+    scale: str
+    status: str
+    commit: str
+    config: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    counts: Mapping[str, int]
+    scoring: Mapping[str, Any]
+    scores: Mapping[str, float]
+    steps: int
+    seconds: float
+    tuned: str
+
+    def option(self, name: str) -> Any:
+        """Returns an option of the run by its dotted name."""
+        return self.config[name] if name in self.config else flat(default_config().to_dict())[name]
+
+    @property
+    def share(self) -> float:
+        """Stored numbers, of the model's."""
+        return self.counts["stored"] / self.counts["base"]
+
+
+def read(path: Path) -> list[Result]:
+    """Returns the results that a file holds; none where it is absent."""
+    if not path.is_file():
+        return []
+    known = [field.name for field in dataclasses.fields(Result)]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Result(**{name: line[name] for name in known}) for line in lines]
+
+
+def keep(path: Path, scale: str, found: Iterable[Result]) -> None:
+    """Puts the results of a scale in place of those that the file holds of it."""
+    others = [result for result in read(path) if result.scale != scale]
+    lines = [json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n" for result in [*others, *found]]
+    write_text(path, "".join(lines))
+
+
+def of_sweep(workdir: Path, scale: str) -> list[Result]:
+    """Returns the results of the rows of a sweep that have ended."""
+    record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
+    scoring = {name: record[name] for name in ("split", "limit", "spread") if record.get(name)}
+    ended = [row for row in record["rows"] if row["status"] in ENDED]
+    return [of_run(workdir / row["directory"], row["name"], scale, row["status"], scoring) for row in ended]
+
+
+def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[str, Any]) -> Result:
+    """Returns the result of a run directory."""
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    defaults, config = flat(json.loads(default_config().to_json())), flat(record["config"])
+    last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    entry: dict[str, Any] = {}
+    if status == "scored":
+        entry = json.loads((folder / "scores.json").read_text(encoding="utf-8"))[scoring["split"]]
+    return Result(
+        name=name,
+        scale=scale,
+        status=status,
+        commit=record["commit"] or "",
+        config={option: value for option, value in config.items() if value != defaults.get(option)},
+        seeds={"training": config["training.seed"], "data": config["data.seed"], **_subset(config)},
+        counts=record["parameters"],
+        scoring={**scoring, **({"records": entry["records"]} if entry else {})},
+        scores=entry.get("tuned", {}),
+        steps=last["step"],
+        seconds=round(last["seconds"], 1),
+        tuned=entry.get("prefix") or "",
+    )
+
+
+def _subset(config: Mapping[str, Any]) -> dict[str, int]:
+    seed = config.get("data.limit_seed", -1)
+    return {"subset": seed} if seed >= 0 else {}
+
+
+def grouped(found: Sequence[Result], key: Callable[[Result], Any]) -> list[list[Result]]:
+    """Returns results of the same key together, in the order of each key's first."""
+    groups: dict[str, list[Result]] = {}
+    for result in found:
+        groups.setdefault(json.dumps(key(result)), []).append(result)
+    return list(groups.values())

@@ -1,0 +1,55 @@
+"""The two scales at which each study runs, and what its recipes share.
+
+"paper": the models and hyperparameters of Li & Liang 2021, whose weights come from the hub. "cpu": FLAN-T5-small or
+SmolLM2-135M on small subsets, for one core in minutes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from configs.gpt2_paper import paper_config
+from prefix_jax.config import Config, default_config
+from prefix_jax.errors import UserError, did_you_mean
+
+SCALES = ("paper", "cpu")
+
+
+def check(scale: str) -> str:
+    """Returns the scale; raises UserError where there is no such one."""
+    if scale not in SCALES:
+        raise UserError(f'"{scale}" is not a scale{did_you_mean(scale, SCALES)}')
+    return scale
+
+
+def table_to_text(scale: str, task: str) -> Config:
+    """Returns what the studies of E2E, WebNLG and DART start from at a scale."""
+    return paper_config(task, "gpt2-medium") if check(scale) == "paper" else small(task)
+
+
+def small(task: str, source: str = "flan-t5-small") -> Config:
+    """Returns a run for one core: 100 steps of 8 records, greedy decoding, nothing measured on the way."""
+    config = default_config()
+    config.model.update(source=source, dtype="bfloat16")
+    config.data.update(task=task, max_target_length=192)  # DART's longest text has 189 tokens
+    config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=10)
+    config.training.update(steps=100, batch=8, evaluate_every=0, checkpoint_every=1000, tensorboard=False)
+    config.decoding.update(strategy="greedy", max_length=80, batch=64)
+    return config
+
+
+def seeded(options: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yields a row a seed: of what a method draws at its start, and for fine-tuning, which draws nothing, of the order
+    of the records.
+    """
+    draws = options["method"] != "finetune"
+    for number, seed in enumerate(seeds):
+        yield {**options, "training.seed": seed} if draws else {**options, "data.seed": number}
+
+
+def bart(length: int) -> Config:
+    """Returns the paper's summariser: BART-large, three prefixes through an MLP of 800, beam 6."""
+    config = paper_config("xsum", "facebook/bart-large")
+    config.prefix.update(length=length, hidden=800)
+    config.data.update(max_source_length=512, max_target_length=128)
+    config.decoding.update(beams=6, min_length=11, max_length=62, length_penalty=0.8, banned_tokens=())
+    return config

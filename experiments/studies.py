@@ -1,0 +1,90 @@
+"""A study: a table or figure of the paper as a sweep, what is kept of it, and what its README shows.
+
+    python -m experiments.NAME --scale=cpu --workdir runs/NAME [options of prefix_jax.sweep]
+
+runs the sweep of the study's recipe, or goes on with it, keeps a line of `results.jsonl` for each run that has ended,
+and writes the table and the figures of the README anew. Without `--workdir` it only does the last.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments import results
+from experiments.results import Result
+
+Labels = Callable[[Result], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot of a metric along one label; `lines` is the label that tells its lines apart.
+
+    Where `along` is no number, each setting is a dot with its deviation.
+    """
+
+    metric: str
+    along: str
+    lines: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is particular to a study.
+
+    Attributes:
+      folder: of `recipe.py`, `README.md` and `results.jsonl`.
+      labels: what a run's setting is called, column by column; runs of the same labels are averaged.
+      scored: by scale, the options of the sweep that say which records are scored.
+      metrics: those that the tables show; empty: all that the paper prints for the task.
+      paper: a run's setting in the paper's tables: its scores there, and the model's name.
+      figures: what is drawn.
+    """
+
+    folder: Path
+    labels: Labels
+    scored: Mapping[str, Sequence[str]]
+    metrics: Sequence[str] = ()
+    paper: Callable[[Result], Mapping[str, float]] = field(default=lambda result: {})
+    figures: Sequence[Figure] = ()
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.py"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / results.FILE_NAME
+
+
+def main(study: Study) -> None:
+    """The command line of a study's folder."""
+    parser = argparse.ArgumentParser(description=f"The study {study.folder.name}; other options are the sweep's.")
+    parser.add_argument("--scale", choices=sorted(study.scored), default="cpu")
+    parser.add_argument("--workdir", type=Path, help="the sweep's directory; without it only the README is written")
+    arguments, rest = parser.parse_known_args()
+    code = 0
+    if arguments.workdir:
+        code = run_sweep(study, arguments.scale, arguments.workdir, rest)
+        if (arguments.workdir / "sweep.json").is_file():
+            results.keep(study.results, arguments.scale, results.of_sweep(arguments.workdir, arguments.scale))
+    from experiments.readme import write_readme
+
+    write_readme(study)
+    raise SystemExit(code)
+
+
+def run_sweep(study: Study, scale: str, workdir: Path, rest: Sequence[str]) -> int:
+    """Runs the study's sweep, which SIGTERM and Ctrl-C stop as they would alone, and returns its exit code."""
+    recipe = study.recipe.resolve()
+    shown = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
+    words = ["--config", f"{shown}:{scale}", "--workdir", str(workdir), *study.scored[scale], *rest]
+    process = subprocess.Popen([sys.executable, "-m", "prefix_jax.sweep", *words])
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the sweep too
+    return process.wait()
