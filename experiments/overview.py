@@ -1,4 +1,4 @@
-"""`python -m experiments.overview`: the table of README.md, ours beside the paper's, from what the studies have kept."""
+"""`python -m experiments.overview`: README.md's table, ours beside the paper's, from what the studies have kept."""
 
 from collections.abc import Mapping
 from pathlib import Path
