@@ -105,7 +105,8 @@ def latency_table(result: dict[str, Any]) -> str:
 def _budget_title(result: dict[str, Any]) -> str:
     records = f"{result['train']} records, {result['validation']} others for the loss"
     context = f"an encoder's context of {result['context']} tokens that the input nearly fills"
-    return f"{result['model']}, {context}: {result['steps']} steps of 8 of {records} (commit `{result['commit']}`)"
+    commits = ", ".join(f"`{commit}`" for commit in sorted({case["commit"] for case in result["cases"]}))
+    return f"{result['model']}, {context}: {result['steps']} steps of 8 of {records} (trained at commit {commits})"
 
 
 def budget_table(result: dict[str, Any]) -> str:
