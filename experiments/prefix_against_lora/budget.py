@@ -18,6 +18,7 @@ from prefix_jax.training import pipeline, session
 
 # Tokens that an encoder reads, the prefix among them. Sources are the longest of the set, from the second number on.
 CONTEXT, SHORTEST_SOURCE = 64, 52
+TARGET = 256  # that no target exceeds
 LENGTHS = (1, 8, 16, 24, 32, 48)
 SCORED, OBSERVED = 64, 16
 
@@ -57,7 +58,7 @@ def configuration(case: Case, source: str, steps: int, rows: Path) -> Config:
     config = default_config()
     config.method = case.method
     config.model.update(source=source, dtype="bfloat16")
-    config.data.update(task="text", path=str(rows), max_source_length=case.source_room)
+    config.data.update(task="text", path=str(rows), max_source_length=case.source_room, max_target_length=TARGET)
     config.prefix.length = max(case.length, 1)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=20)
     config.training.update(
@@ -80,6 +81,7 @@ def write_rows(opened: session.Session, rows: Path) -> dict[str, int]:
 
 def _filling(opened: session.Session, split: str) -> Iterator[Record]:
     config = default_config()
+    config.data.max_target_length = TARGET
     records = session.text_pairs(config, split)
     data = session.tokenised(opened.of(config), records)
     for record, length in zip(records, data.sources.lengths, strict=True):
@@ -90,7 +92,8 @@ def _filling(opened: session.Session, split: str) -> Iterator[Record]:
 def run(case: Case, opened: session.Session, steps: int, rows: Path, workdir: Path) -> dict[str, Any]:
     """Returns what came of a case: losses, scores, and how much of its attention the text gives to the prefix."""
     config = configuration(case, opened.config.model.source, steps, rows)
-    pipeline.tune(config, workdir, ["python", "-m", "experiments.prefix_against_lora", "--only=budget"])
+    if not (workdir / "tuned").is_dir():  # else its config.json would name the commit that scores it
+        pipeline.tune(config, workdir, ["python", "-m", "experiments.prefix_against_lora", "--only=budget"])
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     entry = inference.evaluate(workdir, "validation", limit=SCORED, opened=opened)
@@ -99,6 +102,7 @@ def run(case: Case, opened: session.Session, steps: int, rows: Path, workdir: Pa
     shares = {site: float(share.mean()) for site, share in seen.prefix_share.items()}
     return {
         **case._asdict(),
+        "commit": json.loads((workdir / "config.json").read_text(encoding="utf-8"))["commit"],
         "source_room": case.source_room,
         "validation_loss": losses[-1],
         "scores": entry["tuned"],

@@ -41,19 +41,25 @@ def _costs_title(result: dict[str, Any]) -> str:
 def cost_table(result: dict[str, Any]) -> str:
     """Returns what each method multiplies and keeps, and that over the bare model's own."""
     forward, bare = result["forward_flops"], result["bare"]
-    kept = f"{result['forward_temporary_bytes'] / MIB:,.0f}"
-    rows = [["the loss alone, bare", "", f"{forward / GIGA:,.0f}", "1.00", kept, *_inference(bare, bare)]]
+    rows: list[list[object]] = [
+        ["the loss alone, bare", None, *_training(forward, result["forward_temporary_bytes"], forward)]
+    ]
+    rows[0] += _inference(bare, bare)
     for row in result["methods"]:
-        step, memory = row["step_flops"], row["temporary_bytes"] / MIB
-        cells = [f"{row['stored']:,}", f"{step / GIGA:,.0f}", f"{step / forward:.2f}", f"{memory:,.0f}"]
+        training = _training(row["step_flops"], row["temporary_bytes"], forward)
+        rows.append([row["method"], row["stored"], *training, *_inference(row["inference"], bare)])
         if "merged" in row:
-            rows.append([f"{row['method']}, merged", *cells, *_inference(row["merged"], bare)])
-        rows.append([row["method"], *cells, *_inference(row["inference"], bare)])
+            rows.append([f"{row['method']}, merged", None, None, None, None, *_inference(row["merged"], bare)])
     columns = ["method", "stored", "step, GFLOP", "over the loss alone", "activations, MiB"]
-    return markdown_table(rows, [*columns, "reading, GFLOP", "over bare", "a new token, MFLOP", "over bare "])
+    inference = ["reading, GFLOP", "reading, over bare", "a new token, MFLOP", "a new token, over bare"]
+    return markdown_table(rows, [*columns, *inference])
 
 
-def _inference(cost: dict[str, int], bare: dict[str, int]) -> list[str]:
+def _training(operations: int, memory: int, forward: int) -> list[object]:
+    return [round(operations / GIGA), f"{operations / forward:.2f}", round(memory / MIB)]
+
+
+def _inference(cost: dict[str, int], bare: dict[str, int]) -> list[object]:
     read, token = cost["read"], cost["token"]
     return [
         f"{read / GIGA:,.1f}", f"{read / bare['read']:.3f}",
@@ -99,7 +105,8 @@ def latency_table(result: dict[str, Any]) -> str:
 def _budget_title(result: dict[str, Any]) -> str:
     records = f"{result['train']} records, {result['validation']} others for the loss"
     context = f"an encoder's context of {result['context']} tokens that the input nearly fills"
-    return f"{result['model']}, {context}: {result['steps']} steps of 8 of {records} (commit `{result['commit']}`)"
+    commits = ", ".join(f"`{commit}`" for commit in sorted({case["commit"] for case in result["cases"]}))
+    return f"{result['model']}, {context}: {result['steps']} steps of 8 of {records} (trained at commit {commits})"
 
 
 def budget_table(result: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from prefix_jax.reporting.plots import DIGIT, RIGHT, drawing, text_at
 # Fainter cells are not seen, and are left out; what the pointer tells is only of those that are.
 FAINTEST, TOLD = 0.002, 0.02
 LONGEST = 14  # characters of a token that are shown
+LEANING = 0.64 * LONGEST * DIGIT  # how far the names of columns lean to the right
 
 
 def attention_map(
@@ -27,7 +28,7 @@ def attention_map(
     """
     queries, keys = [_cut(word) for word in queries], [_cut(word) for word in keys]
     left = max(len(word) for word in queries) * DIGIT + 10
-    cell_w = min((width - left - RIGHT) / len(keys), 26.0)
+    cell_w = min((width - left - RIGHT - LEANING) / len(keys), 26.0)
     cell_h = min(max(cell_w, 9.0), 16.0)
     top = max(len(word) for word in keys) * DIGIT * 0.75 + 30
     height = top + len(queries) * cell_h + 12

@@ -9,7 +9,7 @@ from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.training import session
 from prefix_jax.tuning import Kept
-from tests import tiny
+from tests import runs, tiny
 
 SOURCES = [row["source"] for row in tiny.rows(3)]
 
@@ -64,3 +64,15 @@ def test_what_cannot_be_merged_is_refused(tiny_models):
         inference.with_merged_lora(tuned(tiny_models["llama"], "lora+finetune", **{"finetune.layers": 1}))
     with pytest.raises(UserError, match="weights of 8 bits"):
         inference.with_merged_lora(tuned(tiny_models["llama"], "lora", **{"model.quantisation": "int8"}))
+
+
+@pytest.mark.slow
+def test_the_command_line_merges(tiny_models, tmp_path):
+    recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["gpt2"], steps=4)
+    run, cache = str(tmp_path / "run"), tmp_path / "cache"
+    runs.run("train", "--config", str(recipe), "--config.method=lora", "--workdir", run, cache=cache)
+    words = ("--workdir", run, "--input", SOURCES[0])
+    texts = [runs.run("generate", *words, *more, cache=cache)[0] for more in ((), ("--merge",))]
+    assert texts[0] == texts[1] and texts[0].strip()
+    _, err = runs.run("generate", *words, "--merge", "--bare", cache=cache, code=2)
+    assert "give one of them" in err

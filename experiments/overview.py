@@ -1,0 +1,65 @@
+"""`python -m experiments.overview`: README.md's table, ours beside the paper's, from what the studies have kept."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments import naming, results
+from experiments.readme import spread_text, values
+from experiments.results import Result
+from prefix_jax.reporting.tables import markdown_table, write_between_markers
+
+FOLDER = Path(__file__).parent
+README = FOLDER.parent / "README.md"
+
+
+class Column(NamedTuple):
+    """One metric of one task, and the study whose runs at the scale of a CPU have it."""
+
+    title: str
+    study: str
+    task: str
+    metric: str
+
+
+COLUMNS = (
+    Column("E2E, BLEU", "methods", "e2e", "BLEU"),
+    Column("WebNLG seen, BLEU", "extrapolation", "webnlg", "BLEU_seen"),
+    Column("WebNLG unseen, BLEU", "extrapolation", "webnlg", "BLEU_unseen"),
+    Column("DART, BLEU", "main_table", "dart", "BLEU"),
+)
+
+
+def kind(result: Result) -> str:
+    """Returns what a method is called where studies have it in several sizes."""
+    name, top = result.option("method"), result.option("finetune.layers")
+    if name == "finetune":
+        return f"fine-tuning, last {top} layers" if top else "fine-tuning"
+    direct = name == "prefix" and result.option("prefix.reparameterisation") == "none"
+    small = name == "adapter" and result.share < 0.01
+    return {"lora": "LoRA", "adapter": "adapters"}.get(name, name) + (", direct" if direct else "") + ", 0.1 %" * small
+
+
+def cells(column: Column) -> Mapping[str, str]:
+    """Returns a column's cell of each method: ours, and the paper's where it has one."""
+    found = results.read(FOLDER / column.study / results.FILE_NAME)
+    chosen = [r for r in found if r.scale == "cpu" and r.option("data.task") == column.task and r.scores]
+    made = {}
+    for same in results.grouped(chosen, kind):
+        theirs = naming.main_table(same[0]).get(column.metric)
+        ours = spread_text(column.task, column.metric, values(same, column.metric))
+        made[kind(same[0])] = f"{ours} / {'-' if theirs is None else f'{theirs:g}'}"
+    return made
+
+
+def table() -> str:
+    """Returns a row a method, in the order in which the studies have them."""
+    columns = {column.title: cells(column) for column in COLUMNS}
+    columns = {title: made for title, made in columns.items() if made}
+    methods = dict.fromkeys(method for made in columns.values() for method in made)
+    rows: list[list[object]] = [[name, *(made.get(name, "") for made in columns.values())] for name in methods]
+    return markdown_table(rows, ["ours / the paper's", *columns])
+
+
+if __name__ == "__main__":
+    write_between_markers(README, table())
