@@ -11,13 +11,13 @@ from prefix_jax.config import default_config
 from prefix_jax.planning import shapes
 from prefix_jax.training import session
 
-E, LAYERS, VOCABULARY = 64, 2, 512
+E, LAYERS, VOCABULARY, HEADS = 64, 2, 512, 4
 
 
 @pytest.fixture
 def small(monkeypatch):
     """GPT-2 in small, and few tokens."""
-    monkeypatch.setattr(costs, "spec_of", lambda name: shapes.from_hf(shapes._gpt2(LAYERS, E, 4, VOCABULARY)))
+    monkeypatch.setattr(costs, "spec_of", lambda name: shapes.from_hf(shapes._gpt2(LAYERS, E, HEADS, VOCABULARY)))
     for name, value in {"ROWS": 2, "COLUMNS": 32, "TARGETS": 8, "LENGTHS": (1, 10)}.items():
         monkeypatch.setattr(costs, name, value)
     return costs._model("small")
@@ -39,16 +39,17 @@ def test_inference_is_counted_as_by_hand(small):
 
 
 def test_a_step_is_counted_as_by_hand(small):
-    """Forwards, and back through every frozen product; LoRA's pairs have six products, and one is computed again."""
+    """Forwards, and back through every frozen product; keys are transposed by one; LoRA's pairs have six products."""
     model, base = small
     tokens = costs.ROWS * costs.COLUMNS
     frozen = LAYERS * 2 * 2 * tokens * 12 * E * E + 2 * 2 * costs.ROWS * costs.TARGETS * E * VOCABULARY
-    attention = LAYERS * 7 * 2 * tokens * costs.COLUMNS * E
+    turned = 2 * E * E // HEADS  # of a key
+    attention = LAYERS * tokens * (7 * 2 * costs.COLUMNS * E + turned)
     lora = costs._of_method(model, base, "lora", {})
-    pairs = LAYERS * 2 * 7 * 2 * tokens * 8 * E
+    pairs = LAYERS * 2 * 6 * 2 * tokens * 8 * E
     assert lora["step_flops"] == pytest.approx(frozen + attention + pairs, rel=0.005)
     prefix = costs._of_method(model, base, "prefix", {"prefix.length": 10, **costs.DIRECT})
-    more = LAYERS * 7 * 2 * tokens * 10 * E
+    more = LAYERS * 10 * (7 * 2 * tokens * E + turned)
     assert prefix["step_flops"] == pytest.approx(frozen + attention + more, rel=0.005)
     assert costs._forward(model, base)["forward_flops"] < prefix["step_flops"] / 2
     kept = LAYERS * tokens * (E + 3 * E + E + E + 4 * E) * 2  # a layer's input and its products, in bfloat16
