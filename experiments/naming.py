@@ -8,17 +8,32 @@ from experiments.results import Result
 _COLUMNS = {"e2e": "E2E", "webnlg": "WebNLG", "dart": "DART"}
 
 
+def kind(result: Result) -> str:
+    """Returns the method without its size, for tables over several studies; small adapters stand apart."""
+    name, top = result.option("method"), result.option("finetune.layers")
+    if name == "finetune":
+        return f"fine-tuning, last {top} layers" if top else "fine-tuning"
+    if name == "adapter":
+        return "adapters, 0.1 %" if _small(result) else "adapters"
+    direct = name == "prefix" and result.option("prefix.reparameterisation") == "none"
+    return "LoRA" if name == "lora" else f"{name}, direct" if direct else name
+
+
+def _small(adapter: Result) -> bool:
+    """Which of the paper's two sizes of adapters it is nearer to: 0.1 % of the model, not 3 %."""
+    return adapter.share <= 0.01
+
+
 def method(result: Result) -> str:
     """Returns the method with its size, such as "prefix 5" or "adapters, 3.01 %"."""
     name = result.option("method")
     if name in ("prefix", "infix", "prompt"):
-        kind = result.option(f"{name}.reparameterisation")
+        through = result.option(f"{name}.reparameterisation")
         usual = "none" if name == "prompt" else "mlp"
-        how = "" if kind == usual else ", direct" if kind == "none" else f", {kind.upper()}"
+        how = "" if through == usual else ", direct" if through == "none" else f", {through.upper()}"
         return f"{name} {result.option(f'{name}.length')}{how}"
     if name == "finetune":
-        top = result.option("finetune.layers")
-        return f"fine-tuning, last {top} layers" if top else "fine-tuning"
+        return kind(result)
     if name == "adapter":
         return f"adapters, {100 * result.share:.3g} %"
     return f"LoRA, rank {result.option('lora.rank')}"
@@ -35,7 +50,7 @@ def in_main_table(result: Result) -> str:
     if name == "prefix" and result.option("prefix.reparameterisation") == "mlp":
         return "PREFIX" if large else "PREFIX(0.1%)"
     if name == "adapter":
-        return "ADAPTER(3%)" if result.share > 0.01 else "ADAPTER(0.1%)"
+        return "ADAPTER(0.1%)" if _small(result) else "ADAPTER(3%)"
     if name == "finetune":
         return {0: "FINE-TUNE", 2: "FT-TOP2"}.get(result.option("finetune.layers"), "")
     return ""

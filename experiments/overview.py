@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from experiments import naming, results
 from experiments.readme import spread_text, values
-from experiments.results import Result
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
@@ -30,25 +29,15 @@ COLUMNS = (
 )
 
 
-def kind(result: Result) -> str:
-    """Returns what a method is called where studies have it in several sizes."""
-    name, top = result.option("method"), result.option("finetune.layers")
-    if name == "finetune":
-        return f"fine-tuning, last {top} layers" if top else "fine-tuning"
-    direct = name == "prefix" and result.option("prefix.reparameterisation") == "none"
-    small = name == "adapter" and result.share < 0.01
-    return {"lora": "LoRA", "adapter": "adapters"}.get(name, name) + (", direct" if direct else "") + ", 0.1 %" * small
-
-
 def cells(column: Column) -> Mapping[str, str]:
     """Returns a column's cell of each method: ours, and the paper's where it has one."""
     found = results.read(FOLDER / column.study / results.FILE_NAME)
     chosen = [r for r in found if r.scale == "cpu" and r.option("data.task") == column.task and r.scores]
     made = {}
-    for same in results.grouped(chosen, kind):
+    for same in results.grouped(chosen, naming.kind):
         theirs = naming.main_table(same[0]).get(column.metric)
         ours = spread_text(column.task, column.metric, values(same, column.metric))
-        made[kind(same[0])] = f"{ours} / {'-' if theirs is None else f'{theirs:g}'}"
+        made[naming.kind(same[0])] = f"{ours} / {'-' if theirs is None else f'{theirs:g}'}"
     return made
 
 

@@ -5,7 +5,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.plots import DIGIT, RIGHT, drawing, linear_axis, log_axis, placed, text_at, tick_text
+from prefix_jax.reporting.plots import (
+    DIGIT,
+    RIGHT,
+    bar_ends,
+    drawing,
+    linear_axis,
+    log_axis,
+    placed,
+    text_at,
+    tick_text,
+)
 
 ROW, HEAD, FOOT = 22.0, 34.0, 40.0
 
@@ -56,7 +66,7 @@ class Spread(NamedTuple):
 def spread_rows(rows: Sequence[Spread], *, title: str, x_label: str, width: int = 440) -> Markup:
     """Returns an SVG of rows of dots with bars, on a linear axis; a mean that is not finite has none."""
     known = [row for row in rows if math.isfinite(row.mean)]
-    ends = [row.mean + sign * row.deviation for row in known for sign in (-1, 1)]
+    ends = [end for row in known for end in bar_ends(row.mean, row.deviation)]
     if not ends:
         return tag("p", "Nothing to draw yet.", class_="empty")
     left, foot = max(len(row.name) for row in rows) * DIGIT + 14, ROW * len(rows) + 10
@@ -70,7 +80,7 @@ def spread_rows(rows: Sequence[Spread], *, title: str, x_label: str, width: int 
         y = ROW * (number + 0.5) + 10
         parts.append(text_at(row.name, left - 7, y + 4, "end"))
         if row in known:
-            low, high = (f"{axis.at(row.mean + sign * row.deviation):.1f}" for sign in (-1, 1))
+            low, high = (f"{axis.at(end):.1f}" for end in bar_ends(row.mean, row.deviation))
             parts.append(tag("line", class_="mark line", x1=low, x2=high, y1=f"{y:.1f}", y2=f"{y:.1f}"))
             parts.append(tag("circle", class_="mark points", r=4, cx=f"{axis.at(row.mean):.1f}", cy=f"{y:.1f}"))
     parts.append(text_at(x_label, (left + width - RIGHT) / 2, foot + FOOT - 6, "middle", "label"))

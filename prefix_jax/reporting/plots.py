@@ -218,11 +218,11 @@ def _point_axis(points: Sequence[float], start: float, end: float) -> Axis:
 def _ends(one: Series) -> list[float]:
     """The lowest and the highest of each point's bar."""
     spread = one.spread or [0.0] * len(one.y)
-    return [end for y, s in zip(one.y, spread) if math.isfinite(y) for end in _bar(y, s)]
+    return [end for y, s in zip(one.y, spread) if math.isfinite(y) for end in bar_ends(y, s)]
 
 
-def _bar(y: float, spread: float) -> tuple[float, float]:
-    """The ends of a bar, cut at 0 where the value is not below it: scores and losses are not."""
+def bar_ends(y: float, spread: float) -> tuple[float, float]:
+    """Returns the ends of a deviation's bar, cut at 0 where the value is not below it: scores and losses are not."""
     low = y - spread
     return (max(low, 0.0) if y >= 0 else low), y + spread
 
@@ -293,7 +293,7 @@ def _drawn(one: Series, x_axis: Axis, y_axis: Axis) -> list[Markup]:
     parts = []
     for x, y, spread in zip(one.x, one.y, one.spread):
         if math.isfinite(y) and spread > 0:
-            place, ends = f"{x_axis.at(x):.1f}", [f"{y_axis.at(end):.1f}" for end in _bar(y, spread)]
+            place, ends = f"{x_axis.at(x):.1f}", [f"{y_axis.at(end):.1f}" for end in bar_ends(y, spread)]
             parts.append(tag("line", class_=f"mark {one.kind} spread", x1=place, x2=place, y1=ends[0], y2=ends[1]))
     for piece in pieces:
         path = "L".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in piece)
