@@ -7,12 +7,17 @@ What is passed over comes first in the row that follows.
 """
 
 import dataclasses
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from prefix_jax.data import array_cache
+
+_VERSION = 1  # of the planning: what is kept of another is made again
 _LOOK_AHEAD = 48  # records beyond the oldest among which a row's last two are chosen
 _ATTEMPTS = 4  # orders tried before an epoch falls back
 
@@ -67,6 +72,25 @@ class Plan:
         """Returns an epoch's plan in one of its orders, None where the records do not fit `steps` steps in it."""
         order = _order(len(self.sizes), self.seed, number, attempt, self.shuffle)
         return plan_epoch(self.sizes, self.shape, order, self.steps, self.batch)
+
+
+def kept(folder: Path | None, sizes: np.ndarray, decided_by: list, make: Callable[[], Plan]) -> Plan:
+    """Returns the plan that `make` makes, from `folder` where that was done before (None: no cache).
+
+    Args:
+      decided_by: all but the sizes that decides the plan, as JSON.
+    """
+
+    def arrays() -> array_cache.Arrays:
+        plan = make()
+        head = (*dataclasses.astuple(plan.shape), plan.batch, plan.steps, plan.seed, plan.shuffle)
+        return {"head": np.asarray(head, np.int64), **vars(plan.epoch(0))}
+
+    parts = (json.dumps([_VERSION, *decided_by]).encode(), sizes.astype(np.int64).tobytes())
+    found = array_cache.kept(folder, parts, arrays)
+    *shape, batch, steps, seed, shuffle = found["head"].tolist()
+    first = EpochPlan(**{name: found[name] for name in EpochPlan.__annotations__})
+    return Plan(sizes, Shape(*shape), batch, steps, seed, bool(shuffle), first)
 
 
 def make_plan(sizes: np.ndarray, shape: Shape, batch: int, seed: int, shuffle: bool = True) -> Plan:

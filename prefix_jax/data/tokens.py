@@ -1,22 +1,19 @@
-"""Records -> token ids, once: kept in the user's cache directory under a hash of all that decides them."""
+"""Records -> token ids, once: they may be kept in a cache directory under a hash of all that decides them."""
 
-import hashlib
 import json
-import logging
 import re
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from prefix_jax.data import array_cache
 from prefix_jax.data.records import Record
-from prefix_jax.disk import replacing
 from prefix_jax.errors import UserError, did_you_mean
 
-_LOG = logging.getLogger(__name__)
-_VERSION = 1  # of the cached form
+_VERSION = 2  # of the cached form, and of what is made of the same text
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -95,10 +92,30 @@ def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
     return Formats("{bos}{source}\n" if begins else "{source}\n", "{target}{eos}")
 
 
-def tokenise(
-    records: Sequence[Record], tokenizer: Any, formats: Formats, limits: Limits, cache_dir: Path | None = None
+def kept(
+    folder: Path | None, records: Sequence[Record], decided_by: Sequence[Any], make: Callable[[], TokenisedSet]
 ) -> TokenisedSet:
-    """Returns the records' token ids, from `cache_dir/tokens` where they were made before (None: no cache).
+    """Returns what `make` makes of the records, from `folder` where that was done before (None: no cache).
+
+    Args:
+      decided_by: all else that decides the ids, as JSON: which tokenizer, formats, limits.
+    """
+    texts = (text.encode() for record in records for text in (record.source, record.target))
+    parts = (json.dumps([_VERSION, *decided_by]).encode(), *texts)
+
+    def arrays() -> array_cache.Arrays:
+        made = make()
+        return {
+            "source_ids": made.sources.ids, "source_offsets": made.sources.offsets,
+            "target_ids": made.targets.ids, "target_offsets": made.targets.offsets,
+        }  # fmt: skip
+
+    found = array_cache.kept(folder, parts, arrays)
+    return TokenisedSet(*(Ragged(found[f"{side}_ids"], found[f"{side}_offsets"]) for side in ("source", "target")))
+
+
+def tokenise(records: Sequence[Record], tokenizer: Any, formats: Formats, limits: Limits) -> TokenisedSet:
+    """Returns the records' token ids.
 
     Args:
       tokenizer: a fast tokenizer of `transformers` (or what is called like one).
@@ -106,19 +123,11 @@ def tokenise(
     Raises:
       UserError: a bad format; a target, or source and target together, longer than the limits; an empty side.
     """
-    path = None
-    if cache_dir is not None:
-        path = Path(cache_dir) / "tokens" / f"{_key(records, tokenizer, formats, limits)}.npz"
-        cached = _read(path, len(records))
-        if cached is not None:
-            return cached
     result = TokenisedSet(
         tokenise_sources([r.source for r in records], tokenizer, formats.source, limits.source),
         _encode([r.target for r in records], _Form(formats.target, "target", tokenizer), tokenizer),
     )
     _check(result, records, limits)
-    if path is not None:
-        _write(path, result)
     return result
 
 
@@ -218,49 +227,3 @@ def _check(data: TokenisedSet, records: Sequence[Record], limits: Limits) -> Non
             f"Record {records[i].id} has {sources[i]} source and {targets[i]} target tokens, over the model's window "
             f"of {limits.window}; lower --config.data.max_source_length or shorten the text."
         )
-
-
-def _fingerprint(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-    special = (type(tokenizer).__name__, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return hashlib.sha256(f"{special}{state}".encode()).hexdigest()
-
-
-def _key(records: Sequence[Record], tokenizer: Any, formats: Formats, limits: Limits) -> str:
-    digest = hashlib.sha256()
-    digest.update(json.dumps([_VERSION, _fingerprint(tokenizer), astuple(formats), astuple(limits)]).encode())
-    for record in records:
-        digest.update(f"\n{len(record.source)} {len(record.target)}\n{record.source}{record.target}".encode())
-    return digest.hexdigest()[:40]
-
-
-def _read(path: Path, count: int) -> TokenisedSet | None:
-    """Returns what a cache file holds, None where it is missing or broken (zip's checksums tell)."""
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            sides = [Ragged(file[f"{side}_ids"], file[f"{side}_offsets"]) for side in ("source", "target")]
-        whole = all(len(s.offsets) == count + 1 and s.offsets[-1] == len(s.ids) for s in sides)
-    # A damaged zip raises BadZipFile, zlib.error, ValueError, EOFError, KeyError, OSError ...
-    except Exception as error:
-        _LOG.warning("%s is damaged (%s) and will be made again.", path, error)
-        return None
-    return TokenisedSet(*sides) if whole else None
-
-
-def _write(path: Path, data: TokenisedSet) -> None:
-    """A cache that cannot be written costs time, not the run."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            np.savez(
-                file,
-                source_ids=data.sources.ids,
-                source_offsets=data.sources.offsets,
-                target_ids=data.targets.ids,
-                target_offsets=data.targets.offsets,
-            )
-    except OSError as error:
-        _LOG.warning("Token ids were not cached in %s (%s).", path.parent, error.strerror or error)

@@ -1,6 +1,7 @@
 """Checkpoints through orbax: the training state and the run's bookkeeping, never the base."""
 
 import contextlib
+import functools
 import json
 import logging
 import shutil
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from prefix_jax.errors import UserError
@@ -25,11 +25,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._folder = folder.resolve()
+        self._folder, self._keep = folder.resolve(), keep
         self._drop_unfinished()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, create=True)
         with _disk_errors(self._folder):
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        # Made for the first save, or to restore: a first step need not wait for it.
+        ocp = _orbax()
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
+        with _disk_errors(self._folder):
+            return ocp.CheckpointManager(self._folder, options=options)
 
     def _drop_unfinished(self) -> None:
         """Removes step folders that hold no finished checkpoint: orbax would count them as steps."""
@@ -40,8 +47,9 @@ class Checkpoints:
         hosts.wait("unfinished checkpoints are gone")
 
     def latest(self) -> int | None:
-        """Returns the step of the newest checkpoint."""
-        return self._manager.latest_step()
+        """Returns the step of the newest checkpoint, before any is saved here; None where there is none."""
+        finished = [int(step.name) for step in self._folder.iterdir() if step.name.isdigit()]
+        return max(finished, default=None)
 
     def save(self, state: State, best: PyTree, progress: dict[str, Any]) -> None:
         """Starts to save the state, the best trainable tree so far, and JSON values (data position, early stopping).
@@ -49,7 +57,7 @@ class Checkpoints:
         Raises:
           UserError: the folder cannot be written, now or in the save before.
         """
-        step = int(state.step)
+        ocp, step = _orbax(), int(state.step)
         if step == self._manager.latest_step():
             return
         args = ocp.args.Composite(
@@ -62,6 +70,7 @@ class Checkpoints:
 
     def restore(self, like: State, best: PyTree) -> tuple[State, PyTree, dict[str, Any]]:
         """Returns the newest checkpoint, with shapes, types and shardings as in `like` and `best`."""
+        ocp = _orbax()
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like, best))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
@@ -80,6 +89,13 @@ class Checkpoints:
         with _disk_errors(self._folder):
             self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _orbax() -> Any:
+    """orbax is imported late: it is slow."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 def _tree(state: State, best: PyTree) -> dict[str, Any]:

@@ -116,12 +116,14 @@ def train(trainer: Trainer) -> list[Outcome]:
             if hosts.leader()
         ]
         stop = stack.enter_context(Stop())
-        if checkpoints.latest() is not None:
+        # Not the state's own number of steps, for which the host would wait.
+        step = checkpoints.latest() or 0
+        if step:
             state, best, progress = checkpoints.restore(state, best)
             patience, seconds = [Patience.from_json(p) for p in progress["patience"]], progress["seconds"]
         for writer in writers:
-            writer.resume(int(state.step))
-        run = _Run(trainer, checkpoints, writers, stop, state, best, patience, seconds)
+            writer.resume(step)
+        run = _Run(trainer, checkpoints, writers, stop, state, step, best, patience, seconds)
         run.to_the_end()
         checkpoints.close()
     return run.outcomes()
@@ -137,13 +139,14 @@ class _Run:
         writers: Sequence[MetricWriter],
         stop: Stop,
         state: State,
+        step: int,
         best: PyTree,
         patience: list[Patience],
         seconds: float,
     ) -> None:
         self.t, self.checkpoints, self.writers, self.stop = trainer, checkpoints, writers, stop
         self.state, self.best, self.patience = state, best, patience
-        self.step = int(state.step)
+        self.step = step
         self._began = time.monotonic() - seconds
         options, model = trainer.options, trainer.session.model
         per_record = options.loss == "examples"

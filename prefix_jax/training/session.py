@@ -10,9 +10,9 @@ import jax
 
 from prefix_jax import tuning
 from prefix_jax.config import Config
-from prefix_jax.data import subsets, tasks
+from prefix_jax.data import subsets, tasks, tokens
 from prefix_jax.data.records import Record
-from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats, tokenise
+from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.pretrained import Pretrained, cache_dir, load
@@ -126,4 +126,14 @@ def _wanted(config: Config, split: str, records: list[Record]) -> list[Record]:
 
 
 def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
-    return tokenise(records, session.tokenizer, session.formats, session.limits, cache_dir())
+    """Returns the records' token ids, from the user's cache directory where they were made before: then no tokenizer is
+    loaded, which is slow.
+    """
+    data, limits = session.config.data, session.limits
+    formats = (data.source_format, data.target_format, session.spec.encoder_layers > 0)
+    return tokens.kept(
+        cache_dir("tokens"),
+        records,
+        (session.pretrained.tokenizer_key, *formats, *dataclasses.astuple(limits)),
+        lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits),
+    )

@@ -18,6 +18,7 @@ from prefix_jax.data import subsets
 from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import cache_dir
 from prefix_jax.parallel import hosts
 from prefix_jax.training import run_directory
 from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
@@ -213,6 +214,7 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
         rows_multiple=(config.training.accumulation if shuffle else 1) * shards,
         shuffle=shuffle,
         shape=shape,
+        cache=cache_dir("plans"),
     )
 
 

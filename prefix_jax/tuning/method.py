@@ -73,7 +73,9 @@ def build(config: Config, model: Model, words: Mapping[str, Sequence[int]] | Non
             raise UserError(f'config.method is "{config.method}", which names {name} twice')
         module = importlib.import_module(f"prefix_jax.tuning.{name}")
         found[name] = module.method(model, config[name], (words or {}).get(name, ()))
-    return next(iter(found.values())) if len(found) == 1 else _together(config.method, found)
+    whole = next(iter(found.values())) if len(found) == 1 else _together(config.method, found)
+    # As a program of its own it is traced once, for the counts of its shapes and for its numbers.
+    return whole._replace(init=jax.jit(whole.init))
 
 
 def names(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prefix_jax.data import tasks, tokens
-from prefix_jax.data.batching import Layout, PackedBatches, shard, split
+from prefix_jax.data.batching import Layout, PackedBatches, split
 from prefix_jax.data.tokens import Limits, Ragged, TokenisedSet
 from prefix_jax.errors import UserError
 from prefix_jax.training.loss import record_count
@@ -134,16 +134,14 @@ def test_resume_sees_the_very_batches(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_parts_and_shards_are_the_batch_s_rows(layout):
+def test_parts_are_the_batch_s_rows(layout):
     batches = PackedBatches(random_set(4, 120), layout, batch=12, rows_multiple=4)
     batch = batches.batch_at(1)
     assert batch.tokens.shape[0] % 4 == 0
     parts = split(batch, 2)
     assert parts.tokens.shape == (2, batch.tokens.shape[0] // 2, batch.tokens.shape[1])
-    pieces = [shard(batch, i, 4) for i in range(4)]
-    for whole, part, *shards in zip(*map(jax.tree.leaves, (batch, parts, *pieces)), strict=True):
+    for whole, part in zip(*map(jax.tree.leaves, (batch, parts)), strict=True):
         assert np.array_equal(np.concatenate(list(part)), whole)
-        assert np.array_equal(np.concatenate(shards), whole)
     assert split(batch, 1) is batch
     with pytest.raises(UserError, match="rows_multiple=97"):
         split(batch, 97)

@@ -93,3 +93,17 @@ def test_e2e_rows_are_full_and_steps_whole(e2e_sizes, batch, joined):
     counts = np.diff(check(plan, 1).starts)
     assert time.process_time() - began < 6
     assert (counts == batch).mean() > 0.99
+
+
+def test_a_kept_plan_is_the_plan_that_was_made(tmp_path, monkeypatch):
+    sizes = np.stack([np.random.default_rng(0).integers(10, 60, 300)] * 2, axis=1)
+    made = make_plan(sizes, choose_shape(sizes, 8), 8, 3)
+    packing.kept(tmp_path, sizes, [8, 3], lambda: made)
+    found = packing.kept(tmp_path, sizes, [8, 3], lambda: pytest.fail("planned a second time"))
+    assert (found.shape, found.batch, found.steps, found.seed, found.shuffle) == (made.shape, 8, made.steps, 3, True)
+    for epoch in (0, 1):
+        for name in ("records", "rows", "starts"):
+            np.testing.assert_array_equal(getattr(found.epoch(epoch), name), getattr(made.epoch(epoch), name))
+    packing.kept(tmp_path, sizes + 1, [8, 3], lambda: made)
+    packing.kept(tmp_path, sizes, [8, 4], lambda: made)
+    assert len(list(tmp_path.iterdir())) == 3

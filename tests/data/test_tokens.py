@@ -1,7 +1,5 @@
 """Tokenising: formats, cuts, limits, the cache."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -85,39 +83,21 @@ def test_a_special_token_the_tokenizer_lacks(pieces_tokenizer):
         tokens.tokenise([record()], pieces_tokenizer, Formats("{bos}{source}", "{target}"), Limits())
 
 
-def same(one, other):
-    arrays = lambda d: (*d.sources, *d.targets)
-    return all(np.array_equal(a, b) for a, b in zip(arrays(one), arrays(other), strict=True))
+def test_what_is_kept_depends_on_texts_and_on_what_decides_them(bytes_tokenizer, tmp_path):
+    def kept(records, *decided_by):
+        return tokens.kept(
+            tmp_path, records, decided_by, lambda: tokens.tokenise(records, bytes_tokenizer, GPT2, Limits())
+        )
 
-
-def test_tokens_are_made_once_and_a_damaged_cache_is_made_again(bytes_tokenizer, tmp_path, monkeypatch):
-    records = tasks.pairs("table", "test", limit=30)
-    first = tokens.tokenise(records, bytes_tokenizer, GPT2, Limits(), tmp_path)
-    (file,) = (tmp_path / "tokens").iterdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(tokens, "_batch", lambda *_: pytest.fail("tokenised a second time"))
-        assert same(first, tokens.tokenise(records, bytes_tokenizer, GPT2, Limits(), tmp_path))
-    whole = file.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", whole[:300] + b"\0\1\2\3" + whole[304:], b"nonsense"):
-        file.write_bytes(damaged)
-        assert same(first, tokens.tokenise(records, bytes_tokenizer, GPT2, Limits(), tmp_path))
-        assert file.read_bytes() == whole
-
-
-def test_cache_depends_on_texts_tokenizer_formats_and_limits(bytes_tokenizer, pieces_tokenizer, tmp_path):
-    key = lambda *args: tokens._key(*args)
     records = [record("ab", "c"), record("d", "e")]
-    base = key(records, bytes_tokenizer, GPT2, Limits())
-    others = [
-        key([record("a", "bc"), record("d", "e")], bytes_tokenizer, GPT2, Limits()),
-        key(records, pieces_tokenizer, GPT2, Limits()),
-        key(records, bytes_tokenizer, Formats("{source}", "{target}"), Limits()),
-        key(records, bytes_tokenizer, GPT2, Limits(target=64)),
-    ]
-    assert len({base, *others}) == 5
-
-
-def test_a_cache_that_cannot_be_written_does_not_stop_the_run(bytes_tokenizer, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text(json.dumps({}))
-    assert len(tokens.tokenise([record()], bytes_tokenizer, GPT2, Limits(), blocked)) == 1
+    made = kept(records, "key", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "_batch", lambda *_: pytest.fail("tokenised a second time"))
+        again = kept(records, "key", 1)
+    for one, other in zip((*made.sources, *made.targets), (*again.sources, *again.targets), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+    kept([record("a", "bc"), record("d", "e")], "key", 1)
+    kept(records, "another key", 1)
+    kept(records, "key", 2)
+    assert len(list(tmp_path.iterdir())) == 4

