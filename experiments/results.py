@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,19 +65,27 @@ def read(path: Path) -> list[Result]:
     return [Result(**{name: line[name] for name in known}) for line in lines]
 
 
-def keep(path: Path, scale: str, found: Iterable[Result]) -> None:
-    """Puts the results of a scale in place of those that the file holds of it."""
-    others = [result for result in read(path) if result.scale != scale]
-    lines = [json.dumps(dataclasses.asdict(result), ensure_ascii=False) + "\n" for result in [*others, *found]]
-    write_text(path, "".join(lines))
+def keep(path: Path, scale: str, rows: Mapping[str, Result | None]) -> None:
+    """Puts the results of a sweep's rows in place of those that the file holds of the same scale; of a row that has not
+    ended (None) an earlier result stays.
+    """
+    earlier = read(path)
+    before = {result.name: result for result in earlier if result.scale == scale}
+    now = [result or before.get(name) for name, result in rows.items()]
+    lasting = [*(r for r in earlier if r.scale != scale), *(r for r in now if r is not None)]
+    write_text(path, "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in lasting))
 
 
-def of_sweep(workdir: Path, scale: str) -> list[Result]:
-    """Returns the results of the rows of a sweep that have ended."""
+def of_sweep(workdir: Path, scale: str) -> dict[str, Result | None]:
+    """Returns the result of each row of a sweep by its name, None of one that has not ended."""
     record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
     scoring = {name: record[name] for name in ("split", "limit", "spread") if record.get(name)}
-    ended = [row for row in record["rows"] if row["status"] in ENDED]
-    return [of_run(workdir / row["directory"], row["name"], scale, row["status"], scoring) for row in ended]
+
+    def result(row: Mapping[str, Any]) -> Result | None:
+        folder = workdir / row["directory"]
+        return of_run(folder, row["name"], scale, row["status"], scoring) if row["status"] in ENDED else None
+
+    return {row["name"]: result(row) for row in record["rows"]}
 
 
 def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[str, Any]) -> Result:

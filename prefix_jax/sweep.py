@@ -17,14 +17,13 @@ from ml_collections import config_flags
 
 from prefix_jax import cli
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The recipe, a Python file with get_config() and sweep().", lock_config=True
-)
+_CONFIG = cli.define_recipe("get_config() and sweep()")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's directory: made, or gone on with.")
 _MEMBERS = flags.DEFINE_integer("members", 8, "Rows trained in one program, at most.", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", "test", "The split that is scored: test, validation, train; empty for none.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
 _SPREAD = flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
+_ONLY = flags.DEFINE_string("only", "", "Only the programs that train a row with this text in its name.")
 _JOBS = flags.DEFINE_enum("jobs", None, ["slurm", "local"], "Train each program in a job of its own.")
 _JOB = flags.DEFINE_multi_string("job", [], "Of jobs: NAME=VALUE, as timeout_min=240 or SLURM's partition=gpu.")
 _JOIN = cli.define_hosts()
@@ -47,8 +46,8 @@ def main() -> None:
     from prefix_jax.sweeping.jobs import Jobs
     from prefix_jax.sweeping.sweep import Options, sweep, sweep_in_jobs
 
-    workdir = Path(str(_WORKDIR.value))
-    options, words = Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value, _SPREAD.value), cli.command_line()
+    workdir, words = Path(str(_WORKDIR.value)), cli.command_line()
+    options = Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value, _SPREAD.value, _ONLY.value)
     if _JOBS.value:
         state = sweep_in_jobs(rows, workdir, options, words, Jobs(_JOBS.value, _JOB.value))
     else:
@@ -58,7 +57,7 @@ def main() -> None:
     if not hosts.leader():
         return
     print(sweep_table(read_sweep(workdir)))
-    _end([state.status(name) for name in state.rows], _SPLIT.value, workdir)
+    _end([state.status(name) for group in options.chosen(state.groups) for name in group], _SPLIT.value, workdir)
 
 
 def _end(states: list[str], split: Any, workdir: Path) -> None:

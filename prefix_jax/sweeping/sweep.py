@@ -22,13 +22,25 @@ from prefix_jax.training.trainer import prepare_together
 @dataclass(frozen=True)
 class Options:
     """How a sweep is run: at most `members` rows in one program; the split that is scored ("" for none), how many
-    of its records (0: all), and whether evenly spaced over it.
+    of its records (0: all), and whether evenly spaced over it; only the programs with a row whose name holds `only`.
     """
 
     members: int = 8
     split: str = "test"
     limit: int = 0
     spread: bool = False
+    only: str = ""
+
+    def chosen(self, groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+        """Returns the groups that are run.
+
+        Raises:
+          UserError: there are none.
+        """
+        found = [group for group in groups if any(self.only in name for name in group)]
+        if not found:
+            raise UserError(f'no row has "{self.only}" in its name; the first is {groups[0][0]}, and --plan prints all')
+        return found
 
 
 def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str]) -> State:
@@ -39,7 +51,7 @@ def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[
     """
     state = _state(rows, workdir, options, words)
     runner = _Runner(state, options, list(words))
-    for group in state.groups:
+    for group in options.chosen(state.groups):
         if not runner.take(group):
             break
         _write(state)
@@ -57,7 +69,7 @@ def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: S
     """
     state = _state(rows, workdir, options, words)
     running: dict[str, Job] = {}
-    for group in state.groups:
+    for group in options.chosen(state.groups):
         folder = state.job_folder(group[0])
         job = jobs.started(folder)
         if job is None and state.undone(group):

@@ -118,12 +118,13 @@ def test_names_make_a_figure_of_dots(tmp_path):
     assert left < right
 
 
-def test_results_of_another_scale_stay(tmp_path):
+def test_results_of_another_scale_and_of_rows_that_have_not_ended_again_stay(tmp_path):
     path = tmp_path / "results.jsonl"
-    results.keep(path, "paper", [result(scale="paper", name="p")])
-    results.keep(path, "cpu", [result(name="a")])
-    results.keep(path, "cpu", [result(name="b")])
-    assert [(r.scale, r.name) for r in results.read(path)] == [("paper", "p"), ("cpu", "b")]
+    results.keep(path, "paper", {"a": result(scale="paper", steps=1)})
+    results.keep(path, "cpu", {"a": result(steps=2), "b": None, "gone": result(name="gone")})
+    results.keep(path, "cpu", {"c": None, "b": result(name="b", steps=3), "a": None})
+    found = [(r.scale, r.name, r.steps) for r in results.read(path)]
+    assert found == [("paper", "a", 1), ("cpu", "b", 3), ("cpu", "a", 2)]
 
 
 @pytest.mark.parametrize(

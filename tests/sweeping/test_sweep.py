@@ -74,3 +74,13 @@ def test_a_row_that_fails_leaves_the_others_alone(recipe, tmp_path):
     assert "1 of 5 rows failed" in err and "/nowhere.jsonl" in err
     assert sorted(states(workdir).values()) == ["failed", *["trained"] * 4]
     assert " ± " in (workdir / "table.md").read_text()
+
+
+def test_only_the_rows_that_are_named_run(recipe, tmp_path):
+    workdir, path = tmp_path / "sweep", recipe(steps=4)
+    words = ("--config", str(path), "--workdir", str(workdir), "--split=")
+    _, err = runs.run("sweep", *words, "--only=hidden=9", cache=tmp_path / "cache", code=2)
+    assert 'no row has "hidden=9" in its name; the first is length=1,seed=1' in err
+    _, err = runs.run("sweep", *words, "--only=hidden=8", cache=tmp_path / "cache")
+    assert "stopped" not in err
+    assert states(workdir) == {**dict.fromkeys(states(workdir), "waiting"), "hidden=8": "trained"}
