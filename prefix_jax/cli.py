@@ -14,6 +14,9 @@ from prefix_jax.errors import UserError, did_you_mean
 
 BAD_INPUT = 2
 
+# What the functions here define is shown by `--help` as the calling program's.
+flags.disclaim_key_flags()
+
 
 def fail(message: object) -> None:
     """Prints one sentence to stderr and exits with code 2."""
@@ -79,6 +82,15 @@ def required(**options: object) -> None:
     for name, value in options.items():
         if value is None or value == "":
             fail(f"--{name} is missing; --help lists the options")
+
+
+def define_recipe(holding: str = "get_config()") -> flags.FlagHolder:
+    """Defines `--config FILE.py`, a file with the functions `holding`, and `--config.SECTION.OPTION=VALUE`."""
+    from ml_collections import config_flags
+
+    return config_flags.DEFINE_config_file(
+        "config", None, f"The recipe, a Python file with {holding}.", lock_config=True
+    )
 
 
 def define_overrides() -> Callable[[], dict[str, Any]]:
@@ -147,4 +159,4 @@ def enable_compile_cache() -> None:
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

@@ -8,13 +8,10 @@ import json
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from prefix_jax import cli
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The recipe, a Python file with get_config().", lock_config=True
-)
+_CONFIG = cli.define_recipe()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A chip and a shape: v5e:4x4, v6e:16x16, v5p:4x4x8.")
 _ROWS = flags.DEFINE_integer("rows", 0, "Packed rows of a step; 0: training.batch.", lower_bound=0)
 _COLUMNS = flags.DEFINE_integer("columns", 0, "Columns of a row; 0: the longest record's.", lower_bound=0)

@@ -9,13 +9,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from prefix_jax import cli
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The recipe, a Python file with get_config().", lock_config=True
-)
+_CONFIG = cli.define_recipe()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory: made, or gone on with.")
 _JOIN = cli.define_hosts()
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.training import run_directory, session
 from prefix_jax.training.trainer import prepare
 from tests import runs, tiny
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +152,10 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         disk.write_text(path, "{}")
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in Path(tmp_path).iterdir()] == ["scores.json"]
+
+
+def test_help_names_the_options_that_programs_share():
+    done = subprocess.run(
+        [sys.executable, "-m", "prefix_jax.train", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert all(f"--{name}:" in done.stdout for name in ("config", "workdir", "coordinator", "processes"))
