@@ -16,7 +16,7 @@ def labels(result: Result) -> dict[str, str | float]:
 STUDY = Study(
     folder=Path(__file__).parent,
     labels=labels,
-    scored={"paper": (), "cpu": ("--limit=32", "--spread")},
+    scored={"paper": (), "cpu": ("--limit=64", "--spread")},
     figures=(Figure("BLEU", "learning rate", lines="prefix"),),
 )
 

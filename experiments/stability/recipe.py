@@ -2,8 +2,8 @@
 
     python -m experiments.stability --scale=cpu --workdir runs/stability
 
-"paper": GPT-2 Medium on E2E as published, four learning rates, three seeds. "cpu": FLAN-T5-small on E2E, 30 steps of 4
-records, four learning rates, three seeds, 32 test records; eight rows at a time train in one program.
+"paper": GPT-2 Medium on E2E as published, four learning rates, three seeds. "cpu": FLAN-T5-small on E2E, 60 steps of 8
+records, five learning rates, three seeds, 64 test records; eight rows at a time train in one program.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import Any
 from experiments import published, scales
 from prefix_jax.config import Config
 
-RATES = {"paper": (1e-5, 5e-5, 8e-5, 5e-4), "cpu": (5e-4, 2e-3, 8e-3, 3e-2)}
+RATES = {"paper": (1e-5, 5e-5, 8e-5, 5e-4), "cpu": (5e-4, 2e-3, 8e-3, 3e-2, 1e-1)}
 SEEDS = (101, 102, 103)
 
 
@@ -20,7 +20,7 @@ def get_config(scale: str = "cpu") -> Config:
     config = scales.table_to_text(scale, "e2e")
     config.prefix.update(length=published.PREFIX_LENGTHS["e2e"], initialisation="random")
     if scale == "cpu":
-        config.training.update(steps=30, batch=4)
+        config.training.steps = 60
     else:
         config.update_from_flattened_dict(published.training("prefix", "e2e"))
     return config

@@ -65,7 +65,7 @@ def test_another_scale_is_refused():
     [
         ("prefix_length", [8, 7]),
         ("initialisation", [8, 8, 8, 3]),
-        ("stability", [8, 4, 8, 4]),
+        ("stability", [8, 7, 8, 7]),
         ("extrapolation", [3, 1, 1, 1, 3, 1, 1, 1]),
     ],
 )
