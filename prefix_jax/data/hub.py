@@ -1,7 +1,9 @@
 """Data sets from the Hugging Face hub, through `datasets`: the one module that imports it."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from prefix_jax.data.files import Row
@@ -43,10 +45,41 @@ def _load(name: str, configuration: str | None, split: str) -> Any:
     print(f"Asking the hub for {name} ...", file=sys.stderr)
     # Its retries are told by log lines; the one sentence above says how it ended.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    with _from_cache_where_out_of_reach(name):
+        try:
+            return datasets.load_dataset(name, configuration, split=split)
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise
+            # Sets with a loading script: the hub keeps them as Parquet in a branch of their own.
+            return datasets.load_dataset(name, configuration, split=split, revision="refs/convert/parquet")
+
+
+@contextlib.contextmanager
+def _from_cache_where_out_of_reach(name: str) -> Iterator[None]:
+    """Where the hub does not answer, `datasets` looks into its cache alone: it would try again for 23 seconds first."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    switches: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    offline = not _answers(name)
     try:
-        return datasets.load_dataset(name, configuration, split=split)
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-        # Sets with a loading script: the hub keeps them as Parquet in a branch of their own.
-        return datasets.load_dataset(name, configuration, split=split, revision="refs/convert/parquet")
+        for switch in switches if offline else ():
+            switch.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = value
+
+
+def _answers(name: str) -> bool:
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().dataset_info(name, timeout=10)
+    except errors.HfHubHTTPError:
+        return True  # even if it is to say no
+    except Exception:  # whatever its HTTP client raises
+        return False
+    return True

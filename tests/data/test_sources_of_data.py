@@ -164,17 +164,25 @@ def test_what_cannot_be_found_is_named(tmp_path, monkeypatch):
         tasks.pairs("e2e", "trian")
 
 
+def unreachable_api(*args, **options):
+    raise OSError("no route")
+
+
 def test_unreachable_hub_is_one_sentence_with_the_mend(tmp_path, monkeypatch):
     import datasets
 
     def unreachable(*args, **options):
+        assert datasets.config.HF_HUB_OFFLINE  # or it would try again and again
         raise ConnectionError("Couldn't reach the Hub\nand more")
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable_api)
     monkeypatch.setenv("PREFIX_JAX_DATA", str(tmp_path))
     message = refused("", "webnlg")
     for part in ("webnlg", "PREFIX_JAX_DATA", "webnlg2017", "webnlg-challenge/web_nlg", "--config.data.path"):
         assert part in message
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 def test_hub_rows_with_an_empty_field_are_left_out(monkeypatch):
