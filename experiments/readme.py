@@ -23,7 +23,9 @@ def write_readme(study: Study) -> None:
     parts = []
     for same in results.grouped(results.read(study.results), lambda r: [r.scale, r.option("data.task")]):
         parts += [heading(same), table(study, same)]
-        for figure in study.figures if any(result.scores for result in same) else ():
+        for figure in study.figures:
+            if not values(same, figure.metric):
+                continue
             name = f"{same[0].scale}-{figure.metric}.svg"
             write_text(study.folder / name, standalone(chart(study, figure, same)))
             parts.append(f"![{figure.metric} against {figure.along}]({name})")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from configs.gpt2_paper import paper_config
-from prefix_jax.config import Config, default_config
+from prefix_jax.config import Config, default_config, flat
 from prefix_jax.errors import UserError, did_you_mean
 
 SCALES = ("paper", "cpu")
@@ -46,10 +46,25 @@ def seeded(options: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[dict[st
         yield {**options, "training.seed": seed} if draws else {**options, "data.seed": number}
 
 
+def changes(base: Config, config: Config) -> dict[str, Any]:
+    """Returns the options in which a configuration differs from another: a row of the other's sweep."""
+    before = flat(base.to_dict())
+    return {name: value for name, value in flat(config.to_dict()).items() if value != before[name]}
+
+
+def best_of_ten(steps: int, size: int) -> dict[str, Any]:
+    """Returns the options that keep the best of ten measurements on the paper's validation set for `size` records."""
+    every = max(1, steps // 10)
+    return {"training.evaluate_every": every, "training.patience": 10, "training.evaluate_records": size * 3 // 10}
+
+
 def bart(length: int) -> Config:
-    """Returns the paper's summariser: BART-large, three prefixes through an MLP of 800, beam 6."""
+    """Returns the paper's summariser: BART-large, three prefixes through an MLP of 800, beam 6.
+
+    The decoder's positions begin at 0, as in the authors' BART; their GPT-2's begin behind the prefix.
+    """
     config = paper_config("xsum", "facebook/bart-large")
-    config.prefix.update(length=length, hidden=800)
+    config.prefix.update(length=length, hidden=800, position_offset="zero")
     config.data.update(max_source_length=512, max_target_length=128)
     config.decoding.update(beams=6, min_length=11, max_length=62, length_penalty=0.8, banned_tokens=())
     return config

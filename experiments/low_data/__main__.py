@@ -15,7 +15,7 @@ STUDY = Study(
     folder=Path(__file__).parent,
     labels=labels,
     scored={"paper": (), "cpu": ("--limit=64", "--spread")},
-    figures=(Figure("BLEU", "records", lines="method"), Figure("ROUGE_L", "records", lines="method")),
+    figures=tuple(Figure(metric, "records", lines="method") for metric in ("BLEU", "ROUGE_L", "rouge2", "rougeL")),
 )
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ STUDY = Study(
     folder=Path(__file__).parent,
     labels=labels,
     scored={"paper": (), "cpu": ("--limit=96", "--spread")},
-    figures=(Figure("BLEU", "prefix length"), Figure("TER", "prefix length")),
+    figures=tuple(Figure(metric, "prefix length") for metric in ("BLEU", "TER", "rouge2", "rougeL")),
 )
 
 if __name__ == "__main__":

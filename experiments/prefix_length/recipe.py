@@ -1,9 +1,9 @@
-"""Score against prefix length on DART (Figure 4).
+"""Score against prefix length on DART and, at the paper's scale, on XSUM (Figure 4).
 
     python -m experiments.prefix_length --scale=cpu --workdir runs/prefix_length
 
-"paper": GPT-2 Medium, the lengths that the paper tried. "cpu": FLAN-T5-small, 100 steps of 8 records, five lengths of
-three seeds each, 96 test records; eight rows at a time train in one program.
+"paper": GPT-2 Medium and BART-large, the lengths that the paper tried. "cpu": FLAN-T5-small, 100 steps of 8 records,
+five lengths of three seeds each, 96 test records; eight rows at a time train in one program.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from experiments import published, scales
 from prefix_jax.config import Config
 
 LENGTHS = (1, 5, 10, 20, 40)
+SUMMARY_LENGTHS = (1, 10, 20, 50, 80, 100, 200, 300)
 SEEDS = (101, 102, 103)
 
 
@@ -24,6 +25,9 @@ def get_config(scale: str = "cpu") -> Config:
 
 
 def sweep(scale: str = "cpu") -> Iterator[dict[str, Any]]:
-    scales.check(scale)
     for length in LENGTHS:
         yield from ({"prefix.length": length, "training.seed": seed} for seed in SEEDS)
+    if scales.check(scale) == "paper":
+        summaries = scales.changes(get_config(scale), scales.bart(1)) | published.training("prefix", "xsum")
+        for length in SUMMARY_LENGTHS:
+            yield {**summaries, "prefix.length": length}

@@ -6,6 +6,7 @@ The shift is in the batch (`target_positions` are the columns that predict the t
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import nn
 from jaxtyping import Array, Float, Int
@@ -15,11 +16,30 @@ from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix
 
 
+@jax.custom_vjp
 def token_losses(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
     """Returns -log p(target) for each position; targets must be ids of the vocabulary (weight the rest with 0)."""
-    # A comparison instead of a gather: its gradient is no scatter, and it fuses with the sum.
+    return _losses(logits, targets)[0]
+
+
+def _losses(logits: Array, targets: Array) -> tuple[Array, Array]:
+    total = nn.logsumexp(logits, axis=-1)
+    return total - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0], total
+
+
+def _losses_fwd(logits: Array, targets: Array) -> tuple[Array, tuple[Array, ...]]:
+    losses, total = _losses(logits, targets)
+    return losses, (logits, targets, total)
+
+
+def _losses_bwd(kept: tuple[Array, ...], g: Array) -> tuple[Array, None]:
+    # A comparison, where the gradient of taking the target's logit would scatter: one pass over the logits.
+    logits, targets, total = kept
     chosen = jnp.arange(logits.shape[-1]) == targets[..., None]
-    return nn.logsumexp(logits, axis=-1) - jnp.where(chosen, logits, 0.0).sum(-1)
+    return (jnp.exp(logits - total[..., None]) - chosen) * g[..., None], None
+
+
+token_losses.defvjp(_losses_fwd, _losses_bwd)
 
 
 def loss_sums(

@@ -3,6 +3,7 @@ numbers.
 """
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -84,10 +85,43 @@ def test_seeds_are_of_what_a_method_draws():
 
 def test_low_data_draws_every_size_from_the_same_subsets():
     found = rows("low_data", "paper")
-    assert len(found) == 4 * 2 * 5 * 2
-    assert {(r.config.data.limit, r.config.data.limit_seed) for r in found} == {
-        (size, subset) for size in (50, 100, 200, 500) for subset in range(5)
-    }
+    assert len(found) == 2 * 4 * 2 * 5 * 2
+    for task in ("e2e", "xsum"):
+        drawn = {(r.config.data.limit, r.config.data.limit_seed) for r in found if r.config.data.task == task}
+        assert drawn == {(size, subset) for size in (50, 100, 200, 500) for subset in range(5)}
+
+
+def test_low_data_is_trained_as_published(data_root):
+    theirs = json.loads((data_root / "paper" / "tables.json").read_text())["low_data"]
+    places = {size: place for place, size in enumerate(theirs["sizes"])}
+    for row in rows("low_data", "paper"):
+        c, their = row.config, theirs["E2E" if row.config.data.task == "e2e" else "XSUM"]
+        place = places[c.data.limit]
+        if c.data.task == "e2e":
+            assert c.training.steps == their[f"max_steps_{c.method}_50_100_200_500"][place]
+            assert c.training.batch == their["batch"]
+        else:
+            assert (c.training.steps, c.training.epochs) == (0, their[f"epochs_{c.method}_50_100_200_500"][place])
+            assert (c.training.batch, c.optimizer.warmup_steps) == (their[f"batch_{c.method}"], their["warmup_steps"])
+        assert (c.optimizer.learning_rate, c.prefix.length) == (their["lr"], their["prefix_len"])
+        assert c.prefix.text == their["init_words"] and c.training.evaluate_records == 0.3 * c.data.limit
+        assert c.training.evaluate_every * c.training.patience <= 2000 and c.training.evaluate_every > 0
+
+
+def test_summaries_begin_at_position_0_and_table_to_text_behind_the_prefix():
+    """As the authors' BART and GPT-2 had it."""
+    for name in ("xsum", "news", "low_data", "prefix_length", "main_table"):
+        for row in rows(name, "paper"):
+            summary = row.config.data.task == "xsum"
+            assert row.config.prefix.position_offset == ("zero" if summary else "length"), (name, row.name)
+
+
+def test_prefix_lengths_are_those_that_the_paper_tried(data_root):
+    ranges = json.loads((data_root / "paper" / "tables.json").read_text())
+    ranges = ranges["hyperparameters_lr_epochs_batch_prefixlen"]["search_ranges"]
+    for task, kind in (("dart", "table_to_text"), ("xsum", "summarization")):
+        lengths = {r.config.prefix.length for r in rows("prefix_length", "paper") if r.config.data.task == task}
+        assert sorted(lengths) == ranges[f"prefix_len_{kind}"]
 
 
 @pytest.mark.parametrize("scale", ["paper", "cpu"])
