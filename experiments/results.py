@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefix_jax.config import default_config, flat
 from prefix_jax.disk import write_text
@@ -65,27 +65,43 @@ def read(path: Path) -> list[Result]:
     return [Result(**{name: line[name] for name in known}) for line in lines]
 
 
-def keep(path: Path, scale: str, rows: Mapping[str, Result | None]) -> None:
+class Asked(NamedTuple):
+    """A row of a sweep: the options and the scoring that it asks for, and its result once it has ended."""
+
+    name: str
+    config: Mapping[str, Any]
+    scoring: Mapping[str, Any]
+    result: Result | None
+
+    def answered_by(self, earlier: Result) -> bool:
+        """Whether a result is of the very run that is asked for."""
+        scoring = {name: value for name, value in earlier.scoring.items() if name != "records"}
+        return (earlier.name, earlier.config, scoring) == (self.name, self.config, self.scoring)
+
+
+def keep(path: Path, scale: str, rows: Sequence[Asked]) -> None:
     """Puts the results of a sweep's rows in place of those that the file holds of the same scale; of a row that has not
-    ended (None) an earlier result stays.
+    ended an earlier result of the same run stays.
     """
     earlier = read(path)
-    before = {result.name: result for result in earlier if result.scale == scale}
-    now = [result or before.get(name) for name, result in rows.items()]
-    lasting = [*(r for r in earlier if r.scale != scale), *(r for r in now if r is not None)]
+    lasting = [result for result in earlier if result.scale != scale]
+    for row in rows:
+        before = [result for result in earlier if result.scale == scale and row.answered_by(result)]
+        lasting += [row.result] if row.result else before[:1]
     write_text(path, "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in lasting))
 
 
-def of_sweep(workdir: Path, scale: str) -> dict[str, Result | None]:
-    """Returns the result of each row of a sweep by its name, None of one that has not ended."""
+def of_sweep(workdir: Path, scale: str) -> list[Asked]:
+    """Returns the rows of a sweep."""
     record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
     scoring = {name: record[name] for name in ("split", "limit", "spread") if record.get(name)}
 
-    def result(row: Mapping[str, Any]) -> Result | None:
-        folder = workdir / row["directory"]
-        return of_run(folder, row["name"], scale, row["status"], scoring) if row["status"] in ENDED else None
+    def asked(row: Mapping[str, Any]) -> Asked:
+        ended, folder = row["status"] in ENDED, workdir / row["directory"]
+        result = of_run(folder, row["name"], scale, row["status"], scoring) if ended else None
+        return Asked(row["name"], row["config"], scoring, result)
 
-    return {row["name"]: result(row) for row in record["rows"]}
+    return [asked(row) for row in record["rows"]]
 
 
 def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[str, Any]) -> Result:

@@ -231,4 +231,10 @@ def flat(tree: Any, above: str = "") -> dict[str, Any]:
     return found
 
 
-__all__ = ["Config", "ConfigDict", "default_config", "flat"]
+def changed(config: Config) -> dict[str, Any]:
+    """Returns the options that are not at their defaults by dotted name, in JSON's types."""
+    defaults = flat(default_config().to_dict())
+    return {name: value for name, value in flat(config.to_dict()).items() if value != defaults[name]}
+
+
+__all__ = ["Config", "ConfigDict", "changed", "default_config", "flat"]

@@ -60,6 +60,25 @@ def write_all(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> None:
         raise UserError(f"cannot write {what}: {reason}; make room or choose another place") from error
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process works in {folder}; wait for it, or choose another --workdir") from None
+        except (ImportError, OSError):
+            pass  # a system or a file system without locks
+        yield
+
+
 def _to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())

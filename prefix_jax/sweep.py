@@ -32,13 +32,14 @@ _PLAN = flags.DEFINE_bool("plan", False, "Only print which rows would train toge
 
 def main() -> None:
     cli.required(config=_CONFIG.value, workdir=_WORKDIR.value)
-    from prefix_jax.sweeping.groups import groups
+    from prefix_jax.sweeping.groups import groups, holding
     from prefix_jax.sweeping.rows import read_rows
 
     rows = read_rows(config_flags.get_config_filename(flags.FLAGS["config"]), _CONFIG.value)
     if _PLAN.value:
-        for group in groups(rows, _MEMBERS.value):
-            print(json.dumps([row.name for row in group]))
+        found = [[row.name for row in group] for group in groups(rows, _MEMBERS.value)]
+        for group in holding(found, _ONLY.value):
+            print(json.dumps(group))
         return
     cli.enable_compile_cache()
     from prefix_jax.parallel import hosts
@@ -57,7 +58,7 @@ def main() -> None:
     if not hosts.leader():
         return
     print(sweep_table(read_sweep(workdir)))
-    _end([state.status(name) for group in options.chosen(state.groups) for name in group], _SPLIT.value, workdir)
+    _end([state.status(name) for group in state.chosen for name in group], _SPLIT.value, workdir)
 
 
 def _end(states: list[str], split: Any, workdir: Path) -> None:

@@ -77,7 +77,7 @@ class PackedBatches:
           cache: a folder in which plans are kept, which take 20 microseconds a record; None: none.
 
         Raises:
-          UserError: no records, or one that `row_length` cannot hold.
+          UserError: no records, or one that `row_length` or `shape` cannot hold.
         """
         if not len(data):
             raise UserError("There are no records to train on or to measure; check --config.data.path and data.limit.")
@@ -91,13 +91,19 @@ class PackedBatches:
                 f"A record of {longest} tokens does not fit rows of {row_length}; set --config.data.row_length to at "
                 f"least {longest}, or to 0 to have it chosen."
             )
+        if shape is not None and (self.sizes.max(axis=0) > (shape.first, shape.second)).any():
+            raise UserError(
+                f"A record of {' and '.join(map(str, self.sizes.max(axis=0)))} tokens does not fit the rows of "
+                f"{shape.first} and {shape.second} with which this run began; choose another --workdir."
+            )
 
         def plan() -> Plan:
             chosen = shape or choose_shape(self.sizes, batch, rows_multiple, row_length)
             return make_plan(self.sizes, chosen, batch, seed, shuffle)
 
         given = None if shape is None else astuple(shape)
-        self.plan = packing.kept(cache, self.sizes, [batch, seed, row_length, rows_multiple, shuffle, given], plan)
+        options = [row_length, rows_multiple, given]
+        self.plan = packing.kept(cache, self.sizes, batch, seed, shuffle, options, plan)
         self.shape = self.plan.shape
         self.steps_per_epoch = self.plan.steps
         self._sequences = data.targets if layout.encoder_decoder else _joined(data)

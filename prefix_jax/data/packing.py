@@ -17,7 +17,6 @@ import numpy as np
 
 from prefix_jax.data import array_cache
 
-_VERSION = 1  # of the planning: what is kept of another is made again
 _LOOK_AHEAD = 48  # records beyond the oldest among which a row's last two are chosen
 _ATTEMPTS = 4  # orders tried before an epoch falls back
 
@@ -74,23 +73,26 @@ class Plan:
         return plan_epoch(self.sizes, self.shape, order, self.steps, self.batch)
 
 
-def kept(folder: Path | None, sizes: np.ndarray, decided_by: list, make: Callable[[], Plan]) -> Plan:
+def kept(
+    folder: Path | None, sizes: np.ndarray, batch: int, seed: int, shuffle: bool, options: list,
+    make: Callable[[], Plan],
+) -> Plan:  # fmt: skip
     """Returns the plan that `make` makes, from `folder` where that was done before (None: no cache).
 
     Args:
-      decided_by: all but the sizes that decides the plan, as JSON.
+      options: all else that decides the plan, as JSON: how its shape is chosen, or the shape.
     """
 
     def arrays() -> array_cache.Arrays:
         plan = make()
-        head = (*dataclasses.astuple(plan.shape), plan.batch, plan.steps, plan.seed, plan.shuffle)
-        return {"head": np.asarray(head, np.int64), **vars(plan.epoch(0))}
+        return {"shape": np.asarray(dataclasses.astuple(plan.shape)), **vars(plan.epoch(0))}
 
-    parts = (json.dumps([_VERSION, *decided_by]).encode(), sizes.astype(np.int64).tobytes())
+    # This file's own text and NumPy's generator decide the plan too.
+    about = json.dumps([np.__version__, batch, seed, shuffle, *options])
+    parts = (Path(__file__).read_bytes(), about.encode(), sizes.astype(np.int64).tobytes())
     found = array_cache.kept(folder, parts, arrays)
-    *shape, batch, steps, seed, shuffle = found["head"].tolist()
     first = EpochPlan(**{name: found[name] for name in EpochPlan.__annotations__})
-    return Plan(sizes, Shape(*shape), batch, steps, seed, bool(shuffle), first)
+    return Plan(sizes, Shape(*found["shape"].tolist()), batch, len(first.starts) - 1, seed, shuffle, first)
 
 
 def make_plan(sizes: np.ndarray, shape: Shape, batch: int, seed: int, shuffle: bool = True) -> Plan:

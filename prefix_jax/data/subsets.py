@@ -32,5 +32,7 @@ def drawn(records: Sequence[Record], count: int, seed: int) -> list[Record]:
 
 
 def spread(records: Sequence[Record], count: int) -> list[Record]:
-    """Returns `count` records evenly spaced, the first among them; all where there are no more."""
+    """Returns `count` records, from the first on each k-th, k the largest whole number that gives so many; all where
+    there are no more.
+    """
     return list(records[:: max(1, len(records) // count)][:count])

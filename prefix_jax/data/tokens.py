@@ -13,7 +13,6 @@ from prefix_jax.data import array_cache
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError, did_you_mean
 
-_VERSION = 2  # of the cached form, and of what is made of the same text
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -101,7 +100,8 @@ def kept(
       decided_by: all else that decides the ids, as JSON: which tokenizer, formats, limits.
     """
     texts = (text.encode() for record in records for text in (record.source, record.target))
-    parts = (json.dumps([_VERSION, *decided_by]).encode(), *texts)
+    # This file's own text too: what it does decides the ids.
+    parts = (Path(__file__).read_bytes(), json.dumps(decided_by).encode(), *texts)
 
     def arrays() -> array_cache.Arrays:
         made = make()

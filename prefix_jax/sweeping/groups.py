@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from prefix_jax.config import Config, flat
+from prefix_jax.errors import UserError
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.tuning import names
 
@@ -30,6 +31,18 @@ def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:
     found = [group for same in alike.values() for group in _by_length(same, members)]
     place = {row.name: number for number, row in enumerate(rows)}
     return sorted(found, key=lambda group: min(place[row.name] for row in group))
+
+
+def holding(found: Sequence[Sequence[str]], text: str) -> list[Sequence[str]]:
+    """Returns the groups of rows' names in which a name holds a text.
+
+    Raises:
+      UserError: there is none.
+    """
+    chosen = [group for group in found if any(text in name for name in group)]
+    if not chosen:
+        raise UserError(f'no row has "{text}" in its name; the first is {found[0][0]}, and --plan prints all')
+    return chosen
 
 
 def shared(config: Config) -> str:

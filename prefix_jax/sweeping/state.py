@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax import disk
+from prefix_jax.config import changed
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
-from prefix_jax.sweeping.groups import groups
+from prefix_jax.sweeping.groups import groups, holding
 from prefix_jax.sweeping.rows import Row, value_of
 from prefix_jax.training import run_directory
 
@@ -29,22 +30,31 @@ class State:
         members: int,
         scoring: dict[str, Any],
         about: dict[str, Any],
+        only: str = "",
         job: str = "",
     ):
         """`scoring` names the split and the records that are scored; `about` goes into the file as it is.
 
-        With `job`, the state of one group alone, in a file that no other process writes.
+        `chosen` are the groups with a row whose name holds `only`; what is known of the others stays as it is. With
+        `job`, the state of one group alone, in a file that no other process writes.
+
+        Raises:
+          UserError: the directory holds other runs, or no name holds `only`.
         """
         self.workdir, self.rows = workdir, {row.name: row for row in rows}
         self.scoring, self.about = scoring, about
         self.file = self.job_folder(job) / FILE_NAME if job else workdir / FILE_NAME
         before = _with_jobs(workdir, _read(workdir / FILE_NAME))
-        self.found: dict[str, dict[str, Any]] = {row.name: self._earlier(row, before) for row in rows}
         kept = [[name for name in group if name in self.rows] for group in before.get("groups", [])]
         kept = [group for group, old in zip(kept, before.get("groups", []), strict=True) if group == old]
         placed = {name for group in kept for name in group}
         new = groups([row for row in rows if row.name not in placed], members)
         self.groups = [*kept, *([row.name for row in group] for group in new)]
+        self.chosen = holding(self.groups, only)
+        run = {name for group in self.chosen for name in group}
+        self.found: dict[str, dict[str, Any]] = {
+            row.name: self._earlier(row, before) if row.name in run else _known(row, before) for row in rows
+        }
         self.write()
 
     def job_folder(self, name: str) -> Path:
@@ -85,18 +95,17 @@ class State:
         rows = []
         for name, row in self.rows.items():
             options = {option: value_of(row.config, option) for option in varied}
-            rows.append({"name": name, "options": options, "directory": f"runs/{name}", **self.found[name]})
+            about = {"name": name, "options": options, "config": changed(row.config), "directory": f"runs/{name}"}
+            rows.append({**about, **self.found[name]})
         record = {**self.about, **self.scoring, "groups": self.groups, "rows": rows}
         if hosts.leader():
             disk.write_text(self.file, json.dumps(record, indent=1) + "\n")
 
     def _earlier(self, row: Row, before: dict[str, Any]) -> dict[str, Any]:
         """What came of a row before; what went wrong, or is asked for otherwise now, is done again."""
-        waiting = {"status": "waiting"}
-        same = [old for old in before.get("rows", []) if old["name"] == row.name]
-        if not same or same[0]["status"] in ("waiting", "failed"):
+        kept, waiting = _known(row, before), {"status": "waiting"}
+        if kept["status"] in ("waiting", "failed"):
             return waiting
-        kept = {k: v for k, v in same[0].items() if k not in ("name", "options", "directory")}
         if not self._still(row, kept["status"]):
             return waiting
         if kept["status"] == "scored" and kept["asked"] != self.asked(row):
@@ -115,6 +124,14 @@ class State:
     def asked(self, row: Row) -> dict[str, Any]:
         """Returns what a row's scores depend on beside what was tuned."""
         return {**self.scoring, "decoding": json.loads(row.config.decoding.to_json())}
+
+
+def _known(row: Row, before: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a sweep's record says of a row."""
+    for old in before.get("rows", []):
+        if old["name"] == row.name:
+            return {k: v for k, v in old.items() if k not in ("name", "options", "config", "directory")}
+    return {"status": "waiting"}
 
 
 def _with_jobs(workdir: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Runs a sweep: group by group, trained together, scored, and written down, so that a killed sweep goes on."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import cli, inference
+from prefix_jax import cli, disk, inference
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
 from prefix_jax.reporting.report import write_report
@@ -31,17 +32,6 @@ class Options:
     spread: bool = False
     only: str = ""
 
-    def chosen(self, groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-        """Returns the groups that are run.
-
-        Raises:
-          UserError: there are none.
-        """
-        found = [group for group in groups if any(self.only in name for name in group)]
-        if not found:
-            raise UserError(f'no row has "{self.only}" in its name; the first is {groups[0][0]}, and --plan prints all')
-        return found
-
 
 def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str]) -> State:
     """Trains and scores the rows that are not done; a row that fails leaves the others alone.
@@ -49,13 +39,15 @@ def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[
     Raises:
       UserError: the directory holds other runs, or cannot be written.
     """
-    state = _state(rows, workdir, options, words)
-    runner = _Runner(state, options, list(words))
-    for group in options.chosen(state.groups):
-        if not runner.take(group):
-            break
+    workdir.mkdir(parents=True, exist_ok=True)
+    with disk.locked(workdir) if hosts.leader() else contextlib.nullcontext():
+        state = _state(rows, workdir, options, words)
+        runner = _Runner(state, options, list(words))
+        for group in state.chosen:
+            if not runner.take(group):
+                break
+            _write(state)
         _write(state)
-    _write(state)
     return state
 
 
@@ -69,7 +61,7 @@ def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: S
     """
     state = _state(rows, workdir, options, words)
     running: dict[str, Job] = {}
-    for group in options.chosen(state.groups):
+    for group in state.chosen:
         folder = state.job_folder(group[0])
         job = jobs.started(folder)
         if job is None and state.undone(group):
@@ -105,7 +97,7 @@ def _state(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence
     scoring: dict[str, Any] = {"split": options.split, "limit": options.limit}
     scoring |= {"spread": True} if options.spread else {}
     about = {"command": " ".join(words)}
-    state = State(workdir, rows, options.members, scoring, about, job)
+    state = State(workdir, rows, options.members, scoring, about, options.only, job)
     hosts.wait("sweep")
     return state
 

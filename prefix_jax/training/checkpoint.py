@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,14 @@ class Checkpoints:
         self._drop_unfinished()
         with _disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._folder).close()  # now, not after hours: it can be written
+
+    def prepare(self) -> None:
+        """Makes ready to save, which takes its time: the first step runs meanwhile."""
+        _ = self._manager
 
     @functools.cached_property
     def _manager(self) -> Any:
-        # Made for the first save, or to restore: a first step need not wait for it.
         ocp = _orbax()
         options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
         with _disk_errors(self._folder):

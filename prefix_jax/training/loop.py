@@ -181,6 +181,7 @@ class _Run:
                 self.state, metrics = self._step(self.t.session.base, self.t.hyper, self.state, batch)
                 self.step += 1
                 self._window.append(metrics)
+                self.checkpoints.prepare()
                 last = self.step == total
                 if self.step % options.log_every == 0 or last:
                     bar.update(self.step, self._log())

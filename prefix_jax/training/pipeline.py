@@ -1,10 +1,12 @@
 """The main job in one call: train, then keep what was tuned."""
 
+import contextlib
 import sys
 from pathlib import Path
 
 import jax
 
+from prefix_jax import disk
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
@@ -33,13 +35,15 @@ def run(trainer: Trainer) -> list[Outcome]:
     """Trains one run, or the members of a sweep together, and writes the `tuned/` of each that came to its end.
 
     Raises:
-      UserError: a run alone diverges, or the disk is full.
+      UserError: a run alone diverges, the disk is full, or another process trains in the same directory.
     """
-    _announce(trainer)
-    outcomes = train(trainer)
-    for outcome in outcomes:
-        if outcome.finished and not outcome.diverged:
-            keep(trainer.session, outcome)
+    trainer.folder.mkdir(parents=True, exist_ok=True)
+    with disk.locked(trainer.folder) if hosts.leader() else contextlib.nullcontext():
+        _announce(trainer)
+        outcomes = train(trainer)
+        for outcome in outcomes:
+            if outcome.finished and not outcome.diverged:
+                keep(trainer.session, outcome)
     hosts.wait("kept")  # process 0 has written what the others may read next
     return outcomes
 

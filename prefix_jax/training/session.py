@@ -15,7 +15,7 @@ from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
-from prefix_jax.models.pretrained import Pretrained, cache_dir, load
+from prefix_jax.models.pretrained import Pretrained, cache_path, load
 from prefix_jax.models.specs import Spec
 from prefix_jax.parallel.mesh import Placement, place
 from prefix_jax.tuning import Method
@@ -132,7 +132,7 @@ def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
     data, limits = session.config.data, session.limits
     formats = (data.source_format, data.target_format, session.spec.encoder_layers > 0)
     return tokens.kept(
-        cache_dir("tokens"),
+        cache_path("tokens"),
         records,
         (session.pretrained.tokenizer_key, *formats, *dataclasses.astuple(limits)),
         lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits),

@@ -18,7 +18,7 @@ from prefix_jax.data import subsets
 from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained import cache_dir
+from prefix_jax.models.pretrained import cache_path
 from prefix_jax.parallel import hosts
 from prefix_jax.training import run_directory
 from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
@@ -181,6 +181,9 @@ def check_options(config: Config) -> None:
     for name in ("batch", "accumulation", "log_every", "checkpoint_every"):
         if options[name] < 1:
             raise UserError(f"training.{name} is {options[name]}; it must be at least 1")
+    for name in ("steps", "epochs", "evaluate_every", "evaluate_records", "patience"):
+        if options[name] < 0:
+            raise UserError(f"training.{name} is {options[name]}; it must not be negative")
     if options.batch % options.accumulation:
         raise UserError(
             f"training.batch={options.batch} must be divisible by training.accumulation={options.accumulation}"
@@ -194,7 +197,7 @@ def check_options(config: Config) -> None:
             f"training.patience is {options.patience}, but training.evaluate_every is 0, so that nothing is measured; "
             "set it, or training.patience to 0"
         )
-    if options.steps <= 0 and options.epochs <= 0:
+    if not options.steps and not options.epochs:
         raise UserError("training.steps and training.epochs are both 0; one of them must say how long to train")
 
 
@@ -214,7 +217,7 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
         rows_multiple=(config.training.accumulation if shuffle else 1) * shards,
         shuffle=shuffle,
         shape=shape,
-        cache=cache_dir("plans"),
+        cache=cache_path("plans"),
     )
 
 

@@ -95,15 +95,23 @@ def test_e2e_rows_are_full_and_steps_whole(e2e_sizes, batch, joined):
     assert (counts == batch).mean() > 0.99
 
 
-def test_a_kept_plan_is_the_plan_that_was_made(tmp_path, monkeypatch):
+def test_a_kept_plan_is_the_plan_that_was_made(tmp_path):
     sizes = np.stack([np.random.default_rng(0).integers(10, 60, 300)] * 2, axis=1)
-    made = make_plan(sizes, choose_shape(sizes, 8), 8, 3)
-    packing.kept(tmp_path, sizes, [8, 3], lambda: made)
-    found = packing.kept(tmp_path, sizes, [8, 3], lambda: pytest.fail("planned a second time"))
-    assert (found.shape, found.batch, found.steps, found.seed, found.shuffle) == (made.shape, 8, made.steps, 3, True)
+    seed = 2**63
+    made = make_plan(sizes, choose_shape(sizes, 8), 8, seed)
+    packing.kept(tmp_path, sizes, 8, seed, True, ["option"], lambda: made)
+    again = lambda: pytest.fail("planned a second time")
+    found = packing.kept(tmp_path, sizes, 8, seed, True, ["option"], again)
+    assert (found.shape, found.batch, found.steps, found.seed, found.shuffle) == (made.shape, 8, made.steps, seed, True)
     for epoch in (0, 1):
         for name in ("records", "rows", "starts"):
             np.testing.assert_array_equal(getattr(found.epoch(epoch), name), getattr(made.epoch(epoch), name))
-    packing.kept(tmp_path, sizes + 1, [8, 3], lambda: made)
-    packing.kept(tmp_path, sizes, [8, 4], lambda: made)
-    assert len(list(tmp_path.iterdir())) == 3
+    for other in (
+        (sizes + 1, 8, seed, True, ["option"]),
+        (sizes, 9, seed, True, ["option"]),
+        (sizes, 8, 1, True, ["option"]),
+        (sizes, 8, seed, False, ["option"]),
+        (sizes, 8, seed, True, []),
+    ):
+        packing.kept(tmp_path, *other, lambda: made)
+    assert len(list(tmp_path.iterdir())) == 6

