@@ -22,7 +22,7 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("E2E, BLEU", "methods", "e2e", "BLEU"),
+    Column("E2E, BLEU", "main_table", "e2e", "BLEU"),
     Column("WebNLG seen, BLEU", "extrapolation", "webnlg", "BLEU_seen"),
     Column("WebNLG unseen, BLEU", "extrapolation", "webnlg", "BLEU_unseen"),
     Column("DART, BLEU", "main_table", "dart", "BLEU"),

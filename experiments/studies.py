@@ -41,7 +41,7 @@ class Study:
       folder: of `recipe.py`, `README.md` and `results.jsonl`.
       labels: what a run's setting is called, column by column; runs of the same labels are averaged.
       scored: by scale, the options of the sweep that say which records are scored.
-      metrics: those that the tables show; empty: all that the paper prints for the task.
+      metrics: those that the tables show; empty: those of `published.METRICS`.
       paper: a run's setting in the paper's tables: its scores there, and the model's name.
       figures: what is drawn.
     """

@@ -16,7 +16,7 @@ _CONFIG = flags.DEFINE_string("recipe", "configs/demo.py", "The recipe to run.")
 
 def main() -> None:
     cli.enable_compile_cache()
-    from prefix_jax import inference
+    from prefix_jax import inference, inspection
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import samples_side_by_side, score_table
     from prefix_jax.training import pipeline
@@ -31,6 +31,8 @@ def main() -> None:
     print(score_table(entry["tuned"], entry["bare"], f"{entry['records']} held-out records"))
     print()
     print(samples_side_by_side(inference.read_samples(workdir)[:4]))
+    tuned = inference.open_tuned(workdir)
+    inspection.write(workdir, tuned.session, tuned.kept, "test")
     print(f"\nThe report: {write_report(workdir)}")
 
 

@@ -1,7 +1,8 @@
 """`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--spread]
-[--config.decoding.OPTION=VALUE ...]`
+[--inspect] [--config.decoding.OPTION=VALUE ...]`
 
-Scores what a run tuned with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`.
+Scores what a run tuned with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`. With
+`--inspect` it also measures, on records of the same split, where attention goes (see `prefix_jax.inspect`).
 """
 
 import json
@@ -17,6 +18,7 @@ _BARE = flags.DEFINE_bool("bare", False, "Score the model without the prefix too
 _TUNED = flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --notuned keeps the earlier scores.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
 _SPREAD = flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
+_INSPECT = flags.DEFINE_bool("inspect", False, "Also measure on 32 of the split's records where attention goes.")
 _JSON = flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
 _OVERRIDES = cli.define_overrides()
 _JOIN = cli.define_hosts()
@@ -29,17 +31,23 @@ def main() -> None:
         {name: flags.FLAGS[name].value for name in ("workdir", "split", "bare", "tuned", "limit", "spread")}
         | _OVERRIDES()
     )
-    from prefix_jax import inference
+    from prefix_jax import inference, inspection
+    from prefix_jax.errors import UserError
     from prefix_jax.parallel import hosts
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import score_table
 
     workdir = Path(str(_WORKDIR.value))
+    if _INSPECT.value and hosts.several():
+        raise UserError("--inspect is for one process; leave it out and call prefix_jax.inspect afterwards")
     entry = inference.evaluate(
         workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES(), _SPREAD.value
     )
     if not hosts.leader():
         return
+    if _INSPECT.value:
+        tuned = inference.open_tuned(workdir, _OVERRIDES())
+        inspection.write(workdir, tuned.session, tuned.kept, _SPLIT.value)
     if (workdir / "config.json").exists():
         write_report(workdir)
     if _JSON.value:

@@ -1,8 +1,8 @@
 """`python -m prefix_jax.inspect --workdir DIR [--split validation] [--limit 32] [--against OTHER_DIR]`
 
-Measures on real records how much attention each layer and head gives to the prefix, and how what was tuned changes the
-next token; of prompts, the nearest words; with `--against`, how far the prefix is from that of another run. Writes
-`inspection.json`, which `report.html` shows.
+Measures on real records, teacher-forced, how much attention each layer and head gives to the prefix, and how what was
+tuned changes the next token; of prompts, the nearest words; with `--against`, how far the prefix is from another
+run's. Writes `inspection.json`, which `report.html` shows.
 """
 
 import json
@@ -26,18 +26,14 @@ _OVERRIDES = cli.define_overrides()
 def main() -> None:
     cli.required(workdir=_WORKDIR.value)
     cli.enable_compile_cache()
-    from prefix_jax import disk, inference, inspection
+    from prefix_jax import inference, inspection
     from prefix_jax.reporting.report import write_report
-    from prefix_jax.training.session import text_pairs
 
     workdir = Path(str(_WORKDIR.value))
     tuned = inference.open_tuned(workdir, _OVERRIDES())
     other = _other(tuned) if _AGAINST.value else None
-    records = text_pairs(tuned.session.config, _SPLIT.value)[: _LIMIT.value]
-    record = {"split": _SPLIT.value, **inspection.summary(tuned.session, tuned.kept, records, other)}
-    if _AGAINST.value:
-        record["against"] = Path(_AGAINST.value).resolve().name
-    disk.write_text(workdir / "inspection.json", json.dumps(record) + "\n")
+    name = Path(_AGAINST.value or "").resolve().name
+    record = inspection.write(workdir, tuned.session, tuned.kept, _SPLIT.value, _LIMIT.value, other, name)
     if (workdir / "config.json").exists():
         write_report(workdir)
     if _JSON.value:

@@ -1,4 +1,4 @@
-"""The methods that the paper compares, on E2E with FLAN-T5-small, 2,400 records each (a seventeenth of an epoch).
+"""The methods beside each other, on E2E with FLAN-T5-small, 2,400 records each (a seventeenth of an epoch).
 
     python -m experiments.methods --workdir runs/methods
 

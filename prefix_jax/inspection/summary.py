@@ -1,22 +1,27 @@
 """Everything that is looked at of one run, as `inspection.json` holds it."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefix_jax import disk
 from prefix_jax.data.records import Record
+from prefix_jax.inspection.counting import parameters_by_length, parameters_by_method
 from prefix_jax.inspection.distances import distances
 from prefix_jax.inspection.measure import measure
 from prefix_jax.inspection.observe import Attention, attention
 from prefix_jax.inspection.words import nearest_words, next_words
 from prefix_jax.models.prefix import Prefix
-from prefix_jax.training.session import Session
+from prefix_jax.training.session import Session, text_pairs
 from prefix_jax.tuning import Kept
 
 
 def summary(opened: Session, kept: Kept, records: Sequence[Record], against: Prefix | None = None) -> dict[str, Any]:
-    """Returns what `measure` finds; of the shortest record, attention and next words; of a prompt, the nearest words.
+    """Returns what `measure` finds; of the shortest record, attention and next words; of a prompt, the nearest words;
+    and how many numbers each method would train and store on this model.
 
     Args:
       against: another prefix for the same model; None: nothing is compared.
@@ -37,6 +42,7 @@ def summary(opened: Session, kept: Kept, records: Sequence[Record], against: Pre
         "source": shown.source,
         "target": shown.target,
         "attention": {site: _head(matrix) for site, matrix in matrices.items() if matrix.slots},
+        "parameters": {"by_method": parameters_by_method(opened.spec), "by_length": parameters_by_length(opened.spec)},
         "next_words": [place._asdict() for place in next_words(opened, kept, shown.source, shown.target)],
     }
     if kept.reserved:
@@ -44,6 +50,31 @@ def summary(opened: Session, kept: Kept, records: Sequence[Record], against: Pre
     if against is not None:
         result["distance"] = _compared(kept.prefix or Prefix(), against)
     return result
+
+
+def write(
+    workdir: Path,
+    opened: Session,
+    kept: Kept,
+    split: str,
+    limit: int = 32,
+    against: Prefix | None = None,
+    name: str = "",
+) -> dict[str, Any]:
+    """Writes the summary of a split's first records as `inspection.json`, which the report shows, and returns it.
+
+    Args:
+      against: another run's prefix; `name` is what the run is called.
+
+    Raises:
+      UserError: as `summary`; or the file cannot be written.
+    """
+    records = text_pairs(opened.config, split)[:limit]
+    record = {"split": split, **summary(opened, kept, records, against)}
+    if against is not None:
+        record["against"] = name
+    disk.write_text(workdir / "inspection.json", json.dumps(record) + "\n")
+    return record
 
 
 def _head(matrix: Attention) -> Mapping[str, Any]:

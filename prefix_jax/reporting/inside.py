@@ -5,6 +5,7 @@ from typing import Any
 
 from prefix_jax.reporting.attention_map import attention_map
 from prefix_jax.reporting.markup import Markup, join, tag
+from prefix_jax.reporting.parameters import lengths_chart, methods_chart
 from prefix_jax.reporting.plots import Series, heat_map, line_chart
 from prefix_jax.reporting.run import Run
 
@@ -23,7 +24,8 @@ def inside(run: Run) -> Markup | None:
     figures = [*_shares(_mapping(found.get("prefix_share"))), *_by_place(found), *_distances(found)]
     charts = tag("div", [tag("figure", one, class_="card") for one in figures], class_="charts two")
     parts = [tag("p", told, class_="about"), charts if figures else None]
-    return join([*parts, *_matrices(found), _next_words(found), _nearest(found.get("nearest_words"))])
+    more = [*_matrices(found), _next_words(found), _nearest(found.get("nearest_words")), *_parameters(run)]
+    return join([*parts, *more])
 
 
 def _shares(shares: Mapping[str, Any]) -> list[Markup]:
@@ -107,6 +109,22 @@ def _nearest(words: object) -> Markup | None:
         return None
     lines = [tag("li", ", ".join(map(str, row))) for row in words]
     return join([tag("p", "The nearest words of each virtual token:", class_="about more"), tag("ol", lines)])
+
+
+def _parameters(run: Run) -> list[Markup]:
+    counts = _mapping(run.inspection.get("parameters"))
+    if not counts:
+        return []
+    model = str(_mapping(_mapping(run.record.get("config")).get("model")).get("source")).rpartition("/")[2]
+    charts = [
+        _titled("What each method trains and stores", methods_chart(_mapping(counts.get("by_method")), model)),
+        _titled(
+            "The same against the number of virtual tokens", lengths_chart(_mapping(counts.get("by_length")), model)
+        ),
+    ]
+    drawn = [tag("figure", tag("div", one, class_="scroll"), class_="card") for one in charts]
+    about = f"Counted on {model}, from its shapes; adapters have the width at which they are that share of it."
+    return [tag("p", about, class_="about more"), tag("div", drawn, class_="stack")]
 
 
 def _titled(name: str, chart: Markup) -> Markup:

@@ -34,13 +34,17 @@ def test_a_run_directory_explains_itself(finished):
 @pytest.mark.slow
 def test_evaluate_writes_scores_samples_and_report(finished):
     _, _, workdir, cache, _ = finished
-    out, _ = runs.run("evaluate", "--workdir", str(workdir), "--split", "test", "--bare", cache=cache)
+    out, _ = runs.run("evaluate", "--workdir", str(workdir), "--split", "test", "--bare", "--inspect", cache=cache)
     assert "BLEU" in out
     scores = json.loads((workdir / "scores.json").read_text())["test"]
     assert scores["records"] == 4 and "BLEU" in scores["tuned"] and "BLEU" in scores["bare"]
     rows = [json.loads(line) for line in (workdir / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and rows[0]["references"] and isinstance(rows[0]["tuned"], str)
-    assert "<html" in (workdir / "report.html").read_text()
+    inspected = json.loads((workdir / "inspection.json").read_text())
+    assert inspected["split"] == "test" and inspected["records"] == 4 and inspected["prefix_share"]
+    assert inspected["parameters"]["by_method"]["prefix 10, direct"][0] > 0
+    report = (workdir / "report.html").read_text()
+    assert "<html" in report and "Attention to the prefix" in report and "What each method trains" in report
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from experiments import published, scales
-from experiments.parameters.__main__ import counts
 from experiments.studies import Study
 from prefix_jax import tuning
 from prefix_jax.errors import UserError
+from prefix_jax.inspection.counting import parameters
 from prefix_jax.models import build
 from prefix_jax.planning.shapes import spec_of
 from prefix_jax.sweeping.groups import groups
@@ -130,7 +130,7 @@ def test_adapters_have_their_share_of_the_parameters(scale: str):
     model = {"paper": "gpt2-medium", "cpu": "flan-t5-small"}[scale]
     for share, name in ((3.0, "adapter 3 %"), (0.1, "adapter 0.1 %")):
         options = {option: value for option, value in methods[name].items() if option.startswith("adapter.")}
-        _, stored, base = counts(model, "adapter", options)
+        _, stored, base = parameters(spec_of(model), "adapter", options)
         assert 100 * stored / base == pytest.approx(share, rel=0.05)
 
 
@@ -138,7 +138,7 @@ def test_adapters_have_their_share_of_the_parameters(scale: str):
 def test_summaries_have_their_share_of_the_parameters(scale: str):
     model = {"paper": "bart-large", "cpu": "flan-t5-small"}[scale]
     for share, row in zip((2.0, 0.1), rows("xsum", scale), strict=True):
-        _, stored, base = counts(model, "prefix", {"prefix.length": row.config.prefix.length})
+        _, stored, base = parameters(spec_of(model), "prefix", {"prefix.length": row.config.prefix.length})
         assert 100 * stored / base == pytest.approx(share, rel=0.1)
 
 

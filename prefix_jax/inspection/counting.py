@@ -1,0 +1,94 @@
+"""How many numbers each method trains and stores on a model, counted from shapes by the methods' own code."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from prefix_jax import tuning
+from prefix_jax.config import default_config
+from prefix_jax.models import build
+from prefix_jax.models.specs import Spec
+from prefix_jax.planning.abstract import base_shapes
+from prefix_jax.tuning.method import count, trained_count
+
+_DIRECT = {"prefix.length": 10, "prefix.reparameterisation": "none"}
+# Name, method, options. Adapters are given by their share of the model, in percent, as the paper gives them.
+METHODS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("prefix 10, direct", "prefix", _DIRECT),
+    ("prefix 10, direct, keys alone", "prefix", {**_DIRECT, "prefix.trained": "keys"}),
+    ("prefix 10, direct, values alone", "prefix", {**_DIRECT, "prefix.trained": "values"}),
+    ("prefix 10, direct, with a gate", "prefix", {**_DIRECT, "prefix.gate": 16.0}),
+    ("prefix 10 through an MLP of 512", "prefix", {"prefix.length": 10}),
+    ("prefix 20 through an MLP of 512", "prefix", {"prefix.length": 20}),
+    ("prefix 20 through an MLP of 512, embedding of 512", "prefix", {"prefix.length": 20, "prefix.embedding": 512}),
+    ("infix 10, direct", "infix", {"infix.length": 10, "infix.reparameterisation": "none"}),
+    ("prompt 20", "prompt", {"prompt.length": 20}),
+    ("prompt 20 through an MLP of 512", "prompt", {"prompt.reparameterisation": "mlp"}),
+    ("prompt 20 through an LSTM of 512", "prompt", {"prompt.reparameterisation": "lstm"}),
+    ("LoRA, rank 8, query and value", "lora", {}),
+    ("LoRA, rank 8, every matrix", "lora", {"lora.targets": "all"}),
+    ("prefix 10, direct, and LoRA, rank 8", "prefix+lora", _DIRECT),
+    ("adapters, 0.1 %", "adapter", {"share": 0.1}),
+    ("adapters, 3 %", "adapter", {"share": 3.0}),
+    ("fine-tuning, last 2 layers", "finetune", {"finetune.layers": 2}),
+    ("fine-tuning", "finetune", {}),
+)
+LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+class Parameters(NamedTuple):
+    """The numbers that a method trains and stores, and those of the model itself."""
+
+    trained: int
+    stored: int
+    base: int
+
+    @property
+    def share(self) -> float:
+        """What is stored, of the model."""
+        return self.stored / self.base
+
+
+def parameters(spec: Spec, method: str, options: Mapping[str, Any]) -> Parameters:
+    """Returns the counts of one method; `share` in place of `adapter.width` is of the model, in percent.
+
+    Raises:
+      UserError: an option does not fit the model.
+    """
+    options = dict(options)
+    if share := options.pop("share", None):
+        options["adapter.width"] = adapter_width(spec, share)
+    config = default_config()
+    config.method = method
+    config.update_from_flattened_dict(options)
+    made = tuning.build(config, build(spec))
+    base = {"params": base_shapes(spec, "float32")}
+    trainable = jax.eval_shape(made.init, jax.random.key(0), base)
+    kept = jax.eval_shape(lambda t, b: made.keep(t, b, None), trainable, base)
+    return Parameters(trained_count(made, trainable), kept.count(), count(base))
+
+
+def adapter_width(spec: Spec, share: float) -> int:
+    """Returns the width, at least 1, at which adapters are nearest to a share of the model, in percent."""
+    one, two = (parameters(spec, "adapter", {"adapter.width": width}) for width in (1, 2))
+    each = two.stored - one.stored
+    return max(1, round((share / 100 * one.base - (one.stored - each)) / each))
+
+
+def parameters_by_method(spec: Spec) -> dict[str, Parameters]:
+    """Returns the counts of every method that the model can have, by its name."""
+    possible = [row for row in METHODS if row[1] != "infix" or not spec.encoder_layers]
+    return {name: parameters(spec, method, options) for name, method, options in possible}
+
+
+def parameters_by_length(spec: Spec) -> dict[str, list[int]]:
+    """Returns what a prefix and a prompt store and train at each of `LENGTHS`."""
+    lengths = [length for length in LENGTHS if spec.window is None or length < spec.window]
+    found = {"prefix, stored": [], "prefix, trained through an MLP": [], "prompt": []}
+    for length in lengths:
+        prefix = parameters(spec, "prefix", {"prefix.length": length})
+        found["prefix, stored"].append(prefix.stored)
+        found["prefix, trained through an MLP"].append(prefix.trained)
+        found["prompt"].append(parameters(spec, "prompt", {"prompt.length": length}).stored)
+    return {"length": lengths, **found}

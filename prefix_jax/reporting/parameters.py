@@ -1,0 +1,34 @@
+"""The plots of how many numbers each method trains and stores, as `inspection.parameters` counts them."""
+
+from collections.abc import Mapping, Sequence
+
+from prefix_jax.reporting.dots import Dots, dot_rows
+from prefix_jax.reporting.markup import Markup
+from prefix_jax.reporting.plots import Series, line_chart
+
+
+def methods_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
+    """Returns rows of dots on a logarithmic axis of `(trained, stored, base)` by method, with the model's share."""
+    drawn = [
+        Dots(name, stored, None if trained == stored else trained, f"{100 * stored / base:.3g} %")
+        for name, (trained, stored, base) in found.items()
+    ]
+    return dot_rows(
+        sorted(drawn, key=lambda row: row.full), title=f"Parameters by method, {model}", x_label="numbers",
+        full="stored", ring="trained, where not the same", note=f"stored, of {model}",
+    )  # fmt: skip
+
+
+def lengths_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
+    """Returns lines of each name but "length" against it, both on logarithmic axes."""
+    lines = [
+        Series(name, list(found["length"]), list(values), kind)
+        for (name, values), kind in zip(
+            ((name, values) for name, values in found.items() if name != "length"), ("line", "points", "faint"),
+            strict=True,
+        )
+    ]  # fmt: skip
+    return line_chart(
+        lines, title=f"Parameters by length, {model}", x_label="virtual tokens", y_label="numbers", width=700,
+        height=300, log=True, at_points=True,
+    )  # fmt: skip
