@@ -1,10 +1,11 @@
-"""`python -m experiments.overview`: README.md's table, ours beside the paper's, from what the studies have kept."""
+"""`python -m experiments.overview`: README.md's tables, ours beside the paper's, from what was kept of runs."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments import naming, results
+from experiments import naming, published, results
 from experiments.readme import spread_text, values
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
@@ -50,5 +51,29 @@ def table() -> str:
     return markdown_table(rows, ["ours / the paper's", *columns])
 
 
+def whole_test_set() -> str:
+    """Returns the scores of the runs in `e2e`, bare and tuned, and the paper's."""
+    rows: list[list[object]] = []
+    for folder in sorted(path.parent for path in (FOLDER / "e2e").glob("*/scores.json")):
+        record, scores, metrics = (
+            (folder / name).read_text(encoding="utf-8") for name in ("config.json", "scores.json", "metrics.jsonl")
+        )
+        run, entry, last = json.loads(record), json.loads(scores)["test"], json.loads(metrics.splitlines()[-1])
+        model, counts = run["config"]["model"]["source"], run["parameters"]
+        size = f"{counts['base'] / 1e6:.0f} million frozen parameters"
+        rows.append([f"{model} ({size}) as it is", *_printed(entry["bare"])])
+        tuned = f"{model}, a prefix of {counts['stored']:,} numbers, {last['seconds'] / 60:.0f} minutes"
+        rows.append([tuned, *_printed(entry["tuned"])])
+    theirs = published.scores(published.E2E, "main_table_arxiv_v1_Table1", "GPT2-MEDIUM", "PREFIX(0.1%)", "E2E")
+    rows.append(["the paper: GPT-2 Medium, prefix 5, five epochs (arXiv v1, Table 1)", *_printed(theirs)])
+    return markdown_table(rows, ["", *published.E2E])
+
+
+def _printed(scores: Mapping[str, float]) -> list[str]:
+    """Scores with the digits that the paper prints."""
+    return [f"{scores[metric]:.{2 if metric in ('NIST', 'CIDEr') else 1}f}" for metric in published.E2E]
+
+
 if __name__ == "__main__":
+    write_between_markers(README, whole_test_set(), "scores of e2e")
     write_between_markers(README, table())

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import results
+from experiments.readme import spread_text, values
 from prefix_jax.disk import write_text
 from prefix_jax.reporting.markup import Markup
 from prefix_jax.reporting.plots import Series, line_chart
@@ -14,6 +16,12 @@ from prefix_jax.reporting.tables import markdown_table, write_between_markers
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 GIGA, MIB = 1e9, 2**20
+# Studies that trained both methods with the same number of records: task, metric.
+SCORED = (
+    ("methods", "e2e", "BLEU"),
+    ("extrapolation", "webnlg", "BLEU_seen"),
+    ("extrapolation", "webnlg", "BLEU_unseen"),
+)
 BARE = "the bare model"
 
 
@@ -29,7 +37,22 @@ def write() -> None:
     if budget := found.get("budget"):
         parts += [f"**{_budget_title(budget)}**", budget_table(budget)]
         write_text(FOLDER / "budget.svg", standalone(budget_chart(budget)))
+    parts += ["**Scores of both, where other studies here have them**", score_table()]
     write_between_markers(FOLDER / "README.md", "\n\n".join(parts))
+
+
+def score_table() -> str:
+    """Returns the scores of a prefix and of LoRA, means over seeds, from the studies that trained both alike."""
+    rows: list[list[object]] = []
+    for study, task, metric in SCORED:
+        found = results.read(FOLDER.parent / study / results.FILE_NAME)
+        usual = [r for r in found if r.option("prefix.reparameterisation") == "mlp" and r.scores]
+        row: list[object] = [f"[`{study}`](../{study}/README.md)", metric]
+        for method in ("prefix", "lora"):
+            same = [result for result in usual if result.option("method") == method]
+            row += [len(same), spread_text(task, metric, values(same, metric))]
+        rows.append(row)
+    return markdown_table(rows, ["study", "metric", "runs", "prefix", "runs", "LoRA, rank 8"])
 
 
 def _costs_title(result: dict[str, Any]) -> str:

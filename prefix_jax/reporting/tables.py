@@ -15,14 +15,11 @@ LOWER_IS_BETTER = frozenset({"ter", "loss", "perplexity", "nll"})
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
-# Between these, a README's tables are written by a program.
-START, END = "<!-- results -->", "<!-- end of results -->"
-
-
-def write_between_markers(readme: Path, text: str) -> None:
-    """Puts `text` in place of what stands between the two markers of a Markdown file."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    write_text(readme, f"{before}{START}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+def write_between_markers(readme: Path, text: str, name: str = "results") -> None:
+    """Puts `text` in place of what stands between the markers `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(start)
+    write_text(readme, f"{before}{start}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
 def text_table(rows: Sequence[Sequence[object]], columns: Sequence[str], title: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The table of README.md is what the studies have kept, beside the paper's numbers."""
+"""The tables of README.md are what was kept, beside the paper's numbers."""
 
 import dataclasses
 import json
@@ -8,10 +8,11 @@ import pytest
 from experiments import overview, published, results
 
 
-def test_the_table_is_what_the_studies_have_kept():
+def test_the_tables_are_what_was_kept():
     if not published.tables():
         pytest.skip("$PREFIX_JAX_DATA/paper/tables.json is absent")
-    assert overview.table() in overview.README.read_text(encoding="utf-8")
+    text = overview.README.read_text(encoding="utf-8")
+    assert overview.table() in text and overview.whole_test_set() in text
 
 
 def test_cells_are_means_over_seeds_beside_the_papers_number(tmp_path, monkeypatch):
