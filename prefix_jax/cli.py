@@ -152,11 +152,6 @@ def _check_config_file(words: list[str]) -> None:
 
 def enable_compile_cache() -> None:
     """Keeps compiled programs in the user's cache directory, so that the next process need not compile again."""
-    import jax
+    from prefix_jax.models.pretrained.cache import keep_programs
 
-    from prefix_jax.models.pretrained import cache_dir
-
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    keep_programs()

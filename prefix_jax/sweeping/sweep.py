@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import cli, disk, inference
+from prefix_jax import disk, inference
 from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained.cache import keep_programs
 from prefix_jax.parallel import hosts
 from prefix_jax.reporting.report import write_report
 from prefix_jax.reporting.sweep import write_sweep
@@ -85,7 +86,7 @@ def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: S
 
 def _in_job(rows: Sequence[Row], workdir: Path, options: Options, words: list[str], job: str) -> None:
     """What a job does: its group alone, written down in a file of its own."""
-    cli.enable_compile_cache()
+    keep_programs()
     hosts.join()
     state = _state(rows, workdir, options, words, job)
     runner = _Runner(state, options, words)

@@ -35,6 +35,16 @@ def cache_path(*parts: str) -> Path:
     return Path.home().joinpath(".cache", "prefix_jax", *parts)
 
 
+def keep_programs() -> None:
+    """Has JAX keep compiled programs in the cache, unless `$JAX_COMPILATION_CACHE_DIR` says where."""
+    import jax
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
 @contextlib.contextmanager
 def new_directory(target: Path, whole: Callable[[], bool]) -> Iterator[Path]:
     """Yields a temporary directory that becomes `target` when the block ends without an exception.
