@@ -51,7 +51,8 @@ def _prefix() -> dict:
         length=10,
         # Which attentions see it: "all", or a comma-separated choice of decoder, encoder, cross.
         sites="all",
-        # "mlp" (an embedding through a two-layer MLP, dropped on export) or "none" (keys and values themselves).
+        # "mlp" (an embedding through a two-layer MLP, dropped on export) or "none" (keys and values themselves, which
+        # want a learning rate ten to fifty times as high).
         reparameterisation="mlp",
         # Width of the MLP's hidden layer and of its embedding (0: the model's own width).
         hidden=512,
