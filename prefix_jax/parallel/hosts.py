@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from prefix_jax import disk
 from prefix_jax.errors import UserError
 
 # A process that is silent for so long is taken for dead.
@@ -135,6 +137,23 @@ def wait(name: str) -> None:
 def fetch(tree: PyTree) -> PyTree:
     """Returns arrays as numpy arrays in every process, wherever their parts lie."""
     return multihost_utils.process_allgather(tree, tiled=True) if several() else jax.device_get(tree)
+
+
+def of_leader(number: int) -> int:
+    """Returns process 0's number in every process."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Makes a folder and holds it for the processes of this run.
+
+    Raises:
+      UserError: in process 0, where another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk.locked(folder) if leader() else contextlib.nullcontext():
+        yield
 
 
 def asked_to_stop(step: int) -> bool:

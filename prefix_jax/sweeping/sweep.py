@@ -1,13 +1,12 @@
 """Runs a sweep: group by group, trained together, scored, and written down, so that a killed sweep goes on."""
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import disk, inference
+from prefix_jax import inference
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained.cache import keep_programs
 from prefix_jax.parallel import hosts
@@ -40,8 +39,7 @@ def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[
     Raises:
       UserError: the directory holds other runs, or cannot be written.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with disk.locked(workdir) if hosts.leader() else contextlib.nullcontext():
+    with hosts.holding(workdir):
         state = _state(rows, workdir, options, words)
         runner = _Runner(state, options, list(words))
         for group in state.chosen:

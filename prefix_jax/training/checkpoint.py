@@ -54,7 +54,8 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Returns the step of the newest checkpoint, before any is saved here; None where there is none."""
         finished = [int(step.name) for step in self._folder.iterdir() if step.name.isdigit()]
-        return max(finished, default=None)
+        newest = hosts.of_leader(max(finished, default=-1))  # file systems may not show all the same
+        return None if newest < 0 else newest
 
     def save(self, state: State, best: PyTree, progress: dict[str, Any]) -> None:
         """Starts to save the state, the best trainable tree so far, and JSON values (data position, early stopping).

@@ -1,12 +1,10 @@
 """The main job in one call: train, then keep what was tuned."""
 
-import contextlib
 import sys
 from pathlib import Path
 
 import jax
 
-from prefix_jax import disk
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
@@ -37,8 +35,7 @@ def run(trainer: Trainer) -> list[Outcome]:
     Raises:
       UserError: a run alone diverges, the disk is full, or another process trains in the same directory.
     """
-    trainer.folder.mkdir(parents=True, exist_ok=True)
-    with disk.locked(trainer.folder) if hosts.leader() else contextlib.nullcontext():
+    with hosts.holding(trainer.folder):
         _announce(trainer)
         outcomes = train(trainer)
         for outcome in outcomes:
