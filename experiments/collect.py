@@ -2,14 +2,14 @@
 table.
 
 Copies each run's configuration, metrics, scores and first samples to `OUT/<name of the run directory>/`, then writes
-the
-table of all runs in OUT into `OUT/README.md`, between its two markers. Nothing in the table is typed in by hand.
+the table of all runs in OUT into `OUT/README.md`, between its two markers. Nothing in the table is typed in by hand.
 """
 
 import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
@@ -24,16 +24,32 @@ def keep(run: Path, out: Path, samples: int = 20) -> None:
     (folder / "samples.jsonl").write_text("".join(lines[:samples]), encoding="utf-8")
 
 
+class Kept(NamedTuple):
+    """A run's `config.json`, the scores of a split, and its last line of metrics."""
+
+    record: dict[str, Any]
+    entry: dict[str, Any]
+    last: dict[str, Any]
+
+
+def kept(out: Path, split: str = "test") -> list[Kept]:
+    """Returns the runs in `out`, in the order of their names."""
+    found = []
+    for folder in sorted(path.parent for path in out.glob("*/scores.json")):
+        names = ("config.json", "scores.json", "metrics.jsonl")
+        record, scores, metrics = ((folder / name).read_text(encoding="utf-8") for name in names)
+        last = json.loads(metrics.splitlines()[-1])
+        found.append(Kept(json.loads(record), json.loads(scores)[split], last))
+    return found
+
+
 def table(out: Path, split: str = "test") -> str:
     """Returns the scores of every run in `out` as Markdown: the bare model's row, then the tuned one's."""
     rows, names = [], []
-    for folder in sorted(path.parent for path in out.glob("*/scores.json")):
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        entry = json.loads((folder / "scores.json").read_text(encoding="utf-8"))[split]
+    for record, entry, last in kept(out, split):
         names = names or list(entry["tuned"])
         config, decoding = record["config"], entry["decoding"]
         how = f"beam {decoding['beams']}" if decoding["strategy"] == "beam" else decoding["strategy"]
-        last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][-1]
         about = [f"{last['seconds'] / 60:.0f} min", f"{config['training']['seed']}/{config['data']['seed']}"]
         commit = f"`{(record['commit'] or '?')[:8]}`"
         if "bare" in entry:

@@ -1,11 +1,10 @@
 """`python -m experiments.overview`: README.md's tables, ours beside the paper's, from what was kept of runs."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments import naming, published, results
+from experiments import collect, naming, published, results
 from experiments.readme import spread_text, values
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
@@ -54,12 +53,8 @@ def table() -> str:
 def whole_test_set() -> str:
     """Returns the scores of the runs in `e2e`, bare and tuned, and the paper's."""
     rows: list[list[object]] = []
-    for folder in sorted(path.parent for path in (FOLDER / "e2e").glob("*/scores.json")):
-        record, scores, metrics = (
-            (folder / name).read_text(encoding="utf-8") for name in ("config.json", "scores.json", "metrics.jsonl")
-        )
-        run, entry, last = json.loads(record), json.loads(scores)["test"], json.loads(metrics.splitlines()[-1])
-        model, counts = run["config"]["model"]["source"], run["parameters"]
+    for record, entry, last in collect.kept(FOLDER / "e2e"):
+        model, counts = record["config"]["model"]["source"], record["parameters"]
         size = f"{counts['base'] / 1e6:.0f} million frozen parameters"
         rows.append([f"{model} ({size}) as it is", *_printed(entry["bare"])])
         tuned = f"{model}, a prefix of {counts['stored']:,} numbers, {last['seconds'] / 60:.0f} minutes"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefix_jax.config import default_config, flat
+from prefix_jax.config import changed, default_config, flat
 from prefix_jax.disk import write_text
 
 FILE_NAME = "results.jsonl"
@@ -107,7 +107,7 @@ def of_sweep(workdir: Path, scale: str) -> list[Asked]:
 def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[str, Any]) -> Result:
     """Returns the result of a run directory."""
     record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    defaults, config = flat(json.loads(default_config().to_json())), flat(record["config"])
+    config = flat(record["config"])
     last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     entry: dict[str, Any] = {}
     if status == "scored":
@@ -117,7 +117,7 @@ def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[st
         scale=scale,
         status=status,
         commit=record["commit"] or "",
-        config={option: value for option, value in config.items() if value != defaults.get(option)},
+        config=changed(record["config"]),
         seeds={"training": config["training.seed"], "data": config["data.seed"], **_subset(config)},
         counts=record["parameters"],
         scoring={**scoring, **({"records": entry["records"]} if entry else {})},

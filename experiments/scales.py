@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from configs.gpt2_paper import paper_config
-from prefix_jax.config import Config, default_config, flat
+from prefix_jax.config import Config, default_config
 from prefix_jax.errors import UserError, did_you_mean
 
 SCALES = ("paper", "cpu")
@@ -44,12 +44,6 @@ def seeded(options: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[dict[st
     draws = options["method"] != "finetune"
     for number, seed in enumerate(seeds):
         yield {**options, "training.seed": seed} if draws else {**options, "data.seed": number}
-
-
-def changes(base: Config, config: Config) -> dict[str, Any]:
-    """Returns the options in which a configuration differs from another: a row of the other's sweep."""
-    before = flat(base.to_dict())
-    return {name: value for name, value in flat(config.to_dict()).items() if value != before[name]}
 
 
 def best_of_ten(steps: int, size: int) -> dict[str, Any]:

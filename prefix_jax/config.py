@@ -232,10 +232,12 @@ def flat(tree: Any, above: str = "") -> dict[str, Any]:
     return found
 
 
-def changed(config: Config) -> dict[str, Any]:
-    """Returns the options that are not at their defaults by dotted name, in JSON's types."""
-    defaults = flat(default_config().to_dict())
-    return {name: value for name, value in flat(config.to_dict()).items() if value != defaults[name]}
+def changed(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the options of nested sections that are not as in `base` (None: at their defaults), by dotted name and in
+    JSON's types.
+    """
+    before = flat(default_config().to_dict() if base is None else base)
+    return {name: value for name, value in flat(options).items() if value != before.get(name)}
 
 
 __all__ = ["Config", "ConfigDict", "changed", "default_config", "flat"]

@@ -26,12 +26,12 @@ def main() -> None:
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
         return
-    entry = inference.evaluate(workdir, "test", bare=True)
+    tuned = inference.open_tuned(workdir)
+    entry = inference.evaluate(workdir, "test", bare=True, opened=tuned.session)
     print()
     print(score_table(entry["tuned"], entry["bare"], f"{entry['records']} held-out records"))
     print()
     print(samples_side_by_side(inference.read_samples(workdir)[:4]))
-    tuned = inference.open_tuned(workdir)
     inspection.write(workdir, tuned.session, tuned.kept, "test")
     print(f"\nThe report: {write_report(workdir)}")
 

@@ -40,13 +40,14 @@ def main() -> None:
     workdir = Path(str(_WORKDIR.value))
     if _INSPECT.value and hosts.several():
         raise UserError("--inspect is for one process; leave it out and call prefix_jax.inspect afterwards")
+    tuned = inference.open_tuned(workdir, _OVERRIDES()) if _INSPECT.value else None
+    opened = tuned and tuned.session
     entry = inference.evaluate(
-        workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES(), _SPREAD.value
+        workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES(), _SPREAD.value, opened
     )
     if not hosts.leader():
         return
-    if _INSPECT.value:
-        tuned = inference.open_tuned(workdir, _OVERRIDES())
+    if tuned is not None:
         inspection.write(workdir, tuned.session, tuned.kept, _SPLIT.value)
     if (workdir / "config.json").exists():
         write_report(workdir)

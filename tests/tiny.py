@@ -76,3 +76,14 @@ def rows(count: int) -> list[dict[str, str]]:
 def save_rows(path: Path, count: int) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(count)), encoding="utf-8")
     return path
+
+
+def configuration(source: Path, folder: Path):
+    """Returns a configuration of a tiny model on 40 rows, which it writes to `folder`, with a prefix of 3."""
+    from prefix_jax.config import default_config
+
+    config = default_config()
+    config.model.source = str(source)
+    config.data.update(task="text", path=str(save_rows(folder / "rows.jsonl", 40)))
+    config.prefix.update(length=3, hidden=16)
+    return config

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments import scales
-from prefix_jax.config import Config
+from prefix_jax.config import Config, changed
 
 METHODS = ("prefix", "finetune")
 # Records, and the steps that the paper gave a prefix and fine-tuning on E2E, and the epochs on XSUM.
@@ -43,7 +43,7 @@ def sweep(scale: str = "cpu") -> Iterator[dict[str, Any]]:
         for method, own in zip(METHODS, steps, strict=True):
             options = {"data.limit": size, "method": method, "training.steps": own}
             yield from _on_subsets(options | scales.best_of_ten(own, size), 5, (101, 102))
-    summaries = scales.changes(get_config(scale), _summaries())
+    summaries = changed(_summaries().to_dict(), get_config(scale).to_dict())
     for size, epochs in EPOCHS.items():
         for method, own in zip(METHODS, epochs, strict=True):
             batch = SUMMARY_BATCH[method]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments import published, scales
-from prefix_jax.config import Config
+from prefix_jax.config import Config, changed
 
 LENGTHS = (1, 5, 10, 20, 40)
 SUMMARY_LENGTHS = (1, 10, 20, 50, 80, 100, 200, 300)
@@ -28,6 +28,7 @@ def sweep(scale: str = "cpu") -> Iterator[dict[str, Any]]:
     for length in LENGTHS:
         yield from ({"prefix.length": length, "training.seed": seed} for seed in SEEDS)
     if scales.check(scale) == "paper":
-        summaries = scales.changes(get_config(scale), scales.bart(1)) | published.training("prefix", "xsum")
+        summaries = changed(scales.bart(1).to_dict(), get_config(scale).to_dict())
+        summaries |= published.training("prefix", "xsum")
         for length in SUMMARY_LENGTHS:
             yield {**summaries, "prefix.length": length}

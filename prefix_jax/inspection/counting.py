@@ -1,16 +1,14 @@
 """How many numbers each method trains and stores on a model, counted from shapes by the methods' own code."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any
 
 from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.models import build
 from prefix_jax.models.specs import Spec
 from prefix_jax.planning.abstract import base_shapes
-from prefix_jax.tuning.method import count, trained_count
+from prefix_jax.tuning.method import Parameters, parameter_counts
 
 _DIRECT = {"prefix.length": 10, "prefix.reparameterisation": "none"}
 # Name, method, options. Adapters are given by their share of the model, in percent, as the paper gives them.
@@ -37,19 +35,6 @@ METHODS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
-class Parameters(NamedTuple):
-    """The numbers that a method trains and stores, and those of the model itself."""
-
-    trained: int
-    stored: int
-    base: int
-
-    @property
-    def share(self) -> float:
-        """What is stored, of the model."""
-        return self.stored / self.base
-
-
 def parameters(spec: Spec, method: str, options: Mapping[str, Any]) -> Parameters:
     """Returns the counts of one method; `share` in place of `adapter.width` is of the model, in percent.
 
@@ -63,10 +48,7 @@ def parameters(spec: Spec, method: str, options: Mapping[str, Any]) -> Parameter
     config.method = method
     config.update_from_flattened_dict(options)
     made = tuning.build(config, build(spec))
-    base = {"params": base_shapes(spec, "float32")}
-    trainable = jax.eval_shape(made.init, jax.random.key(0), base)
-    kept = jax.eval_shape(lambda t, b: made.keep(t, b, None), trainable, base)
-    return Parameters(trained_count(made, trainable), kept.count(), count(base))
+    return parameter_counts(made, {"params": base_shapes(spec, "float32")})
 
 
 def adapter_width(spec: Spec, share: float) -> int:

@@ -21,13 +21,9 @@ def methods_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
 
 def lengths_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
     """Returns lines of each name but "length" against it, both on logarithmic axes."""
-    lines = [
-        Series(name, list(found["length"]), list(values), kind)
-        for (name, values), kind in zip(
-            ((name, values) for name, values in found.items() if name != "length"), ("line", "points", "faint"),
-            strict=True,
-        )
-    ]  # fmt: skip
+    names = [name for name in found if name != "length"]
+    kinds = ("line", "points", "faint")
+    lines = [Series(n, list(found["length"]), list(found[n]), k) for n, k in zip(names, kinds, strict=True)]
     return line_chart(
         lines, title=f"Parameters by length, {model}", x_label="virtual tokens", y_label="numbers", width=700,
         height=300, log=True, at_points=True,

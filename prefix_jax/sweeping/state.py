@@ -95,7 +95,12 @@ class State:
         rows = []
         for name, row in self.rows.items():
             options = {option: value_of(row.config, option) for option in varied}
-            about = {"name": name, "options": options, "config": changed(row.config), "directory": f"runs/{name}"}
+            about = {
+                "name": name,
+                "options": options,
+                "config": changed(row.config.to_dict()),
+                "directory": f"runs/{name}",
+            }
             rows.append({**about, **self.found[name]})
         record = {**self.about, **self.scoring, "groups": self.groups, "rows": rows}
         if hosts.leader():

@@ -25,7 +25,7 @@ from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
 from prefix_jax.training.session import Session, text_pairs, tokenised
 from prefix_jax.training.step import State, initial_state
 from prefix_jax.tuning import Method
-from prefix_jax.tuning.method import count, trained_count
+from prefix_jax.tuning.method import parameter_counts
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps:
         section = f"{config.method} {' '.join(sections)}"
         if section not in known:
             method = session.of(config).method()
-            known[section] = method, parameter_counts(session, method)
+            known[section] = method, parameter_counts(method, session.base)._asdict()
         method, counts = known[section]
         members.append(Member(config, workdir, method, hyper_from(config.optimizer, total_steps), counts))
     return tuple(members)
@@ -219,10 +219,3 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
         shape=shape,
         cache=cache_path("plans"),
     )
-
-
-def parameter_counts(session: Session, method: Method) -> dict[str, int]:
-    """Returns the counts of trained and of stored numbers, and of the base's."""
-    trainable = jax.eval_shape(method.init, jax.random.key(0), session.base)
-    kept = jax.eval_shape(lambda t, b: method.keep(t, b, None), trainable, session.base)
-    return {"trained": trained_count(method, trainable), "stored": kept.count(), "base": count(session.base)}

@@ -122,6 +122,26 @@ def count(tree: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+class Parameters(NamedTuple):
+    """The numbers that a method trains and stores, and those of the model itself."""
+
+    trained: int
+    stored: int
+    base: int
+
+    @property
+    def share(self) -> float:
+        """What is stored, of the model."""
+        return self.stored / self.base
+
+
+def parameter_counts(method: Method, base: Variables) -> Parameters:
+    """Returns the counts of a method on a model, of which the shapes are enough."""
+    trainable = jax.eval_shape(method.init, jax.random.key(0), base)
+    kept = jax.eval_shape(lambda t, b: method.keep(t, b, None), trainable, base)
+    return Parameters(trained_count(method, trainable), kept.count(), count(base))
+
+
 def trained_count(method: Method, trainable: PyTree) -> int:
     """Returns how many numbers of a trainable tree move."""
     moves = jax.tree.leaves(method.mask(trainable))

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.training import loop, session
 from prefix_jax.training.step import make_evaluation
@@ -16,10 +15,7 @@ from tests import tiny
 @pytest.fixture
 def config(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
-    config = default_config()
-    config.model.source = str(tiny_models["llama"])
-    config.data.update(task="text", path=str(tiny.save_rows(tmp_path / "rows.jsonl", 40)))
-    config.prefix.update(length=3, hidden=16)
+    config = tiny.configuration(tiny_models["llama"], tmp_path)
     config.training.update(
         steps=60, batch=4, log_every=5, evaluate_every=2, evaluate_records=4, checkpoint_every=50, tensorboard=False,
     )  # fmt: skip

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from prefix_jax.config import default_config
 from prefix_jax.data import packing, tokens
 from prefix_jax.models.pretrained import tokenizers
 from prefix_jax.training import session
@@ -16,10 +15,7 @@ from tests import tiny
 
 def test_a_second_start_loads_no_tokenizer_and_plans_nothing(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
-    config = default_config()
-    config.model.source = str(tiny_models["gpt2"])
-    config.data.update(task="text", path=str(tiny.save_rows(tmp_path / "rows.jsonl", 40)))
-    config.prefix.update(length=3, hidden=16)
+    config = tiny.configuration(tiny_models["gpt2"], tmp_path)
     first = prepare(session.open_session(config), tmp_path / "first", [])
     monkeypatch.setattr(tokenizers, "from_directory", lambda *_: pytest.fail("loaded a tokenizer"))
     monkeypatch.setattr(tokens, "tokenise", lambda *_: pytest.fail("tokenised again"))
