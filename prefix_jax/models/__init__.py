@@ -15,12 +15,20 @@ Model = Any
 _MODELS = {GPT2Spec: GPT2, LlamaSpec: Llama, T5Spec: T5, BartSpec: Bart}
 
 
-def build(spec: Spec, rematerialise: bool = False, activations: Any = None, placement: Places | None = None) -> Model:
+def build(
+    spec: Spec,
+    rematerialise: bool = False,
+    activations: Any = None,
+    placement: Places | None = None,
+    fused: bool = False,
+) -> Model:
     """Returns the model that a spec describes.
 
     Args:
       rematerialise: whether layers keep only their inputs for the gradient, and compute the rest again.
       activations: the type of what runs between the matrix products; None: that of the weights.
       placement: holds hidden states and tables to their shardings; None: there is one device.
+      fused: whether attention over rows of tokens is one kernel, for TPUs; the tokens of a segment then stand side by
+        side, and what has the segment id 0 sees no tokens.
     """
-    return _MODELS[type(spec)](spec, rematerialise, activations, placement)
+    return _MODELS[type(spec)](spec, rematerialise, activations, placement, fused)

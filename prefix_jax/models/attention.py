@@ -12,21 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from prefix_jax.models.masks import MASKED, Interval, Oriented, columns_last, columns_of, rows_of, rows_of_interval
 from prefix_jax.models.products import batched, keep_residual, transposed
-
-# Masked logits: finite, so that a query that sees nothing has no NaN, and far below any real logit.
-MASKED = -1e30
-
-
-class Oriented(NamedTuple):
-    """A mask or bias that all layers share, with its transpose for their gradients: computed once, read in order."""
-
-    rows: Array  # broadcasts to [*batch, K, G, T, S]
-    columns: Array | None  # broadcasts to [*batch, K, S, G, T]; None only in gradients, which are in the rows
-
-
-def oriented(rows: Array) -> Oriented:
-    return Oriented(rows, _columns_last(rows))
 
 
 class Source(NamedTuple):
@@ -35,7 +22,7 @@ class Source(NamedTuple):
     key: Float[Array, "*source K S D"]
     value: Float[Array, "*source K S D"]
     bias: Float[Array, "..."] | Oriented | None = None
-    mask: Bool[Array, "..."] | Oriented | None = None
+    mask: Bool[Array, "..."] | Oriented | Interval | None = None
 
 
 def attend(
@@ -45,9 +32,20 @@ def attend(
 
     The operands of its products are rounded to the type `operands`. The gradient computes the logits again from kept
     maxima and sums (Dao et al. 2022, section 3.1): no weights are stored. A query that sees nothing has no gradient.
+    Over a prefix, if any, and a source whose mask is an interval, all this is one kernel.
     """
+    *others, own = sources
+    if isinstance(own.mask, Interval):
+        from prefix_jax.models import fused  # takes long to import, and few need it
+
+        prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
+        return fused.attend(query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, operands)
     masks = tuple(source.mask for source in sources)
     return _attend(query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(operands))
+
+
+def _rows_or_none(bias: Array | Oriented | None) -> Array | None:
+    return None if bias is None else rows_of(bias)
 
 
 def attention_weights(
@@ -55,7 +53,11 @@ def attention_weights(
 ) -> Float[Array, "*batch K G T S"]:
     """Returns the weights that each query gives to the keys of all sources, in their order: they sum to 1."""
     query = query * jnp.asarray(scale, query.dtype)
-    logits = [_logits(query, source._replace(mask=None), source.mask, jnp.float32) for source in sources]
+    masks = [rows_of_interval(s.mask, s.key.shape[-2]) if isinstance(s.mask, Interval) else s.mask for s in sources]
+    logits = [
+        _logits(query, source._replace(mask=None), mask, jnp.float32)
+        for source, mask in zip(sources, masks, strict=True)
+    ]
     shape = jnp.broadcast_shapes(*(logit.shape[:-1] for logit in logits))
     return jax.nn.softmax(jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in logits], -1), -1)
 
@@ -84,8 +86,8 @@ def _logits(query: Array, source: Source, mask: Array | Oriented | None, low: An
     own = source.key.ndim - 3
     logits = _unmerged(batched(_merged(query, own), source.key, low, transposed=True), query.shape, own)
     if source.bias is not None:
-        logits = logits + _rows(source.bias)
-    return logits if mask is None else jnp.where(_rows(mask), logits, MASKED)
+        logits = logits + rows_of(source.bias)
+    return logits if mask is None else jnp.where(rows_of(mask), logits, MASKED)
 
 
 def _mixed(weights: Array, source: Source, low: Any) -> Float[Array, "*batch K G T D"]:
@@ -104,7 +106,7 @@ def _attend_bwd(scale: float, low: Any, kept: tuple, g: Array) -> tuple[Array, t
     scaled = query * jnp.asarray(scale, query.dtype)
     mean = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     share = jnp.where(top > MASKED / 2, 1 / total, 0.0)
-    statistics = tuple(_columns_last(x) for x in (top, share, mean))
+    statistics = tuple(columns_last(x) for x in (top, share, mean))
     d_query, d_sources = jnp.zeros(query.shape, jnp.float32), []
     for source, mask in zip(sources, masks, strict=True):
         part, d_source = _source_gradient(scaled, source, mask, statistics, g, low)
@@ -124,9 +126,9 @@ def _source_gradient(
     query_rows, g_rows = _merged(query.astype(low), own), _merged(g.astype(low), own)
     logits = _unmerged_columns(batched(source.key, query_rows, low, transposed=True), query.shape, own)
     if source.bias is not None:
-        logits = logits + _columns(source.bias)
+        logits = logits + columns_of(source.bias)
     if mask is not None:
-        logits = jnp.where(_columns(mask), logits, MASKED)
+        logits = jnp.where(columns_of(mask), logits, MASKED)
     weights = jnp.exp(logits - top) * share
     d_weights = _unmerged_columns(batched(source.value, g_rows, low, transposed=True), query.shape, own)
     d_logits = weights * (d_weights - mean)
@@ -145,7 +147,7 @@ def _source_gradient(
 def _bias_gradient(d_logits: Float[Array, "*batch K S G T"], bias: Any) -> Any:
     if bias is None:
         return None
-    d_rows = _like(jnp.moveaxis(d_logits, -3, -1), _rows(bias))
+    d_rows = _like(jnp.moveaxis(d_logits, -3, -1), rows_of(bias))
     return Oriented(d_rows, None) if isinstance(bias, Oriented) else d_rows
 
 
@@ -174,51 +176,11 @@ def _unmerged_columns(x: Array, shape: tuple[int, ...], own: int) -> Float[Array
     return jnp.moveaxis(x.reshape(inner), (own, own + 1), (len(inner) - 4, len(inner) - 3))
 
 
-def _rows(x: Array | Oriented) -> Array:
-    return x.rows if isinstance(x, Oriented) else x
-
-
-def _columns(x: Array | Oriented) -> Array:
-    return x.columns if isinstance(x, Oriented) and x.columns is not None else _columns_last(_rows(x))
-
-
-def _columns_last(x: Array) -> Array:
-    """`[..., G, T, S]` to `[..., S, G, T]`, as far as those axes are there."""
-    return jnp.moveaxis(x.reshape((1,) * (3 - x.ndim) + x.shape), -1, -3)
-
-
 def _like(x: Array, small: Array) -> Array:
     """Sums over the axes along which `small` was broadcast to the shape of `x`."""
     x = x.sum(tuple(range(x.ndim - small.ndim)))
     axes = tuple(axis for axis, size in enumerate(small.shape) if size == 1 and x.shape[axis] != 1)
     return x.sum(axes, keepdims=True).astype(small.dtype)
-
-
-def causal_mask(
-    positions: Array, segment_ids: Array | None, window: int | None = None
-) -> Bool[Array, "*batch 1 1 T T"]:
-    """True where a query (second to last axis) may see a token: of its own segment, not later, within the window.
-
-    `positions` are columns `[T]`, or positions `[*batch, T]` where a sliding window counts them.
-    """
-    length = positions.shape[-1]
-    columns = jnp.arange(length)
-    mask = columns[:, None] >= columns[None, :]
-    if segment_ids is not None:
-        mask = mask & same_segment(segment_ids, segment_ids)
-    if window is not None:
-        mask = mask & (positions[..., :, None] - positions[..., None, :] < window)
-    return mask[..., None, None, :, :]
-
-
-def same_segment(query_ids: Array, key_ids: Array) -> Array:
-    return query_ids[..., :, None] == key_ids[..., None, :]
-
-
-def segment_positions(segment_ids: Array) -> Array:
-    """Returns each token's position in its own segment, wherever the segment starts: padding is not counted."""
-    first = jnp.argmax(same_segment(segment_ids, segment_ids), axis=-1)
-    return jnp.arange(segment_ids.shape[-1]) - first
 
 
 def rotary_angles(positions: Array, head_dim: int, base: float, scaling: tuple | None) -> tuple[Array, Array]:
@@ -250,9 +212,3 @@ def rotate(x: Float[Array, "... T D"], angles: tuple[Array, Array]) -> Float[Arr
 
 def attention_scale(head_dim: int) -> float:
     return head_dim**-0.5
-
-
-__all__ = [
-    "MASKED", "Source", "attend", "attention_scale", "attention_weights", "causal_mask", "rotary_angles", "rotate",
-    "same_segment", "segment_positions",
-]  # fmt: skip

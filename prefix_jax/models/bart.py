@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prefix_jax.models.attention import Source, attention_scale, oriented, same_segment
+from prefix_jax.models.attention import Source, attention_scale
 from prefix_jax.models.encoder_decoder import CrossAttention, EncoderDecoder, present
 from prefix_jax.models.injected import Adapter
 from prefix_jax.models.layers import MLP, LayerNorm, Places, SelfAttention, Stack, past_sources
+from prefix_jax.models.masks import shared_by_layers
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
 from prefix_jax.models.specs import BartSpec
 
@@ -89,14 +90,11 @@ class Encoder(nn.Module):
     placement: Places | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Array, positions: Array, segment_ids: Array, prefix: Prefix | None
-    ) -> tuple[Array, KeyValues]:
-        mask = oriented(same_segment(segment_ids, segment_ids)[..., None, None, :, :])
+    def __call__(self, x: Array, positions: Array, mask: Any, prefix: Prefix | None) -> tuple[Array, KeyValues]:
         block = EncoderBlock(self.spec)
         stack = Stack(block, self.spec.encoder_layers, self.rematerialise, self.placement, name="layers")
         x = Positions(self.spec, name="positions")(x, positions)
-        return stack(x, mask, (site_of(prefix, "encoder"),), None)
+        return stack(x, shared_by_layers(mask), (site_of(prefix, "encoder"),), None)
 
 
 class Decoder(nn.Module):
@@ -122,7 +120,7 @@ class Decoder(nn.Module):
         prefix: Prefix | None,
         past: tuple[Past, ...],
     ) -> tuple[Array, KeyValues]:
-        shared = (oriented(mask), tuple(p.mask for p in past), oriented(cross_mask), memory)
+        shared = (shared_by_layers(mask), tuple(p.mask for p in past), shared_by_layers(cross_mask), memory)
         sites = (site_of(prefix, "decoder"), site_of(prefix, "cross"))
         x = self.positions(x, positions + offset(prefix))
         return self.layers(x, shared, sites, (tuple((p.key, p.value) for p in past), cross))

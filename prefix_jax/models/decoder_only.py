@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prefix_jax.models import attention
+from prefix_jax.models import masks
 from prefix_jax.models.injected import PROMPT, with_prompt
 from prefix_jax.models.layers import Embedding, Places, Stack, gather_columns
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
@@ -21,6 +21,7 @@ class DecoderOnly(nn.Module):
     rematerialise: bool = False
     activations: Any = None
     placement: Places | None = None
+    fused: bool = False
 
     def make_block(self) -> nn.Module:
         raise NotImplementedError
@@ -88,20 +89,26 @@ class DecoderOnly(nn.Module):
         sees. `after` marks the tokens that see an infix; None: all.
         """
         if positions is None:
-            positions = (
-                jnp.arange(tokens.shape[-1]) if segment_ids is None else attention.segment_positions(segment_ids)
-            )
-        mask = attention.causal_mask(positions, segment_ids, getattr(self.spec, "sliding_window", None))
+            positions = jnp.arange(tokens.shape[-1]) if segment_ids is None else masks.segment_positions(segment_ids)
+        seen = after if prefix is not None and prefix.infix else None
+        mask = self._mask(tokens, positions, segment_ids, fused=self.fused and not past and seen is None)
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
         put = partial(with_prompt, positions=positions, prompt=prompt)
-        seen = after if prefix is not None and prefix.infix else None
         positions = positions + (offset(prefix) if seen is None else jnp.where(seen, offset(prefix), 0))
-        sees = None if seen is None else attention.oriented(seen[..., None, None, :, None])
-        shared = (attention.oriented(mask), sees, tuple(p.mask for p in past), self.shared(positions))
+        sees = None if seen is None else masks.oriented(seen[..., None, None, :, None])
+        shared = (masks.shared_by_layers(mask), sees, tuple(p.mask for p in past), self.shared(positions))
         caches = tuple((p.key, p.value) for p in past)
         embedded = self.embed(tokens, positions, put)
         x, key_values = self.layers(embedded, shared, (site_of(prefix, "decoder"),), caches)
         return self.final_norm(x), key_values
+
+    def _mask(self, tokens: Array, positions: Array, segment_ids: Array | None, fused: bool) -> Any:
+        window = getattr(self.spec, "sliding_window", None)
+        if not fused:
+            return masks.causal_mask(positions, segment_ids, window)
+        return masks.causal_interval(
+            jnp.ones_like(tokens) if segment_ids is None else segment_ids, window, self.placement
+        )
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
         return (self.embedding if self.spec.tie_embeddings else self.head).logits(hidden)

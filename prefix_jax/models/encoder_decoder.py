@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.attention import Source, attend, same_segment, segment_positions
+from prefix_jax.models.attention import Source, attend
 from prefix_jax.models.injected import PROMPT, with_prompt
 from prefix_jax.models.layers import Embedding, Places, Projection, gather_columns, heads_first, observe, whole_layers
+from prefix_jax.models.masks import causal_interval, same_segment, segment_interval, segment_positions
 from prefix_jax.models.prefix import KeyValues, Past, Prefix
 from prefix_jax.models.specs import Spec
 
@@ -46,7 +47,7 @@ class CrossAttention(nn.Module):
 class EncoderDecoder(nn.Module):
     """A pure function of (variables, prefix, encoder tokens, decoder tokens). Subclasses give both stacks.
 
-    The encoder is called as `encoder(x, positions, segment_ids, prefix)`, the decoder as `decoder(x, positions,
+    The encoder is called as `encoder(x, positions, mask, prefix)`, the decoder as `decoder(x, positions,
     columns, mask, memory, cross, cross_mask, prefix, past)`; both return hidden states and key-values.
     """
 
@@ -54,6 +55,7 @@ class EncoderDecoder(nn.Module):
     rematerialise: bool = False
     activations: Any = None
     placement: Places | None = None
+    fused: bool = False
     # Whether projections have biases.
     biases: ClassVar[bool] = False
 
@@ -120,8 +122,12 @@ class EncoderDecoder(nn.Module):
         memory = self.encode(encoder_tokens, theirs, encoder_positions, prefix=prefix)
         columns = jnp.arange(tokens.shape[-1])
         positions = segment_positions(own) if positions is None else positions
-        mask = (same_segment(own, own) & (columns[:, None] >= columns))[..., None, None, :, :]
-        cross_mask = same_segment(own, theirs)[..., None, None, :, :]
+        if self.fused:
+            mask: Any = causal_interval(own, places=self.placement)
+            cross_mask: Any = segment_interval(own, theirs, self.placement)
+        else:
+            mask = (same_segment(own, own) & (columns[:, None] >= columns))[..., None, None, :, :]
+            cross_mask = same_segment(own, theirs)[..., None, None, :, :]
         hidden, _ = self.decoder(self.embed(tokens), positions, columns, mask, memory, None, cross_mask, prefix, ())
         return gather_columns(hidden, target_positions)
 
@@ -138,7 +144,11 @@ class EncoderDecoder(nn.Module):
         positions = segment_positions(segment_ids) if positions is None else positions
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
         embedded = with_prompt(self.embed(tokens), positions, prompt)
-        return self.encoder(embedded, positions, segment_ids, prefix)
+        if self.fused:
+            mask: Any = segment_interval(segment_ids, segment_ids, self.placement)
+        else:
+            mask = same_segment(segment_ids, segment_ids)[..., None, None, :, :]
+        return self.encoder(embedded, positions, mask, prefix)
 
     def decode(
         self,

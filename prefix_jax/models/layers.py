@@ -1,6 +1,5 @@
 """The parts every family is built of: norms, projections, and a stack of layers that is scanned."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float
 
 from prefix_jax.models.attention import Source, attend, attention_weights
 from prefix_jax.models.injected import LORA, TUNED, low_rank
+from prefix_jax.models.masks import Interval
 from prefix_jax.models.prefix import KeyValues, Site
 from prefix_jax.models.products import KEPT, as_bits, keep, operand, product, product_transposed
 
@@ -27,6 +27,8 @@ class Places(Protocol):
     def hidden(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]: ...
 
     def table(self, tokens: Float[Array, "V E"]) -> Float[Array, "V E"]: ...
+
+    def divided(self, run: Callable, operands: Any, axes: Any, result: Any) -> Any: ...
 
 
 class RMSNorm(nn.Module):
@@ -57,27 +59,43 @@ class Projection(nn.Module):
     """`[..., *inputs] -> [..., *outputs]`, one matrix product; the kernel is `[*inputs, *outputs]`.
 
     A kernel of integers has a scale for each output beside it. The product is kept for the gradient unless `kept` says
-    that the caller keeps what it makes of it.
+    that the caller keeps what it makes of it. With `parts`, which divide the outputs' last axis but one, each part
+    is a product of its own and the result a tuple: on TPUs that is cheaper than to take a product apart and, for the
+    gradient, to join what has three layouts.
     """
 
     outputs: tuple[int, ...]
     inputs: int = 1
     bias: bool = False
     kept: bool = True
+    parts: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        before, inner = x.shape[: -self.inputs], x.shape[-self.inputs :]
+    def __call__(self, x: Array) -> Any:
+        inner = x.shape[-self.inputs :]
+        x = x.reshape(*x.shape[: -self.inputs], -1)
         init = nn.initializers.lecun_normal(range(self.inputs), range(self.inputs, len(inner + self.outputs)))
         kernel = operand(self.param("kernel", init, inner + self.outputs))
-        flat = product(x.reshape(*before, -1), kernel.reshape(math.prod(inner), -1))
-        y = flat.reshape(before + self.outputs)
-        y = keep(y, kernel.dtype) if self.kept else y
+        y = self._each(lambda part: self._product(x, part, len(inner)), kernel)
         if self.has_variable("params", "scale"):
-            y = y * self.get_variable("params", "scale").astype(y.dtype)
+            y = self._each(lambda y, scale: y * scale.astype(y.dtype), y, self.get_variable("params", "scale"))
         if lora := self.variables.get(LORA):
-            y = y + low_rank(x.reshape(*before, -1), lora, self.outputs)
-        return y + self.param("bias", nn.initializers.zeros, self.outputs).astype(y.dtype) if self.bias else y
+            y = self._each(jnp.add, y, low_rank(x, lora, self.outputs))
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, self.outputs)
+            y = self._each(lambda y, bias: y + bias.astype(y.dtype), y, bias)
+        return y
+
+    def _product(self, x: Float[Array, "*batch C"], kernel: Array, inputs: int) -> Array:
+        y = product(x, kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *kernel.shape[inputs:])
+        return keep(y, kernel.dtype) if self.kept else y
+
+    def _each(self, function: Callable, *arrays: Any) -> Any:
+        """Calls a function of arrays, or of the parts of each."""
+        if not self.parts:
+            return function(*arrays)
+        cut = [x if isinstance(x, tuple) else tuple(lax.split(x, self.parts, axis=x.ndim - 2)) for x in arrays]
+        return tuple(function(*parts) for parts in zip(*cut, strict=True))
 
     def operands(self, x: Array) -> Any:
         """The type in which attention over these outputs multiplies: a single query a row gains nothing by rounding."""
@@ -138,10 +156,11 @@ class SelfAttention(nn.Module):
         self, x: Array, mask: Any, bias: Any, turn: Callable[[Array], Array], sources: tuple[Source, ...]
     ) -> tuple[Array, KeyValues]:
         """`turn` is applied to queries and keys (rotary); returns the output and this call's keys and values."""
-        outputs = (self.kv_heads, self.groups + 2, self.head_dim)
-        projection = Projection(outputs, bias=self.bias, kept=False, name="qkv")
+        outputs, parts = (self.kv_heads, self.groups + 2, self.head_dim), (self.groups, 1, 1)
+        fused = isinstance(mask, Interval)
+        projection = Projection(outputs, bias=self.bias, kept=False, parts=parts if fused else (), name="qkv")
         # Split and not sliced: the gradient of a split is one concatenation.
-        query, key, value = lax.split(projection(x), (self.groups, 1, 1), axis=x.ndim)
+        query, key, value = projection(x) if fused else lax.split(projection(x), parts, axis=x.ndim)
         query = turn(heads_first(query))
         key, value = turn(heads_first(key)[..., 0, :, :]), heads_first(value)[..., 0, :, :]
         # Kept as attention multiplies them, so that the gradient neither turns nor moves them again.

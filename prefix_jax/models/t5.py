@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.attention import Source, oriented, same_segment
+from prefix_jax.models.attention import Source
 from prefix_jax.models.encoder_decoder import CrossAttention, EncoderDecoder, present
 from prefix_jax.models.gpt2 import gelu
 from prefix_jax.models.injected import Adapter
 from prefix_jax.models.layers import MLP, GatedMLP, Places, RMSNorm, SelfAttention, Stack, past_sources
+from prefix_jax.models.masks import oriented, shared_by_layers
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, site_of
 from prefix_jax.models.specs import T5Spec
 
@@ -88,14 +89,12 @@ class Encoder(nn.Module):
     placement: Places | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Array, positions: Array, segment_ids: Array, prefix: Prefix | None
-    ) -> tuple[Array, KeyValues]:
+    def __call__(self, x: Array, positions: Array, mask: Any, prefix: Prefix | None) -> tuple[Array, KeyValues]:
         s = self.spec
         table = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
         columns = jnp.arange(x.shape[-2])
         bias = relative_bias(table, columns, columns, True, s)
-        mask, bias = oriented(same_segment(segment_ids, segment_ids)[..., None, None, :, :]), oriented(bias)
+        mask, bias = shared_by_layers(mask), oriented(bias)
         stack = Stack(EncoderBlock(s), s.encoder_layers, self.rematerialise, self.placement, name="layers")
         x, key_values = stack(x, (mask, bias), (site_of(prefix, "encoder"),), None)
         return RMSNorm(s.norm_epsilon, name="final_norm")(x), key_values
@@ -136,11 +135,11 @@ class Decoder(nn.Module):
 
         past_biases = tuple(bias(p.columns) for p in past)
         shared = (
-            oriented(mask),
+            shared_by_layers(mask),
             oriented(bias(columns)),
             tuple(p.mask for p in past),
             past_biases,
-            oriented(cross_mask),
+            shared_by_layers(cross_mask),
             memory,
         )
         sites = (site_of(prefix, "decoder"), site_of(prefix, "cross"))

@@ -1,7 +1,7 @@
 """The mesh that a configuration asks for, and where each array of training lies on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -66,6 +66,19 @@ class Placement:
         """Holds an embedding to its division by rows alone, while tokens are looked up or compared with it."""
         spec = self._spec(("vocabulary", None), tokens.shape)
         return jax.lax.with_sharding_constraint(tokens, NamedSharding(self.mesh, spec))
+
+    def divided(self, run: Callable, operands: PyTree, axes: PyTree, result: tuple[str | None, ...]) -> Array:
+        """Returns `run(operands)`, each device having its part of the arrays: a kernel, which no compiler divides.
+
+        `axes` names the axes of each array as a plain tuple, `result` those of what `run` returns.
+        """
+
+        def spec(names: tuple[str | None, ...], leaf: Any) -> PartitionSpec:
+            return self._spec(names, leaf.shape)
+
+        parts = jax.tree.map(spec, axes, operands, is_leaf=lambda x: type(x) is tuple)
+        whole = spec(result, jax.eval_shape(run, operands))
+        return jax.shard_map(run, mesh=self.mesh, in_specs=(parts,), out_specs=whole, check_vma=False)(operands)
 
     def batch(self, batch: PyTree, leading: int = 0) -> PyTree:
         """Puts a batch of numpy arrays on the mesh; empty rows fill it up to a multiple of `row_shards`.

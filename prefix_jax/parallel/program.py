@@ -1,7 +1,7 @@
 """Reads a compiled program's text (HLO): its matrix products, with the trip counts of the loops around them applied.
 
 XLA's own cost analysis counts the body of a loop once, however often it runs. The TPU's compiler writes matrix products
-as convolutions, with batch dimensions as spatial ones.
+as convolutions, with batch dimensions as spatial ones. A kernel says itself what it multiplies.
 """
 
 import math
@@ -19,6 +19,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BODY = re.compile(r"body=%?([\w.\-]+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
+_KERNEL = re.compile(r'custom_call_target="tpu_custom_call".*"cost_estimate":\{"flops":"(\d+)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
@@ -82,13 +83,28 @@ def products(text: str) -> Counter[Product]:
 
 
 def product_flops(text: str) -> int:
-    """Returns the floating-point operations of all matrix products in one call of a program."""
+    """Returns the floating-point operations of all matrix products in one call of a program, kernels' too."""
     computations, entry = read(text)
-    return sum(
+    return kernel_flops(computations, entry) + sum(
         times * (sum(p.flops for p in _products_of(inside)) + sum(_convolution_flops(inside)))
         for times, computation in walk(computations, entry)
         if (inside := computations[computation])
     )
+
+
+def kernel_flops(computations: Computations, entry: str) -> int:
+    """Returns the floating-point operations that kernels say they do in one call of a program."""
+    return sum(
+        times * int(said[1])
+        for times, name in walk(computations, entry, fusions=False)
+        for instruction in computations[name]
+        if (said := is_kernel(instruction))
+    )
+
+
+def is_kernel(instruction: Instruction) -> re.Match[str] | None:
+    """Matches what a kernel says of its operations."""
+    return _KERNEL.search(instruction.rest) if instruction.operation == "custom-call" else None
 
 
 def read(text: str) -> tuple[Computations, str]:

@@ -6,6 +6,7 @@ from typing import Any
 # What the axes of a mesh divide. The rows of a batch lie over both `data` and `fsdp`.
 ROWS = ("data", "fsdp")
 MESH_AXES: dict[str, tuple[str, ...]] = {
+    "rows": ROWS,
     "embed": ("fsdp",),
     "vocabulary": ("tensor", "groups"),
     "inner": ("tensor", "groups"),

@@ -17,6 +17,7 @@ from prefix_jax.models.pretrained.loading import flatten, unflatten
 from prefix_jax.models.specs import Spec
 from prefix_jax.parallel.mesh import Placement
 from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.training.session import check_attention
 from prefix_jax.training.step import initial_state, make_step
 
 _STEPS = 1000  # the schedule's length is a number in the program, not a part of it
@@ -51,7 +52,9 @@ def lowered_step(config: Config, spec: Spec, placement: Placement, work: Work) -
     Raises:
       UserError: an option does not fit the model.
     """
-    model = build(spec, config.model.rematerialise, config.model.dtype, placement)
+    check_attention(config)
+    fused = config.model.attention == "fused"
+    model = build(spec, config.model.rematerialise, config.model.dtype, placement, fused)
     method = tuning.build(config, model, {name: (1,) for name in tuning.names(config)})
     base = {"params": base_shapes(spec, config.model.dtype, config.model.quantisation)}
     options = config.training

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from prefix_jax.parallel.program import Computations, Instruction, product_flops, read, walk
+from prefix_jax.parallel.program import Computations, Instruction, is_kernel, kernel_flops, product_flops, read, walk
 from prefix_jax.planning.topologies import Chip
 
 # The chip's memory is marked by nothing, the core's own by a space: S(1) and others.
@@ -28,12 +28,14 @@ class Cost:
     """Of one step, for one chip. Bytes of memory: what lies there before, and the most there is at once.
 
     `compiler_seconds` is the compiler's own estimate of what its chip computes and moves, links aside; 0: it has none.
+    Kernels, of which it knows nothing, are in it at the matrix units' peak: `kernel_flops` of the `flops`.
     `collectives`: by kind, how often and the bytes of their results.
     """
 
     arguments: int
     peak: int
     flops: int
+    kernel_flops: int
     bytes_moved: int
     bytes_sent: float
     collectives: dict[str, dict[str, float]]
@@ -58,15 +60,17 @@ def cost_of(compiled: Any, chip: Chip) -> Cost:
     text = compiled.as_text()
     computations, entry = read(text)
     kinds, sent = _collectives(computations, entry)
+    kernels = kernel_flops(computations, entry)
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Cost(
         arguments=memory.argument_size_in_bytes,
         peak=kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         flops=product_flops(text),
+        kernel_flops=kernels,
         bytes_moved=_bytes_moved(computations, entry),
         bytes_sent=sent,
         collectives=kinds,
-        compiler_seconds=_cycles(computations, entry) / chip.clock,
+        compiler_seconds=_cycles(computations, entry) / chip.clock + kernels / chip.flops,
     )
 
 
@@ -135,7 +139,11 @@ def _bytes_moved(computations: Computations, entry: str) -> int:
 
 def _touched(instruction: Instruction, results: dict[str, str], computations: Computations) -> int:
     kind = instruction.operation
-    if kind in _FREE or kind.endswith("-done") or kind.removesuffix("-start") in COLLECTIVES:
+    if (
+        (kind in _FREE and not is_kernel(instruction))
+        or kind.endswith("-done")
+        or kind.removesuffix("-start") in COLLECTIVES
+    ):
         return 0
     operands = [results.get(name, "") for name in instruction.operands]
     if kind == "copy-start":  # (to, from, ...)

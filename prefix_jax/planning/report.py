@@ -33,6 +33,11 @@ def told(name: str, plan: Plan) -> str:
         f"  moved     {gib(cost.bytes_moved)} to and from memory: about {times['memory']}",
         f"  sent      {gib(cost.bytes_sent)} a chip ({sent or 'nothing'}): about {times['links']}",
     ]
+    if cost.kernel_flops:
+        lines.append(
+            f"  kernels   {cost.kernel_flops / 1e12:,.3f} TFLOP of these, taken at the matrix units' peak: the "
+            "compiler has no estimate of them"
+        )
     if "compiler" in times:
         lines.append(f"  compiler  its own estimate of what the cores do, one after another: {times['compiler']}")
     lines.append(

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "data.path",
     "decoding.",
     "mesh.",
+    "model.attention",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     """
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
+    check_attention(config)
     devices = jax.devices() if devices is None else devices
 
     @functools.cache
@@ -93,8 +95,21 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     placement = placed(pretrained.spec)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
-    model = build(pretrained.spec, config.model.rematerialise, activations, placement)
+    model = build(pretrained.spec, config.model.rematerialise, activations, placement, _fused(config))
     return Session(config, pretrained, model, {"params": pretrained.params}, placement)
+
+
+def _fused(config: Config) -> bool:
+    wanted, backend = config.model.attention == "fused", jax.default_backend()
+    if wanted and backend != "tpu":
+        print(f"model.attention=fused is a kernel for TPUs; on this {backend} attention is plain.", file=sys.stderr)
+    return wanted and backend == "tpu"
+
+
+def check_attention(config: Config) -> None:
+    """Raises UserError where `model.attention` is no kind of attention."""
+    if config.model.attention not in ("plain", "fused"):
+        raise UserError(f'model.attention is "{config.model.attention}"; it must be plain or fused')
 
 
 def model_options(config: Config) -> dict[str, Any]:

@@ -30,6 +30,23 @@ def test_flops_are_those_counted_by_hand(small):
     assert found == pytest.approx(frozen + attention + vocabulary + mlp, rel=0.001)
 
 
+@pytest.mark.parametrize("attention", ["plain", "fused"])
+def test_kernels_count_as_the_products_they_are(small, attention):
+    """A row is a whole block, and the prefix two tiles: the kernel pads nothing."""
+    batch = synthetic(2, 128, 512, 16)
+    base, config = accelerator.random_base(small, "float32"), accelerator.default_config()
+    config.prefix.update(length=32, reparameterisation="none")
+    model = accelerator.build(small, fused=attention == "fused")
+    method = accelerator.tuning.build(config, model)
+    hyper = accelerator.hyper_from(config.optimizer, 10)
+    state = accelerator.initial_state(method, base, hyper, seed=0, ema=0.0)
+    program = jax.make_jaxpr(accelerator.make_step(model, method))(base, hyper, state, batch)
+    tokens, e, layers = 2 * 128, 64, 2
+    frozen, vocabulary = layers * 2 * (2 * tokens * 12 * e * e), 2 * 2 * 2 * 16 * e * 512
+    attention_flops = layers * 7 * 2 * tokens * (128 + 32) * e
+    assert accelerator.flops(program.jaxpr) == pytest.approx(frozen + attention_flops + vocabulary, rel=0.001)
+
+
 def test_a_result_is_written_for_the_device(small, monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.run.RESULTS", tmp_path)
     words = ["--model", "small", "--rows", "2", "--columns", "64", "--targets", "16", "--steps", "1", "--square", "64"]

@@ -77,6 +77,7 @@ def config_for(setting, tiny_models, family: str = "llama", **data):
         ("training", dict(loss="token"), "training.loss"),
         ("training", dict(ema=1.0), "training.ema"),
         ("model", dict(dtype="float64"), "model.dtype"),
+        ("model", dict(attention="flash"), 'model.attention is "flash"; it must be plain or fused'),
         ("data", dict(max_target_length=3), "max_target_length"),
         ("data", dict(task="e2ee"), "did you mean"),
         ("prefix", dict(length=10_000), "window"),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefix_jax.models.attention import MASKED, Source, attend, oriented
+from prefix_jax.models.attention import Source, attend
+from prefix_jax.models.masks import MASKED, oriented
 from prefix_jax.models.products import KEPT, as_bits, keep, product, product_transposed
 
 

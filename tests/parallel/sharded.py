@@ -3,6 +3,7 @@
 `python -m tests.parallel.sharded FOLDER ROWS '[[data, fsdp, tensor], ...]' '{"option": value}'`
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ def step(source: str, rows: str, mesh: list[int], devices: list, workdir: str, o
     config.training.update(batch=8, evaluate_every=0, steps=2)
     config.update_from_flattened_dict(options)
     opened = session.open_session(config, devices)
+    # The kernel is interpreted here, and a session takes it for TPUs only.
+    if config.model.attention == "fused" and len(devices) > 1:
+        opened = dataclasses.replace(opened, model=opened.model.clone(fused=True))
     trainer = prepare(opened, Path(workdir), [])
     state = trainer.initial()
     held = bytes_on_a_device(opened.base)

@@ -19,10 +19,13 @@ from tests.conftest import ROOT
 
 LLAMA = [[8, 1, 1], [1, 8, 1], [1, 1, 8], [2, 2, 2], [1, 2, 4]]
 OTHERS = [[2, 2, 2], [1, 1, 8]]
+FUSED = {"model.attention": "fused"}
 CASES = {
-    "llama": (LLAMA, {"training.accumulation": 2}),
-    "gpt2": (OTHERS, {"prefix.reparameterisation": "none"}),
-    "t5": (OTHERS, {"model.rematerialise": True}),
+    "llama": ("llama", LLAMA, {"training.accumulation": 2}),
+    "gpt2": ("gpt2", OTHERS, {"prefix.reparameterisation": "none"}),
+    "t5": ("t5", OTHERS, {"model.rematerialise": True}),
+    "llama_fused": ("llama", [[2, 2, 2], [1, 2, 4]], FUSED),
+    "t5_fused": ("t5", [[2, 2, 2]], FUSED),
 }
 
 
@@ -30,8 +33,8 @@ CASES = {
 def measured(request, tmp_path_factory):
     """One step on one device and on eight, of a model with 8 heads."""
     folder: Path = tmp_path_factory.mktemp("sharded")
-    meshes, options = CASES[request.param]
-    source = tiny.save_model(folder / "model", request.param, heads=8)
+    family, meshes, options = CASES[request.param]
+    source = tiny.save_model(folder / "model", family, heads=8)
     rows = tiny.save_rows(folder / "rows.jsonl", 40)
     words = [str(source), str(rows), str(folder), json.dumps(meshes), json.dumps(options)]
     done = subprocess.run(

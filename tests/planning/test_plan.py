@@ -4,9 +4,12 @@ import json
 
 import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
+from prefix_jax.models.attention import Source, attend
+from prefix_jax.models.masks import causal_interval
 from prefix_jax.models.pretrained import load
 from prefix_jax.models.specs import from_hf
 from prefix_jax.planning import plan as planning
@@ -35,12 +38,12 @@ def configuration(**mesh: int):
     return config
 
 
-def flops_by_hand(length: int) -> int:
+def flops_by_hand(length: int, work: Work = WORK) -> int:
     """Forwards and back to the input through every frozen product; attention twice forwards and five products back."""
-    tokens, e, heads, kv, d = WORK.rows * WORK.columns, 512, 8, 4, 128
+    tokens, e, heads, kv, d = work.rows * work.columns, 512, 8, 4, 128
     weights = e * kv * d * (heads // kv + 2) + e * heads * d + 3 * e * 1024
-    attention = (2 + 5) * 2 * tokens * (WORK.columns + length) * heads * d
-    return 3 * (2 * 2 * tokens * weights + attention) + 2 * 2 * WORK.rows * WORK.targets * e * 4096
+    attention = (2 + 5) * 2 * tokens * (work.columns + length) * heads * d
+    return 3 * (2 * 2 * tokens * weights + attention) + 2 * 2 * work.rows * work.targets * e * 4096
 
 
 @pytest.mark.slow
@@ -51,6 +54,57 @@ def test_flops_agree_with_a_count_by_hand(compiler):
     assert found.cost.collectives["all-gather"]["count"] >= 3 * 4  # a layer's weights, for each layer
     assert 0 < found.cost.compiler_seconds < 1 and found.tokens_per_second > 0
     assert "fits" in report.told("llama", found) and json.dumps(found.as_json())
+
+
+@pytest.mark.slow
+def test_attention_in_one_kernel_compiles_and_moves_less(compiler):
+    """Grouped queries, over a mesh that divides rows and heads: the same products, without logits in memory, which the
+    core's own would not hold.
+    """
+    plans, work = {}, Work(32, 1024, 128)
+    for attention in ("plain", "fused"):
+        config = configuration(fsdp=2, tensor=2)
+        config.model.attention = attention
+        plans[attention] = planning.plan(config, from_hf(MODEL), topologies.parse("v5e:2x2"), work)
+    plain, fused = plans["plain"].cost, plans["fused"].cost
+    assert plain is not None and fused is not None and not plain.kernel_flops
+    assert 4 * fused.flops == pytest.approx(flops_by_hand(16, work), rel=0.02)
+    assert 4 * fused.kernel_flops == 3 * (2 + 5) * 2 * 32 * 1024 * (1024 + 16) * 8 * 128
+    assert fused.bytes_moved < plain.bytes_moved / 4 and fused.peak < plain.peak / 2
+    assert "kernels" in report.told("llama", plans["fused"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2", "v5p:2x2x1"])
+@pytest.mark.parametrize(
+    ("columns", "width", "dtype"), [(180, 64, "bfloat16"), (4096, 128, "bfloat16"), (512, 80, "float32")]
+)
+def test_the_kernels_compile_for_every_chip(compiler, topology, columns, width, dtype):
+    device = topologies.devices(topologies.parse(topology))[0]
+    sharding = SingleDeviceSharding(device)
+
+    def array(*shape, dtype=dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def loss(query, key, slots, ids):
+        sources = (Source(slots, slots), Source(key, key, None, causal_interval(ids)))
+        return attend(query, sources, 1.0, jax.numpy.dtype(dtype)).astype("float32").sum()
+
+    arguments = array(2, 2, 2, columns, width), array(2, 2, columns, width), array(2, 100, width)
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    compiled = gradient.lower(*arguments, array(2, columns, dtype="int32")).compile()
+    assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 2
+
+
+@pytest.mark.slow
+def test_relative_biases_go_into_the_kernel(compiler):
+    """T5 with every weight tuned: the bias has a gradient."""
+    config = configuration()
+    config.method = "finetune"
+    config.model.update(attention="fused", dtype="float32")
+    spec = from_hf({**shapes.KNOWN["t5-small"], "num_layers": 1, "vocab_size": 512})
+    found = planning.plan(config, spec, topologies.parse("v5e:1x1"), Work(2, 256, 128))
+    assert found.cost is not None and found.cost.kernel_flops
 
 
 @pytest.mark.slow

@@ -1,0 +1,101 @@
+"""What a query may see: as booleans, shared by all layers, or for packed rows as an interval of keys."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Int
+
+# Masked logits: finite, so that a query that sees nothing has no NaN, and far below any real logit.
+MASKED = -1e30
+
+
+class Oriented(NamedTuple):
+    """A mask or bias that all layers share, with its transpose for their gradients: computed once, read in order."""
+
+    rows: Array  # broadcasts to [*batch, K, G, T, S]
+    columns: Array | None  # broadcasts to [*batch, K, S, G, T]; None only in gradients, which are in the rows
+
+
+@struct.dataclass
+class Interval:
+    """The keys that each query sees, those at places `first` to `last`; none where `first` is greater.
+
+    Attention with such a mask is one kernel (`fused`). `places` divides its call over a mesh; None: one device.
+    """
+
+    first: Int[Array, "B T"]
+    last: Int[Array, "B T"]
+    places: Any = struct.field(pytree_node=False, default=None)
+
+
+def oriented(mask: Array) -> Oriented:
+    return Oriented(mask, columns_last(mask))
+
+
+def shared_by_layers(mask: Array | Interval) -> Oriented | Interval:
+    return mask if isinstance(mask, Interval) else oriented(mask)
+
+
+def rows_of(x: Array | Oriented) -> Array:
+    return x.rows if isinstance(x, Oriented) else x
+
+
+def columns_of(x: Array | Oriented) -> Array:
+    return x.columns if isinstance(x, Oriented) and x.columns is not None else columns_last(rows_of(x))
+
+
+def columns_last(x: Array) -> Array:
+    """`[..., G, T, S]` to `[..., S, G, T]`, as far as those axes are there."""
+    return jnp.moveaxis(x.reshape((1,) * (3 - x.ndim) + x.shape), -1, -3)
+
+
+def causal_mask(
+    positions: Array, segment_ids: Array | None, window: int | None = None
+) -> Bool[Array, "*batch 1 1 T T"]:
+    """True where a query (second to last axis) may see a token: of its own segment, not later, within the window.
+
+    `positions` are columns `[T]`, or positions `[*batch, T]` where a sliding window counts them.
+    """
+    length = positions.shape[-1]
+    columns = jnp.arange(length)
+    mask = columns[:, None] >= columns[None, :]
+    if segment_ids is not None:
+        mask = mask & same_segment(segment_ids, segment_ids)
+    if window is not None:
+        mask = mask & (positions[..., :, None] - positions[..., None, :] < window)
+    return mask[..., None, None, :, :]
+
+
+def same_segment(query_ids: Array, key_ids: Array) -> Array:
+    return query_ids[..., :, None] == key_ids[..., None, :]
+
+
+def segment_positions(segment_ids: Array) -> Array:
+    """Returns each token's position in its own segment, wherever the segment starts: padding is not counted."""
+    first = jnp.argmax(same_segment(segment_ids, segment_ids), axis=-1)
+    return jnp.arange(segment_ids.shape[-1]) - first
+
+
+def segment_interval(query_ids: Int[Array, "B T"], key_ids: Int[Array, "B S"], places: Any = None) -> Interval:
+    """Returns the keys of each query's own segment, which stand side by side. What has the id 0 sees nothing."""
+    same = same_segment(query_ids, key_ids) & (query_ids > 0)[..., None]
+    some, end = same.any(-1), key_ids.shape[-1] - 1
+    first = jnp.where(some, jnp.argmax(same, axis=-1), end + 1)
+    last = jnp.where(some, end - jnp.argmax(same[..., ::-1], axis=-1), -1)
+    return Interval(first.astype(jnp.int32), last.astype(jnp.int32), places)
+
+
+def causal_interval(segment_ids: Int[Array, "B T"], window: int | None = None, places: Any = None) -> Interval:
+    """Returns the keys of each query's own segment up to itself, within the window: `causal_mask` as intervals."""
+    whole = segment_interval(segment_ids, segment_ids, places)
+    columns = jnp.arange(segment_ids.shape[-1], dtype=jnp.int32)
+    first = whole.first if window is None else jnp.maximum(whole.first, columns - window + 1)
+    return Interval(first, jnp.minimum(whole.last, columns), places)
+
+
+def rows_of_interval(seen: Interval, keys: int) -> Bool[Array, "B 1 1 T S"]:
+    """Returns an interval as a mask of booleans."""
+    places = jnp.arange(keys)
+    mask = (places >= seen.first[..., None]) & (places <= seen.last[..., None])
+    return mask[:, None, None]
