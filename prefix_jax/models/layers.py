@@ -26,6 +26,8 @@ class Places(Protocol):
 
     def hidden(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]: ...
 
+    def gathered(self, layer: Any) -> Any: ...
+
     def table(self, tokens: Float[Array, "V E"]) -> Float[Array, "V E"]: ...
 
     def divided(self, run: Callable, operands: Any, axes: Any, result: Any) -> Any: ...
@@ -254,7 +256,8 @@ class Stack(nn.Module):
 
         def body(x: Array, layer: tuple) -> tuple[Array, Any]:
             weights, sites_here, past_here = layer
-            x = x if self.placement is None else self.placement.hidden(x)
+            if self.placement is not None:
+                x, weights = self.placement.hidden(x), self.placement.gathered(weights)
             if not observing:
                 return block.apply(weights, x, shared, sites_here, past_here)
             (x, output), seen = block.apply(weights, x, shared, sites_here, past_here, mutable=[OBSERVED])

@@ -62,6 +62,20 @@ class Placement:
             return x
         return jax.lax.with_sharding_constraint(x, self.rows())
 
+    def gathered(self, layer: PyTree) -> PyTree:
+        """Brings one layer's weights together from the devices of `fsdp`, to be multiplied whole.
+
+        Left to itself, the TPU's compiler multiplies shard by shard as they come, which for many shards means products
+        with a few rows of the weights, each added into the whole result.
+        """
+
+        def whole(path: Any, leaf: Array) -> Array:
+            axes = rules.base_axes(f"layers/{rules.spelled(path)}", leaf.ndim + 1)[1:]
+            spec = self._spec([None if axis == "embed" else axis for axis in axes], leaf.shape)
+            return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, spec))
+
+        return jax.tree_util.tree_map_with_path(whole, layer)
+
     def table(self, tokens: Array) -> Array:
         """Holds an embedding to its division by rows alone, while tokens are looked up or compared with it."""
         spec = self._spec(("vocabulary", None), tokens.shape)

@@ -13,6 +13,7 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _GROUPS = re.compile(r"replica_groups=(?:\[(\d+),(\d+)\]|\{\{([\d,]*)\})")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}")
 _CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _BITS = {"pred": 8, "s4": 4, "u4": 4}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -107,10 +108,19 @@ def _collectives(computations: Computations, entry: str) -> tuple[dict[str, dict
 
 
 def _group(instruction: Instruction) -> int:
-    found = _GROUPS.search(instruction.rest)
-    if not found:
+    """Returns how many devices take part in one group of a collective, written as groups or as axes of a mesh.
+
+    Raises:
+      ValueError: the groups are written in another form.
+    """
+    if instruction.operation.startswith("collective-permute"):
         return 2
-    return int(found[2]) if found[2] else len(found[3].split(","))
+    if found := _GROUPS.search(instruction.rest):
+        return int(found[2]) if found[2] else len(found[3].split(","))
+    if found := _MESH_GROUPS.search(instruction.rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(part or sizes[name]) for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2]))
+    raise ValueError(f"the groups of {instruction.name} are in no form that is known: {instruction.rest[:200]}")
 
 
 def _share(kind: str, group: int) -> float:

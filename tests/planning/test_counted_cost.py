@@ -1,6 +1,8 @@
 """Bytes and collectives read from programs as the TPU's compiler writes them, against counts by hand."""
 
-from prefix_jax.parallel.program import read
+import pytest
+
+from prefix_jax.parallel.program import Instruction, read
 from prefix_jax.planning import cost
 
 # A loop of five turns: takes one layer of a stack in place, gathers it over two chips, and writes a row of a result.
@@ -59,6 +61,28 @@ def test_bytes_are_of_the_slices_that_are_read_and_the_rows_that_are_written():
     # What lies in the core's own memory costs the chip's nothing.
     counter = 2 * 4 + 4 + 4 + 1  # read by two fusions, compared with its limit
     assert cost._bytes_moved(*read(PROGRAM)) == 5 * (64 * 32 * 2 + 16 * 4 + counter)
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("[4,2]<=[8]", 2),
+        ("{{0,1,2},{3,4,5}}", 3),
+        ("mesh['axis_0'=2,'axis_1'=4,'axis_2'=3] {'axis_1','axis_2'}", 12),
+        ("mesh['axis_0'=2,'axis_1'=8] {'axis_1':(2)4}", 4),
+        ("mesh['axis_0'=2,'axis_1'=1,'axis_2'=2], device_ids=([2,2]T(1,0)) {'axis_0'}", 2),
+    ],
+)
+def test_groups_of_collectives_in_each_form(groups, size):
+    instruction = Instruction(
+        "all", "f32[8]", "all-reduce", f"%x), channel_id=4, replica_groups={groups}, to_apply=%add"
+    )
+    assert cost._group(instruction) == size
+
+
+def test_groups_in_an_unknown_form_are_no_guess():
+    with pytest.raises(ValueError, match="in no form that is known"):
+        cost._group(Instruction("all", "f32[8]", "all-reduce", "%x), channel_id=4, to_apply=%add"))
 
 
 def test_collectives_count_as_often_as_their_loop_turns():
