@@ -17,33 +17,37 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
 RECIPE = "configs/e2e_gpt2_medium.py"
 COLUMNS = [
-    "model", "chips", "mesh: data x fsdp x tensor", "rows x columns", "GiB a chip", "fits", "TFLOP a chip",
+    "model", "chips", "mesh: data x fsdp x tensor", "rows x columns", "attention", "GiB a chip", "fits", "TFLOP a chip",
     "GiB moved", "GiB sent", "ms a step", "tokens/s", "tokens/s a chip", "bound by",
 ]  # fmt: skip
 
 
-def case(model: str, topology: str, fsdp: int, tensor: int, rows: int, columns: int = 512, remat: bool = False) -> dict:
-    return dict(
+def cases(
+    model: str, topology: str, fsdp: int, tensor: int, rows: int, columns: int = 512, remat: bool = False
+) -> list[dict]:
+    """Returns a case for each kind of attention."""
+    shared = dict(
         model=model, topology=topology, fsdp=fsdp, tensor=tensor, rows=rows, columns=columns, rematerialise=remat
     )
+    return [{**shared, "attention": attention} for attention in ("plain", "fused")]
 
 
 CHIPS = [
-    case("gpt2-xl", "v5e:1x1", 1, 1, 8),
-    case("gpt2-xl", "v5e:2x2", 1, 1, 32),
-    case("gpt2-xl", "v5e:4x4", 1, 1, 128),
-    case("gpt2-xl", "v5e:8x8", 1, 1, 512),
-    case("gpt2-xl", "v5e:16x16", 1, 1, 2048),
+    *cases("gpt2-xl", "v5e:1x1", 1, 1, 8),
+    *cases("gpt2-xl", "v5e:2x2", 1, 1, 32),
+    *cases("gpt2-xl", "v5e:4x4", 1, 1, 128),
+    *cases("gpt2-xl", "v5e:8x8", 1, 1, 512),
+    *cases("gpt2-xl", "v5e:16x16", 1, 1, 2048),
 ]
 SIZES = [
-    case("gpt2-medium", "v5e:4x4", 1, 1, 128),
-    case("gpt2-xl", "v5e:4x4", 1, 1, 128),
-    case("gpt-j-6b-size", "v5e:4x4", 16, 1, 64, remat=True),
-    case("t5-11b", "v5e:4x4", 16, 1, 64, remat=True),
-    case("llama-2-7b", "v5e:4x4", 16, 1, 64, remat=True),
-    case("llama-2-70b", "v5e:2x2", 4, 1, 4, remat=True),
-    case("llama-2-70b", "v5e:4x4", 16, 1, 16, remat=True),
-    case("llama-2-70b", "v5e:16x16", 64, 4, 64, columns=2048, remat=True),
+    *cases("gpt2-medium", "v5e:4x4", 1, 1, 128),
+    *cases("gpt2-xl", "v5e:4x4", 1, 1, 128),
+    *cases("gpt-j-6b-size", "v5e:4x4", 16, 1, 64, remat=True),
+    *cases("t5-11b", "v5e:4x4", 16, 1, 64, remat=True),
+    *cases("llama-2-7b", "v5e:4x4", 16, 1, 64, remat=True),
+    *cases("llama-2-70b", "v5e:2x2", 4, 1, 4, remat=True),
+    *cases("llama-2-70b", "v5e:4x4", 16, 1, 16, remat=True),
+    *cases("llama-2-70b", "v5e:16x16", 64, 4, 64, columns=2048, remat=True),
 ]
 
 
@@ -53,7 +57,7 @@ def ask(wanted: dict[str, Any]) -> dict[str, Any]:
     words += [f"--topology={wanted['topology']}", f"--rows={wanted['rows']}", f"--columns={wanted['columns']}"]
     words += ["--targets=128", f"--config.model.source={wanted['model']}", "--config.model.dtype=bfloat16"]
     words += [f"--config.mesh.{name}={wanted[name]}" for name in ("fsdp", "tensor")]
-    words += [f"--config.model.rematerialise={wanted['rematerialise']}"]
+    words += [f"--config.model.{name}={wanted[name]}" for name in ("rematerialise", "attention")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{wanted}: {done.stderr[-2000:]}")
@@ -71,7 +75,7 @@ def row(wanted: dict[str, Any], found: dict[str, Any]) -> list[object]:
     work = f"{wanted['rows']} x {wanted['columns']}" + (", rematerialised" if wanted["rematerialise"] else "")
     cells: list[object] = [
         wanted["model"], found["chips"], f"{mesh['data']} x {mesh['fsdp']} x {mesh['tensor']}", work,
-        f"{found['bytes_per_chip'] / gib:.2f}", fits,
+        wanted["attention"], f"{found['bytes_per_chip'] / gib:.2f}", fits,
     ]  # fmt: skip
     if found["step_seconds"] is None:
         return [*cells, *[None] * (len(COLUMNS) - len(cells))]
