@@ -32,12 +32,16 @@ def attend(
 
     The operands of its products are rounded to the type `operands`. The gradient computes the logits again from kept
     maxima and sums (Dao et al. 2022, section 3.1): no weights are stored. A query that sees nothing has no gradient.
-    Over a prefix, if any, and a source whose mask is an interval, all this is one kernel.
+    Over a prefix, if any, and a source whose mask is an interval, all this is one kernel where it fits.
     """
     *others, own = sources
     if isinstance(own.mask, Interval):
         from prefix_jax.models import fused  # takes long to import, and few need it
 
+        assert len(others) <= 1 and all(other.mask is None for other in others), "a kernel takes a prefix that all see"
+        if not fused.fits(query, own.key, own.bias is not None, operands):
+            mask = rows_of_interval(own.mask, own.key.shape[-2])
+            return attend(query, (*others, own._replace(mask=mask)), scale, operands)
         prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
         return fused.attend(query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, operands)
     masks = tuple(source.mask for source in sources)

@@ -29,8 +29,8 @@ NOTHING = 1e30
 # Queries and keys of a block. A tile has 128 lanes and, in bfloat16, 16 rows.
 BLOCK = 256
 LANES, ROWS = 128, 16
-# Of the core's memory, for what a kernel holds beside its arrays.
-_MARGIN = 8 * 2**20
+# Of the core's memory: what a kernel holds beside its arrays, and what it may take in all. The least, v5p's, is 64 MiB.
+_MARGIN, _MOST = 8 * 2**20, 56 * 2**20
 
 
 # What a kernel takes and returns. Shapes, parts of arrays and a kernel's references to them come in the same groups.
@@ -45,7 +45,7 @@ class Slots(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """What attention is of, in whole blocks; queries, keys and values in one type."""
+    """What attention is of, in whole blocks; queries, keys and values in one type, and in a kernel the slots too."""
 
     query: Any  # [B, K, G, D, T]
     key: Any  # [B, K, D, S]
@@ -82,6 +82,16 @@ _QUERY, _KEY = ("rows", "kv_heads", "query_groups", None, None), ("rows", "kv_he
 _HEAD, _SEEN = ("kv_heads", None, None), ("rows", None, None)
 
 
+def fits(query: Float[Array, "B K G T D"], key: Float[Array, "B K S D"], biased: bool, operands: Any) -> bool:
+    """Whether a head's queries, keys and gradients fit into the core's memory, with a bias that is tuned if `biased`:
+    rows of 8,192 columns and heads of 128 do in bfloat16.
+    """
+    (queries, width), keys = (query.shape[-2] - query.shape[-2] % -LANES, query.shape[-1]), key.shape[-2]
+    keys -= keys % -LANES
+    arrays = jnp.dtype(operands).itemsize * width * (3 * queries + 4 * keys) + 2 * biased * 4 * queries * keys
+    return 2 * arrays + 2 * 4 * keys * width + _MARGIN <= _MOST
+
+
 def attend(
     query: Float[Array, "B K G T D"],
     key: Float[Array, "B K S D"],
@@ -111,7 +121,7 @@ def attend(
         query=longer(query, more_queries),
         key=longer(key, more_keys),
         value=longer(value, more_keys),
-        slots=_slots(prefix, query.shape[1], query.shape[-1], operands),
+        slots=_slots(prefix, query.shape[1], query.shape[-1]),
         bias=None if bias is None else _transposed(bias, more_queries, more_keys),
         first=in_blocks(seen.first, keys),
         last=in_blocks(seen.last, -1),
@@ -125,18 +135,18 @@ def attend(
     return jnp.swapaxes(out[..., :queries], -1, -2).astype(query.dtype)
 
 
-def _slots(prefix: tuple[Array, Array, Array | None] | None, heads: int, width: int, dtype: Any) -> Slots:
-    """Returns a prefix in whole tiles; none is a tile of closed slots."""
+def _slots(prefix: tuple[Array, Array, Array | None] | None, heads: int, width: int) -> Slots:
+    """Returns a prefix in whole tiles and in its own type, that of its gradient; none is a tile of closed slots."""
     if prefix is None:
-        nothing = jnp.zeros((heads, ROWS, width), dtype)
+        nothing = jnp.zeros((heads, ROWS, width))
         return Slots(nothing, nothing, jnp.full((heads, ROWS, 1), MASKED))
     key, value, bias = prefix
     count = key.shape[1]
     more = ((0, 0), (0, -count % ROWS), (0, 0))
     bias = jnp.zeros((heads, count, 1)) if bias is None else bias.reshape(heads, count, 1).astype(jnp.float32)
     return Slots(
-        jnp.pad(key.astype(dtype), more),
-        jnp.pad(value.astype(dtype), more),
+        jnp.pad(key, more),
+        jnp.pad(value, more),
         jnp.pad(jnp.maximum(bias, MASKED), more, constant_values=MASKED),
     )
 
@@ -254,6 +264,8 @@ def _call(kernel: Any, sizes: _Sizes, products: int, sums: list, shapes: Any, *o
     Groups come last and the batch second to last: gradients of keys are summed over the first, of slots over both.
     """
     inputs: _Inputs = operands[0]
+    low, slots = inputs.query.dtype, inputs.slots
+    operands = (inputs._replace(slots=Slots(slots.key.astype(low), slots.value.astype(low), slots.bias)), *operands[1:])
     start, stop = _bounds(sizes, inputs)
     pairs = sizes.batch * sizes.heads * sizes.groups * sizes.queries * (sizes.keys + sizes.slots)
     arrays = jax.tree.leaves((operands, shapes))
@@ -294,17 +306,20 @@ def _held(sizes: _Sizes, arrays: list[Any]) -> int:
     return 2 * sum(parts) + 2 * 4 * sizes.keys * sizes.width
 
 
-def _bounds(sizes: _Sizes, inputs: _Inputs) -> tuple[Int[Array, "B N"], Int[Array, "B N"]]:
-    """Returns, for each block of queries, the first block of keys that one of them sees and the one after the last."""
+def _bounds(sizes: _Sizes, inputs: _Inputs) -> tuple[Int[Array, "blocks"], Int[Array, "blocks"]]:
+    """Returns, for each row's blocks of queries, the first block of keys that one of them sees and the one after the
+    last. Flat, for each row of an array of scalars takes the place of a whole tile.
+    """
     none = inputs.first > inputs.last
     start = jnp.where(none, sizes.keys, inputs.first).min(-1) // sizes.key_block
     stop = jnp.where(none, -1, inputs.last).max(-1) // sizes.key_block + 1
-    return start, stop
+    return start.reshape(-1), stop.reshape(-1)
 
 
 def _forward_kernel(scale: float, sizes: _Sizes, start: Any, stop: Any, inputs: Any, outputs: Any) -> None:
     """One head of one row of the batch. `start` and `stop` are scalars by row and block of queries."""
-    row, slots = pl.program_id(1), inputs.slots
+    blocks, slots = sizes.queries // sizes.block, inputs.slots
+    before = pl.program_id(1) * blocks
 
     def queries(i: Array, _: None) -> None:
         at = _at(i, sizes.block)
@@ -322,11 +337,11 @@ def _forward_kernel(scale: float, sizes: _Sizes, start: Any, stop: Any, inputs: 
             mixed = mixed * shrunk + _product(inputs.value[:, _at(j, sizes.key_block)], weights, 1, 0)
             return higher, whole * shrunk + weights.sum(0, keepdims=True), mixed
 
-        top, whole, mixed = lax.fori_loop(start[row, i], stop[row, i], keys, begin)
+        top, whole, mixed = lax.fori_loop(start[before + i], stop[before + i], keys, begin)
         outputs.out[:, at] = (mixed / whole).astype(outputs.out.dtype)
         outputs.total[pl.ds(i, 1)] = jnp.where(top > MASKED / 2, top + jnp.log(whole), NOTHING)
 
-    lax.fori_loop(0, sizes.queries // sizes.block, queries, None)
+    lax.fori_loop(0, blocks, queries, None)
 
 
 def _backward_kernel(
@@ -336,6 +351,8 @@ def _backward_kernel(
     slots and bias over rows too, in place: they stay in the core's memory.
     """
     row, group, slots = pl.program_id(1), pl.program_id(2), inputs.slots
+    blocks = sizes.queries // sizes.block
+    before = row * blocks
 
     @pl.when(group == 0)
     def _() -> None:
@@ -370,10 +387,10 @@ def _backward_kernel(
                 found.bias[those, at] += d_logits
             return d_query + _product(inputs.key[:, those], d_logits, 1, 0)
 
-        d_query = lax.fori_loop(start[row, i], stop[row, i], keys, _product(slots.key[...], d_logits, 0, 0))
+        d_query = lax.fori_loop(start[before + i], stop[before + i], keys, _product(slots.key[...], d_logits, 0, 0))
         found.query[:, at] = (d_query * scale).astype(found.query.dtype)
 
-    lax.fori_loop(0, sizes.queries // sizes.block, queries, None)
+    lax.fori_loop(0, blocks, queries, None)
 
     @pl.when(group == sizes.groups - 1)
     def _() -> None:

@@ -26,7 +26,7 @@ class Places(Protocol):
 
     def hidden(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]: ...
 
-    def gathered(self, layer: Any) -> Any: ...
+    def gathered(self, x: Float[Array, "*batch E"], layer: Any) -> Any: ...
 
     def table(self, tokens: Float[Array, "V E"]) -> Float[Array, "V E"]: ...
 
@@ -255,9 +255,10 @@ class Stack(nn.Module):
         variables = {name: tree for name, tree in self.variables.items() if name != OBSERVED}
 
         def body(x: Array, layer: tuple) -> tuple[Array, Any]:
-            weights, sites_here, past_here = layer
+            frozen, injected, sites_here, past_here = layer
             if self.placement is not None:
-                x, weights = self.placement.hidden(x), self.placement.gathered(weights)
+                x, frozen = self.placement.hidden(x), self.placement.gathered(x, frozen)
+            weights = {**frozen, **injected}
             if not observing:
                 return block.apply(weights, x, shared, sites_here, past_here)
             (x, output), seen = block.apply(weights, x, shared, sites_here, past_here, mutable=[OBSERVED])
@@ -292,14 +293,13 @@ def _scan_run(
         for site, row in zip(sites, run.offsets, strict=True)
     )
     if count == length and not any(_narrow(leaf, x) for leaf in jax.tree.leaves(frozen)):
-        whole = ({**frozen, **injected}, prefixes, past)
+        whole = (frozen, injected, prefixes, past)
         return lax.scan(jax.checkpoint(body, prevent_cse=False, policy=policy), x, whole)
 
     # The weights of some of the layers are read in place: slicing them first would copy them.
     def indexed(x: Array, layer: tuple) -> tuple[Array, Any]:
         index, injected_here, prefixes_here = layer
-        weights = {**_layer(frozen, index, x), **injected_here}
-        return body(x, (weights, prefixes_here, _layer(past, index, x)))
+        return body(x, (_layer(frozen, index, x), injected_here, prefixes_here, _layer(past, index, x)))
 
     # One layer's weights are taken inside the checkpoint, or they would be among what is kept.
     indexed = jax.checkpoint(indexed, prevent_cse=False, policy=policy)

@@ -62,12 +62,15 @@ class Placement:
             return x
         return jax.lax.with_sharding_constraint(x, self.rows())
 
-    def gathered(self, layer: PyTree) -> PyTree:
-        """Brings one layer's weights together from the devices of `fsdp`, to be multiplied whole.
+    def gathered(self, x: Array, layer: PyTree) -> PyTree:
+        """Brings one layer's frozen weights together from the devices of `fsdp`, to be multiplied with `x` whole.
 
         Left to itself, the TPU's compiler multiplies shard by shard as they come, which for many shards means products
-        with a few rows of the weights, each added into the whole result.
+        with a few rows of the weights, each added into the whole result. For a batch that the rows' axes do not divide,
+        whose devices all do the same, weights stay where they are.
         """
+        if x.shape[0] % self.row_shards:
+            return layer
 
         def whole(path: Any, leaf: Array) -> Array:
             axes = rules.base_axes(f"layers/{rules.spelled(path)}", leaf.ndim + 1)[1:]

@@ -19,8 +19,8 @@ from prefix_jax.planning.topologies import GIB, Topology, devices
 
 # Of a chip's memory, what the runtime keeps for itself.
 _RESERVED = GIB // 4
-# The compiler's two ways to say how much a program needs that it gives up on.
-_TOO_LARGE = re.compile(r"(?:Used |\()([\d.]+)([KMGT]?)(?: of |\) exceeds available HBM)")
+# The compiler's two ways to say how much memory a program needs that it gives up on.
+_TOO_LARGE = re.compile(r"(?:Used |\()([\d.]+)([KMGT]?)(?: of [\d.]+[KMGT]? hbm|\) exceeds available HBM)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _LARGEST_TENSOR = 32
 

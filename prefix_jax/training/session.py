@@ -103,6 +103,8 @@ def _fused(config: Config) -> bool:
     wanted, backend = config.model.attention == "fused", jax.default_backend()
     if wanted and backend != "tpu":
         print(f"model.attention=fused is a kernel for TPUs; on this {backend} attention is plain.", file=sys.stderr)
+    elif wanted and "infix" in tuning.names(config):
+        print("model.attention=fused has no kernel for an infix: attention is plain.", file=sys.stderr)
     return wanted and backend == "tpu"
 
 

@@ -62,9 +62,12 @@ def attended(arrays, mask, dtype):
     return attend(arrays["query"], sources, scale, jnp.dtype(dtype)).astype(jnp.float32)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-6), ("bfloat16", 1e-2)])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_kernel_is_plain_attention_forwards_and_back(case, dtype, tolerance):
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [*((name, "float32", 3e-6) for name in CASES), ("groups", "bfloat16", 1e-2), ("blocks_of_256", "bfloat16", 1e-2)],
+)
+def test_the_kernel_is_plain_attention_forwards_and_back(name, dtype, tolerance):
+    case = CASES[name]
     ids = packed(case[0], case[3])
     arrays = sources_of(case, dtype)
     real = (ids > 0)[:, None, None, :, None]
@@ -78,12 +81,12 @@ def test_the_kernel_is_plain_attention_forwards_and_back(case, dtype, tolerance)
 
     step = jax.jit(jax.grad(loss, has_aux=True))
     expected, found = step(arrays, plain), step(arrays, interval)
-    for name, leaf in jax.tree_util.tree_leaves_with_path(expected):
-        got = next(value for path, value in jax.tree_util.tree_leaves_with_path(found) if path == name)
+    for where, leaf in jax.tree_util.tree_leaves_with_path(expected):
+        got = next(value for path, value in jax.tree_util.tree_leaves_with_path(found) if path == where)
         assert got.dtype == leaf.dtype
         scale = np.abs(np.asarray(leaf, np.float32)).max()
         difference = np.abs(np.asarray(got, np.float32) - np.asarray(leaf, np.float32)).max()
-        assert difference <= tolerance * scale, (name, difference / scale)
+        assert difference <= tolerance * scale, (where, difference / scale)
 
 
 def test_a_query_that_sees_nothing_has_no_gradient_and_no_nan():
@@ -106,6 +109,81 @@ def test_intervals_are_the_masks_they_stand_for():
     theirs = packed(3, 30)[:, ::-1]
     found = masks.rows_of_interval(masks.segment_interval(ids, theirs), 30)
     np.testing.assert_array_equal(found, masks.same_segment(ids, theirs)[:, None, None] & real)
+
+
+def test_rows_too_long_for_a_cores_memory_are_plain():
+    def program(columns):
+        def run(query, key, ids):
+            sources = (Source(key[0, :, :4], key[0, :, :4]), Source(key, key, None, masks.causal_interval(ids)))
+            return attend(query, sources, 1.0, jnp.dtype("bfloat16"))
+
+        shapes = [(1, 1, 1, columns, 128), (1, 1, columns, 128)]
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+        return str(jax.make_jaxpr(run)(*arrays, jax.ShapeDtypeStruct((1, columns), jnp.int32)))
+
+    assert "pallas_call" in program(8192) and "pallas_call" not in program(16384)
+
+
+def test_a_prefix_in_float32_has_its_gradient_in_float32():
+    """Were it rounded to the operands' type, sums over devices and over parts of a batch would be too."""
+    arrays = sources_of(CASES["groups"], "bfloat16")
+    seen = masks.causal_interval(packed(2, 300))
+    gradient = jax.grad(lambda arrays: attended(arrays, seen, "bfloat16").sum())(arrays)
+    for name in ("prefix_key", "prefix_value"):
+        assert (gradient[name] != gradient[name].astype(jnp.bfloat16).astype(jnp.float32)).mean() > 0.9
+
+
+METHODS = [
+    ("llama", {"method": "lora", "lora.targets": "query,key,value,out"}),
+    ("llama", {"method": "prefix", "model.quantisation": "int8"}),
+    ("bart", {"method": "adapter"}),
+    ("t5", {"method": "finetune"}),
+]
+
+
+@pytest.mark.parametrize(("family", "options"), METHODS, ids=[f"{f}-{o['method']}" for f, o in METHODS])
+def test_a_step_of_every_method_is_the_same(family, options, tiny_models, tmp_path, monkeypatch):
+    """Real rows, packed; the queries, keys and values of the one are three products, of the other one."""
+    from prefix_jax.config import default_config
+    from prefix_jax.training import session
+    from prefix_jax.training.step import initial_state, make_gradient
+    from prefix_jax.training.trainer import prepare
+    from tests import tiny
+
+    monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
+    config = default_config()
+    config.model.source = str(tiny_models[family])
+    config.data.update(task="text", path=str(tiny.save_rows(tmp_path / "rows.jsonl", 20)))
+    config.training.update(batch=8, evaluate_every=0, steps=1)
+    config.update_from_flattened_dict(options)
+    opened = session.open_session(config)
+    trainer = prepare(opened, tmp_path / "run", [])
+    state = initial_state(trainer.method, opened.base, trainer.hyper, seed=0, ema=0.0)
+    found = [
+        jax.jit(make_gradient(model, trainer.method, per_record=False))(
+            opened.base, state.trainable, trainer.batches.batch_at(0), state.key
+        )
+        for model in (opened.model, opened.model.clone(fused=True))
+    ]
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0][1]))
+    tolerance = 1e-2 if "model.quantisation" in options else 1e-5  # integers are multiplied in bfloat16
+    for want, got in zip(*map(jax.tree.leaves, found), strict=True):
+        assert np.abs(np.asarray(want) - np.asarray(got)).max() <= tolerance * max(largest, np.abs(want).max())
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+def test_texts_are_the_same(family):
+    """Prompts and encoders of several lengths go through the kernel, cached steps do not."""
+    from prefix_jax import decoding
+
+    pair = FAMILIES[family]()
+    prefix = tm.random_prefix(pair.spec, 4, offset=0)
+    options = decoding.Options(strategy="beam", beams=2, max_length=6)
+    plain, fused = (
+        decoding.decode_all(model, pair.variables, prefix, [[5, 6, 7, 8], [9], [10, 11]], options, batch=4)
+        for model in (pair.model, pair.model.clone(fused=True))
+    )
+    assert plain == fused and all(plain)
 
 
 FAMILIES = {

@@ -25,6 +25,7 @@ CASES = {
     "gpt2": ("gpt2", OTHERS, {"prefix.reparameterisation": "none"}),
     "t5": ("t5", OTHERS, {"model.rematerialise": True}),
     "llama_fused": ("llama", [[2, 2, 2], [1, 2, 4]], FUSED),
+    "adapter": ("llama", [[1, 2, 4]], {"method": "adapter"}),
     "t5_fused": ("t5", [[2, 2, 2]], FUSED),
 }
 
