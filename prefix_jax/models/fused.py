@@ -86,10 +86,15 @@ def fits(query: Float[Array, "B K G T D"], key: Float[Array, "B K S D"], biased:
     """Whether a head's queries, keys and gradients fit into the core's memory, with a bias that is tuned if `biased`:
     rows of 8,192 columns and heads of 128 do in bfloat16.
     """
-    (queries, width), keys = (query.shape[-2] - query.shape[-2] % -LANES, query.shape[-1]), key.shape[-2]
-    keys -= keys % -LANES
+    queries, keys = (length + _missing(length) for length in (query.shape[-2], key.shape[-2]))
+    width = query.shape[-1]
     arrays = jnp.dtype(operands).itemsize * width * (3 * queries + 4 * keys) + 2 * biased * 4 * queries * keys
     return 2 * arrays + 2 * 4 * keys * width + _MARGIN <= _MOST
+
+
+def _missing(length: int) -> int:
+    """Returns what a length lacks to whole blocks."""
+    return -length % LANES
 
 
 def attend(
@@ -108,7 +113,7 @@ def attend(
     Products multiply in the type `operands`; logits, softmax and sums are float32.
     """
     queries, keys = query.shape[-2], key.shape[-2]
-    more_queries, more_keys = -queries % LANES, -keys % LANES
+    more_queries, more_keys = _missing(queries), _missing(keys)
 
     def in_blocks(x: Array, nothing: int) -> Array:
         x = jnp.pad(x, ((0, 0), (0, more_queries)), constant_values=nothing)
