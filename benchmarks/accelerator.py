@@ -40,8 +40,6 @@ STEPS = 20
 def flops(jaxpr: Any) -> int:
     """Returns the floating-point operations of a jaxpr's matrix products, the turns of its scans counted.
 
-    A kernel's are those that it names.
-
     Raises:
       ValueError: products stand in a loop whose number of turns is not known.
     """
@@ -52,12 +50,7 @@ def flops(jaxpr: Any) -> int:
             left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             total += 2 * _size(result) * _size(left[axis] for axis in contracting)
             continue
-        if equation.primitive.name == "pallas_call":
-            total += equation.params["cost_estimate"].flops
-            continue
-        parts = [flops(part) for part in _inside(equation.params)]
-        # Of a choice, as of a kernel for one platform and what stands for it on others, one part runs.
-        inner = max(parts, default=0) if equation.primitive.name == "cond" else sum(parts)
+        inner = sum(flops(part) for part in _inside(equation.params))
         if inner and equation.primitive.name == "while":
             raise ValueError("a loop with matrix products does not say how often it turns")
         total += inner * equation.params.get("length", 1) if equation.primitive.name == "scan" else inner

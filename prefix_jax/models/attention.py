@@ -39,13 +39,20 @@ def attend(
         from prefix_jax.models import fused  # takes long to import, and few need it
 
         assert len(others) <= 1 and all(other.mask is None for other in others), "a kernel takes a prefix that all see"
-        if not fused.fits(query, own.key, own.bias is not None, operands):
-            mask = rows_of_interval(own.mask, own.key.shape[-2])
-            return attend(query, (*others, own._replace(mask=mask)), scale, operands)
+        slots = others[0].key.shape[-2] if others else 0
+        if not fused.fits(query, own.key, slots, own.bias is not None, operands):
+            return attend(query, (*others, _in_rows(own)), scale, operands)
         prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
         return fused.attend(query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, operands)
     masks = tuple(source.mask for source in sources)
     return _attend(query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(operands))
+
+
+def _in_rows(source: Source) -> Any:
+    """Returns a source with a mask of booleans where it has an interval."""
+    if not isinstance(source.mask, Interval):
+        return source
+    return source._replace(mask=rows_of_interval(source.mask, source.key.shape[-2]))
 
 
 def _rows_or_none(bias: Array | Oriented | None) -> Array | None:
@@ -57,11 +64,7 @@ def attention_weights(
 ) -> Float[Array, "*batch K G T S"]:
     """Returns the weights that each query gives to the keys of all sources, in their order: they sum to 1."""
     query = query * jnp.asarray(scale, query.dtype)
-    masks = [rows_of_interval(s.mask, s.key.shape[-2]) if isinstance(s.mask, Interval) else s.mask for s in sources]
-    logits = [
-        _logits(query, source._replace(mask=None), mask, jnp.float32)
-        for source, mask in zip(sources, masks, strict=True)
-    ]
+    logits = [_logits(query, s._replace(mask=None), s.mask, jnp.float32) for s in map(_in_rows, sources)]
     shape = jnp.broadcast_shapes(*(logit.shape[:-1] for logit in logits))
     return jax.nn.softmax(jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in logits], -1), -1)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from prefix_jax.models.attention import Source, attend
 from prefix_jax.models.injected import PROMPT, with_prompt
 from prefix_jax.models.layers import Embedding, Places, Projection, gather_columns, heads_first, observe, whole_layers
-from prefix_jax.models.masks import causal_interval, same_segment, segment_interval, segment_positions
+from prefix_jax.models.masks import causal_interval, causal_mask, segment_interval, segment_mask, segment_positions
 from prefix_jax.models.prefix import KeyValues, Past, Prefix
 from prefix_jax.models.specs import Spec
 
@@ -122,12 +122,8 @@ class EncoderDecoder(nn.Module):
         memory = self.encode(encoder_tokens, theirs, encoder_positions, prefix=prefix)
         columns = jnp.arange(tokens.shape[-1])
         positions = segment_positions(own) if positions is None else positions
-        if self.fused:
-            mask: Any = causal_interval(own, places=self.placement)
-            cross_mask: Any = segment_interval(own, theirs, self.placement)
-        else:
-            mask = (same_segment(own, own) & (columns[:, None] >= columns))[..., None, None, :, :]
-            cross_mask = same_segment(own, theirs)[..., None, None, :, :]
+        mask = causal_interval(own, places=self.placement) if self.fused else causal_mask(columns, own)
+        cross_mask = self._same_segment(own, theirs)
         hidden, _ = self.decoder(self.embed(tokens), positions, columns, mask, memory, None, cross_mask, prefix, ())
         return gather_columns(hidden, target_positions)
 
@@ -144,11 +140,10 @@ class EncoderDecoder(nn.Module):
         positions = segment_positions(segment_ids) if positions is None else positions
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
         embedded = with_prompt(self.embed(tokens), positions, prompt)
-        if self.fused:
-            mask: Any = segment_interval(segment_ids, segment_ids, self.placement)
-        else:
-            mask = same_segment(segment_ids, segment_ids)[..., None, None, :, :]
-        return self.encoder(embedded, positions, mask, prefix)
+        return self.encoder(embedded, positions, self._same_segment(segment_ids, segment_ids), prefix)
+
+    def _same_segment(self, query_ids: Array, key_ids: Array) -> Any:
+        return segment_interval(query_ids, key_ids, self.placement) if self.fused else segment_mask(query_ids, key_ids)
 
     def decode(
         self,

@@ -82,14 +82,14 @@ _QUERY, _KEY = ("rows", "kv_heads", "query_groups", None, None), ("rows", "kv_he
 _HEAD, _SEEN = ("kv_heads", None, None), ("rows", None, None)
 
 
-def fits(query: Float[Array, "B K G T D"], key: Float[Array, "B K S D"], biased: bool, operands: Any) -> bool:
-    """Whether a head's queries, keys and gradients fit into the core's memory, with a bias that is tuned if `biased`:
-    rows of 8,192 columns and heads of 128 do in bfloat16.
-    """
+def fits(
+    query: Float[Array, "B K G T D"], key: Float[Array, "B K S D"], slots: int, biased: bool, operands: Any
+) -> bool:
+    """Whether the core's memory holds what a kernel needs: rows of 8,192, heads of 128 and bfloat16 it does."""
     queries, keys = (length + _missing(length) for length in (query.shape[-2], key.shape[-2]))
-    width = query.shape[-1]
-    arrays = jnp.dtype(operands).itemsize * width * (3 * queries + 4 * keys) + 2 * biased * 4 * queries * keys
-    return 2 * arrays + 2 * 4 * keys * width + _MARGIN <= _MOST
+    batch, heads, groups, _, width = query.shape
+    sizes = _Sizes(batch, heads, groups, queries, keys, width, slots)
+    return sizes.memory(jnp.dtype(operands).itemsize, biased) <= _MOST
 
 
 def _missing(length: int) -> int:
@@ -179,7 +179,7 @@ def _attend_bwd(scale: float, kept: tuple, g: Any) -> tuple[_Inputs]:
     found = _backward(scale, inputs, outputs, g, tuned is not None)
     slots = Slots(*(d.astype(s.dtype) for d, s in zip(found.slots, inputs.slots, strict=True)))
     bias = jnp.zeros_like(inputs.bias) if found.bias is None and inputs.bias is not None else found.bias
-    return (_Inputs(found.query, found.key, found.value, slots, bias, *(None, None)),)
+    return (_Inputs(found.query, found.key, found.value, slots, bias, first=None, last=None),)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd, symbolic_zeros=True)
@@ -208,6 +208,15 @@ class _Sizes(NamedTuple):
     @property
     def key_block(self) -> int:
         return _block(self.keys)
+
+    def memory(self, itemsize: int, biased: bool) -> int:
+        """Returns the bytes of the core's memory that the backward kernel takes, the larger one, with a bias that is
+        tuned if `biased`: its part of each array twice, for the next call's is fetched meanwhile, and its sums.
+        """
+        arrays = itemsize * self.width * (3 * self.queries + 4 * self.keys)
+        slots = 2 * self.slots * (self.width * (itemsize + 4) + 4 * LANES)
+        biases = 2 * biased * 4 * self.queries * self.keys
+        return 2 * (arrays + slots + biases) + 2 * 4 * self.keys * self.width + _MARGIN
 
     @property
     def totals(self) -> tuple[int, ...]:
@@ -289,7 +298,7 @@ def _call(kernel: Any, sizes: _Sizes, products: int, sums: list, shapes: Any, *o
             ),
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "arbitrary", "arbitrary"),
-                vmem_limit_bytes=_held(sizes, arrays) + _MARGIN,
+                vmem_limit_bytes=sizes.memory(low.itemsize, inputs.bias is not None),
             ),
             cost_estimate=pl.CostEstimate(
                 flops=2 * products * pairs * sizes.width, transcendentals=pairs, bytes_accessed=moved
@@ -300,15 +309,6 @@ def _call(kernel: Any, sizes: _Sizes, products: int, sums: list, shapes: Any, *o
 
     (found,) = lax.platform_dependent(start, stop, *operands, tpu=call(False), default=call(True))
     return found
-
-
-def _held(sizes: _Sizes, arrays: list[Any]) -> int:
-    """Returns the bytes of the core's memory that a call takes: its part of each array twice, for the next call's is
-    fetched meanwhile, and its sums.
-    """
-    calls = {5: sizes.batch * sizes.heads * sizes.groups, 4: sizes.batch * sizes.heads, 3: sizes.heads}
-    parts = [math.prod(a.shape) * a.dtype.itemsize // calls[a.ndim] for a in arrays]
-    return 2 * sum(parts) + 2 * 4 * sizes.keys * sizes.width
 
 
 def _bounds(sizes: _Sizes, inputs: _Inputs) -> tuple[Int[Array, "blocks"], Int[Array, "blocks"]]:

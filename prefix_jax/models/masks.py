@@ -67,6 +67,11 @@ def causal_mask(
     return mask[..., None, None, :, :]
 
 
+def segment_mask(query_ids: Array, key_ids: Array) -> Bool[Array, "*batch 1 1 T S"]:
+    """True where a query may see a key: of its own segment."""
+    return same_segment(query_ids, key_ids)[..., None, None, :, :]
+
+
 def same_segment(query_ids: Array, key_ids: Array) -> Array:
     return query_ids[..., :, None] == key_ids[..., None, :]
 
