@@ -1,6 +1,7 @@
 """Fixtures that several rooms share. Tests run on the CPU, in float32, and write to a cache of their own."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,22 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # The shapes in the product's signatures are checked at every call.
 install_import_hook("prefix_jax", f"{shapes.__name__}.checked")
 
+import jax  # noqa: E402 (it reads the variables above)
+
 ROOT = Path(__file__).resolve().parents[1]
+_MANY_MAPPINGS = 15_000
+
+
+@pytest.fixture(autouse=True)
+def compiled_programs() -> Iterator[None]:
+    """Lets go of the programs compiled so far where they are many.
+
+    Each holds mappings of memory, and a process ends where it has more than Linux allows (`vm.max_map_count`: 65,530).
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > _MANY_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

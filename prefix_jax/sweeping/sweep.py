@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from prefix_jax import inference
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained.cache import keep_programs
@@ -121,6 +123,9 @@ class _Runner:
             for name in group:
                 if self.options.split and self.state.status(name) == "trained":
                     self._score(name)
+            # Programs of other shapes follow; on CPUs a process that keeps those of some 150 rows is killed by Linux
+            # for its many mappings of memory.
+            jax.clear_caches()
         except UserError as error:
             undone = [name for name in group if self.state.status(name) in ("waiting", "trained")]
             for name in undone:

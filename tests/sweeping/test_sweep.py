@@ -4,10 +4,14 @@ import json
 import signal
 import time
 
+import jax
 import pytest
 
+from prefix_jax.config import default_config
 from prefix_jax.reporting.sweep import write_sweep
-from tests import runs
+from prefix_jax.sweeping.rows import read_rows
+from prefix_jax.sweeping.sweep import Options, sweep
+from tests import runs, tiny
 
 SWEEP = """
 
@@ -65,6 +69,22 @@ def test_a_sweep_without_a_score_has_a_report(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows}))
     write_sweep(tmp_path)
     assert "8 runs" in (tmp_path / "report.html").read_text()
+
+
+def test_compiled_programs_go_with_their_rows(tiny_models, tmp_path):
+    """Otherwise a CPU's process has too many mappings of memory after some 150 rows, and Linux ends it."""
+    config = default_config()
+    config.model.source = str(tiny_models["gpt2"])
+    config.data.update(task="text", path=str(tiny.save_rows(tmp_path / "rows.jsonl", 20)))
+    config.prefix.reparameterisation = "none"
+    config.training.update(steps=1, batch=2, evaluate_records=2, tensorboard=False)
+    (tmp_path / "recipe.py").write_text("def sweep():\n    yield from ({'prefix.length': n} for n in (1, 2))\n")
+    client = jax.devices()[0].client
+    before = len(client.live_executables())
+    rows = read_rows(str(tmp_path / "recipe.py"), config)
+    state = sweep(rows, tmp_path / "sweep", Options(members=1, split=""), [])
+    assert [state.status(row.name) for row in rows] == ["trained", "trained"]
+    assert len(client.live_executables()) <= before
 
 
 def test_a_row_that_fails_leaves_the_others_alone(recipe, tmp_path):
