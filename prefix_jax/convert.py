@@ -68,9 +68,9 @@ def spec_of_model(source: str) -> Spec:
 
 
 def _read(source: Path, spec: Spec | None) -> tuple[Prefix, Spec | None, dict[str, Any]]:
-    if any((source / part / store.META).is_file() for part in (".", "tuned")):
+    if store.PAIR.find(source):
         raise UserError(f"{source} holds more than a prefix, or none; other formats of ours are for prefixes alone")
-    if files.is_prefix(source):
+    if files.PAIR.find(source):
         prefix, meta = files.load(source, spec)
         return prefix, spec or files.spec_of(meta), meta
     prefix, identity = FORMATS[detect(source)].read(source, spec)

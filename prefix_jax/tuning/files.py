@@ -4,7 +4,6 @@ The tensors are float32, `SITE.key`, `SITE.value` and, where slots have one, `SI
 The JSON says what model and shape they are for, which layers carry them, and where token positions start.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,18 +12,16 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save as safetensors_bytes
 
 import prefix_jax
 from prefix_jax.disk import write_all
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import SITES, Prefix, Site, check, length, site_of
-from prefix_jax.models.pretrained import check_same_model, safetensors_file
+from prefix_jax.models.pretrained import check_same_model
 from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec, spec_dict
+from prefix_jax.tuning.pair import Pair, described
 
-FORMAT = 1
-TENSORS = "prefix.safetensors"
-META = "prefix.json"
+PAIR = Pair("prefix", ("method", "spec", "sites", "layers", "position_offset"))
 
 _FAMILIES = {"gpt2": GPT2Spec, "llama": LlamaSpec, "t5": T5Spec, "bart": BartSpec}
 # What a prefix does not depend on: which tokens begin, end and pad a text.
@@ -67,33 +64,18 @@ def load(
     Raises:
       UserError: there is no prefix, it is damaged, or it belongs to another model.
     """
-    folder = find(folder)
-    meta = _read_meta(folder / META)
-    prefix = _read_prefix(folder, meta)
+    found = PAIR.find(folder)
+    if found is None:
+        what = "has no tuned prefix (tuned/prefix.json); has its training finished?"
+        raise UserError(f"{folder} {what if Path(folder).is_dir() else 'does not exist; name a run directory'}")
+    meta = PAIR.read_about(found)
+    prefix = _read_prefix(found, meta)
     if identity is not None:
-        _check_identity(folder, meta["model"], identity)
+        _check_identity(found, meta["model"], identity)
     if spec is not None:
-        _check_spec(folder, meta, spec)
+        _check_spec(found, meta, spec)
         check(prefix, spec)
     return prefix, meta
-
-
-def is_prefix(folder: str | os.PathLike) -> bool:
-    """Whether `folder`, or its `tuned/`, holds a prefix as this module writes it."""
-    return any((Path(folder, part) / META).is_file() for part in (".", "tuned"))
-
-
-def find(folder: str | os.PathLike) -> Path:
-    """Returns the folder that holds the files: the one given, or its `tuned/`.
-
-    Raises:
-      UserError: neither does.
-    """
-    for part in (Path(folder), Path(folder, "tuned")):
-        if (part / META).is_file():
-            return part
-    what = "has no tuned prefix (tuned/prefix.json); has its training finished?"
-    raise UserError(f"{folder} {what if Path(folder).is_dir() else 'does not exist; name a run directory'}")
 
 
 def meta_of(
@@ -103,35 +85,26 @@ def meta_of(
     found = {name: site for name in SITES if (site := site_of(prefix, name)) is not None}
     layers = {name: site.layers for name, site in found.items()}
     return {
-        "format": FORMAT,
+        **described(model_identity, spec),
         "method": "prefix",
-        "model": dict(model_identity),
-        "spec": None if spec is None else spec_dict(spec),
         "length": length(prefix),
         "sites": list(found),
         "layers": {name: None if chosen is None else list(chosen) for name, chosen in layers.items()},
         "position_offset": int(prefix.position_offset),
         **({"infix": True} if prefix.infix else {}),
-        "library": "prefix_jax",
-        "version": getattr(prefix_jax, "__version__", "unknown"),
         **(extra or {}),
     }
 
 
 def encode(prefix: Prefix, meta: Mapping[str, Any]) -> dict[str, bytes]:
-    """Returns the contents of the two files, by name; the JSON holds the hash of the other."""
+    """Returns the contents of the two files, by name."""
     tensors = {}
     for name in SITES:
         site = site_of(prefix, name)
         for part in ("key", "value", "bias") if site is not None else ():
             if (leaf := getattr(site, part)) is not None:
-                tensors[f"{name}.{part}"] = np.ascontiguousarray(leaf, np.float32)
-    content = safetensors_bytes(tensors, {"format": "pt"})
-    return {TENSORS: content, META: json_bytes({**meta, "sha256": hashlib.sha256(content).hexdigest()})}
-
-
-def json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, default=str) + "\n").encode()
+                tensors[f"{name}.{part}"] = leaf
+    return PAIR.encode(tensors, meta)
 
 
 def spec_of(meta: Mapping[str, Any]) -> Spec | None:
@@ -152,40 +125,23 @@ def spec_of(meta: Mapping[str, Any]) -> Spec | None:
         ) from None
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); copy it again from the run") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or "method" not in meta:
-        raise UserError(f'{path} is not a prefix of format {FORMAT} (its "format" and "method" must say so)')
-    missing = [name for name in ("model", "spec", "sites", "layers", "position_offset") if name not in meta]
-    if missing or not isinstance(meta["model"], dict) or not isinstance(meta["layers"], dict):
-        raise UserError(f"{path} is incomplete or damaged{f' (no {missing[0]})' if missing else ''}; copy it again")
-    return meta
-
-
 def _read_prefix(folder: Path, meta: dict[str, Any]) -> Prefix:
-    path = folder / TENSORS
-    if not path.is_file():
-        raise UserError(f"{path} is missing beside {META}; copy it from the run")
-    table, _ = safetensors_file.read(path)
-    if meta.get("sha256") and hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
-        raise UserError(
-            f"{path} is not the one that {META} beside it describes (saving was cut short, or one was copied without "
-            "the other); run the training command again, which writes both, or copy both again"
-        )
+    if not isinstance(meta["layers"], dict):
+        raise UserError(f"{folder / PAIR.about} is incomplete or damaged (its layers are no table); copy it again")
+    path, table = folder / PAIR.tensors, PAIR.read_tensors(folder, meta)
     sites = {}
     for name in meta["sites"]:
-        parts = {p: table[f"{name}.{p}"].all() for p in ("key", "value", "bias") if f"{name}.{p}" in table}
+        parts = {p: table[f"{name}.{p}"] for p in ("key", "value", "bias") if f"{name}.{p}" in table}
         if name not in SITES or "key" not in parts or "value" not in parts:
-            raise UserError(f'{path} has no keys and values of the site "{name}" that {META} names; copy both again')
+            raise UserError(
+                f'{path} has no keys and values of the site "{name}" that {PAIR.about} names; copy both again'
+            )
         sites[name] = _site(path, name, parts, meta["layers"].get(name))
     try:
         # A leaf, and so an array: a change of it is no new program.
         return Prefix(**sites, position_offset=jnp.int32(meta["position_offset"]), infix=bool(meta.get("infix", False)))
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{folder / META} has no whole number as position_offset; copy it again") from None
+        raise UserError(f"{folder / PAIR.about} has no whole number as position_offset; copy it again") from None
 
 
 def _site(path: Path, name: str, parts: dict[str, np.ndarray], chosen: list[int] | None) -> Site:
@@ -193,9 +149,8 @@ def _site(path: Path, name: str, parts: dict[str, np.ndarray], chosen: list[int]
     if len(shape) != 4 or parts["value"].shape != shape or parts.get("bias", parts["key"][..., 0]).shape != shape[:3]:
         raise UserError(f"{path} has {name} keys, values and biases whose shapes do not agree; copy it again")
     if chosen is not None and (not all(type(layer) is int for layer in chosen) or len(chosen) != shape[0]):
-        raise UserError(f"{path} has {shape[0]} {name} layers, but {META} names {chosen}; copy both again")
-    # A copy: the file may be replaced while the prefix is in use.
-    arrays = {part: jnp.array(np.array(leaf, np.float32)) for part, leaf in parts.items()}
+        raise UserError(f"{path} has {shape[0]} {name} layers, but {PAIR.about} names {chosen}; copy both again")
+    arrays = {part: jnp.array(leaf) for part, leaf in parts.items()}
     layers = None if chosen is None else tuple(chosen)
     return Site(arrays["key"], arrays["value"], arrays.get("bias"), layers=layers)
 

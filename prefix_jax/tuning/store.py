@@ -5,28 +5,22 @@ A prefix is in `prefix.safetensors` and `prefix.json` (see `files`); what layers
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
-from safetensors.numpy import save as safetensors_bytes
 
-import prefix_jax
 from prefix_jax.disk import write_all
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained import check_same_model, safetensors_file
+from prefix_jax.models.pretrained import check_same_model
 from prefix_jax.models.pretrained.loading import flatten, unflatten
-from prefix_jax.models.specs import Spec, spec_dict
+from prefix_jax.models.specs import Spec
 from prefix_jax.tuning import files
 from prefix_jax.tuning.kept import Kept
+from prefix_jax.tuning.pair import Pair, described
 
-FORMAT = 1
-TENSORS = "collections.safetensors"
-META = "collections.json"
+PAIR = Pair("collections")
 
 
 def save(
@@ -48,18 +42,7 @@ def save(
     if kept.prefix is not None:
         contents |= files.encode(kept.prefix, files.meta_of(kept.prefix, identity, spec, extra))
     if kept.collections:
-        tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten(kept.collections).items()}
-        content = safetensors_bytes(tensors, {"format": "pt"})
-        about = {
-            "format": FORMAT,
-            "model": dict(identity),
-            "spec": spec_dict(spec),
-            "library": "prefix_jax",
-            "version": prefix_jax.__version__,
-            **extra,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        contents |= {TENSORS: content, META: files.json_bytes(about)}
+        contents |= PAIR.encode(flatten(kept.collections), {**described(identity, spec), **extra})
     write_all(folder, contents)
 
 
@@ -74,40 +57,18 @@ def load(
     Raises:
       UserError: there is nothing, it is damaged, or it belongs to another model.
     """
-    found = [part for part in (Path(folder), Path(folder, "tuned")) if (part / META).is_file()]
-    if not found:
+    found = PAIR.find(folder)
+    if found is None:
         prefix, meta = files.load(folder, spec, identity)
         return Kept(prefix), meta
-    folder = found[0]
-    meta = _read_meta(folder / META)
+    meta = PAIR.read_about(found)
     if identity is not None:
-        check_same_model(meta["model"], identity, f"what is in {folder}")
-    kept = Kept(None, _read(folder, meta))
-    if (folder / files.META).is_file():
-        prefix, about = files.load(folder, spec, identity)
+        check_same_model(meta["model"], identity, f"what is in {found}")
+    arrays = {path: jnp.array(leaf) for path, leaf in PAIR.read_tensors(found, meta).items()}
+    prefix = None
+    if (found / files.PAIR.about).is_file():
+        prefix, about = files.load(found, spec, identity)
         if about.get("step") != meta.get("step"):
-            raise UserError(f"{folder} holds a prefix and collections of different steps; copy the run's again")
-        meta["sha256"] = hashlib.sha256(f"{meta['sha256']}{about.get('sha256')}".encode()).hexdigest()
-        kept = Kept(prefix, kept.collections)
-    return kept, meta
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); copy it again from the run") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or not isinstance(meta.get("model"), dict):
-        raise UserError(f"{path} is not of format {FORMAT}, or damaged; copy it again from the run")
-    return meta
-
-
-def _read(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    path = folder / TENSORS
-    if not path.is_file():
-        raise UserError(f"{path} is missing beside {META}; copy it from the run")
-    table, _ = safetensors_file.read(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != meta.get("sha256"):
-        raise UserError(f"{path} is not the one that {META} beside it describes; copy both again from the run")
-    # A copy: the file may be replaced while its numbers are in use.
-    return unflatten({name: jnp.array(np.array(leaf.all(), np.float32)) for name, leaf in table.items()})
+            raise UserError(f"{found} holds a prefix and collections of different steps; copy the run's again")
+        meta["sha256"] = hashlib.sha256(f"{meta.get('sha256')}{about.get('sha256')}".encode()).hexdigest()
+    return Kept(prefix, unflatten(arrays)), meta

@@ -148,7 +148,7 @@ def _drop_site(folder):
         (lambda f: (f / "prefix.json").unlink(), "has no tuned prefix"),
         (lambda f: (f / "prefix.json").write_text("{"), "cannot be read as JSON"),
         (lambda f: (f / "prefix.json").write_bytes(b"\xff\xfe"), "cannot be read as JSON"),
-        (lambda f: (f / "prefix.json").write_text("[]"), "is not a prefix of format 1"),
+        (lambda f: (f / "prefix.json").write_text("[]"), "is not of format 1"),
         (lambda f: (f / "prefix.json").write_text('{"format": 1, "method": "prefix"}'), "no model"),
         (_drop_site, 'no keys and values of the site "cross"'),
         (lambda f: _change(f, layers={"decoder": [0, 1]}), "has 3 decoder layers"),

@@ -1,0 +1,94 @@
+"""Two files that belong together: tensors, and a JSON that says what model they are for and holds their hash."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as safetensors_bytes
+
+import prefix_jax
+from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import safetensors_file
+from prefix_jax.models.specs import Spec, spec_dict
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`NAME.safetensors` and `NAME.json` in a run's `tuned/`; without the keys `needed` the JSON is useless."""
+
+    name: str
+    needed: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> str:
+        return f"{self.name}.safetensors"
+
+    @property
+    def about(self) -> str:
+        return f"{self.name}.json"
+
+    def find(self, folder: str | os.PathLike) -> Path | None:
+        """Returns the folder that holds the files: the one given, or its `tuned/`; None where neither does."""
+        parts = (Path(folder), Path(folder, "tuned"))
+        return next((part for part in parts if (part / self.about).is_file()), None)
+
+    def encode(self, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, bytes]:
+        """Returns the contents of the two files, by name: the tensors in float32."""
+        arrays = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in tensors.items()}
+        content = safetensors_bytes(arrays, {"format": "pt"})
+        text = json.dumps({**about, "sha256": hashlib.sha256(content).hexdigest()}, indent=2, default=str)
+        return {self.tensors: content, self.about: f"{text}\n".encode()}
+
+    def read_about(self, folder: Path) -> dict[str, Any]:
+        """Returns what the JSON says.
+
+        Raises:
+          UserError: it is damaged, or of another format.
+        """
+        path = folder / self.about
+        try:
+            about = json.loads(path.read_text("utf-8"))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} cannot be read as JSON ({error}); copy it again from the run") from None
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise UserError(f'{path} is not of format {FORMAT} (its "format" must say so); copy it again from the run')
+        missing = [name for name in ("model", *self.needed) if name not in about]
+        if missing or not isinstance(about["model"], dict):
+            raise UserError(f"{path} is incomplete or damaged{f' (no {missing[0]})' if missing else ''}; copy it again")
+        return about
+
+    def read_tensors(self, folder: Path, about: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Returns the tensors that the JSON describes, in float32.
+
+        Raises:
+          UserError: they are missing, damaged, or not those that the JSON beside them is about.
+        """
+        path = folder / self.tensors
+        if not path.is_file():
+            raise UserError(f"{path} is missing beside {self.about}; copy it from the run")
+        table, _ = safetensors_file.read(path)
+        if about.get("sha256") not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+            raise UserError(
+                f"{path} is not the one that {self.about} beside it describes (saving was cut short, or one was copied "
+                "without the other); run the training command again, which writes both, or copy both again"
+            )
+        # A copy: the file may be replaced while its numbers are in use.
+        return {name: np.array(leaf.all(), np.float32) for name, leaf in table.items()}
+
+
+def described(identity: Mapping[str, Any], spec: Spec | None) -> dict[str, Any]:
+    """Returns what the JSON of any pair says: its format, the model it is for, and what wrote it."""
+    return {
+        "format": FORMAT,
+        "model": dict(identity),
+        "spec": None if spec is None else spec_dict(spec),
+        "library": "prefix_jax",
+        "version": prefix_jax.__version__,
+    }
