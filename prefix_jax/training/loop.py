@@ -73,6 +73,33 @@ class Outcome:
         return self.trainable is None
 
 
+@dataclass
+class _Point:
+    """Where a run is: all that a checkpoint holds of it."""
+
+    state: State
+    best: PyTree  # the trainable tree with the best validation loss
+    patience: list[Patience]
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, trainer: Trainer, checkpoints: Checkpoints) -> "_Point":
+        """Returns the newest checkpoint's, or the start."""
+        state = trainer.initial()
+        best = _copy(exported(state))  # the step reuses the state's buffers
+        # Not the state's own number of steps, for which the host would wait.
+        step = checkpoints.latest() or 0
+        if not step:
+            return cls(state, best, [Patience() for _ in trainer.members])
+        state, best, progress = checkpoints.restore(state, best)
+        return cls(state, best, [Patience.from_json(p) for p in progress["patience"]], step, progress["seconds"])
+
+    def save(self, checkpoints: Checkpoints, seconds: float) -> None:
+        patience = [p.as_json() for p in self.patience]
+        checkpoints.save(self.state, self.best, {"patience": patience, "seconds": seconds, "next_step": self.step})
+
+
 class Stop:
     """True once SIGTERM or SIGINT has come; the handlers stand while it is entered."""
 
@@ -105,10 +132,7 @@ def train(trainer: Trainer) -> list[Outcome]:
       UserError: a run that has the program to itself diverges, or the disk is full.
     """
     options = trainer.options
-    state = trainer.initial()
     checkpoints = Checkpoints(trainer.folder / "checkpoints")
-    best = _copy(exported(state))  # the step reuses the state's buffers
-    patience, seconds = [Patience() for _ in trainer.members], 0.0
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(MetricWriter(member.workdir, options.tensorboard, options.wandb))
@@ -116,14 +140,10 @@ def train(trainer: Trainer) -> list[Outcome]:
             if hosts.leader()
         ]
         stop = stack.enter_context(Stop())
-        # Not the state's own number of steps, for which the host would wait.
-        step = checkpoints.latest() or 0
-        if step:
-            state, best, progress = checkpoints.restore(state, best)
-            patience, seconds = [Patience.from_json(p) for p in progress["patience"]], progress["seconds"]
+        point = _Point.of(trainer, checkpoints)
         for writer in writers:
-            writer.resume(step)
-        run = _Run(trainer, checkpoints, writers, stop, state, step, best, patience, seconds)
+            writer.resume(point.step)
+        run = _Run(trainer, checkpoints, writers, stop, point)
         run.to_the_end()
         checkpoints.close()
     return run.outcomes()
@@ -133,25 +153,14 @@ class _Run:
     """The moving parts of `train`."""
 
     def __init__(
-        self,
-        trainer: Trainer,
-        checkpoints: Checkpoints,
-        writers: Sequence[MetricWriter],
-        stop: Stop,
-        state: State,
-        step: int,
-        best: PyTree,
-        patience: list[Patience],
-        seconds: float,
+        self, trainer: Trainer, checkpoints: Checkpoints, writers: Sequence[MetricWriter], stop: Stop, point: _Point
     ) -> None:
-        self.t, self.checkpoints, self.writers, self.stop = trainer, checkpoints, writers, stop
-        self.state, self.best, self.patience = state, best, patience
-        self.step = step
-        self._began = time.monotonic() - seconds
+        self.t, self.checkpoints, self.writers, self.stop, self.at = trainer, checkpoints, writers, stop, point
+        self._began = time.monotonic() - point.seconds
         options, model = trainer.options, trainer.session.model
         per_record = options.loss == "examples"
         self._step = make_step(
-            model, trainer.method, per_record, options.ema, trainer.lengths, trainer.shardings(state)
+            model, trainer.method, per_record, options.ema, trainer.lengths, trainer.shardings(point.state)
         )
         self._evaluate = make_evaluation(model, trainer.method, trainer.lengths, trainer.session.placement is not None)
         self._window: list[dict[str, Array]] = []
@@ -164,32 +173,32 @@ class _Run:
 
     @property
     def over(self) -> bool:
-        return self.step >= self.t.total_steps or not self._running()
+        return self.at.step >= self.t.total_steps or not self._running()
 
     def _running(self) -> list[int]:
         """Returns the members that neither early stopping nor a loss that is not finite has ended."""
         limit = self.t.options.patience
-        return [m for m, p in enumerate(self.patience) if not p.exhausted(limit) and m not in self.diverged]
+        return [m for m, p in enumerate(self.at.patience) if not p.exhausted(limit) and m not in self.diverged]
 
     def to_the_end(self) -> None:
         options, total = self.t.options, self.t.total_steps
         label = "train" if self.t.lengths is None else f"train {len(self.t.members)} members"
         stream = None if hosts.leader() else io.StringIO()
-        with Progress(total, start=self.step, label=label, stream=stream) as bar, hosts.lost_processes():
-            while not self.over and not self.stop.asked and not hosts.asked_to_stop(self.step):
-                batch = self.t.batch_at(self.step)
-                self.state, metrics = self._step(self.t.session.base, self.t.hyper, self.state, batch)
-                self.step += 1
+        with Progress(total, start=self.at.step, label=label, stream=stream) as bar, hosts.lost_processes():
+            while not self.over and not self.stop.asked and not hosts.asked_to_stop(self.at.step):
+                batch = self.t.batch_at(self.at.step)
+                self.at.state, metrics = self._step(self.t.session.base, self.t.hyper, self.at.state, batch)
+                self.at.step += 1
                 self._window.append(metrics)
                 self.checkpoints.prepare()
-                last = self.step == total
-                if self.step % options.log_every == 0 or last:
-                    bar.update(self.step, self._log())
-                if options.evaluate_every and (self.step % options.evaluate_every == 0 or last):
-                    bar.update(self.step, self._validate())
-                if self.step % options.checkpoint_every == 0:
-                    self._save()
-        self._save()
+                last = self.at.step == total
+                if self.at.step % options.log_every == 0 or last:
+                    bar.update(self.at.step, self._log())
+                if options.evaluate_every and (self.at.step % options.evaluate_every == 0 or last):
+                    bar.update(self.at.step, self._validate())
+                if self.at.step % options.checkpoint_every == 0:
+                    self.at.save(self.checkpoints, self.seconds)
+        self.at.save(self.checkpoints, self.seconds)
 
     def _log(self) -> dict[str, float]:
         """Writes the means over the steps since the last line; the wait for the newest step is here.
@@ -206,7 +215,7 @@ class _Run:
         self.diverged |= set(np.flatnonzero(~np.isfinite(losses)).tolist())
         if self.diverged and self.t.lengths is None:
             raise UserError(
-                f"the loss is {losses[0]} at step {self.step}; lower --config.optimizer.learning_rate and start in "
+                f"the loss is {losses[0]} at step {self.at.step}; lower --config.optimizer.learning_rate and start in "
                 "a new --workdir"
             )
         shown = {"loss": float(np.mean(losses[np.isfinite(losses)] if len(self.diverged) < len(losses) else losses))}
@@ -217,7 +226,7 @@ class _Run:
     def _write(self, m: int, values: dict[str, float]) -> None:
         """Writes a line of a member's metrics, in the one process that does."""
         if self.writers:
-            self.writers[m].write(self.step, values)
+            self.writers[m].write(self.at.step, values)
 
     def _line(self, window: list[dict[str, Any]], m: int, elapsed: float | None) -> dict[str, float]:
         """One member's line of metrics."""
@@ -233,38 +242,30 @@ class _Run:
         return line if elapsed is None else {**line, "tokens_per_second": tokens / elapsed}
 
     def _validate(self) -> dict[str, float]:
-        trainable = exported(self.state)
+        trainable = exported(self.at.state)
         losses = _each(validation_loss(self._evaluate, self.t.session, trainable, self.t.validation))
         better = np.zeros(len(losses), bool)
         for m in self._running():
             self._write(m, {"validation_loss": float(losses[m]), "seconds": self.seconds})
-            better[m] = self.patience[m].see(float(losses[m]), self.step)
+            better[m] = self.at.patience[m].see(float(losses[m]), self.at.step)
         if better.any():
-            self.best = jax.tree.map(lambda new, old: _chosen(better, new, old), trainable, self.best)
+            self.at.best = jax.tree.map(lambda new, old: _chosen(better, new, old), trainable, self.at.best)
         if self._logged is not None:
             self._logged = time.monotonic()
         return {"validation_loss": float(np.min(losses[better] if better.any() else losses))}
 
-    def _save(self) -> None:
-        progress = {
-            "patience": [p.as_json() for p in self.patience],
-            "seconds": self.seconds,
-            "next_step": self.step,
-        }
-        self.checkpoints.save(self.state, self.best, progress)
-
     def outcomes(self) -> list[Outcome]:
         """Returns each member's outcome, its tree of its own prefix length."""
-        chosen = _copy(self.best if self.t.options.patience else exported(self.state))
+        chosen = _copy(self.at.best if self.t.options.patience else exported(self.at.state))
         found = []
-        for m, (member, patience) in enumerate(zip(self.t.members, self.patience, strict=True)):
+        for m, (member, patience) in enumerate(zip(self.t.members, self.at.patience, strict=True)):
             early = patience.exhausted(self.t.options.patience)
             tree: PyTree = chosen
             if self.t.lengths is not None:
                 tree = member.method.resize(self._taken(chosen, m), self.t.lengths[m])
             if m in self.diverged or not _finite(tree):
                 tree = None
-            found.append(Outcome(member, patience.last_step if early else self.step, self.over, tree, self.seconds))
+            found.append(Outcome(member, patience.last_step if early else self.at.step, self.over, tree, self.seconds))
         return found
 
     def _taken(self, trees: PyTree, m: int) -> PyTree:
