@@ -12,7 +12,6 @@ from typing import Any
 from prefix_jax import disk
 from prefix_jax.errors import UserError
 
-CLUSTERS = ("slurm", "local")
 # Options that submitit knows for every cluster; the others are SLURM's own.
 _COMMON = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 _DEFAULTS: dict[str, Any] = {"timeout_min": 24 * 60}
