@@ -31,7 +31,7 @@ def fail(message: object) -> None:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns UserError, and what a full disk or an interrupt raises, into a sentence and an exit code."""
+    """Turns UserError, and what a full disk, a full memory or an interrupt raises, into a sentence and an exit code."""
     try:
         yield
     except UserError as error:
@@ -40,6 +40,12 @@ def user_errors() -> Iterator[None]:
         if error.errno is None or error.filename is None:
             raise
         fail(f"{error.filename}: {error.strerror}")
+    except SyntaxError as error:
+        fail(_recipe_message(error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(_memory_message(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -54,6 +60,8 @@ def run(main: Callable[[], None]) -> None:
             rest = flags.FLAGS([words[0], *map(_underscored, words[1:])])
         except flags.Error as error:
             fail(_flag_message(error))
+        except SyntaxError as error:
+            fail(_recipe_message(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fail(_config_message(error))
         if len(rest) > 1:
@@ -136,6 +144,22 @@ def _config_message(error: Exception) -> str:
     if mistyped:
         return f'there is no option "{mistyped[2]}"; did you mean "{mistyped[1]}"?'
     return " ".join(text.replace("\\n", " ").split())
+
+
+def _recipe_message(error: SyntaxError) -> str:
+    return f"{error.filename} is no Python that can be read: line {error.lineno}, {error.msg}"
+
+
+def _memory_message(error: Exception) -> str:
+    found = re.search(r"allocat\w* ([\d.]+) ?(\w+)", str(error))
+    wanted = ""
+    if found:
+        wanted = f" ({float(found[1]) / 2**30:,.1f} GiB" if found[2] == "bytes" else f" ({found[1]} {found[2]}"
+        wanted += " more were wanted)"
+    return (
+        f"out of memory{wanted}; lower --config.training.batch, --config.data.row_length or --config.decoding.batch, "
+        "set --config.model.rematerialise=True, or take more devices with --config.mesh.fsdp"
+    )
 
 
 def _check_config_file(words: list[str]) -> None:

@@ -1,9 +1,12 @@
 """The defaults of every option, in one place. A recipe in `configs/` sets only what it means to say."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from prefix_jax.errors import UserError
 
 # A ConfigDict or one of its sections: which options it has, and of which types, is known only when it runs.
 Config = Any
@@ -224,6 +227,39 @@ def _mesh() -> dict:
     )
 
 
+# What numbers may be, by the words that say so. The sections `decoding` and `mesh` are checked where they are read.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "at least 1": (
+        lambda x: x >= 1,
+        "prefix.length prefix.hidden infix.length infix.hidden prompt.length prompt.hidden lora.rank adapter.width "
+        "data.max_source_length data.max_target_length training.batch training.accumulation training.log_every "
+        "training.checkpoint_every decoding.batch",
+    ),
+    "at least 0": (
+        lambda x: x >= 0,
+        "prefix.embedding prefix.gate infix.embedding infix.gate finetune.layers data.row_length data.limit data.seed "
+        "optimizer.warmup_steps optimizer.final_fraction optimizer.weight_decay optimizer.clip training.steps "
+        "training.epochs training.evaluate_every training.evaluate_records training.patience",
+    ),
+    "above 0": (lambda x: x > 0, "lora.alpha optimizer.learning_rate optimizer.epsilon"),
+    "at least 0 and below 1": (
+        lambda x: 0 <= x < 1,
+        "prefix.dropout infix.dropout optimizer.b1 optimizer.b2 training.ema",
+    ),
+}
+
+
+def check_ranges(config: Config) -> None:
+    """Raises UserError where a number is outside its range; sections of methods that are not used do not matter."""
+    used = {"data", "optimizer", "training", "decoding", *(name.strip() for name in config.method.split("+"))}
+    for words, (inside, names) in _RANGES.items():
+        for name in names.split():
+            section, option = name.split(".")
+            value = config[section][option]
+            if section in used and not (math.isfinite(value) and inside(value)):
+                raise UserError(f"{name} is {value}; it must be {words if math.isfinite(value) else 'a finite number'}")
+
+
 def flat(tree: Any, above: str = "") -> dict[str, Any]:
     """Returns the options of nested sections (dictionaries) by dotted name, tuples as the lists that JSON makes."""
     found: dict[str, Any] = {}
@@ -243,4 +279,4 @@ def changed(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -
     return {name: value for name, value in flat(options).items() if value != before.get(name)}
 
 
-__all__ = ["Config", "ConfigDict", "changed", "default_config", "flat"]
+__all__ = ["Config", "ConfigDict", "changed", "check_ranges", "default_config", "flat"]

@@ -40,10 +40,16 @@ def read_json(path: Path) -> Any:
 
 def _decode(text: str, where: str, line: int) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if r"\ud" in text.lower():  # JSON can write half a character, which no file can hold
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
         raise UserError(f"{where} is not valid JSON at {place} ({error.msg}); mend the file.") from None
+    except UnicodeEncodeError as error:
+        half, place = ascii(error.object[error.start])[1:-1], f" in line {line}" if line else ""
+        raise UserError(f"{where} has half a character ({half}){place}; mend the file.") from None
     except RecursionError:
         raise UserError(f"{where} is nested too deeply to be read as JSON; mend the file.") from None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from prefix_jax.config import Config
+from prefix_jax.config import Config, check_ranges
 from prefix_jax.errors import UserError
 from prefix_jax.models.specs import Spec
 from prefix_jax.parallel.mesh import place, sizes
@@ -116,6 +116,7 @@ def plan(config: Config, spec: Spec, topology: Topology, work: Work) -> Plan:
     Raises:
       UserError: the mesh does not fit the topology, the model or the rows; libtpu is missing.
     """
+    check_ranges(config)
     if config.mesh.member != 1:
         raise UserError(f"mesh.member is {config.mesh.member}, and what is planned is one run; leave it at 1")
     mesh = Mesh(*sizes(config.mesh, topology.chips))

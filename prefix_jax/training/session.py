@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from prefix_jax import tuning
-from prefix_jax.config import Config
+from prefix_jax.config import Config, check_ranges
 from prefix_jax.data import subsets, tasks, tokens
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats
@@ -77,6 +77,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     Raises:
       UserError: it cannot be had or does not fit.
     """
+    check_ranges(config)
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
     check_attention(config)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from prefix_jax import tuning
-from prefix_jax.config import Config
+from prefix_jax.config import Config, check_ranges
 from prefix_jax.data import subsets
 from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
@@ -176,22 +176,15 @@ def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps:
 
 
 def check_options(config: Config) -> None:
-    """Raises UserError where an option of the section `training` is out of its range."""
+    """Raises UserError where an option is out of its range, or those of the section `training` do not fit together."""
+    check_ranges(config)
     options = config.training
-    for name in ("batch", "accumulation", "log_every", "checkpoint_every"):
-        if options[name] < 1:
-            raise UserError(f"training.{name} is {options[name]}; it must be at least 1")
-    for name in ("steps", "epochs", "evaluate_every", "evaluate_records", "patience"):
-        if options[name] < 0:
-            raise UserError(f"training.{name} is {options[name]}; it must not be negative")
     if options.batch % options.accumulation:
         raise UserError(
             f"training.batch={options.batch} must be divisible by training.accumulation={options.accumulation}"
         )
     if options.loss not in ("tokens", "examples"):
         raise UserError(f'training.loss is "{options.loss}"; it must be tokens or examples')
-    if not 0 <= options.ema < 1:
-        raise UserError(f"training.ema is {options.ema}; it must be at least 0 and below 1")
     if options.patience and not options.evaluate_every:
         raise UserError(
             f"training.patience is {options.patience}, but training.evaluate_every is 0, so that nothing is measured; "

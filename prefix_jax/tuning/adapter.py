@@ -27,8 +27,6 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     for name in named:
         if name not in PLACES:
             raise UserError(f'adapter.places has "{name}"{did_you_mean(name, PLACES)}')
-    if section.width < 1:
-        raise UserError(f"adapter.width is {section.width}; it must be at least 1")
     stacks = _stacks(model.spec, named)
     if not any(places for _, places in stacks.values()):
         raise UserError(f'adapter.places is "{section.places}", and this model has no such attention')

@@ -26,10 +26,6 @@ TARGETS = (*PARTS, "out", "gate", "up", "down")
 def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     """Returns LoRA for a model; see `tuning.build`."""
     targets = _targets(section)
-    if section.rank < 1:
-        raise UserError(f"lora.rank is {section.rank}; it must be at least 1")
-    if section.alpha <= 0:
-        raise UserError(f"lora.alpha is {section.alpha}; it must be above 0")
 
     def init(key: Array, base: Variables) -> PyTree:
         found = _init(key, base["params"], targets, section.rank)

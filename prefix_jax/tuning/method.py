@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, PyTree
 
-from prefix_jax.config import Config
+from prefix_jax.config import Config, check_ranges
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import shortened
@@ -65,8 +65,9 @@ def build(config: Config, model: Model, words: Mapping[str, Sequence[int]] | Non
       words: token ids of the sections' `text`, by section, for initialisation from text.
 
     Raises:
-      UserError: the method is unknown or its section does not fit the model.
+      UserError: the method is unknown, a number is out of its range, or its section does not fit the model.
     """
+    check_ranges(config)
     found: dict[str, Method] = {}
     for name in names(config):
         if name in found:

@@ -98,8 +98,6 @@ def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
     for option, known in choices.items():
         if section[option] not in known:
             raise UserError(f'prefix.{option} is "{section[option]}"{did_you_mean(str(section[option]), known)}')
-    if section.length < 1:
-        raise UserError(f"prefix.length is {section.length}; it must be at least 1 (the bare model needs no training)")
     if section.initialisation == "text" and not words:
         raise UserError('prefix.initialisation is "text", but prefix.text names no words; set --config.prefix.text')
     if section.trained != "both" and section.reparameterisation != "none":
@@ -107,10 +105,6 @@ def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
             f'prefix.trained is "{section.trained}", and an MLP makes keys and values together; set '
             "--config.prefix.reparameterisation=none"
         )
-    if section.gate < 0:
-        raise UserError(f"prefix.gate is {section.gate}; it must not be negative (0: none; 16 begins closed)")
-    if not 0 <= section.dropout < 1:
-        raise UserError(f"prefix.dropout is {section.dropout}; it must be at least 0 and below 1")
     if spec.window is not None and section.length >= spec.window:
         raise UserError(f"prefix.length is {section.length}, but the model's window has only {spec.window} positions")
 

@@ -28,8 +28,6 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     for option, known in (("reparameterisation", REPARAMETERISATIONS), ("initialisation", INITIALISATIONS)):
         if section[option] not in known:
             raise UserError(f'prompt.{option} is "{section[option]}"{did_you_mean(str(section[option]), known)}')
-    if section.length < 1:
-        raise UserError(f"prompt.length is {section.length}; it must be at least 1")
     if section.initialisation == "text" and not words:
         raise UserError('prompt.initialisation is "text", but prompt.text names no words; set --config.prompt.text')
     width = model.spec.d_model

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from prefix_jax import disk, inference
+from prefix_jax import cli, disk, inference
 from prefix_jax.errors import UserError
 from prefix_jax.training import pipeline, run_directory, session
 from prefix_jax.training.trainer import prepare
@@ -52,6 +53,9 @@ def test_missing_options_and_recipes(setting, tmp_path):
     assert "--workdir is missing" in err
     _, err = runs.run("train", "--config", str(recipe.with_name("recip.py")), "--workdir", "x", cache=folder, code=2)
     assert "did you mean" in err and "recipe.py" in err
+    readme = str(ROOT / "README.md")
+    _, err = runs.run("train", "--config", readme, "--workdir", "x", cache=folder / "cache", code=2)
+    assert "README.md is no Python that can be read: line " in err and len(err.strip().splitlines()) == 1
     _, err = runs.run("generate", "--workdir", str(tmp_path), "--input", "x", cache=folder / "cache", code=2)
     assert "Traceback" not in err and str(tmp_path) in err
     _, err = runs.run("evaluate", "--workdir", str(tmp_path / "none"), cache=folder / "cache", code=2)
@@ -76,6 +80,12 @@ def config_for(setting, tiny_models, family: str = "llama", **data):
         ("training", dict(accumulation=3), "divisible"),
         ("training", dict(loss="token"), "training.loss"),
         ("training", dict(ema=1.0), "training.ema"),
+        ("optimizer", dict(learning_rate=float("nan")), "optimizer.learning_rate is nan; it must be a finite number"),
+        ("optimizer", dict(learning_rate=0.0), "optimizer.learning_rate is 0.0; it must be above 0"),
+        ("optimizer", dict(clip=-1.0), "optimizer.clip"),
+        ("prefix", dict(hidden=0), "prefix.hidden is 0; it must be at least 1"),
+        ("data", dict(seed=-1), "data.seed is -1; it must be at least 0"),
+        ("decoding", dict(batch=0), "decoding.batch"),
         ("model", dict(dtype="float64"), "model.dtype"),
         ("model", dict(attention="flash"), 'model.attention is "flash"; it must be plain or fused'),
         ("data", dict(max_target_length=3), "max_target_length"),
@@ -99,6 +109,7 @@ def test_options_out_of_range(setting, tiny_models, tmp_path, section, options, 
         (b"", "empty"),
         (b'{"source": "caf\xe9", "target": "x"}\n', "UTF-8"),
         (b"{not json}\n", "JSON"),
+        (b'{"source": "a", "target": "b"}\n{"source": "a\\ud800", "target": "b"}\n', r"half a character .* in line 2"),
     ],
 )
 def test_bad_data_files(setting, tiny_models, tmp_path, content, named):
@@ -154,6 +165,15 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         disk.write_text(path, "{}")
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in Path(tmp_path).iterdir()] == ["scores.json"]
+
+
+def test_too_little_memory_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as ended, cli.user_errors():
+        jax.numpy.zeros(10**13).block_until_ready()
+    assert ended.value.code == cli.BAD_INPUT
+    assert (
+        "error: out of memory (37,252.9 GiB more were wanted); lower --config.training.batch" in capsys.readouterr().err
+    )
 
 
 def test_help_names_the_options_that_programs_share():
