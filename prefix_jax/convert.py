@@ -46,8 +46,13 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
     if model:
         meta["model"] = {**meta["model"], "name": model}
     contents = _encode(target, prefix, spec, meta, name)
+    window = getattr(spec, "sliding_window", None) if "peft" in (target, _format_of(Path(source))) else None
     disk.write_all(folder, contents)
-    return _sentence(prefix, target, folder, contents)
+    return _sentence(prefix, target, folder, contents) + (
+        f"; PEFT counts a prefix into this model's window of {window} tokens: longer texts, prefix included, differ"
+        if window
+        else ""
+    )
 
 
 def spec_of_model(source: str) -> Spec:
@@ -79,8 +84,17 @@ def _read(source: Path, spec: Spec | None) -> tuple[Prefix, Spec | None, dict[st
     return prefix, spec, files.meta_of(prefix, identity, spec)
 
 
+def _format_of(source: Path) -> str:
+    return OURS if files.PAIR.find(source) else detect(source)
+
+
 def _encode(target: str, prefix: Prefix, spec: Spec | None, meta: dict[str, Any], name: str) -> dict[str, bytes]:
     if target != OURS:
+        if prefix.infix:
+            raise UserError(
+                "an infix stands between source and target, where other formats have no place for it; keep it as "
+                "prefix_jax"
+            )
         return FORMATS[target].encode(prefix, spec, meta["model"], name)
     # What the source said beside the prefix (its configuration, its version) is kept.
     described = files.meta_of(prefix, meta["model"], spec)

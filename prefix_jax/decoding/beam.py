@@ -14,8 +14,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.decoding.cached import Inputs, Prompt, loop, prefill, step
-from prefix_jax.decoding.choice import allowed, best
-from prefix_jax.decoding.options import Options
+from prefix_jax.decoding.choice import allowed, best, ends
+from prefix_jax.decoding.options import Options, candidates
 from prefix_jax.models import Model, Spec
 from prefix_jax.models.prefix import KeyValues, Prefix
 
@@ -84,8 +84,8 @@ def _select(state: State, logits: Float[Array, "B M V"], options: Options, spec:
     index, running = state.index, state.running
     scores = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     scores = allowed(scores, options, spec, prompt, running.tokens, index) + running.score[..., None]
-    score, parent, token = best(scores, 2 * options.width)
-    ended = (token == spec.eos_id) | (index + 1 >= options.max_length)
+    score, parent, token = best(scores, candidates(options.width, spec))
+    ended = ends(token, spec) | (index + 1 >= options.max_length)
     tokens = lax.dynamic_update_slice_in_dim(
         _of(running.tokens, parent), token.astype(jnp.int32)[..., None], index, axis=2
     )

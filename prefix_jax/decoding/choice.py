@@ -32,12 +32,17 @@ def allowed(
         forbidden[list(options.banned_tokens)] = True
         scores = jnp.where(forbidden, -jnp.inf, scores)
     if options.min_length:
-        end = jnp.arange(scores.shape[-1]) == spec.eos_id
+        end = ends(jnp.arange(scores.shape[-1]), spec)
         scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
     if options.no_repeat_ngram:
         history, length = _history(prompt, tokens, index)
         scores = jnp.where(repeating(history, length, options.no_repeat_ngram, spec.vocab_size), -jnp.inf, scores)
     return scores
+
+
+def ends(tokens: Int[Array, "*any"], spec: Spec) -> Bool[Array, "*any"]:
+    """Whether each token ends a text."""
+    return (tokens[..., None] == jnp.array(spec.eos_ids)).any(-1)
 
 
 def _history(prompt: Prompt, tokens: Array, index: Array) -> tuple[Int[Array, "B N W"], Int[Array, "B"]]:

@@ -100,12 +100,12 @@ def decode_all(
         inputs = make_inputs([token_lists[row] for row in rows], width, batch, rows)
         done = hosts.fetch(generate(model, variables, prefix, inputs, options))
         for place, row in enumerate(rows):
-            results[row] = _text_ids(done.tokens[place, : done.lengths[place]], model.spec.eos_id)
+            results[row] = _text_ids(done.tokens[place, : done.lengths[place]], model.spec.eos_ids)
         if progress is not None:
             progress(min(start + batch, len(order)))
     return results
 
 
-def _text_ids(tokens: np.ndarray, eos_id: int) -> list[int]:
+def _text_ids(tokens: np.ndarray, eos_ids: tuple[int, ...]) -> list[int]:
     ids = tokens.tolist()
-    return ids[:-1] if ids and ids[-1] == eos_id else ids
+    return ids[:-1] if ids and ids[-1] in eos_ids else ids

@@ -93,10 +93,15 @@ def check_for(options: Options, spec: Spec) -> None:
             f"decoding.banned_tokens has {wrong[0]}, but this model's token ids go from 0 to {spec.vocab_size - 1}; "
             "remove it"
         )
-    if 2 * options.width > spec.vocab_size:
+    if candidates(options.width, spec) > spec.vocab_size:
         raise UserError(
-            f"decoding.beams={options.beams} is more than half of this model's {spec.vocab_size} tokens; lower it"
+            f"decoding.beams={options.beams} is too many for this model's {spec.vocab_size} tokens; lower it"
         )
+
+
+def candidates(beams: int, spec: Spec) -> int:
+    """Returns how many tokens of a step are looked at: so many that of those that end no text, `beams` are left."""
+    return (1 + len(spec.eos_ids)) * beams
 
 
 def check_window(longest: int, offset: int, options: Options, spec: Spec) -> None:

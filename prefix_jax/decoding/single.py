@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.decoding.cached import Inputs, Prompt, loop, prefill, step
-from prefix_jax.decoding.choice import allowed, best, cut, draw
+from prefix_jax.decoding.choice import allowed, best, cut, draw, ends
 from prefix_jax.decoding.options import Options
 from prefix_jax.models import Model, Spec
 from prefix_jax.models.prefix import KeyValues, Prefix
@@ -64,5 +64,5 @@ def _extend(lines: Lines, logits: Array, options: Options, spec: Spec, prompt: P
         tokens=lax.dynamic_update_slice_in_dim(lines.tokens, column, index, axis=1),
         lengths=lines.lengths + running,
         score=lines.score + jnp.where(running, gain, 0.0),
-        running=running & (token != spec.eos_id),
+        running=running & ~ends(token, spec),
     )

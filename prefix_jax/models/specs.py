@@ -7,7 +7,7 @@ from typing import Any
 from prefix_jax.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spec:
     """What every family has. A decoder-only model has `encoder_layers == 0`."""
 
@@ -23,6 +23,13 @@ class Spec:
     eos_id: int
     bos_id: int | None
     pad_id: int
+    # Other tokens that end a text, as chat models have them.
+    more_eos_ids: tuple[int, ...] = ()
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All tokens that end a text."""
+        return (self.eos_id, *self.more_eos_ids)
 
     @property
     def encoder_layers(self) -> int:
@@ -42,7 +49,7 @@ class Spec:
         return self.encoder_layers if site == "encoder" else self.layers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GPT2Spec(Spec):
     max_positions: int
 
@@ -55,7 +62,7 @@ class GPT2Spec(Spec):
         return self.max_positions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LlamaSpec(Spec):
     max_positions: int
     rope_base: float
@@ -69,7 +76,7 @@ class LlamaSpec(Spec):
         return self.max_positions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class T5Spec(Spec):
     encoder_depth: int
     gated: bool
@@ -86,7 +93,7 @@ class T5Spec(Spec):
         return self.encoder_depth
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BartSpec(Spec):
     encoder_depth: int
     encoder_d_ff: int
@@ -132,10 +139,17 @@ def _refuse(config: dict, option: str, allowed: tuple) -> None:
 
 
 def _first(value: Any, default: Any = None) -> Any:
-    """The first of a list of ids, as some models name several end tokens."""
+    """The first of a list of ids."""
     if isinstance(value, list):
         value = value[0] if value else None
     return default if value is None else value
+
+
+def _ends(c: dict, default: int) -> dict[str, Any]:
+    """The tokens that end a text, of which some models name several."""
+    ids = c.get("eos_token_id")
+    first = _first(ids, default)
+    return {"eos_id": first, "more_eos_ids": tuple(i for i in ids[1:] if i != first) if isinstance(ids, list) else ()}
 
 
 def _gpt2(c: dict) -> GPT2Spec:
@@ -153,7 +167,7 @@ def _gpt2(c: dict) -> GPT2Spec:
         d_ff=c.get("n_inner") or 4 * d_model,
         norm_epsilon=c.get("layer_norm_epsilon", 1e-5),
         tie_embeddings=c.get("tie_word_embeddings", True),
-        eos_id=_first(c.get("eos_token_id"), 50256),
+        **_ends(c, 50256),
         bos_id=_first(c.get("bos_token_id"), 50256),
         pad_id=_first(c.get("pad_token_id"), 0),
         max_positions=c.get("n_positions", 1024),
@@ -172,22 +186,37 @@ def _rope_scaling(rope: dict) -> tuple | None:
     raise UserError(f'rotary scaling "{kind}" is not supported (only default, linear, llama3)')
 
 
+def _rope(c: dict) -> dict:
+    """What a configuration says of rotary positions, with the precedence that transformers gives its several forms."""
+    found = {"rope_theta": c.get("rope_theta"), **(c.get("rope_scaling") or c.get("rope_parameters") or {})}
+    original = c.get("original_max_position_embeddings")
+    return {**found, "original_max_position_embeddings": original} if original else found
+
+
+def _sliding_window(c: dict) -> int | None:
+    """How many columns a token sees, where all layers have such a window."""
+    qwen = c["model_type"] == "qwen2"
+    # transformers' Llama has no window, whatever its configuration says.
+    if c["model_type"] == "llama" or (qwen and not c.get("use_sliding_window")):
+        return None
+    window, layers = c.get("sliding_window", 4096), c["num_hidden_layers"]
+    whole = c.get("max_window_layers", 28) if qwen else 0
+    kinds = c.get("layer_types") or ["full_attention"] * min(whole, layers) + ["sliding_attention"] * (layers - whole)
+    if window is None or set(kinds) == {"full_attention"}:
+        return None
+    if set(kinds) != {"sliding_attention"}:
+        raise UserError(f"this {c['model_type']} model has a window in some of its layers only, which is not supported")
+    return window
+
+
 def _llama(c: dict) -> LlamaSpec:
     _refuse(c, "hidden_act", ("silu",))
     _refuse(c, "mlp_bias", (False,))
     heads = c["num_attention_heads"]
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    rope = _rope(c)
     qwen = c["model_type"] == "qwen2"
     if not qwen:
         _refuse(c, "attention_bias", (False,))
-    window = c.get("sliding_window") if (not qwen or c.get("use_sliding_window")) else None
-    if c["model_type"] == "llama":
-        window = None  # transformers' Llama has no window, whatever its configuration says
-    whole = c.get("max_window_layers", 28) if qwen and window else 0
-    if whole >= c["num_hidden_layers"]:
-        window = None
-    elif whole > 0:
-        raise UserError(f"this qwen2 model has max_window_layers={whole}, a window in some layers: not supported")
     return LlamaSpec(
         vocab_size=c["vocab_size"],
         layers=c["num_hidden_layers"],
@@ -198,14 +227,14 @@ def _llama(c: dict) -> LlamaSpec:
         d_ff=c["intermediate_size"],
         norm_epsilon=c.get("rms_norm_eps", 1e-6),
         tie_embeddings=c.get("tie_word_embeddings", False),
-        eos_id=_first(c.get("eos_token_id"), 2),
+        **_ends(c, 2),
         bos_id=_first(c.get("bos_token_id")),
         pad_id=_first(c.get("pad_token_id"), 0),
         max_positions=c.get("max_position_embeddings", 2048),
-        rope_base=float(c.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+        rope_base=float(rope.get("rope_theta") or 10000.0),
         rope_scaling=_rope_scaling(rope),
         qkv_bias=qwen,
-        sliding_window=window,
+        sliding_window=_sliding_window(c),
     )
 
 
@@ -215,6 +244,7 @@ def _t5(c: dict) -> T5Spec:
     activation = projection.removeprefix("gated-").replace("gelu_new", "gelu")
     if activation not in ("relu", "gelu", "silu") or (activation == "gelu" and not gated):
         raise UserError(f'feed_forward_proj "{projection}" is not supported (only relu, gated-gelu, gated-silu)')
+    _refuse(c, "dense_act_fn", (activation.replace("gelu", "gelu_new"),))
     return T5Spec(
         vocab_size=c["vocab_size"],
         layers=c.get("num_decoder_layers") or c["num_layers"],
@@ -225,7 +255,7 @@ def _t5(c: dict) -> T5Spec:
         d_ff=c["d_ff"],
         norm_epsilon=c.get("layer_norm_epsilon", 1e-6),
         tie_embeddings=c.get("tie_word_embeddings", True),
-        eos_id=_first(c.get("eos_token_id"), 1),
+        **_ends(c, 1),
         bos_id=None,
         pad_id=_first(c.get("pad_token_id"), 0),
         encoder_depth=c["num_layers"],
@@ -234,7 +264,8 @@ def _t5(c: dict) -> T5Spec:
         buckets=c.get("relative_attention_num_buckets", 32),
         max_distance=c.get("relative_attention_max_distance", 128),
         decoder_start_id=_first(c.get("decoder_start_token_id"), 0),
-        scale_outputs=c.get("scale_decoder_outputs", c.get("tie_word_embeddings", True)),
+        # transformers' MT5 never scales, whatever its configuration says.
+        scale_outputs=c["model_type"] != "mt5" and c.get("scale_decoder_outputs", c.get("tie_word_embeddings", True)),
     )
 
 
@@ -256,7 +287,7 @@ def _bart(c: dict) -> BartSpec:
         d_ff=c["decoder_ffn_dim"],
         norm_epsilon=1e-5,
         tie_embeddings=c.get("tie_word_embeddings", True),
-        eos_id=_first(c.get("eos_token_id"), 2),
+        **_ends(c, 2),
         bos_id=_first(c.get("bos_token_id"), 0),
         pad_id=_first(c.get("pad_token_id"), 1),
         encoder_depth=c["encoder_layers"],

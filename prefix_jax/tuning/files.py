@@ -24,8 +24,8 @@ from prefix_jax.tuning.pair import Pair, described
 PAIR = Pair("prefix", ("method", "spec", "sites", "layers", "position_offset"))
 
 _FAMILIES = {"gpt2": GPT2Spec, "llama": LlamaSpec, "t5": T5Spec, "bart": BartSpec}
-# What a prefix does not depend on: which tokens begin, end and pad a text.
-_IMMATERIAL = ("eos_id", "bos_id", "pad_id", "decoder_start_id")
+# What a prefix does not depend on: which tokens begin, end and pad a text, and whose matrix the vocabulary is.
+_IMMATERIAL = ("eos_id", "more_eos_ids", "bos_id", "pad_id", "decoder_start_id", "tie_embeddings")
 
 
 def save(

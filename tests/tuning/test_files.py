@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from prefix_jax import disk
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix, Site
-from prefix_jax.models.specs import GPT2Spec, LlamaSpec, T5Spec
+from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, T5Spec
 from prefix_jax.tuning import files
 
 COMMON = dict(vocab_size=50, layers=3, d_model=12, heads=4, norm_epsilon=1e-6, tie_embeddings=True)
@@ -27,6 +27,10 @@ LLAMA = LlamaSpec(
     rope_scaling=("llama3", 8.0, 1.0, 4.0, 32.0), sliding_window=None,
 )  # fmt: skip
 GPT2 = GPT2Spec(**{**COMMON, **IDS}, kv_heads=4, head_dim=3, d_ff=16, max_positions=32)
+BART = BartSpec(
+    **{**COMMON, **IDS}, kv_heads=4, head_dim=3, d_ff=16, encoder_depth=2, encoder_d_ff=16, activation="gelu",
+    max_positions=32, decoder_start_id=1, scale_embeddings=False,
+)  # fmt: skip
 IDENTITY = {"source": "hub", "name": "some/t5", "revision": "abc", "spec": "11", "weights": "22"}
 
 

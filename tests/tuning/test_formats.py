@@ -17,7 +17,7 @@ from prefix_jax.tuning import files
 from prefix_jax.tuning.formats import adapters, layout, original, peft
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
-from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, assert_equal, make
+from tests.tuning.test_files import BART, GPT2, IDENTITY, LLAMA, T5, assert_equal, make
 
 PEFT_CASES = {
     "gpt2": lambda: tm.gpt2(),
@@ -375,6 +375,37 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, spec, options, target, w
     with pytest.raises(UserError, match=words):
         convert(_run(tmp_path, make(spec, **options), spec), target, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "spec, target, words",
+    [(T5, "peft", "use --to adapters"), (BART, "peft", "keep it as prefix_jax"), (BART, "adapters", "BART")],
+    ids=["t5", "bart", "bart-adapters"],
+)
+def test_an_encoder_decoders_prefix_on_one_site_is_no_decoder_only_models(tmp_path, spec, target, words):
+    prefix = make(spec, offset=0)
+    run = _run(tmp_path, prefix.replace(encoder=None, cross=None), spec)
+    with pytest.raises(UserError, match=words):
+        convert(run, target, str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("target", ["peft", "adapters", "original"])
+def test_an_infix_is_not_written_as_a_prefix(tmp_path, target):
+    with pytest.raises(UserError, match="infix"):
+        convert(_run(tmp_path, make(GPT2).replace(infix=True), GPT2), target, str(tmp_path / "out"))
+
+
+def test_tensors_beside_a_prefix_are_not_dropped(tmp_path):
+    folder = _other_peft(tmp_path)
+    path = tmp_path / "peft" / "adapter_model.safetensors"
+    save_file({**load_file(path), "base_model.score.weight": np.ones(3, np.float32)}, path)
+    with pytest.raises(UserError, match="base_model.score.weight"):
+        convert(folder, "prefix_jax", str(tmp_path / "out"))
+
+
+def test_a_window_into_which_peft_counts_the_prefix_is_said(tmp_path):
+    spec = dataclasses.replace(LLAMA, sliding_window=5)
+    assert "window of 5 tokens" in convert(_run(tmp_path, make(spec), spec), "peft", str(tmp_path / "out"))
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):

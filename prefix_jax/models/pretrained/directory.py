@@ -20,7 +20,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     Raises:
       UserError: a file is missing, damaged, or not what its name says.
     """
-    config = read_json(path / "config.json")
+    config = {**read_json(path / "config.json"), **_ends(path / "generation_config.json")}
     for name, reader in _READERS.items():
         if (path / name).is_file():
             return config, reader(path / name)
@@ -30,6 +30,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     raise UserError(
         f"{path} has no weights that can be read; it needs {' or '.join(_READERS)}, or their index and shards"
     )
+
+
+def _ends(generation: Path) -> dict[str, Any]:
+    """Returns the end tokens of a model's settings for generation, which go before those of its `config.json`."""
+    ids = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    return {} if ids is None else {"eos_token_id": ids}
 
 
 def _shards(index: Path, reader: Any) -> dict[str, Leaf]:

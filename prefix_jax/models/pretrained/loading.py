@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +188,8 @@ def _leaves(checkpoint: Checkpoint) -> tuple[Spec, dict[str, Leaf]]:
         spec = from_hf(checkpoint.config)
     except KeyError as error:
         raise UserError(f"the config.json of {checkpoint.name} has no {error}; download it again") from None
-    return spec, flatten(to_tree(spec, checkpoint.table))
+    tree = to_tree(spec, checkpoint.table)
+    return replace(spec, tie_embeddings="head" not in tree), flatten(tree)
 
 
 def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identity, dict[str, Any], tokenizers.Late]:

@@ -15,6 +15,8 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained.leaves import Leaf, concatenate, merge, split, stack, transpose
 from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec
 
+_ROWS = 4096  # of two matrices that are compared
+
 Table = dict[str, Leaf]
 Tree = dict[str, Any]
 
@@ -87,19 +89,30 @@ def _linear(leaf: Leaf) -> Leaf:
 
 
 def _head(spec: Spec, names: _Names, embedding: str) -> Tree:
-    """The output matrix, where the model has one of its own."""
+    """The output matrix, where the model has one of its own: also where the configuration says that it is tied, and the
+    file has another, which transformers 5 saves so.
+    """
     shape = (spec.vocab_size, spec.d_model)
-    if not spec.tie_embeddings:
-        return {"head": {"tokens": names("lm_head.weight", *shape)}}
-    if "lm_head.weight" in names:
-        corner = (slice(0, 64), slice(0, 64))
-        head, tokens = names("lm_head.weight", *shape), names(embedding, *shape)
-        if not np.array_equal(head.read(corner), tokens.read(corner)):
+    if spec.tie_embeddings and "lm_head.weight" not in names:
+        return {}
+    head = names("lm_head.weight", *shape)
+    return {} if spec.tie_embeddings and _equal(head, names(embedding, *shape)) else {"head": {"tokens": head}}
+
+
+def _equal(a: Leaf, b: Leaf) -> bool:
+    parts = [slice(start, start + _ROWS) for start in range(0, a.shape[0], _ROWS)]
+    return all(np.array_equal(a.read((rows, slice(None))), b.read((rows, slice(None)))) for rows in parts)
+
+
+def _only_copies(spec: Spec, names: _Names, *copies: str) -> None:
+    """Takes the encoder's and the decoder's embeddings, which must be the shared one."""
+    shape = (spec.vocab_size, spec.d_model)
+    for name in copies:
+        if name in names and not _equal(names(name, *shape), names("shared.weight", *shape)):
             raise UserError(
-                "the checkpoint's lm_head.weight is not its embedding, but its config.json says tie_word_embeddings; "
-                "set that to false there"
+                f'the checkpoint\'s "{name}" is not its "shared.weight": embeddings of their own for the encoder and '
+                "the decoder are not supported"
             )
-    return {}
 
 
 def _gpt2(spec: GPT2Spec, names: _Names) -> Tree:
@@ -178,8 +191,8 @@ def _llama(spec: LlamaSpec, names: _Names) -> Tree:
 
 
 def _t5(spec: T5Spec, names: _Names) -> Tree:
-    # Copies of the shared embedding; and a relative bias that old decoders carried unused in their cross attention.
-    names.ignore("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    _only_copies(spec, names, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    # A relative bias that old decoders carried unused in their cross attention.
     names.ignore("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
     e = spec.d_model
     return {
@@ -239,7 +252,7 @@ def _t5_mlp(spec: T5Spec, names: _Names, path: str) -> Tree:
 
 def _bart(spec: BartSpec, names: _Names) -> Tree:
     names.without("model.")
-    names.ignore("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    _only_copies(spec, names, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     return {
         "embedding": {"tokens": names("shared.weight", spec.vocab_size, spec.d_model)},
         "encoder": _bart_stack(spec, names, "encoder", spec.encoder_layers, spec.encoder_d_ff),

@@ -62,6 +62,9 @@ def readers() -> str:
     return " ".join(versions)
 
 
+_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+
+
 def from_directory(path: Path) -> "PreTrainedTokenizerBase":
     """Returns the tokenizer of a Hugging Face directory.
 
@@ -70,6 +73,9 @@ def from_directory(path: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    # Without any of these AutoTokenizer invents one that knows no words.
+    if path.is_dir() and not any(found for name in _FILES for found in path.glob(name)):
+        raise UserError(f"{path} has no tokenizer; copy its tokenizer.json there")
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:

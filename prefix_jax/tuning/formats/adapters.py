@@ -78,6 +78,8 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
     """
     if spec is None:
         raise UserError("adapters' files name the model's class, and the base model is not known; name it with --model")
+    if type(spec) not in _MODELS:
+        raise UserError("prefixes of BART cannot be written for adapters; keep it as prefix_jax")
     layout.refuse_bias(prefix, "adapters")
     if not isinstance(spec, T5Spec) and spec.head_dim * spec.heads != spec.d_model:
         raise UserError(

@@ -17,7 +17,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.attention import rotary_angles, rotate
 from prefix_jax.models.prefix import Prefix, Site, length
 from prefix_jax.models.pretrained import safetensors_file, torch_file
-from prefix_jax.models.specs import LlamaSpec, Spec, T5Spec
+from prefix_jax.models.specs import BartSpec, LlamaSpec, Spec, T5Spec
 
 
 def to_flat(site: Site) -> np.ndarray:
@@ -75,16 +75,18 @@ def with_offset(prefix: Prefix, spec: Spec | None, offset: int) -> Prefix:
     return replace(prefix, position_offset=offset)
 
 
-def only_decoder(prefix: Prefix, format_name: str) -> Site:
-    """Returns the decoder's site of a prefix that has no other, no slot bias and all layers.
+def only_decoder(prefix: Prefix, spec: Spec | None, format_name: str) -> Site:
+    """Returns the decoder's site of a decoder-only model's prefix, without slot bias and on all layers.
 
     Raises:
       UserError: the prefix is more than the format can say.
     """
     site = prefix.decoder
-    if site is None or prefix.encoder is not None or prefix.cross is not None:
+    both = spec is not None and spec.encoder_layers > 0
+    if site is None or prefix.encoder is not None or prefix.cross is not None or both:
+        instead = "keep it as prefix_jax" if isinstance(spec, BartSpec) else "use --to adapters"
         raise UserError(
-            f"{format_name} cannot hold the prefix of an encoder-decoder (it scrambles its sites); use --to adapters"
+            f"{format_name} cannot hold the prefix of an encoder-decoder (it scrambles its sites); {instead}"
         )
     if site.layers is not None:
         raise UserError(

@@ -66,7 +66,7 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
     Raises:
       UserError: the model is not GPT-2, the only one with a flat form there, or that form cannot hold the prefix.
     """
-    site = layout.only_decoder(prefix, "the original code")
+    site = layout.only_decoder(prefix, spec, "the original code")
     if not isinstance(spec, GPT2Spec):
         raise UserError(
             "the original code has a flat prefix for GPT-2 only, and this model is not known to be one; if it is, name "

@@ -50,6 +50,8 @@ def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
     if _TENSOR not in tensors or tensors[_TENSOR].shape != expected or width % heads:
         found = tensors[_TENSOR].shape if _TENSOR in tensors else "absent"
         raise UserError(f"the tensor {_TENSOR} in {folder} is {found}, but {CONFIG} says {expected}; copy both again")
+    if more := sorted(set(tensors) - {_TENSOR}):
+        raise UserError(f"{folder} holds more than a prefix ({more[0]}), which would be lost; save a prefix alone")
     site = layout.from_flat(tensors[_TENSOR], heads, width // heads)
     return Prefix(decoder=site, position_offset=slots), {"name": config.get("base_model_name_or_path") or ""}
 
@@ -61,8 +63,8 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
       UserError: the prefix has other sites than the decoder's, a slot bias or a layer subset; or its token positions
         start elsewhere and are learned.
     """
-    layout.only_decoder(prefix, "PEFT")
-    site = layout.only_decoder(layout.with_offset(prefix, spec, length(prefix)), "PEFT")
+    layout.only_decoder(prefix, spec, "PEFT")
+    site = layout.only_decoder(layout.with_offset(prefix, spec, length(prefix)), spec, "PEFT")
     layers, heads, slots, head_dim = site.key.shape
     config = {
         "auto_mapping": None,

@@ -87,15 +87,6 @@ def test_writing_to_the_directory_later_changes_nothing(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
-def test_a_tied_head_that_differs_is_refused(tmp_path):
-    model = hf.random_model("gpt2-untied")
-    hf.save(model, tmp_path, "safetensors")
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    with pytest.raises(UserError, match="tie_word_embeddings"):
-        pretrained.load(str(tmp_path))
-
-
 def test_identity_is_of_the_weights_not_of_their_form(tmp_path):
     model, other = hf.random_model("gpt2"), hf.random_model("gpt2", seed=1)
     for form in ("safetensors", "sharded", "bin"):
