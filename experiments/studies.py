@@ -18,6 +18,8 @@ from typing import Any
 from experiments import results
 from experiments.results import Result
 
+# Options of the sweep that do not change what a run is.
+_HARMLESS = ("--job", "--only", "--members", "--plan", "--coordinator", "--process", "--wait")
 Labels = Callable[[Result], dict[str, Any]]
 
 
@@ -68,11 +70,19 @@ def main(study: Study) -> None:
     parser.add_argument("--scale", choices=sorted(study.scored), default="cpu")
     parser.add_argument("--workdir", type=Path, help="the sweep's directory; without it only the README is written")
     arguments, rest = parser.parse_known_args()
-    code = 0
-    if arguments.workdir:
-        code = run_sweep(study, arguments.scale, arguments.workdir, rest)
-        if (arguments.workdir / "sweep.json").is_file():
-            results.keep(study.results, arguments.scale, results.of_sweep(arguments.workdir, arguments.scale))
+    code, workdir = 0, arguments.workdir
+    if workdir:
+        code = run_sweep(study, arguments.scale, workdir, rest)
+        ended = results.of_sweep(workdir, arguments.scale) if (workdir / "sweep.json").is_file() else []
+        if changes := [word for word in rest if not word.startswith(_HARMLESS) and word.startswith("--")]:
+            results.keep(workdir / results.FILE_NAME, arguments.scale, ended)
+            print(
+                f"with {changes[0]} it is another study: its results are in {workdir}/{results.FILE_NAME}",
+                file=sys.stderr,
+            )
+            raise SystemExit(code)
+        if any(row.result for row in ended):
+            results.keep(study.results, arguments.scale, ended)
     from experiments.readme import write_readme
 
     write_readme(study)

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from prefix_jax.errors import UserError, did_you_mean
 
 BAD_INPUT = 2
+_PIPE_CLOSED = 141  # what a shell gives a program that SIGPIPE ended
 
 # What the functions here define is shown by `--help` as the calling program's.
 flags.disclaim_key_flags()
@@ -36,6 +37,9 @@ def user_errors() -> Iterator[None]:
         yield
     except UserError as error:
         fail(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
+        raise SystemExit(_PIPE_CLOSED) from None
     except OSError as error:
         if error.errno is None or error.filename is None:
             raise

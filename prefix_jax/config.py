@@ -32,7 +32,7 @@ def default_config() -> Config:
             decoding=_decoding(),
             mesh=_mesh(),
         )
-    )
+    ).lock()
 
 
 def _model() -> dict:

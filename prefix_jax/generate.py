@@ -16,7 +16,7 @@ from prefix_jax.errors import UserError
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
 _TUNED = flags.DEFINE_string("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
 _INPUT = flags.DEFINE_string("input", None, "One source text.")
-_INPUT_FILE = flags.DEFINE_string("input_file", None, "A file with one source a line.")
+_INPUT_FILE = flags.DEFINE_string("input_file", None, "A file with one source a line; - for stdin.")
 _BARE = flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
 _MERGE = flags.DEFINE_bool("merge", False, "Add LoRA's updates to the model's matrices first: as fast as without it.")
 _OVERRIDES = cli.define_overrides()
@@ -48,6 +48,7 @@ def main() -> None:
     for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
         if hosts.leader():
             print(" ".join(text.split("\n")))
+    sys.stdout.flush()
 
 
 def _sources() -> list[str]:
@@ -55,16 +56,18 @@ def _sources() -> list[str]:
         if _INPUT_FILE.value:
             raise UserError("--input and --input-file are both given; give one of them")
         return [_INPUT.value]
-    name = _INPUT_FILE.value or "standard input"
+    path = None if _INPUT_FILE.value in (None, "", "-") else Path(_INPUT_FILE.value)
+    name = str(path or "standard input")
     try:
-        data = Path(name).read_bytes() if _INPUT_FILE.value else sys.stdin.buffer.read()
-        lines = data.decode("utf-8").splitlines()
+        data = path.read_bytes() if path else sys.stdin.buffer.read()
+        # Not splitlines, which also splits at U+2028 and the like.
+        lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").removesuffix("\n").split("\n")]
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{name} is not UTF-8 (line {line}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}; check the path") from None
-    if not lines:
+    if lines == [""]:
         raise UserError(f"{name} is empty; give one source a line, or --input")
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -176,7 +176,11 @@ def _earlier(workdir: Path, split: str, about: dict[str, Any]) -> tuple[dict[str
     """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones."""
     entry = _read_scores(workdir).get(split, {})
     samples = workdir / "samples.jsonl"
-    rows = read_samples(workdir) if samples.exists() else []
+    try:
+        rows = read_samples(workdir) if samples.exists() else []
+    except ValueError:
+        print(f"{samples} was damaged and is written anew", file=sys.stderr)
+        rows = []
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in {"spread": None, **about}.items())
     if not same or len(rows) != about["records"] or any(row["split"] != split for row in rows):
         return dict(about), {"tuned": [], "bare": []}
@@ -203,7 +207,10 @@ def _scores(task: str, records: Sequence[Record], hypotheses: Sequence[str]) -> 
 def _read_scores(workdir: Path) -> dict[str, Any]:
     path = workdir / "scores.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise ValueError
+        return found
     except ValueError:
         print(f"{path} was damaged and is written anew", file=sys.stderr)
         return {}

@@ -32,10 +32,16 @@ _PLAN = flags.DEFINE_bool("plan", False, "Only print which rows would train toge
 
 def main() -> None:
     cli.required(config=_CONFIG.value, workdir=_WORKDIR.value)
+    from prefix_jax.data.tasks import check_split
+    from prefix_jax.decoding import Options as Decoding
     from prefix_jax.sweeping.groups import groups, holding
     from prefix_jax.sweeping.rows import read_rows
 
+    if _SPLIT.value:
+        check_split(_SPLIT.value)
     rows = read_rows(config_flags.get_config_filename(flags.FLAGS["config"]), _CONFIG.value)
+    for row in rows:
+        Decoding.from_config(row.config.decoding)
     if _PLAN.value:
         found = [[row.name for row in group] for group in groups(rows, _MEMBERS.value)]
         for group in holding(found, _ONLY.value):

@@ -21,9 +21,11 @@ def main() -> None:
     cli.required(config=_CONFIG.value, workdir=_WORKDIR.value)
     cli.enable_compile_cache()
     from prefix_jax.config import flat
+    from prefix_jax.decoding import Options as Decoding
     from prefix_jax.parallel import hosts
     from prefix_jax.training import pipeline
 
+    Decoding.from_config(_CONFIG.value.decoding)  # what is wrong with them shows before the training
     _JOIN({"workdir": _WORKDIR.value, **flat(_CONFIG.value.to_dict())})
     outcome = pipeline.tune(_CONFIG.value, Path(str(_WORKDIR.value)), cli.command_line())
     if not outcome.finished and hosts.leader():

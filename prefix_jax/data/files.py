@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,14 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     before = 0
     try:
         header = next(reader)
+        if twice := next((name for name in header if header.count(name) > 1), None):
+            raise UserError(f'{path} has two columns named "{twice}"; rename one.')
         before = reader.line_num
         for cells in reader:
             where, before = f"line {before + 1} of {path}", reader.line_num

@@ -89,13 +89,13 @@ def pairs(task: str, split: str, path: str = "", columns: Columns = Columns(), l
     Raises:
       UserError: an unknown task or split, data that cannot be found, a row with an empty or missing field.
     """
-    records = _read(_task(task), task, _split(split), path, columns)
+    records = _read(_task(task), task, check_split(split), path, columns)
     return records[:limit] if limit else records
 
 
 def inputs(task: str, split: str, path: str = "", columns: Columns = Columns(), limit: int = 0) -> list[Record]:
     """Returns a split with one record an input, with all its references: for decoding and scores. See `pairs`."""
-    records = group(_read(_task(task), task, _split(split), path, columns))
+    records = group(_read(_task(task), task, check_split(split), path, columns))
     return records[:limit] if limit else records
 
 
@@ -111,7 +111,8 @@ def _task(name: str) -> Task:
     return TASKS[name]
 
 
-def _split(name: str) -> str:
+def check_split(name: str) -> str:
+    """Returns the name of a split; UserError where it is none."""
     if name not in SPLITS:
         raise UserError(f'"{name}" is not a split{did_you_mean(name, SPLITS)}')
     return name

@@ -41,6 +41,8 @@ class State:
         Raises:
           UserError: the directory holds other runs, or no name holds `only`.
         """
+        if (workdir / "config.json").exists():
+            raise UserError(f"{workdir} holds a run; name another --workdir for a sweep")
         self.workdir, self.rows = workdir, {row.name: row for row in rows}
         self.scoring, self.about = scoring, about
         self.file = self.job_folder(job) / FILE_NAME if job else workdir / FILE_NAME

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -141,6 +142,11 @@ def train(trainer: Trainer) -> list[Outcome]:
         ]
         stop = stack.enter_context(Stop())
         point = _Point.of(trainer, checkpoints)
+        if point.step > trainer.total_steps:
+            raise UserError(
+                f"{trainer.folder} is at step {point.step} already, and {trainer.total_steps} steps are asked for; "
+                "give it more, or another --workdir"
+            )
         for writer in writers:
             writer.resume(point.step)
         run = _Run(trainer, checkpoints, writers, stop, point)
@@ -184,6 +190,8 @@ class _Run:
         options, total = self.t.options, self.t.total_steps
         label = "train" if self.t.lengths is None else f"train {len(self.t.members)} members"
         stream = None if hosts.leader() else io.StringIO()
+        if self.over and hosts.leader():
+            print(f"at step {self.at.step} already: nothing to train", file=sys.stderr)
         with Progress(total, start=self.at.step, label=label, stream=stream) as bar, hosts.lost_processes():
             while not self.over and not self.stop.asked and not hosts.asked_to_stop(self.at.step):
                 batch = self.t.batch_at(self.at.step)

@@ -26,6 +26,11 @@ def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
             "prefix_jax.sweep)"
         )
     (outcome,) = run(prepare(open_session(config), workdir, words))
+    if outcome.finished and outcome.diverged:
+        raise UserError(
+            f"what was trained is not finite at step {outcome.step}; lower --config.optimizer.learning_rate and start "
+            "in a new --workdir"
+        )
     return outcome
 
 

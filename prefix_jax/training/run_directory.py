@@ -56,6 +56,8 @@ def earlier(workdir: Path, config: Config) -> dict[str, Any]:
     Raises:
       UserError: the directory holds a run with other options.
     """
+    if (workdir / "sweep.json").exists():
+        raise UserError(f"{workdir} holds a sweep; name another --workdir for a run")
     if not (workdir / "config.json").exists():
         return {}
     before = read_config(workdir)

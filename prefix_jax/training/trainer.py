@@ -149,9 +149,9 @@ def prepare_together(
     options = longest.config.training
     total = options.steps or max(1, round(options.epochs * batches.steps_per_epoch))
     members = _members(session, runs, total)
+    validation = _batches(longest, "validation", shuffle=False) if options.evaluate_every else None
     for member in members:
         run_directory.claim(member.workdir, member.config, member.counts, words, dataclasses.astuple(batches.shape))
-    validation = _batches(longest, "validation", shuffle=False) if options.evaluate_every else None
     return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total)
 
 

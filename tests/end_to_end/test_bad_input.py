@@ -11,7 +11,11 @@ import jax
 import pytest
 
 from prefix_jax import cli, disk, inference
+from prefix_jax.config import default_config
+from prefix_jax.data.files import read_rows
 from prefix_jax.errors import UserError
+from prefix_jax.sweeping.rows import Row
+from prefix_jax.sweeping.state import State
 from prefix_jax.training import pipeline, run_directory, session
 from prefix_jax.training.trainer import prepare
 from tests import runs, tiny
@@ -120,6 +124,59 @@ def test_bad_data_files(setting, tiny_models, tmp_path, content, named):
     with pytest.raises(UserError, match=named) as caught:
         prepare(session.open_session(config), tmp_path / "run", [])
     assert "train.jsonl" in str(caught.value)
+
+
+def test_an_option_that_is_misspelt_in_a_recipe_is_an_error():
+    with pytest.raises(AttributeError, match="lenght"):
+        default_config().prefix.lenght = 3
+
+
+def test_long_cells_are_read_and_columns_of_one_name_are_not(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"source,target\n{'a' * 200_000},b\n")
+    ((_, row),) = read_rows(path)
+    assert len(row["source"]) == 200_000
+    path.write_text("source,target,target\na,b,c\n")
+    with pytest.raises(UserError, match='two columns named "target"'):
+        read_rows(path)
+
+
+def test_a_run_that_ends_without_finite_numbers_is_an_error(setting, tiny_models, tmp_path):
+    config = config_for(setting, tiny_models)
+    config.optimizer.update(learning_rate=3e38, warmup_steps=0, weight_decay=5.0)
+    config.training.steps = 1
+    with pytest.raises(UserError, match="not finite at step 1; lower"):
+        pipeline.tune(config, tmp_path / "run", [])
+
+
+def test_a_start_that_failed_leaves_the_directory_free(setting, tiny_models, tmp_path):
+    for split, target in (("train", "x"), ("validation", "x " * 200)):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"source": "a", "target": target}) + "\n")
+    config = config_for(setting, tiny_models)
+    config.data.path = str(tmp_path)
+    with pytest.raises(UserError, match="max_target_length"):
+        prepare(session.open_session(config), tmp_path / "run", [])
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_fewer_steps_than_were_done_are_refused(run_of_llama, setting, tiny_models, capsys):
+    config = config_for(setting, tiny_models)
+    pipeline.tune(config, run_of_llama, [])
+    assert "at step 2 already: nothing to train" in capsys.readouterr().err
+    config.training.steps = 1
+    with pytest.raises(UserError, match="is at step 2 already, and 1 steps are asked for"):
+        pipeline.tune(config, run_of_llama, [])
+    config.training.steps = 2
+    pipeline.tune(config, run_of_llama, [])
+
+
+def test_a_run_and_a_sweep_do_not_share_a_directory(run_of_llama, setting, tiny_models, tmp_path):
+    config = config_for(setting, tiny_models)
+    with pytest.raises(UserError, match="holds a run; name another --workdir for a sweep"):
+        State(run_of_llama, [Row("a", {}, config)], 1, {}, {})
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a sweep; name another --workdir for a run"):
+        pipeline.tune(config, tmp_path, [])
 
 
 @pytest.fixture(scope="module")

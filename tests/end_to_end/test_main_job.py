@@ -53,7 +53,7 @@ def test_generate_from_run_tuned_folder_file_and_stdin(finished, tmp_path):
     text = "name : Place 3 | food : Thai"
     one, _ = runs.run("generate", "--workdir", str(workdir), "--input", text, cache=cache)
     lines = tmp_path / "lines.txt"
-    lines.write_text(text + "\n" + text + "\n", encoding="utf-8")
+    lines.write_bytes(f"\ufeff{text}\r\n{text}\r\n".encode())
     two, _ = runs.run("generate", "--tuned", str(workdir / "tuned"), "--input-file", str(lines), cache=cache)
     assert two == one * 2
     greedy, _ = runs.run(

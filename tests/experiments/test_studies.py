@@ -27,7 +27,7 @@ def sweep(scale):
         for seed in (1, 2):
             yield {{"prefix.length": length, "training.seed": seed}}
     for seed in (1, 2):
-        rate = {{"optimizer.learning_rate": float("inf"), "training.seed": seed}}
+        rate = {{"optimizer.learning_rate": 3e38, "training.seed": seed}}
         yield {{"prefix.length": 2, "prefix.reparameterisation": "none", **rate}}
 """
 README = "# A study\n\n<!-- results -->\n\nNo runs yet.\n\n<!-- end of results -->\n\nThe end.\n"
@@ -135,6 +135,27 @@ def test_results_of_another_scale_and_of_rows_that_have_not_ended_again_stay(tmp
     keep("cpu", c=(2, False), b=(3, True), a=(2, False), other=(5, False))
     found = [(r.scale, r.name, r.config["prefix.length"]) for r in results.read(path)]
     assert found == [("paper", "a", 1), ("cpu", "b", 3), ("cpu", "a", 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "ended", "own"),
+    [((), False, True), (("--config.training.steps=2",), True, False), (("--only=a", "--members=2"), True, True)],
+    ids=["failed", "changed", "part"],
+)
+def test_what_a_study_published_is_replaced_only_by_its_own_results(words, ended, own, tmp_path, monkeypatch):
+    study = Study(tmp_path / "study", lambda one: {"length": one.option("prefix.length")}, {"cpu": ()})
+    before, new = result(name="a", scale="cpu"), result(name="a", scale="cpu", steps=9)
+    results.keep(study.results, "cpu", [results.Asked("a", {}, {}, before)])
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    monkeypatch.setattr(studies, "run_sweep", lambda *_: 0)
+    monkeypatch.setattr(results, "of_sweep", lambda *_: [results.Asked("a", {"x": 1}, {}, new if ended else None)])
+    monkeypatch.setattr(readme, "write_readme", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["study", "--workdir", str(tmp_path / "sweep"), *words])
+    with pytest.raises(SystemExit):
+        studies.main(study)
+    assert results.read(study.results) == [new if own and ended else before]
+    assert results.read(tmp_path / "sweep" / results.FILE_NAME) == ([] if own else [new])
 
 
 @pytest.mark.parametrize(
