@@ -154,7 +154,7 @@ def evaluate(
     if limit:
         records = subsets.spread(records, limit) if spread else records[:limit]
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
-    about |= {"spread": True} if spread else {}
+    about |= {"spread": True} if spread and limit else {}
     entry, texts = _earlier(workdir, split, about)
     if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
@@ -175,14 +175,11 @@ def evaluate(
 def _earlier(workdir: Path, split: str, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones."""
     entry = _read_scores(workdir).get(split, {})
-    samples = workdir / "samples.jsonl"
-    try:
-        rows = read_samples(workdir) if samples.exists() else []
-    except ValueError:
-        print(f"{samples} was damaged and is written anew", file=sys.stderr)
-        rows = []
+    rows = [row for row in _known_samples(workdir) if row["split"] == split]
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in {"spread": None, **about}.items())
-    if not same or len(rows) != about["records"] or any(row["split"] != split for row in rows):
+    if not same or len(rows) != about["records"]:
+        if entry.get("records", 0) > about["records"] and hosts.leader():
+            print(f"replacing the scores of {entry['records']} records of {split} by those of fewer", file=sys.stderr)
         return dict(about), {"tuned": [], "bare": []}
     return entry, {name: [row[name] for row in rows] for name in ("tuned", "bare")}
 
@@ -221,6 +218,15 @@ def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
     disk.write_text(workdir / "scores.json", json.dumps(scores, indent=2) + "\n")
 
 
+def _known_samples(workdir: Path) -> list[dict[str, Any]]:
+    try:
+        rows = read_samples(workdir) if (workdir / "samples.jsonl").exists() else []
+        return [row for row in rows if row["split"]]
+    except (ValueError, KeyError, TypeError):
+        print(f"{workdir}/samples.jsonl was damaged and is written anew", file=sys.stderr)
+        return []
+
+
 def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[Any]]) -> None:
     rows = [
         {
@@ -232,10 +238,11 @@ def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: 
         }
         for i, record in enumerate(records)
     ]
+    rows += [row for row in _known_samples(workdir) if row["split"] != split]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     disk.write_text(workdir / "samples.jsonl", text)
 
 
 def read_samples(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of `samples.jsonl`."""
+    """Returns the rows of `samples.jsonl`, those of the split that was scored last before others."""
     return [json.loads(line) for line in (workdir / "samples.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -81,12 +81,13 @@ def read_run(workdir: Path | str) -> Run:
         raise UserError(f"{path} does not hold the configuration of a run; train again into a new --workdir")
     notes: list[str] = []
     prefix = _read_object(workdir / "tuned" / "prefix.json", notes)
+    samples = [line for line in _read_lines(workdir / "samples.jsonl", notes) if "source" in line]
     return Run(
         workdir=workdir,
         record=record,
         metrics=list(_read_metrics(workdir / "metrics.jsonl", notes)),
         scores={str(k): v for k, v in _read_object(workdir / "scores.json", notes).items() if isinstance(v, dict)},
-        samples=[line for line in _read_lines(workdir / "samples.jsonl", notes) if "source" in line],
+        samples=[line for line in samples if line.get("split") == samples[0].get("split")],  # the one scored last
         prefix=prefix,
         inspection=_read_object(workdir / "inspection.json", notes),
         pictures=_read_pictures(workdir / "tuned" / "prefix.safetensors", prefix, notes),

@@ -1,0 +1,37 @@
+"""Scores of several splits and calls in one run directory."""
+
+import json
+
+import pytest
+
+from prefix_jax import inference
+from prefix_jax.training import pipeline
+from tests import tiny
+
+QUICK = {"decoding.strategy": "greedy", "decoding.max_length": 3}
+
+
+@pytest.fixture(scope="module")
+def run(tiny_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scores")
+    config = tiny.configuration(tiny_models["llama"], folder)
+    config.training.update(steps=1, batch=4, evaluate_records=2, tensorboard=False)
+    pipeline.tune(config, folder / "run", [])
+    return folder / "run"
+
+
+def test_a_split_keeps_its_scores_when_another_is_scored(run):
+    inference.evaluate(run, "test", bare=True, overrides=QUICK)
+    inference.evaluate(run, "validation", overrides=QUICK)
+    samples = inference.read_samples(run)
+    assert [row["split"] for row in samples] == ["validation"] * 4 + ["test"] * 4
+    entry = inference.evaluate(run, "test", spread=True, overrides=QUICK)  # all records, however they are spaced
+    scores = json.loads((run / "scores.json").read_text())
+    assert "bare" in entry and "bare" in scores["test"] and "tuned" in scores["validation"]
+    assert inference.read_samples(run)[0]["split"] == "test" and all(row["bare"] is not None for row in samples[4:])
+
+
+def test_scores_of_fewer_records_say_what_they_replace(run, capsys):
+    inference.evaluate(run, "test", overrides=QUICK)
+    inference.evaluate(run, "test", limit=1, overrides=QUICK)
+    assert "replacing the scores of 4 records of test by those of fewer" in capsys.readouterr().err
