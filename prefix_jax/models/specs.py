@@ -205,7 +205,10 @@ def _sliding_window(c: dict) -> int | None:
     if window is None or set(kinds) == {"full_attention"}:
         return None
     if set(kinds) != {"sliding_attention"}:
-        raise UserError(f"this {c['model_type']} model has a window in some of its layers only, which is not supported")
+        said = "layer_types" if c.get("layer_types") else f"max_window_layers={whole}"
+        raise UserError(
+            f"this {c['model_type']} model has a window in some of its layers only ({said}), which is not supported"
+        )
     return window
 
 
