@@ -188,7 +188,8 @@ def _rope_scaling(rope: dict) -> tuple | None:
 
 def _rope(c: dict) -> dict:
     """What a configuration says of rotary positions, with the precedence that transformers gives its several forms."""
-    found = {"rope_theta": c.get("rope_theta"), **(c.get("rope_scaling") or c.get("rope_parameters") or {})}
+    found = dict(c.get("rope_scaling") or c.get("rope_parameters") or {})
+    found["rope_theta"] = found.get("rope_theta") or c.get("rope_theta") or 10000.0
     original = c.get("original_max_position_embeddings")
     return {**found, "original_max_position_embeddings": original} if original else found
 
@@ -234,7 +235,7 @@ def _llama(c: dict) -> LlamaSpec:
         bos_id=_first(c.get("bos_token_id")),
         pad_id=_first(c.get("pad_token_id"), 0),
         max_positions=c.get("max_position_embeddings", 2048),
-        rope_base=float(rope.get("rope_theta") or 10000.0),
+        rope_base=float(rope["rope_theta"]),
         rope_scaling=_rope_scaling(rope),
         qkv_bias=qwen,
         sliding_window=_sliding_window(c),
