@@ -227,7 +227,7 @@ def _mesh() -> dict:
     )
 
 
-# What numbers may be, by the words that say so. The sections `decoding` and `mesh` are checked where they are read.
+# What numbers may be, by the words that say so. The rest of `decoding`, and `mesh`, are checked where they are read.
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "at least 1": (
         lambda x: x >= 1,

@@ -42,17 +42,14 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise UserError(f"{folder} is not empty; name another folder, or add --overwrite")
     named = spec_of_model(model) if model else None
-    prefix, spec, meta = _read(Path(source), named)
+    form = _format_of(Path(source))
+    prefix, spec, meta = _read(Path(source), form, named)
     if model:
         meta["model"] = {**meta["model"], "name": model}
     contents = _encode(target, prefix, spec, meta, name)
-    window = getattr(spec, "sliding_window", None) if "peft" in (target, _format_of(Path(source))) else None
     disk.write_all(folder, contents)
-    return _sentence(prefix, target, folder, contents) + (
-        f"; PEFT counts a prefix into this model's window of {window} tokens: longer texts, prefix included, differ"
-        if window
-        else ""
-    )
+    window = getattr(spec, "sliding_window", None) if "peft" in (form, target) else None
+    return _sentence(prefix, target, folder, contents, window)
 
 
 def spec_of_model(source: str) -> Spec:
@@ -72,20 +69,20 @@ def spec_of_model(source: str) -> Spec:
     return from_hf(open_checkpoint(source).config)
 
 
-def _read(source: Path, spec: Spec | None) -> tuple[Prefix, Spec | None, dict[str, Any]]:
+def _format_of(source: Path) -> str:
     if store.PAIR.find(source):
         raise UserError(f"{source} holds more than a prefix, or none; other formats of ours are for prefixes alone")
-    if files.PAIR.find(source):
+    return OURS if files.PAIR.find(source) else detect(source)
+
+
+def _read(source: Path, form: str, spec: Spec | None) -> tuple[Prefix, Spec | None, dict[str, Any]]:
+    if form == OURS:
         prefix, meta = files.load(source, spec)
         return prefix, spec or files.spec_of(meta), meta
-    prefix, identity = FORMATS[detect(source)].read(source, spec)
+    prefix, identity = FORMATS[form].read(source, spec)
     if spec is not None:
         check(prefix, spec)
     return prefix, spec, files.meta_of(prefix, identity, spec)
-
-
-def _format_of(source: Path) -> str:
-    return OURS if files.PAIR.find(source) else detect(source)
 
 
 def _encode(target: str, prefix: Prefix, spec: Spec | None, meta: dict[str, Any], name: str) -> dict[str, bytes]:
@@ -101,13 +98,16 @@ def _encode(target: str, prefix: Prefix, spec: Spec | None, meta: dict[str, Any]
     return files.encode(prefix, {**described, **{k: v for k, v in meta.items() if k not in ("model", "spec")}})
 
 
-def _sentence(prefix: Prefix, target: str, folder: Path, contents: dict[str, bytes]) -> str:
+def _sentence(prefix: Prefix, target: str, folder: Path, contents: dict[str, bytes], window: int | None) -> str:
     sites = [site for site in ("encoder", "decoder", "cross") if getattr(prefix, site) is not None]
     whole = f"{', '.join(contents)} in {folder}"
     offset = 0 if target == "adapters" else length(prefix) if target != OURS else int(prefix.position_offset)
     turned = sites == ["decoder"] and offset != int(prefix.position_offset)
     exact = "keys turned for its token positions (exact to float32 rounding)" if turned else "bit for bit"
-    return f"wrote {whole}: {length(prefix)} virtual tokens on {', '.join(sites)}, {exact}"
+    counted = (
+        f"; PEFT counts a prefix into this model's window of {window} tokens: longer texts, prefix included, differ"
+    )
+    return f"wrote {whole}: {length(prefix)} virtual tokens on {', '.join(sites)}, {exact}{counted if window else ''}"
 
 
 class _Parser(argparse.ArgumentParser):

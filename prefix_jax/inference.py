@@ -155,7 +155,8 @@ def evaluate(
         records = subsets.spread(records, limit) if spread else records[:limit]
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
-    entry, texts = _earlier(workdir, split, about)
+    samples = _known_samples(workdir)
+    entry, texts = _earlier(workdir, split, about, [row for row in samples if row["split"] == split])
     if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     entry["prefix"] = found.sha256
@@ -168,14 +169,19 @@ def evaluate(
             entry["seconds"] = {**entry.get("seconds", {}), name: round(seconds, 1)}
     if hosts.leader():
         _write_scores(workdir, split, entry)
-        _write_samples(workdir, split, records, texts)
+        others = [row for row in samples if row["split"] != split]
+        _write_samples(workdir, split, records, texts, others)
     return entry
 
 
-def _earlier(workdir: Path, split: str, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones."""
+def _earlier(
+    workdir: Path, split: str, about: dict[str, Any], rows: list[dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones.
+
+    `rows` are the split's samples.
+    """
     entry = _read_scores(workdir).get(split, {})
-    rows = [row for row in _known_samples(workdir) if row["split"] == split]
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in {"spread": None, **about}.items())
     if not same or len(rows) != about["records"]:
         if entry.get("records", 0) > about["records"] and hosts.leader():
@@ -221,13 +227,15 @@ def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
 def _known_samples(workdir: Path) -> list[dict[str, Any]]:
     try:
         rows = read_samples(workdir) if (workdir / "samples.jsonl").exists() else []
-        return [row for row in rows if row["split"]]
+        return [row for row in rows if row["split"]]  # what has none is no row of ours
     except (ValueError, KeyError, TypeError):
         print(f"{workdir}/samples.jsonl was damaged and is written anew", file=sys.stderr)
         return []
 
 
-def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[Any]]) -> None:
+def _write_samples(
+    workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[Any]], others: list[dict[str, Any]]
+) -> None:
     rows = [
         {
             "split": split,
@@ -238,8 +246,7 @@ def _write_samples(workdir: Path, split: str, records: Sequence[Record], texts: 
         }
         for i, record in enumerate(records)
     ]
-    rows += [row for row in _known_samples(workdir) if row["split"] != split]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [*rows, *others])
     disk.write_text(workdir / "samples.jsonl", text)
 
 

@@ -20,7 +20,7 @@ from prefix_jax.tuning import files
 from prefix_jax.tuning.kept import Kept
 from prefix_jax.tuning.pair import Pair, described
 
-PAIR = Pair("collections")
+PAIR = Pair("collections", ("sha256",))
 
 
 def save(
@@ -70,5 +70,5 @@ def load(
         prefix, about = files.load(found, spec, identity)
         if about.get("step") != meta.get("step"):
             raise UserError(f"{found} holds a prefix and collections of different steps; copy the run's again")
-        meta["sha256"] = hashlib.sha256(f"{meta.get('sha256')}{about.get('sha256')}".encode()).hexdigest()
+        meta["sha256"] = hashlib.sha256(f"{meta['sha256']}{about.get('sha256')}".encode()).hexdigest()
     return Kept(prefix, unflatten(arrays)), meta

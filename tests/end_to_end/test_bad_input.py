@@ -87,6 +87,7 @@ def config_for(setting, tiny_models, family: str = "llama", **data):
         ("optimizer", dict(learning_rate=float("nan")), "optimizer.learning_rate is nan; it must be a finite number"),
         ("optimizer", dict(learning_rate=0.0), "optimizer.learning_rate is 0.0; it must be above 0"),
         ("optimizer", dict(clip=-1.0), "optimizer.clip"),
+        ("optimizer", dict(warmup_steps=-1), "optimizer.warmup_steps"),
         ("prefix", dict(hidden=0), "prefix.hidden is 0; it must be at least 1"),
         ("data", dict(seed=-1), "data.seed is -1; it must be at least 0"),
         ("decoding", dict(batch=0), "decoding.batch"),

@@ -14,7 +14,8 @@ from prefix_jax import disk
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import Prefix, Site
 from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, T5Spec
-from prefix_jax.tuning import files
+from prefix_jax.tuning import files, store
+from prefix_jax.tuning.kept import Kept
 
 COMMON = dict(vocab_size=50, layers=3, d_model=12, heads=4, norm_epsilon=1e-6, tie_embeddings=True)
 IDS = dict(eos_id=1, bos_id=None, pad_id=0)
@@ -173,6 +174,14 @@ def test_a_pair_that_a_kill_left_mixed_is_refused(tmp_path):
     os.replace(tmp_path / "1" / "prefix.safetensors", tmp_path / "0" / "prefix.safetensors")
     with pytest.raises(UserError, match="is not the one that prefix.json beside it describes"):
         files.load(tmp_path / "0")
+
+
+def test_collections_without_the_hash_of_their_tensors_are_refused(tmp_path):
+    store.save(tmp_path, Kept(None, {"lora": {"a": jnp.ones(3)}}), IDENTITY, GPT2, {"method": "lora"})
+    path = tmp_path / "collections.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"}))
+    with pytest.raises(UserError, match="no sha256"):
+        store.load(tmp_path)
 
 
 def test_no_such_directory(tmp_path):
