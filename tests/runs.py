@@ -39,18 +39,18 @@ def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, **paths, "JAX_PLATFORMS": "cpu"}
 
 
-def start(module: str, *words: str, cache: Path) -> subprocess.Popen:
-    """Starts `python -m prefix_jax.MODULE WORDS`."""
+def start(module: str, *words: str, cache: Path, cwd: Path = ROOT) -> subprocess.Popen:
+    """Starts `python -m prefix_jax.MODULE WORDS` in `cwd`."""
     return subprocess.Popen(
         [sys.executable, "-m", f"prefix_jax.{module}", *words],
-        cwd=ROOT, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=cwd, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
-def run(module: str, *words: str, cache: Path, code: int = 0) -> tuple[str, str]:
+def run(module: str, *words: str, cache: Path, code: int = 0, cwd: Path = ROOT) -> tuple[str, str]:
     """Runs a command line to its end; asserts its exit code; returns what it printed."""
-    process = start(module, *words, cache=cache)
+    process = start(module, *words, cache=cache, cwd=cwd)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
     return out, err
