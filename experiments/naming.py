@@ -10,13 +10,28 @@ _COLUMNS = {"e2e": "E2E", "webnlg": "WebNLG", "dart": "DART"}
 
 def kind(result: Result) -> str:
     """Returns the method without its size, for tables over several studies; small adapters stand apart."""
-    name, top = result.option("method"), result.option("finetune.layers")
-    if name == "finetune":
-        return f"fine-tuning, last {top} layers" if top else "fine-tuning"
-    if name == "adapter":
-        return "adapters, 0.1 %" if _small(result) else "adapters"
+    return " + ".join(_kind(result, name) for name in _parts(result))
+
+
+def method(result: Result) -> str:
+    """Returns the method with its size, such as "prefix 5", "adapters, 3.01 %" or "prefix 5 + LoRA, rank 8"."""
+    return " + ".join(_sized(result, name) for name in _parts(result))
+
+
+def _parts(result: Result) -> list[str]:
+    return [name.strip() for name in result.option("method").split("+")]
+
+
+def _kind(result: Result, name: str) -> str:
+    top = result.option("finetune.layers")
     direct = name == "prefix" and result.option("prefix.reparameterisation") == "none"
-    return "LoRA" if name == "lora" else f"{name}, direct" if direct else name
+    titles = {
+        "finetune": f"fine-tuning, last {top} layers" if top else "fine-tuning",
+        "adapter": "adapters, 0.1 %" if _small(result) else "adapters",
+        "lora": "LoRA",
+        "prefix": "prefix, direct" if direct else "prefix",
+    }
+    return titles.get(name, name)
 
 
 def _small(adapter: Result) -> bool:
@@ -24,19 +39,15 @@ def _small(adapter: Result) -> bool:
     return adapter.share <= 0.01
 
 
-def method(result: Result) -> str:
-    """Returns the method with its size, such as "prefix 5" or "adapters, 3.01 %"."""
-    name = result.option("method")
+def _sized(result: Result, name: str) -> str:
     if name in ("prefix", "infix", "prompt"):
         through = result.option(f"{name}.reparameterisation")
         usual = "none" if name == "prompt" else "mlp"
         how = "" if through == usual else ", direct" if through == "none" else f", {through.upper()}"
         return f"{name} {result.option(f'{name}.length')}{how}"
-    if name == "finetune":
-        return kind(result)
     if name == "adapter":
         return f"adapters, {100 * result.share:.3g} %"
-    return f"LoRA, rank {result.option('lora.rank')}"
+    return f"LoRA, rank {result.option('lora.rank')}" if name == "lora" else _kind(result, name)
 
 
 def labels(result: Result) -> dict[str, str]:
@@ -68,5 +79,6 @@ def ablation(result: Result) -> Mapping[str, float]:
     """Returns what the paper's ablation (Table 4) has: of embeddings, one row for both ways of training them."""
     name = result.option("method")
     short = {"infix": "INFIX", "prompt": "EMB"}.get(name)
-    row = f"{short}-{result.option(f'{name}.length')}" if short else "PREFIX arXiv v1"
+    whole = "PREFIX arXiv v1" if name == "prefix" else ""
+    row = f"{short}-{result.option(f'{name}.length')}" if short else whole
     return published.scores(published.E2E, "ablation_E2E_BLEU_NIST_MET_RL_CIDEr", row)

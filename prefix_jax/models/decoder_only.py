@@ -56,8 +56,7 @@ class DecoderOnly(nn.Module):
         """Returns float32 logits at the target positions (all positions if None).
 
         `segment_ids` separate packed segments, and 0 from the rest: an attention mask is a valid value. `positions`
-        count
-        from 0 in each segment, and are derived from the segments where not given.
+        count from 0 in each segment, and are derived from the segments where not given.
         """
         return self.logits(self.target_hidden(tokens, positions, segment_ids, target_positions, prefix=prefix))
 

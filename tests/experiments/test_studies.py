@@ -170,6 +170,8 @@ def test_what_a_study_published_is_replaced_only_by_its_own_results(words, ended
         ({"method": "finetune", "finetune.layers": 2}, 0.1, "fine-tuning, last 2 layers", 68.1),
         ({"method": "prompt", "prompt.reparameterisation": "mlp"}, 0.001, "prompt 20, MLP", None),
         ({"method": "lora"}, 0.001, "LoRA, rank 8", None),
+        ({"method": "prefix+lora"}, 0.001, "prefix 10 + LoRA, rank 8", None),
+        ({"method": "ia3"}, 0.001, "ia3", None),
     ],
 )
 def test_methods_are_named_and_found_in_the_papers_table(config, share, name, bleu, data_root, monkeypatch):
@@ -186,6 +188,7 @@ def test_the_ablations_rows_are_found(data_root, monkeypatch):
     published.tables.cache_clear()
     rows = ({}, {"method": "infix", "infix.length": 1}, {"method": "prompt", "prompt.length": 10})
     assert [naming.ablation(result(config=row))["BLEU"] for row in rows] == [69.7, 67.9, 62.2]
+    assert naming.ablation(result(config={"method": "lora"})) == {}
 
 
 def test_without_the_papers_tables_its_rows_are_left_out(tmp_path, monkeypatch):
