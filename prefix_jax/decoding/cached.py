@@ -109,7 +109,6 @@ def step(
     """
     beams = tokens.shape[1]
     own, column = _owned(slots[..., : cache.key.shape[3] // beams], index)
-    past = _past_masks(model, prompt, own, column, index)
     if prompt.cross is None:
         positions = jnp.broadcast_to((prompt.lengths + index)[:, None, None], (*tokens.shape, 1))
         hidden, new = model.apply(
@@ -117,7 +116,7 @@ def step(
             tokens[..., None],
             positions,
             prefix=prefix,
-            past=_pasts(prompt, cache, past, column),
+            past=_pasts(prompt, cache, own, prompt.lengths[:, None, None] + column),
             method="hidden",
         )
     else:
@@ -128,7 +127,7 @@ def step(
             prompt.cross,
             prompt.cross_mask,
             prefix=prefix,
-            past=_pasts(prompt, cache, past, column),
+            past=_pasts(prompt, cache, own, prompt.tokens.shape[1] + column),
             method="decode",
         )
     logits = model.apply(variables, hidden[..., 0, :], method="logits")
@@ -143,21 +142,14 @@ def _owned(slots: Int[Array, "B N T"], index: Array) -> tuple[Bool[Array, "B N S
     return own & (column < index), column
 
 
-def _past_masks(model: Model, prompt: Prompt, own: Array, column: Array, index: Array) -> tuple[Array, Array]:
-    """Returns masks `[B, 1 or N, 1, 1, 1, S]` over the prompt's cache and over that of new tokens."""
+def _pasts(prompt: Prompt, cache: KeyValues, own: Array, positions: Array) -> tuple[Past, Past]:
+    """Returns the prompt's cache and that of new tokens, at `positions`, with masks `[B, 1 or N, 1, 1, 1, S]`."""
     at = jnp.arange(prompt.tokens.shape[1])
     known = at < prompt.lengths[:, None]
-    window = getattr(model.spec, "sliding_window", None)
-    if window is not None:
-        known = known & (prompt.lengths[:, None] + index - at < window)
-        own = own & (index - column < window)
-    return known[:, None, None, None, None], own[:, :, None, None, None]
-
-
-def _pasts(prompt: Prompt, cache: KeyValues, masks: tuple[Array, Array], column: Array) -> tuple[Past, Past]:
-    known, own = masks
-    length = prompt.tokens.shape[1]
-    return Past(*prompt.past, known, jnp.arange(length)), Past(*cache, own, length + column)
+    return (
+        Past(*prompt.past, known[:, None, None, None, None], at),
+        Past(*cache, own[:, :, None, None, None], positions),
+    )
 
 
 def _written(cache: Array, new: Float[Array, "L B N K 1 D"], slot: Array) -> Array:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from prefix_jax.models.masks import MASKED, Interval, Oriented, columns_last, columns_of, rows_of, rows_of_interval
 from prefix_jax.models.products import batched, keep_residual, transposed
+from prefix_jax.models.specs import Rotary
 
 
 class Source(NamedTuple):
@@ -190,11 +191,12 @@ def _like(x: Array, small: Array) -> Array:
     return x.sum(axes, keepdims=True).astype(small.dtype)
 
 
-def rotary_angles(positions: Array, head_dim: int, base: float, scaling: tuple | None) -> tuple[Array, Array]:
-    """Returns cosines and sines `[..., T, head_dim / 2]` in float32 (Su et al. 2021, half-rotation form)."""
-    frequency = 1.0 / base ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if scaling is not None:
-        frequency = _scaled(frequency, scaling)
+def rotary_angles(positions: Array, head_dim: int, rotary: Rotary) -> tuple[Array, Array]:
+    """Returns cosines and sines `[..., T, dims / 2]` in float32 (Su et al. 2021)."""
+    dims = rotary.dims or head_dim
+    frequency = 1.0 / rotary.base ** (jnp.arange(0, dims, 2, dtype=jnp.float32) / dims)
+    if rotary.scaling is not None:
+        frequency = _scaled(frequency, rotary.scaling)
     angle = positions[..., None].astype(jnp.float32) * frequency
     return jnp.cos(angle), jnp.sin(angle)
 
@@ -209,12 +211,21 @@ def _scaled(frequency: Array, scaling: tuple) -> Array:
     return (1 - smooth) * frequency / factor + smooth * frequency
 
 
-def rotate(x: Float[Array, "... T D"], angles: tuple[Array, Array]) -> Float[Array, "... T D"]:
-    """Applies rotary position embedding; `angles` broadcast against the leading axes of `x`."""
+def rotate(
+    x: Float[Array, "... T D"], angles: tuple[Array, Array], interleaved: bool = False
+) -> Float[Array, "... T D"]:
+    """Applies rotary position embedding to as many numbers of a head as there are angles for.
+
+    `angles` broadcast against the leading axes of `x`. A pair is two neighbours where `interleaved`, else a number of
+    the first half and one of the second.
+    """
     cos, sin = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    wide, dims = x.astype(jnp.float32), 2 * cos.shape[-1]
+    inner, rest = wide[..., :dims], wide[..., dims:]
+    first, second = (inner[..., ::2], inner[..., 1::2]) if interleaved else jnp.split(inner, 2, axis=-1)
+    pair = first * cos - second * sin, second * cos + first * sin
+    turned = jnp.stack(pair, axis=-1).reshape(inner.shape) if interleaved else jnp.concatenate(pair, axis=-1)
+    return (jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned).astype(x.dtype)
 
 
 def attention_scale(head_dim: int) -> float:

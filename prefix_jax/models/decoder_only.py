@@ -1,27 +1,34 @@
-"""What GPT-2 and Llama share: the calls of a decoder-only model, and its stack of layers."""
+"""What decoder-only families share: the calls of a model, and its stack of layers."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.models import masks
+from prefix_jax.models.attention import rotary_angles
+from prefix_jax.models.context import LayerContext, window_masks
 from prefix_jax.models.injected import PROMPT, with_prompt
-from prefix_jax.models.layers import Embedding, Places, Stack, gather_columns
+from prefix_jax.models.layers import Embedding, Places, gather_columns
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
+from prefix_jax.models.specs import LayerKind
+from prefix_jax.models.stack import Stack
 
 
 class DecoderOnly(nn.Module):
-    """A pure function of (variables, prefix, tokens). Subclasses give the block, the embeddings and the last norm."""
+    """A pure function of (variables, prefix, tokens). Subclasses give the block and the last norm.
+
+    Embeddings are multiplied by `embedding_scale`; a head of its own may have a bias.
+    """
 
     spec: Any
     rematerialise: bool = False
     activations: Any = None
     placement: Places | None = None
     fused: bool = False
+    head_bias: ClassVar[bool] = False
 
     def make_block(self) -> nn.Module:
         raise NotImplementedError
@@ -29,21 +36,18 @@ class DecoderOnly(nn.Module):
     def make_norm(self) -> nn.Module:
         raise NotImplementedError
 
-    def embed(self, tokens: Array, positions: Array, put: Callable[[Array], Array]) -> Array:
-        """Embeds tokens; `put` replaces the embeddings of those that stand for a prompt."""
-        raise NotImplementedError
-
-    def shared(self, positions: Array) -> Any:
-        """What every layer gets beside the mask, computed once."""
-        raise NotImplementedError
+    @property
+    def embedding_scale(self) -> float:
+        return 1.0
 
     def setup(self) -> None:
-        learned = getattr(self.spec, "learned_positions", 0)
-        self.embedding = Embedding(self.spec.vocab_size, self.spec.d_model, learned, self.activations, self.placement)
-        self.layers = Stack(self.make_block(), self.spec.layers, self.rematerialise, self.placement)
+        s = self.spec
+        sizes, learned = (s.vocab_size, s.d_model), s.learned_positions
+        self.embedding = Embedding(*sizes, learned, self.activations, self.placement, self.embedding_scale)
+        self.layers = Stack(self.make_block(), s.layer_pattern, self.rematerialise, self.placement)
         self.final_norm = self.make_norm()
-        if not self.spec.tie_embeddings:
-            self.head = Embedding(self.spec.vocab_size, self.spec.d_model, placement=self.placement)
+        if not s.tie_embeddings:
+            self.head = Embedding(*sizes, placement=self.placement, bias=self.head_bias)
 
     def __call__(
         self,
@@ -90,24 +94,26 @@ class DecoderOnly(nn.Module):
         if positions is None:
             positions = jnp.arange(tokens.shape[-1]) if segment_ids is None else masks.segment_positions(segment_ids)
         seen = after if prefix is not None and prefix.infix else None
-        mask = self._mask(tokens, positions, segment_ids, fused=self.fused and not past and seen is None)
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
         put = partial(with_prompt, positions=positions, prompt=prompt)
-        positions = positions + (offset(prefix) if seen is None else jnp.where(seen, offset(prefix), 0))
+        moved = positions + (offset(prefix) if seen is None else jnp.where(seen, offset(prefix), 0))
         sees = None if seen is None else masks.oriented(seen[..., None, None, :, None])
-        shared = (masks.shared_by_layers(mask), sees, tuple(p.mask for p in past), self.shared(positions))
-        caches = tuple((p.key, p.value) for p in past)
-        embedded = self.embed(tokens, positions, put)
-        x, key_values = self.layers(embedded, shared, (site_of(prefix, "decoder"),), caches)
-        return self.final_norm(x), key_values
+        segments = jnp.ones_like(tokens) if segment_ids is None else segment_ids
 
-    def _mask(self, tokens: Array, positions: Array, segment_ids: Array | None, fused: bool) -> Any:
-        window = getattr(self.spec, "sliding_window", None)
-        if not fused:
-            return masks.causal_mask(positions, segment_ids, window)
-        return masks.causal_interval(
-            jnp.ones_like(tokens) if segment_ids is None else segment_ids, window, self.placement
-        )
+        def context(kind: LayerKind) -> LayerContext:
+            if self.fused and not past and seen is None:
+                mask: Any = masks.causal_interval(segments, kind.window, self.placement)
+            else:
+                mask = masks.shared_by_layers(masks.causal_mask(positions, segment_ids, kind.window))
+            rotary = None if kind.rotary is None else rotary_angles(moved, self.spec.head_dim, kind.rotary)
+            past_masks = window_masks(past, positions, kind.window)
+            return LayerContext(mask, None, rotary, sees, past_masks, (None,) * len(past))
+
+        contexts = {kind: context(kind) for kind in dict.fromkeys(self.spec.layer_pattern)}
+        caches = tuple(KeyValues(p.key, p.value) for p in past)
+        embedded = self.embedding(tokens, moved if self.spec.learned_positions else None, put)
+        x, key_values = self.layers(embedded, contexts, (site_of(prefix, "decoder"),), caches)
+        return self.final_norm(x), key_values
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
         return (self.embedding if self.spec.tie_embeddings else self.head).logits(hidden)

@@ -1,4 +1,4 @@
-"""What T5 and BART share: the calls of an encoder-decoder, and attention over the encoder's states."""
+"""What encoder-decoder families share: the calls of a model, and the stack of each side."""
 
 from typing import Any, ClassVar
 
@@ -7,74 +7,110 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.attention import Source, attend
+from prefix_jax.models.context import LayerContext
 from prefix_jax.models.injected import PROMPT, with_prompt
-from prefix_jax.models.layers import Embedding, Places, Projection, gather_columns, heads_first, observe, whole_layers
-from prefix_jax.models.masks import causal_interval, causal_mask, segment_interval, segment_mask, segment_positions
-from prefix_jax.models.prefix import KeyValues, Past, Prefix
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.layers import Embedding, Places, Projection, gather_columns, heads_first
+from prefix_jax.models.masks import (
+    causal_interval,
+    causal_mask,
+    oriented,
+    segment_interval,
+    segment_mask,
+    segment_positions,
+    shared_by_layers,
+)
+from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
+from prefix_jax.models.specs import LayerKind
+from prefix_jax.models.stack import Stack, whole_layers
 
 
-def present(source: Source | None) -> tuple[Source, ...]:
-    return () if source is None else (source,)
+class Side(nn.Module):
+    """The encoder or the decoder: a stack of layers, with what a family puts before and after it.
 
+    Subclasses give the block, and may add to embeddings (`begin`), to logits (`bias`) and to the last layer (`end`).
+    """
 
-class CrossAttention(nn.Module):
-    """Queries over the encoder's states, whose keys and values are computed here unless they are given."""
+    spec: Any
+    decoder: bool
+    rematerialise: bool = False
+    placement: Places | None = None
 
-    spec: Spec
-    scale: float = 1.0
-    bias: bool = False
+    def make_block(self) -> nn.Module:
+        raise NotImplementedError
+
+    def begin(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
+        return x
+
+    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Float[Array, "H 1 T S"] | None:
+        """Returns what is added to the logits, given the columns of queries and keys."""
+        return None
+
+    def end(self, x: Float[Array, "*batch T E"]) -> Float[Array, "*batch T E"]:
+        return x
 
     def setup(self) -> None:
-        s = self.spec
-        self.query = Projection((s.heads, 1, s.head_dim), bias=self.bias)
-        self.key_value = Projection((s.heads, 2, s.head_dim), bias=self.bias)
-        self.out = Projection((s.d_model,), inputs=3, bias=self.bias)
+        pattern = self.spec.layer_pattern if self.decoder else (LayerKind(),) * self.spec.encoder_layers
+        self.layers = Stack(self.make_block(), pattern, self.rematerialise, self.placement)
 
-    def __call__(self, x: Array, source: Source, prefix: Source | None) -> Array:
-        query = heads_first(self.query(x))
-        sources = (*present(prefix), source)
-        out = attend(query, sources, self.scale, operands=self.query.operands(x))
-        observe(self, query, sources, self.scale)
-        return self.out(jnp.moveaxis(out, -2, -4))
+    def __call__(
+        self,
+        x: Float[Array, "*batch T E"],
+        positions: Int[Array, "... T"],
+        columns: Int[Array, "T"],
+        context: LayerContext,
+        prefix: Prefix | None,
+        past: tuple[Past, ...] = (),
+        cross: KeyValues | None = None,
+    ) -> tuple[Float[Array, "*batch T E"], KeyValues]:
+        """Returns hidden states and this call's keys and values.
 
-    def key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
-        both = heads_first(self.key_value(memory))
-        return KeyValues(both[..., 0, :, :], both[..., 1, :, :])
+        Args:
+          positions: of the tokens in their own segments; `columns`: in their row. A decoder's begin at the prefix's
+            `position_offset`.
+          context: masks, and of a decoder the encoder's states.
+          past: caches of earlier tokens; `cross`: the keys and values of the encoder's states, where they are known.
+        """
+        bias = self.bias(columns, columns)
+        context = context._replace(
+            bias=None if bias is None else oriented(bias),
+            cache_masks=tuple(p.mask for p in past),
+            cache_biases=tuple(self.bias(columns, p.positions) for p in past),
+        )
+        sites = ("decoder", "cross") if self.decoder else ("encoder",)
+        caches = tuple(KeyValues(p.key, p.value) for p in past)
+        x, key_values = self.layers(
+            self.begin(x, positions + offset(prefix) if self.decoder else positions),
+            {LayerKind(): context},
+            tuple(site_of(prefix, site) for site in sites),
+            caches,
+            cross,
+        )
+        return self.end(x), key_values
 
 
 class EncoderDecoder(nn.Module):
-    """A pure function of (variables, prefix, encoder tokens, decoder tokens). Subclasses give both stacks.
-
-    The encoder is called as `encoder(x, positions, mask, prefix)`, the decoder as `decoder(x, positions,
-    columns, mask, memory, cross, cross_mask, prefix, past)`; both return hidden states and key-values.
-    """
+    """A pure function of (variables, prefix, encoder tokens, decoder tokens). Subclasses name the sides' class."""
 
     spec: Any
     rematerialise: bool = False
     activations: Any = None
     placement: Places | None = None
     fused: bool = False
+    side: ClassVar[type[Side]]
     # Whether projections have biases.
     biases: ClassVar[bool] = False
 
-    def make_encoder(self) -> nn.Module:
-        raise NotImplementedError
-
-    def make_decoder(self) -> nn.Module:
-        raise NotImplementedError
+    @property
+    def embedding_scale(self) -> float:
+        return 1.0
 
     def setup(self) -> None:
         s = self.spec
-        self.embedding = Embedding(s.vocab_size, s.d_model, activations=self.activations, placement=self.placement)
-        self.encoder: Any = self.make_encoder()
-        self.decoder: Any = self.make_decoder()
+        self.embedding = Embedding(s.vocab_size, s.d_model, 0, self.activations, self.placement, self.embedding_scale)
+        self.encoder = self.side(s, False, self.rematerialise, self.placement)
+        self.decoder = self.side(s, True, self.rematerialise, self.placement)
         if not s.tie_embeddings:
             self.head = Embedding(s.vocab_size, s.d_model, placement=self.placement)
-
-    def embed(self, tokens: Array) -> Array:
-        return self.embedding(tokens)
 
     def __call__(
         self,
@@ -123,8 +159,9 @@ class EncoderDecoder(nn.Module):
         columns = jnp.arange(tokens.shape[-1])
         positions = segment_positions(own) if positions is None else positions
         mask = causal_interval(own, places=self.placement) if self.fused else causal_mask(columns, own)
-        cross_mask = self._same_segment(own, theirs)
-        hidden, _ = self.decoder(self.embed(tokens), positions, columns, mask, memory, None, cross_mask, prefix, ())
+        cross_mask = shared_by_layers(self._same_segment(own, theirs))
+        context = LayerContext(shared_by_layers(mask), cross_mask=cross_mask, memory=memory)
+        hidden, _ = self.decoder(self.embedding(tokens), positions, columns, context, prefix)
         return gather_columns(hidden, target_positions)
 
     def encode(
@@ -139,8 +176,9 @@ class EncoderDecoder(nn.Module):
         """Returns the encoder's last states and its layers' keys and values."""
         positions = segment_positions(segment_ids) if positions is None else positions
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
-        embedded = with_prompt(self.embed(tokens), positions, prompt)
-        return self.encoder(embedded, positions, self._same_segment(segment_ids, segment_ids), prefix)
+        embedded = with_prompt(self.embedding(tokens), positions, prompt)
+        context = LayerContext(shared_by_layers(self._same_segment(segment_ids, segment_ids)))
+        return self.encoder(embedded, positions, jnp.arange(tokens.shape[-1]), context, prefix)
 
     def _same_segment(self, query_ids: Array, key_ids: Array) -> Any:
         return segment_interval(query_ids, key_ids, self.placement) if self.fused else segment_mask(query_ids, key_ids)
@@ -161,8 +199,8 @@ class EncoderDecoder(nn.Module):
         """
         mask = columns[:, None] >= columns
         shape = cross_mask.shape[:1] + (1,) * (tokens.ndim + 1) + cross_mask.shape[1:]
-        cross_mask = cross_mask.reshape(shape)
-        return self.decoder(self.embed(tokens), columns, columns, mask, None, cross, cross_mask, prefix, past)
+        context = LayerContext(shared_by_layers(mask), cross_mask=shared_by_layers(cross_mask.reshape(shape)))
+        return self.decoder(self.embedding(tokens), columns, columns, context, prefix, past, cross)
 
     def cross_key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
         """Returns the keys and values that every decoder layer's cross-attention reads, stacked over layers."""

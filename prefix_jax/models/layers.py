@@ -1,19 +1,19 @@
-"""The parts every family is built of: norms, projections, and a stack of layers that is scanned."""
+"""The parts every family is built of: norms, projections, attention and MLPs, and the block they make."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from prefix_jax.models.attention import Source, attend, attention_weights
-from prefix_jax.models.injected import LORA, TUNED, low_rank
+from prefix_jax.models.attention import Source, attend, attention_weights, rotate
+from prefix_jax.models.context import LayerContext
+from prefix_jax.models.injected import LORA, Adapter, low_rank
 from prefix_jax.models.masks import Interval
-from prefix_jax.models.prefix import KeyValues, Site
-from prefix_jax.models.products import KEPT, as_bits, keep, operand, product, product_transposed
+from prefix_jax.models.prefix import KeyValues
+from prefix_jax.models.products import keep, operand, product, product_transposed
 
 # A collection that a caller asks for with `mutable`, to look inside.
 OBSERVED = "observed"
@@ -110,8 +110,8 @@ class Projection(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Rows of a table by id, in the type `activations` (None: the table's), plus those of learned positions, if any;
-    `logits` is the product with all rows, in float32.
+    """Rows of a table by id times `scale`, in the type `activations` (None: the table's), plus those of learned
+    positions, if any; `logits` is the product with all rows, plus a bias if asked for, in float32.
     """
 
     rows: int
@@ -119,21 +119,27 @@ class Embedding(nn.Module):
     max_positions: int = 0
     activations: Any = None
     placement: Places | None = None
+    scale: float = 1.0
+    bias: bool = False
 
     def setup(self) -> None:
         self.tokens = self.param("tokens", _embedding_init, (self.rows, self.width))
         if self.max_positions:
             self.positions = self.param("positions", _embedding_init, (self.max_positions, self.width))
+        if self.bias:
+            self.logits_bias = self.param("bias", nn.initializers.zeros, (self.rows,))
 
     def __call__(
         self, ids: Array, positions: Array | None = None, put: Callable[[Array], Array] = lambda rows: rows
     ) -> Array:
         """`put` changes the rows before positions are added."""
-        rows = put(jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype))
+        rows = jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype)
+        rows = put(rows if self.scale == 1 else rows * jnp.asarray(self.scale, rows.dtype))
         return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0).astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
-        return product_transposed(hidden.astype(jnp.float32), self._table())
+        logits = product_transposed(hidden.astype(jnp.float32), self._table())
+        return logits + self.logits_bias.astype(jnp.float32) if self.bias else logits
 
     def _table(self) -> Array:
         return self.tokens if self.placement is None else self.placement.table(self.tokens)
@@ -144,7 +150,11 @@ def heads_first(x: Float[Array, "*batch T K N D"]) -> Float[Array, "*batch K N T
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values in one product with a KV-head axis, so that a mesh can split it."""
+    """Queries, keys and values in one product with a KV-head axis, so that a mesh can split it.
+
+    With `head_norm`, an epsilon, queries and keys have an RMS norm of their own over each head. `interleaved` says
+    which numbers of a head rotary positions pair (see `attention.rotate`).
+    """
 
     kv_heads: int
     groups: int
@@ -152,26 +162,63 @@ class SelfAttention(nn.Module):
     scale: float
     bias: bool = False
     out_bias: bool = False
+    head_norm: float | None = None
+    interleaved: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Array, mask: Any, bias: Any, turn: Callable[[Array], Array], sources: tuple[Source, ...]
-    ) -> tuple[Array, KeyValues]:
-        """`turn` is applied to queries and keys (rotary); returns the output and this call's keys and values."""
+    def __call__(self, x: Array, context: LayerContext) -> tuple[Array, KeyValues]:
+        """Returns the output and this call's keys and values."""
         outputs, parts = (self.kv_heads, self.groups + 2, self.head_dim), (self.groups, 1, 1)
-        fused = isinstance(mask, Interval)
+        fused = isinstance(context.mask, Interval)
         projection = Projection(outputs, bias=self.bias, kept=False, parts=parts if fused else (), name="qkv")
         # Split and not sliced: the gradient of a split is one concatenation.
         query, key, value = projection(x) if fused else lax.split(projection(x), parts, axis=x.ndim)
-        query = turn(heads_first(query))
-        key, value = turn(heads_first(key)[..., 0, :, :]), heads_first(value)[..., 0, :, :]
+        query = self._positioned("query_norm", heads_first(query), context, x.ndim)
+        key = self._positioned("key_norm", heads_first(key)[..., 0, :, :], context, x.ndim)
         # Kept as attention multiplies them, so that the gradient neither turns nor moves them again.
-        query, key, value = (keep(part, projection.rounded) for part in (query, key, value))
-        everything = (*sources, Source(key, value, bias, mask))
-        out = attend(query, everything, self.scale, projection.operands(x))
-        observe(self, query, everything, self.scale)
+        query, key, value = (keep(part, projection.rounded) for part in (query, key, heads_first(value)[..., 0, :, :]))
+        sources = context.sources(KeyValues(key, value))
+        out = attend(query, sources, self.scale, projection.operands(x))
+        observe(self, query, sources, self.scale)
         out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
         return out, KeyValues(key, value)
+
+    def _positioned(self, norm: str, heads: Array, context: LayerContext, rank: int) -> Array:
+        """Applies a head's norm and rotary positions, where the model has them; `rank` is that of hidden states."""
+        if self.head_norm is not None:
+            heads = RMSNorm(self.head_norm, name=norm)(heads)
+        if context.rotary is None:
+            return heads
+        lead = (1,) * (heads.ndim - rank)  # axes of heads, between those of the batch and of the tokens
+        angles = tuple(part.reshape(*part.shape[:-2], *lead, *part.shape[-2:]) for part in context.rotary)
+        return rotate(heads, (angles[0], angles[1]), self.interleaved)
+
+
+class CrossAttention(nn.Module):
+    """Queries over the encoder's states, whose keys and values are computed here unless the context has them."""
+
+    heads: int
+    head_dim: int
+    width: int
+    scale: float = 1.0
+    bias: bool = False
+
+    def setup(self) -> None:
+        self.query = Projection((self.heads, 1, self.head_dim), bias=self.bias)
+        self.key_value = Projection((self.heads, 2, self.head_dim), bias=self.bias)
+        self.out = Projection((self.width,), inputs=3, bias=self.bias)
+
+    def __call__(self, x: Array, context: LayerContext) -> Array:
+        memory = self._key_values(context.memory) if context.cross_cache is None else context.cross_cache
+        query, sources = heads_first(self.query(x)), context.cross_sources(memory)
+        out = attend(query, sources, self.scale, operands=self.query.operands(x))
+        observe(self, query, sources, self.scale)
+        return self.out(jnp.moveaxis(out, -2, -4))
+
+    def _key_values(self, memory: Array | None) -> KeyValues:
+        assert memory is not None, "cross-attention needs the encoder's states or their keys and values"
+        both = heads_first(self.key_value(memory))
+        return KeyValues(both[..., 0, :, :], both[..., 1, :, :])
 
 
 def observe(module: nn.Module, query: Array, sources: tuple[Source, ...], scale: float) -> None:
@@ -202,173 +249,46 @@ class MLP(nn.Module):
         return Projection((x.shape[-1],), bias=self.bias, name="down")(hidden)
 
 
-class Run(NamedTuple):
-    """Consecutive layers that carry a prefix at the same sites; `offsets` are their first rows in each site."""
+class Block(nn.Module):
+    """A layer: self-attention, cross-attention where there is an encoder, and an MLP, each added to its input.
 
-    start: int
-    stop: int
-    offsets: tuple[int | None, ...]
-
-
-def layer_runs(count: int, sites: tuple[Site | None, ...], tuned_from: int) -> tuple[Run, ...]:
-    """Divides the layers where the set of sites that carry a prefix changes, and before layer `tuned_from`."""
-    rows: list[dict[int, int]] = []
-    for site in sites:
-        layers = () if site is None else range(count) if site.layers is None else site.layers
-        rows.append({layer: row for row, layer in enumerate(layers)})
-    runs: list[Run] = []
-    for layer in range(count):
-        here = tuple(row.get(layer) for row in rows)
-        if runs and layer != tuned_from and [o is None for o in runs[-1].offsets] == [o is None for o in here]:
-            runs[-1] = runs[-1]._replace(stop=layer + 1)
-        else:
-            runs.append(Run(layer, layer + 1, here))
-    return tuple(runs)
-
-
-class Stack(nn.Module):
-    """A block repeated `length` times over weights stacked on a leading axis, as one `lax.scan`.
-
-    The block is called as `block(x, shared, sites, past) -> (x, output)`, `sites` a tuple of prefix sources or None,
-    `past` its slice of the caches. Layers without a prefix below the first that has one are a scan of their own: no
-    gradient runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input.
-    `placement` holds each layer's input to its sharding. The collection `observed` gets the attention's weights of each
-    run of layers, by the first of them. Where the collection `tuned` has weights of the last layers,
-    they take the place of those in `params`.
+    Attributes:
+      norm: makes a norm of a given name.
+      norms: where the norms of a sublayer f are. "before": x + f(norm(x)). "after": norm(x + f(x)). "both":
+        x + norm(f(norm(x))). "parallel": x + attention(norm(x)) + MLP(norm(x)), with one norm.
     """
 
-    block: nn.Module
-    length: int
-    rematerialise: bool = False
-    placement: Places | None = None
+    attention: nn.Module
+    mlp: nn.Module
+    norm: Callable[..., nn.Module]
+    cross: nn.Module | None = None
+    norms: Literal["before", "after", "both", "parallel"] = "before"
 
     @nn.compact
-    def __call__(self, x: Array, shared: Any, sites: tuple[Site | None, ...], past: Any) -> tuple[Array, Any]:
-        observing = self.is_mutable_collection(OBSERVED) and not self.is_initializing()
-        block = self.block.clone(parent=None)
-        if self.is_initializing():
-            first = jax.tree.map(lambda leaf: leaf[0], past)
-            keys = jax.random.split(self.make_rng("params"), self.length)
-            stacked = jax.vmap(lambda key: block.init(key, x, shared, (None,) * len(sites), first)["params"])(keys)
-            for name, leaf in stacked.items():
-                self.put_variable("params", name, leaf)
-        variables = {name: tree for name, tree in self.variables.items() if name != OBSERVED}
+    def __call__(self, x: Array, context: LayerContext) -> tuple[Array, KeyValues]:
+        attention: Any = self.attention
+        if self.norms == "parallel":
+            normed = self.norm(name="attention_norm")(x)
+            attended, key_values = attention(normed, context)
+            inner = Adapter(name="mlp_adapter")(self._call(self.mlp, normed))
+            return x + Adapter(name="attention_adapter")(attended) + inner, key_values
+        attended, key_values = attention(self._before("attention", x), context)
+        x = self._add("attention", x, attended)
+        if self.cross is not None:
+            x = self._add("cross", x, self._call(self.cross, self._before("cross", x), context))
+        return self._add("mlp", x, self._call(self.mlp, self._before("mlp", x))), key_values
 
-        def body(x: Array, layer: tuple) -> tuple[Array, Any]:
-            frozen, injected, sites_here, past_here = layer
-            if self.placement is not None:
-                x, frozen = self.placement.hidden(x), self.placement.gathered(x, frozen)
-            weights = {**frozen, **injected}
-            if not observing:
-                return block.apply(weights, x, shared, sites_here, past_here)
-            (x, output), seen = block.apply(weights, x, shared, sites_here, past_here, mutable=[OBSERVED])
-            return x, (output, seen[OBSERVED])
+    def _call(self, module: Any, *arguments: Any) -> Array:
+        return module(*arguments)
 
-        kept = () if self.rematerialise else (KEPT,)
-        outputs = []
-        for run in layer_runs(self.length, sites, _tuned_from(variables, self.length)):
-            x, output = _scan_run(body, x, variables, sites, past, run, self.length, kept)
-            if observing:
-                output, seen = output
-                self.put_variable(OBSERVED, str(run.start), seen)
-            outputs.append(output)
-        return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs) if len(outputs) > 1 else outputs[0]
+    def _before(self, name: str, x: Array) -> Array:
+        return x if self.norms == "after" else self.norm(name=f"{name}_norm")(x)
 
-
-def _scan_run(
-    body: Callable,
-    x: Array,
-    variables: Any,
-    sites: tuple[Site | None, ...],
-    past: Any,
-    run: Run,
-    length: int,
-    kept: tuple[str, ...],
-) -> tuple[Array, Any]:
-    policy = jax.checkpoint_policies.save_only_these_names(*kept)
-    count = run.stop - run.start
-    frozen, injected = _weights(variables, run, length)
-    prefixes = tuple(
-        None if site is None or row is None else prefix_source(site, row, count)
-        for site, row in zip(sites, run.offsets, strict=True)
-    )
-    if count == length and not any(_narrow(leaf, x) for leaf in jax.tree.leaves(frozen)):
-        whole = (frozen, injected, prefixes, past)
-        return lax.scan(jax.checkpoint(body, prevent_cse=False, policy=policy), x, whole)
-
-    # The weights of some of the layers are read in place: slicing them first would copy them.
-    def indexed(x: Array, layer: tuple) -> tuple[Array, Any]:
-        index, injected_here, prefixes_here = layer
-        return body(x, (_layer(frozen, index, x), injected_here, prefixes_here, _layer(past, index, x)))
-
-    # One layer's weights are taken inside the checkpoint, or they would be among what is kept.
-    indexed = jax.checkpoint(indexed, prevent_cse=False, policy=policy)
-    return lax.scan(indexed, x, (jnp.arange(run.start, run.stop), injected, prefixes))
-
-
-def _weights(variables: Any, run: Run, length: int) -> tuple[dict, dict]:
-    """Returns what is frozen, of all layers, and what a method brings, of those of a run (as trained weights are, lest
-    the gradient of each layer be added into an array of all).
-    """
-    injected = {name: tree for name, tree in variables.items() if name not in ("params", TUNED)}
-    injected = jax.tree.map(lambda leaf: leaf[run.start : run.stop], injected)
-    first = _tuned_from(variables, length)
-    if run.start < first:
-        return {"params": variables["params"]}, injected
-    rows = jax.tree.map(lambda leaf: leaf[run.start - first : run.stop - first], variables[TUNED])
-    return {}, {**injected, "params": rows}
-
-
-def _tuned_from(variables: Any, length: int) -> int:
-    """Returns the first layer whose weights are in the collection `tuned`."""
-    tuned = jax.tree.leaves(variables.get(TUNED, {}))
-    return length - len(tuned[0]) if tuned else length
-
-
-def whole_layers(variables: Any, length: int) -> list[dict[str, Any]]:
-    """Returns a stack's collections as they are for a block, each leaf stacked over layers: a dictionary for the layers
-    whose weights are frozen, and one for those that are tuned.
-    """
-    first, parts = _tuned_from(variables, length), []
-    for start, stop in ((0, first), (first, length)):
-        if start < stop:
-            frozen, injected = _weights(variables, Run(start, stop, ()), length)
-            parts.append({**jax.tree.map(lambda leaf: leaf[start:stop], frozen), **injected})  # noqa: B023
-    return parts
-
-
-def _layer(stacked: Any, index: Array, x: Array) -> Any:
-    """Returns one layer's part of stacked arrays."""
-
-    def take(leaf: Array) -> Array:
-        if not _narrow(leaf, x):
-            return lax.dynamic_index_in_dim(leaf, index, keepdims=False)
-        # The barrier ties the bits to this turn of the loop; else all layers would be converted before it.
-        leaf, here = lax.optimization_barrier((leaf, index))
-        bits = lax.dynamic_index_in_dim(as_bits(leaf), here, keepdims=False)
-        return lax.bitcast_convert_type(bits, leaf.dtype)
-
-    return jax.tree.map(take, stacked)
-
-
-def _narrow(leaf: Array, x: Array) -> bool:
-    """Whether weights are bfloat16 under float32 activations, as on a CPU."""
-    return leaf.dtype == jnp.bfloat16 and x.dtype == jnp.float32
-
-
-def prefix_source(site: Site, start: int, count: int) -> Source:
-    """Returns the rows of a site as sources stacked over layers; their bias broadcasts over groups and queries."""
-
-    def rows(leaf: Array) -> Array:
-        return leaf if leaf.shape[0] == count else leaf[start : start + count]
-
-    bias = None if site.bias is None else rows(site.bias)[:, :, None, None, :]
-    return Source(rows(site.key), rows(site.value), bias)
-
-
-def past_sources(past: tuple, masks: tuple[Array, ...], biases: tuple[Array | None, ...]) -> tuple[Source, ...]:
-    """One layer's caches as sources, with the masks and biases that all layers share."""
-    return tuple(Source(k, v, b, m) for (k, v), m, b in zip(past, masks, biases, strict=True))
+    def _add(self, name: str, x: Array, y: Array) -> Array:
+        if self.norms == "both":
+            y = self.norm(name=f"{name}_post_norm")(y)
+        x = x + Adapter(name=f"{name}_adapter")(y)
+        return self.norm(name=f"{name}_norm")(x) if self.norms == "after" else x
 
 
 def gather_columns(hidden: Float[Array, "*batch T E"], columns: Array | None) -> Array:

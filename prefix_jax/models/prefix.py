@@ -44,13 +44,13 @@ class Prefix:
 class Past(NamedTuple):
     """Keys and values of earlier tokens, stacked over all layers; `batch` is the query's batch shape or its beginning.
 
-    `mask` and `columns` serve every layer; `columns` are the keys' places in their row, for relative positions.
+    `mask` and `positions` serve every layer; positions count tokens, for sliding windows and relative positions.
     """
 
     key: Float[Array, "layers *batch kv_heads past head_dim"]
     value: Float[Array, "layers *batch kv_heads past head_dim"]
     mask: Array
-    columns: Int[Array, "past"]
+    positions: Int[Array, "*batch past"]
 
 
 class KeyValues(NamedTuple):

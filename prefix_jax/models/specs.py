@@ -2,15 +2,42 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from prefix_jax.errors import UserError
 
 
+class Rotary(NamedTuple):
+    """Rotary positions of a layer.
+
+    Attributes:
+      base: of the frequencies.
+      scaling: ("linear", factor) or ("llama3", factor, low, high, original positions); None: plain.
+      dims: how many numbers of a head are rotated, from the first; 0: all.
+      interleaved: whether neighbours form a pair (GPT-J), or the numbers of two halves.
+    """
+
+    base: float
+    scaling: tuple | None = None
+    dims: int = 0
+    interleaved: bool = False
+
+
+class LayerKind(NamedTuple):
+    """What layers of one kind share: how many tokens a query sees, with itself (None: all), and rotary positions."""
+
+    window: int | None = None
+    rotary: Rotary | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What every family has. A decoder-only model has `encoder_layers == 0`."""
+    """What every family has. A decoder-only model has `encoder_layers == 0`.
 
+    `positions` says what positions do: "learned" embeddings, "rotary" (they rotate queries and keys), or "relative".
+    """
+
+    positions: ClassVar[str]
     vocab_size: int
     layers: int
     d_model: int
@@ -41,6 +68,16 @@ class Spec:
         return None
 
     @property
+    def learned_positions(self) -> int:
+        """Rows of the table of positions; 0: positions are not learned, or the family has a table of its own."""
+        return 0
+
+    @property
+    def layer_pattern(self) -> tuple[LayerKind, ...]:
+        """The kind of each layer (of an encoder-decoder: of the decoder)."""
+        return (LayerKind(),) * self.layers
+
+    @property
     def sites(self) -> tuple[str, ...]:
         """The attentions that can carry a prefix."""
         return ("encoder", "decoder", "cross") if self.encoder_layers else ("decoder",)
@@ -51,6 +88,7 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class GPT2Spec(Spec):
+    positions: ClassVar[str] = "learned"
     max_positions: int
 
     @property
@@ -64,10 +102,10 @@ class GPT2Spec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaSpec(Spec):
+    positions: ClassVar[str] = "rotary"
     max_positions: int
     rope_base: float
-    # ("linear", factor) or ("llama3", factor, low, high, original positions); None: plain.
-    rope_scaling: tuple | None
+    rope_scaling: tuple | None  # as in `Rotary`
     qkv_bias: bool
     sliding_window: int | None
 
@@ -75,9 +113,14 @@ class LlamaSpec(Spec):
     def window(self) -> int:
         return self.max_positions
 
+    @property
+    def layer_pattern(self) -> tuple[LayerKind, ...]:
+        return (LayerKind(self.sliding_window, Rotary(self.rope_base, self.rope_scaling)),) * self.layers
+
 
 @dataclass(frozen=True, kw_only=True)
 class T5Spec(Spec):
+    positions: ClassVar[str] = "relative"
     encoder_depth: int
     gated: bool
     # "relu", "gelu" (the tanh form) or "silu".
@@ -95,6 +138,7 @@ class T5Spec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class BartSpec(Spec):
+    positions: ClassVar[str] = "learned"
     encoder_depth: int
     encoder_d_ff: int
     activation: str

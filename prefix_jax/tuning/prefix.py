@@ -161,7 +161,7 @@ def _word_key_values(
     order.
     """
     slots = jnp.arange(section.length)
-    if section.position_offset == "zero" and hasattr(model.spec, "rope_base"):
+    if section.position_offset == "zero" and model.spec.positions == "rotary":
         slots = slots - section.length  # the slots before position 0
     if section.initialisation == "text":
         found = site_key_values(model, base, cycled(words, section.length)[None], slots[None])

@@ -17,7 +17,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.attention import rotary_angles, rotate
 from prefix_jax.models.prefix import Prefix, Site, length
 from prefix_jax.models.pretrained import safetensors_file, torch_file
-from prefix_jax.models.specs import BartSpec, LlamaSpec, Spec, T5Spec
+from prefix_jax.models.specs import BartSpec, Spec
 
 
 def to_flat(site: Site) -> np.ndarray:
@@ -62,17 +62,26 @@ def with_offset(prefix: Prefix, spec: Spec | None, offset: int) -> Prefix:
             f"the target format starts token positions at {offset}, not {own}, and how to move this prefix depends on "
             "the base model, which is not known; name it with --model"
         )
-    if isinstance(spec, LlamaSpec) and prefix.decoder is not None:
-        angles = rotary_angles(jnp.array([offset - own]), spec.head_dim, spec.rope_base, spec.rope_scaling)
-        turned = rotate(jnp.asarray(prefix.decoder.key), angles)
-        prefix = replace(prefix, decoder=replace(prefix.decoder, key=turned))
-    elif not isinstance(spec, T5Spec):
+    if spec.positions == "rotary" and prefix.decoder is not None:
+        prefix = replace(prefix, decoder=_rotated(prefix.decoder, spec, offset - own))
+    elif spec.positions == "learned":
         raise UserError(
             f"this prefix was trained with token positions from {own}, and the target format starts them at {offset}; "
             f"with learned positions no conversion exists: tune with --config.prefix.position_offset="
             f"{'length' if offset else 'zero'}"
         )
     return replace(prefix, position_offset=offset)
+
+
+def _rotated(site: Site, spec: Spec, by: int) -> Site:
+    """Returns a site with its keys moved by so many positions, each layer's by its own rotary."""
+    keys = []
+    for layer, key in zip(site.layers or range(spec.layers), jnp.asarray(site.key), strict=True):
+        rotary = spec.layer_pattern[layer].rotary
+        if rotary is not None:
+            key = rotate(key, rotary_angles(jnp.array([by]), spec.head_dim, rotary), rotary.interleaved)
+        keys.append(key)
+    return replace(site, key=jnp.stack(keys))
 
 
 def only_decoder(prefix: Prefix, spec: Spec | None, format_name: str) -> Site:

@@ -1,0 +1,65 @@
+"""What a layer sees beside its input: masks, biases, rotary angles, its prefix, and caches of earlier tokens."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from prefix_jax.models.attention import Source
+from prefix_jax.models.masks import Oriented
+from prefix_jax.models.prefix import KeyValues, Past
+
+
+class LayerContext(NamedTuple):
+    """The context of one layer. The first part is computed once for all layers of a kind; a stack fills in the second.
+
+    Attributes:
+      mask: which of the call's own tokens a query sees.
+      bias: added to the logits of the call's own tokens (relative positions).
+      rotary: cosines and sines of the tokens' positions, `[..., T, dims / 2]`; None: keys are not rotated.
+      prefix_mask: which queries see the prefix; None: all.
+      cache_masks: for each cache, which of its keys a query sees.
+      cache_biases: for each cache, what is added to the logits of its keys.
+      cross_mask: which of the encoder's states a query sees.
+      memory: the encoder's states; not needed where `cross_cache` has their keys and values.
+      prefix: this layer's prefix, if any.
+      caches: this layer's keys and values of earlier tokens.
+      cross_prefix: this layer's prefix of cross-attention, if any.
+      cross_cache: this layer's keys and values of the encoder's states.
+    """
+
+    mask: Any  # Oriented | Interval
+    bias: Oriented | None = None
+    rotary: tuple[Array, Array] | None = None
+    prefix_mask: Oriented | None = None
+    cache_masks: tuple[Array, ...] = ()
+    cache_biases: tuple[Array | None, ...] = ()
+    cross_mask: Any = None  # Oriented | Interval | None
+    memory: Array | None = None
+    prefix: Source | None = None
+    caches: tuple[KeyValues, ...] = ()
+    cross_prefix: Source | None = None
+    cross_cache: KeyValues | None = None
+
+    def sources(self, own: KeyValues) -> tuple[Source, ...]:
+        """Returns what self-attention reads, the call's own keys and values last."""
+        prefix = () if self.prefix is None else (self.prefix._replace(mask=self.prefix_mask),)
+        caches = zip(self.caches, self.cache_biases, self.cache_masks, strict=True)
+        past = tuple(Source(cache.key, cache.value, bias, mask) for cache, bias, mask in caches)
+        return (*prefix, *past, Source(own.key, own.value, self.bias, self.mask))
+
+    def cross_sources(self, memory: KeyValues) -> tuple[Source, ...]:
+        """Returns what cross-attention reads, the encoder's keys and values last."""
+        prefix = () if self.cross_prefix is None else (self.cross_prefix,)
+        return (*prefix, Source(memory.key, memory.value, None, self.cross_mask))
+
+
+def window_masks(past: tuple[Past, ...], positions: Array, window: int | None) -> tuple[Array, ...]:
+    """Returns the masks of caches under a sliding window, which counts tokens; `positions` are the queries'."""
+    if window is None:
+        return tuple(cache.mask for cache in past)
+    return tuple(cache.mask & _near(positions, cache.positions, window) for cache in past)
+
+
+def _near(queries: Array, keys: Array, window: int) -> Array:
+    """Returns `[*batch, 1, 1, T, S]`: whether a key is fewer than `window` tokens before a query."""
+    return (queries[..., :, None] - keys[..., None, :] < window)[..., None, None, :, :]

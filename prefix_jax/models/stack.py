@@ -1,0 +1,247 @@
+"""A block repeated over stacked weights: one scan over the periods of its layers' pattern."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from prefix_jax.models.attention import Source
+from prefix_jax.models.context import LayerContext
+from prefix_jax.models.injected import TUNED
+from prefix_jax.models.layers import OBSERVED, Places
+from prefix_jax.models.prefix import KeyValues, Site
+from prefix_jax.models.products import KEPT, as_bits
+from prefix_jax.models.specs import LayerKind
+
+
+class LayerSlice(NamedTuple):
+    """What differs from layer to layer: a prefix for each site, and the caches."""
+
+    sites: tuple[Source | None, ...] = ()
+    caches: tuple[KeyValues, ...] = ()
+    cross_cache: KeyValues | None = None
+
+    def within(self, context: LayerContext) -> LayerContext:
+        """Returns the context of the layer, given that of its kind."""
+        own, cross = (*self.sites, None, None)[:2]
+        return context._replace(prefix=own, cross_prefix=cross, caches=self.caches, cross_cache=self.cross_cache)
+
+
+class Run(NamedTuple):
+    """Consecutive layers that carry a prefix at the same sites; `offsets` are their first rows in each site."""
+
+    start: int
+    stop: int
+    offsets: tuple[int | None, ...]
+
+
+def layer_runs(count: int, sites: tuple[Site | None, ...], tuned_from: int) -> tuple[Run, ...]:
+    """Divides the layers where the set of sites that carry a prefix changes, and before layer `tuned_from`."""
+    rows: list[dict[int, int]] = []
+    for site in sites:
+        layers = () if site is None else range(count) if site.layers is None else site.layers
+        rows.append({layer: row for row, layer in enumerate(layers)})
+    runs: list[Run] = []
+    for layer in range(count):
+        here = tuple(row.get(layer) for row in rows)
+        if runs and layer != tuned_from and [o is None for o in runs[-1].offsets] == [o is None for o in here]:
+            runs[-1] = runs[-1]._replace(stop=layer + 1)
+        else:
+            runs.append(Run(layer, layer + 1, here))
+    return tuple(runs)
+
+
+class Stack(nn.Module):
+    """A block repeated over weights stacked on a leading axis, as a `lax.scan` over the periods of `pattern`.
+
+    The block is called as `block(x, context) -> (x, output)`. `pattern` names each layer's kind; `contexts` has a
+    context for each kind. Layers without a prefix below the first that has one are a scan of their own: no gradient
+    runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input. `placement`
+    constrains each layer's input to its sharding. The collection `observed` gets the attention's weights of each run of
+    layers, under the number of its first. Weights of the last layers in the collection `tuned` take the place of those
+    in `params`.
+    """
+
+    block: nn.Module
+    pattern: tuple[LayerKind, ...]
+    rematerialise: bool = False
+    placement: Places | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        contexts: Mapping[LayerKind, LayerContext],
+        sites: tuple[Site | None, ...] = (),
+        caches: tuple[KeyValues, ...] = (),
+        cross_cache: KeyValues | None = None,
+    ) -> tuple[Array, Any]:
+        observing = self.is_mutable_collection(OBSERVED) and not self.is_initializing()
+        block, length = self.block.clone(parent=None), len(self.pattern)
+        if self.is_initializing():
+            first = jax.tree.map(lambda leaf: leaf[0], LayerSlice((), caches, cross_cache))
+            context = first.within(contexts[self.pattern[0]])
+            keys = jax.random.split(self.make_rng("params"), length)
+            for name, leaf in jax.vmap(lambda key: block.init(key, x, context)["params"])(keys).items():
+                self.put_variable("params", name, leaf)
+        variables = {name: tree for name, tree in self.variables.items() if name != OBSERVED}
+
+        def body(kind: LayerKind, x: Array, layer: tuple) -> tuple[Array, Any]:
+            frozen, injected, own = layer
+            if self.placement is not None:
+                x, frozen = self.placement.hidden(x), self.placement.gathered(x, frozen)
+            weights, context = {**frozen, **injected}, own.within(contexts[kind])
+            if not observing:
+                return block.apply(weights, x, context)
+            (x, output), seen = block.apply(weights, x, context, mutable=[OBSERVED])
+            return x, (output, seen[OBSERVED])
+
+        policy = jax.checkpoint_policies.save_only_these_names(*(() if self.rematerialise else (KEPT,)))
+        checkpointed = partial(jax.checkpoint, prevent_cse=False, policy=policy)
+        outputs = []
+        for run in layer_runs(length, sites, _tuned_from(variables, length)):
+            scan = _Scan(body, checkpointed, variables, sites, (caches, cross_cache), self.pattern)
+            x, output = scan(x, run)
+            if observing:
+                output, seen = output
+                self.put_variable(OBSERVED, str(run.start), seen)
+            outputs.append(output)
+        return x, _joined(outputs)
+
+
+def _joined(outputs: list[Any]) -> Any:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs) if len(outputs) > 1 else outputs[0]
+
+
+class _Scan(NamedTuple):
+    """Runs consecutive layers of a stack."""
+
+    body: Callable[[LayerKind, Array, tuple], tuple[Array, Any]]
+    checkpointed: Callable[[Callable], Callable]
+    variables: Any
+    sites: tuple[Site | None, ...]
+    past: tuple[tuple[KeyValues, ...], KeyValues | None]
+    pattern: tuple[LayerKind, ...]
+
+    def __call__(self, x: Array, run: Run) -> tuple[Array, Any]:
+        """Scans the whole periods of a run's pattern, then the layers that are left as a shorter period."""
+        period = _period(self.pattern[run.start : run.stop])
+        rest = run.start + (run.stop - run.start) // period * period
+        outputs = []
+        for start, stop in ((run.start, rest), (rest, run.stop)):
+            if start < stop:
+                offsets = tuple(None if row is None else row + start - run.start for row in run.offsets)
+                x, output = self._periods(x, Run(start, stop, offsets), min(period, stop - start))
+                outputs.append(output)
+        return x, _joined(outputs)
+
+    def _periods(self, x: Array, run: Run, period: int) -> tuple[Array, Any]:
+        count, length = run.stop - run.start, len(self.pattern)
+        frozen, injected = _weights(self.variables, run, length)
+        prefixes = tuple(
+            None if site is None or row is None else prefix_source(site, row, count)
+            for site, row in zip(self.sites, run.offsets, strict=True)
+        )
+        kinds = self.pattern[run.start : run.start + period]
+        if count == length and not any(_narrow(leaf, x) for leaf in jax.tree.leaves(frozen)):
+            whole = (frozen, injected, LayerSlice(prefixes, *self.past))
+            return _scan_periods(self.checkpointed, [partial(self.body, kind) for kind in kinds], x, whole)
+
+        # The weights of some of the layers are read in place: slicing them first would copy them. One layer's are taken
+        # inside the checkpoint, or they would be among what is kept.
+        def indexed(kind: LayerKind, x: Array, layer: tuple) -> tuple[Array, Any]:
+            index, injected_here, prefixes_here = layer
+            past = _layer(self.past, index, x)
+            return self.body(kind, x, (_layer(frozen, index, x), injected_here, LayerSlice(prefixes_here, *past)))
+
+        rows = (jnp.arange(run.start, run.stop), injected, prefixes)
+        return _scan_periods(self.checkpointed, [partial(indexed, kind) for kind in kinds], x, rows)
+
+
+def _period(kinds: tuple[LayerKind, ...]) -> int:
+    """Returns the length of the shortest pattern that the kinds repeat; the last repetition may be cut."""
+    return next(n for n in range(1, len(kinds) + 1) if all(a == b for a, b in zip(kinds, kinds[n:], strict=False)))
+
+
+def _scan_periods(checkpointed: Callable, bodies: list[Callable], x: Array, layers: Any) -> tuple[Array, Any]:
+    """Scans `bodies`, one for each layer of a period, over rows stacked on a leading axis of layers."""
+    period = len(bodies)
+    if period == 1:
+        return lax.scan(checkpointed(bodies[0]), x, layers)
+
+    def all_of_a_period(x: Array, rows: Any) -> tuple[Array, Any]:
+        outputs = []
+        for place, body in enumerate(bodies):
+            own = checkpointed(lambda x, rows, n=place, body=body: body(x, jax.tree.map(lambda leaf: leaf[n], rows)))
+            x, output = own(x, rows)
+            outputs.append(output)
+        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+    periods = jax.tree.map(lambda leaf: leaf.reshape(-1, period, *leaf.shape[1:]), layers)
+    x, outputs = lax.scan(all_of_a_period, x, periods)
+    return x, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)
+
+
+def _weights(variables: Any, run: Run, length: int) -> tuple[dict, dict]:
+    """Returns what is frozen, of all layers, and what a method brings, of those of a run (as trained weights are, lest
+    the gradient of each layer be added into an array of all).
+    """
+    injected = {name: tree for name, tree in variables.items() if name not in ("params", TUNED)}
+    injected = jax.tree.map(lambda leaf: leaf[run.start : run.stop], injected)
+    first = _tuned_from(variables, length)
+    if run.start < first:
+        return {"params": variables["params"]}, injected
+    rows = jax.tree.map(lambda leaf: leaf[run.start - first : run.stop - first], variables[TUNED])
+    return {}, {**injected, "params": rows}
+
+
+def _tuned_from(variables: Any, length: int) -> int:
+    """Returns the first layer whose weights are in the collection `tuned`."""
+    tuned = jax.tree.leaves(variables.get(TUNED, {}))
+    return length - len(tuned[0]) if tuned else length
+
+
+def whole_layers(variables: Any, length: int) -> list[dict[str, Any]]:
+    """Returns a stack's collections as they are for a block, each leaf stacked over layers: a dictionary for the layers
+    whose weights are frozen, and one for those that are tuned.
+    """
+    first, parts = _tuned_from(variables, length), []
+    for start, stop in ((0, first), (first, length)):
+        if start < stop:
+            frozen, injected = _weights(variables, Run(start, stop, ()), length)
+            parts.append({**jax.tree.map(lambda leaf: leaf[start:stop], frozen), **injected})  # noqa: B023
+    return parts
+
+
+def _layer(stacked: Any, index: Array, x: Array) -> Any:
+    """Returns one layer's part of stacked arrays."""
+
+    def take(leaf: Array) -> Array:
+        if not _narrow(leaf, x):
+            return lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+        # The barrier ties the bits to this turn of the loop; else all layers would be converted before it.
+        leaf, here = lax.optimization_barrier((leaf, index))
+        bits = lax.dynamic_index_in_dim(as_bits(leaf), here, keepdims=False)
+        return lax.bitcast_convert_type(bits, leaf.dtype)
+
+    return jax.tree.map(take, stacked)
+
+
+def _narrow(leaf: Array, x: Array) -> bool:
+    """Whether weights are bfloat16 under float32 activations, as on a CPU."""
+    return leaf.dtype == jnp.bfloat16 and x.dtype == jnp.float32
+
+
+def prefix_source(site: Site, start: int, count: int) -> Source:
+    """Returns the rows of a site as sources stacked over layers; their bias broadcasts over groups and queries."""
+
+    def rows(leaf: Array) -> Array:
+        return leaf if leaf.shape[0] == count else leaf[start : start + count]
+
+    bias = None if site.bias is None else rows(site.bias)[:, :, None, None, :]
+    return Source(rows(site.key), rows(site.value), bias)
