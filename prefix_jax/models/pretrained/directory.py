@@ -1,11 +1,12 @@
 """A Hugging Face checkpoint directory: `config.json` and safetensors or torch files, whole or in shards."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained import safetensors_file, torch_file
+from prefix_jax.models.pretrained import causes, safetensors_file, torch_file
 from prefix_jax.models.pretrained.leaves import Leaf
 
 _READERS = {
@@ -20,16 +21,26 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     Raises:
       UserError: a file is missing, damaged, or not what its name says.
     """
+    if not (path / "config.json").is_file() and (cause := causes.of_folder(path)):
+        raise UserError(f"{path} has no config.json of a model{cause}")
     config = {**read_json(path / "config.json"), **_ends(path / "generation_config.json")}
+    if "model_type" not in config and isinstance(config.get("config"), dict):
+        raise UserError(f"{path} is a run directory of prefix_jax, not a model; name the model that it was tuned on")
     for name, reader in _READERS.items():
         if (path / name).is_file():
+            _say_adapter(path)
             return config, reader(path / name)
         index = path / f"{name}.index.json"
         if index.is_file():
+            _say_adapter(path)
             return config, _shards(index, reader)
-    raise UserError(
-        f"{path} has no weights that can be read; it needs {' or '.join(_READERS)}, or their index and shards"
-    )
+    cause = causes.of_folder(path) or f"; it needs {' or '.join(_READERS)}, or their index and shards"
+    raise UserError(f"{path} has no weights that can be read{cause}")
+
+
+def _say_adapter(path: Path) -> None:
+    if (path / "adapter_config.json").is_file():
+        print(f"{path} also holds a PEFT adapter, which is not applied: its model is used as it is.", file=sys.stderr)
 
 
 def _ends(generation: Path) -> dict[str, Any]:
@@ -42,6 +53,12 @@ def _shards(index: Path, reader: Any) -> dict[str, Leaf]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) and Path(v).name == v for v in places.values()):
         raise UserError(f"{index} has no weight_map from tensors to files beside it; download it again")
+    absent = [name for name in sorted(set(places.values())) if not (index.parent / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{index} names the shard {absent[0]}, which is not beside it ({len(absent)} of "
+            f"{len(set(places.values()))} are missing); download the checkpoint again"
+        )
     shards = {name: reader(index.parent / name) for name in sorted(set(places.values()))}
     for tensor, name in places.items():
         if tensor not in shards[name]:
@@ -62,6 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist; a checkpoint is a directory with config.json and weights") from None
     except ValueError as error:
+        causes.refuse_other_bytes(path)
         raise UserError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object; download it again")

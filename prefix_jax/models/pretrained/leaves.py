@@ -93,6 +93,7 @@ def merge(leaf: Leaf, axis: int, count: int) -> Leaf:
 
 def stack(leaves: Sequence[Leaf], axis: int = 0) -> Leaf:
     """Returns the leaves side by side on a new axis; reading a slice of it reads only those leaves."""
+    leaves = _one_dtype(leaves)
     first = _alike(leaves)
 
     def read(index: Index) -> np.ndarray:
@@ -109,6 +110,7 @@ def stack(leaves: Sequence[Leaf], axis: int = 0) -> Leaf:
 
 def concatenate(leaves: Sequence[Leaf], axis: int) -> Leaf:
     """Returns the leaves joined along an axis; reading a slice of it reads only the leaves that it meets."""
+    leaves = _one_dtype(leaves)
     first = _alike(leaves, axis)
     ends = np.cumsum([leaf.shape[axis] for leaf in leaves]).tolist()
 
@@ -158,6 +160,12 @@ def _bounds(part: slice, size: int) -> tuple[int, int]:
     if step != 1:
         raise ValueError(f"a leaf is read in steps of 1, not {step}")
     return start, max(start, stop)
+
+
+def _one_dtype(leaves: Sequence[Leaf]) -> Sequence[Leaf]:
+    """Returns the leaves in float32 where a checkpoint mixes types of floats."""
+    mixed = len({leaf.dtype for leaf in leaves}) > 1 and all(leaf.dtype.kind in "fV" for leaf in leaves)
+    return [cast(leaf, np.float32) for leaf in leaves] if mixed else leaves
 
 
 def _alike(leaves: Sequence[Leaf], except_axis: int | None = None) -> Leaf:

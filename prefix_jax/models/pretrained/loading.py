@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax.errors import UserError, did_you_mean
-from prefix_jax.models.pretrained import directory, hub, quantised, safetensors_file, tokenizers
+from prefix_jax.models.pretrained import causes, directory, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
 from prefix_jax.models.pretrained.cache import cache_dir
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
@@ -188,6 +188,7 @@ def _leaves(checkpoint: Checkpoint) -> tuple[Spec, dict[str, Leaf]]:
         spec = from_hf(checkpoint.config)
     except KeyError as error:
         raise UserError(f"the config.json of {checkpoint.name} has no {error}; download it again") from None
+    causes.refuse_quantised(checkpoint.config, checkpoint.name)
     tree = to_tree(spec, checkpoint.table)
     return replace(spec, tie_embeddings="head" not in tree), flatten(tree)
 

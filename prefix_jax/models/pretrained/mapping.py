@@ -6,16 +6,25 @@ heads per key-value head, D head_dim.
 """
 
 import fnmatch
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained.leaves import Leaf, concatenate, merge, split, stack, transpose
+from prefix_jax.models.pretrained import causes
+from prefix_jax.models.pretrained.leaves import Leaf, concatenate, from_array, merge, split, stack, transpose
 from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec
 
 _ROWS = 4096  # of two matrices that are compared
+# Tied to "shared.weight".
+_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# What says nothing new: masks, positions and frequencies that a model computes, and versions.
+_BUFFERS = ("*.attn.bias", "*.attn.masked_bias", "*rotary_emb.inv_freq", "*rotary_emb.*_cached", "*position_ids")
+_BUFFERS += ("encoder.version", "decoder.version", "*embed_positions._float_tensor")
+# A relative bias that old decoders of T5 carried unused in their cross attention.
+_BUFFERS += ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 Table = dict[str, Leaf]
 Tree = dict[str, Any]
@@ -27,9 +36,12 @@ def to_tree(spec: Spec, table: Table) -> Tree:
     Raises:
       UserError: a tensor is missing, has another shape than the configuration says, or is one that the model has not.
     """
-    rules = {GPT2Spec: _gpt2, LlamaSpec: _llama, T5Spec: _t5, BartSpec: _bart}
-    names = _Names(table)
-    tree = rules[type(spec)](spec, names)
+    rule, anchor, base = _FAMILIES[type(spec)]
+    causes.refuse_names(table, "the checkpoint")
+    names = _Names(causes.unwrapped(table, anchor, base))
+    names.without(base)
+    names.ignore(*_BUFFERS)
+    tree = rule(spec, names)
     names.finish()
     return tree
 
@@ -42,19 +54,34 @@ class _Names:
         self._taken: set[str] = set()
 
     def without(self, prefix: str) -> None:
-        """Takes a prefix off every name that has it (a bare model is saved without the one its heads give it)."""
-        self._table = {name.removeprefix(prefix): leaf for name, leaf in self._table.items()}
+        """Takes a prefix off every name that has it (a bare model is saved without the one its heads give it).
+
+        Raises:
+          UserError: a tensor is there with it and without.
+        """
+        short = {name.removeprefix(prefix): leaf for name, leaf in self._table.items()}
+        if len(short) < len(self._table):
+            both = next(name for name in self._table if prefix + name in self._table)
+            raise UserError(f'the checkpoint has both "{both}" and "{prefix}{both}"; save the model alone')
+        self._table = short
 
     def __contains__(self, name: str) -> bool:
         return name in self._table
 
     def __call__(self, name: str, *shape: int) -> Leaf:
         if name not in self._table:
-            raise UserError(
-                f'the checkpoint has no tensor "{name}", which its config.json calls for; is it whole, and the weights '
-                "of that very configuration?"
-            )
+            raise UserError(f'the checkpoint has no tensor "{name}", {self._cause(name)}')
         leaf = self._table[name]
+        if leaf.dtype.kind in "iub":
+            raise UserError(
+                f'the checkpoint\'s tensor "{name}" holds integers ({leaf.dtype}), as quantised weights do; use the '
+                "original weights, with --config.model.quantisation=int8 where memory is short"
+            )
+        if leaf.shape != shape and leaf.shape == shape[::-1]:
+            raise UserError(
+                f'the checkpoint\'s tensor "{name}" is {leaf.shape}, the transpose of what transformers stores '
+                f"({shape}), as in nanoGPT; export it in Hugging Face's form"
+            )
         if leaf.shape != shape:
             raise UserError(f'the checkpoint\'s tensor "{name}" is {leaf.shape}, and its config.json says {shape}')
         self._taken.add(name)
@@ -64,7 +91,30 @@ class _Names:
         """Passes over tensors that say nothing new: buffers and copies."""
         self._taken |= {n for n in self._table if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
 
+    def _cause(self, name: str) -> str:
+        """Why a tensor may be missing, and what helps."""
+        if name == "lm_head.weight":
+            return (
+                "the output matrix, and its config.json has tie_word_embeddings=false: it was saved without its head, "
+                "in whose place transformers puts random numbers; use the model with its head"
+            )
+        for side, other in (("encoder", "decoder"), ("decoder", "encoder")):
+            if name.startswith(f"{side}.") and not any(n.startswith(f"{side}.") for n in self._table):
+                return f"nor any of the {side}: it was saved as an {other} alone; use the whole model"
+        if not self._taken and self._table:
+            return (
+                f'and its names, such as "{next(iter(self._table))}", are not those of its model_type; export it in '
+                "Hugging Face's form, with save_pretrained()"
+            )
+        return "which its config.json calls for; is it whole, and the weights of that very configuration?"
+
     def finish(self) -> None:
+        if heads := causes.other_heads(set(self._table) - self._taken):
+            self._taken |= set(heads)
+            print(
+                f'The checkpoint also holds another head ("{min(heads)}", {len(heads)} such), which is left out.',
+                file=sys.stderr,
+            )
         if rest := sorted(set(self._table) - self._taken):
             raise UserError(
                 f'the checkpoint has the tensor "{rest[0]}" ({len(rest)} such), which no model of its model_type has '
@@ -88,12 +138,19 @@ def _linear(leaf: Leaf) -> Leaf:
     return transpose(leaf, (1, 0))
 
 
+def _embedding(spec: Spec, names: _Names, name: str, *copies: str) -> Leaf:
+    """The matrix of words, which may be stored under the name of one that is tied to it alone."""
+    tied = ("lm_head.weight",) if spec.tie_embeddings else ()
+    found = next((other for other in (name, *copies, *tied) if other in names), name)
+    return names(found, spec.vocab_size, spec.d_model)
+
+
 def _head(spec: Spec, names: _Names, embedding: str) -> Tree:
     """The output matrix, where the model has one of its own: also where the configuration says that it is tied, and the
     file has another, which transformers 5 saves so.
     """
     shape = (spec.vocab_size, spec.d_model)
-    if spec.tie_embeddings and "lm_head.weight" not in names:
+    if spec.tie_embeddings and ("lm_head.weight" not in names or embedding not in names):
         return {}
     head = names("lm_head.weight", *shape)
     return {} if spec.tie_embeddings and _equal(head, names(embedding, *shape)) else {"head": {"tokens": head}}
@@ -107,17 +164,16 @@ def _equal(a: Leaf, b: Leaf) -> bool:
 def _only_copies(spec: Spec, names: _Names, *copies: str) -> None:
     """Takes the encoder's and the decoder's embeddings, which must be the shared one."""
     shape = (spec.vocab_size, spec.d_model)
-    for name in copies:
-        if name in names and not _equal(names(name, *shape), names("shared.weight", *shape)):
+    first, *others = [name for name in ("shared.weight", *copies) if name in names] or [""]
+    for name in others:
+        if not _equal(names(name, *shape), names(first, *shape)):
             raise UserError(
-                f'the checkpoint\'s "{name}" is not its "shared.weight": embeddings of their own for the encoder and '
+                f'the checkpoint\'s "{name}" is not its "{first}": embeddings of their own for the encoder and '
                 "the decoder are not supported"
             )
 
 
 def _gpt2(spec: GPT2Spec, names: _Names) -> Tree:
-    names.without("transformer.")
-    names.ignore("h.*.attn.bias", "h.*.attn.masked_bias")
     e, f, k, d = spec.d_model, spec.d_ff, spec.heads, spec.head_dim
 
     def norm(name: str) -> Tree:
@@ -143,7 +199,7 @@ def _gpt2(spec: GPT2Spec, names: _Names) -> Tree:
 
     return {
         "embedding": {
-            "tokens": names("wte.weight", spec.vocab_size, e),
+            "tokens": _embedding(spec, names, "wte.weight"),
             "positions": names("wpe.weight", spec.max_positions, e),
         },
         "layers": _stacked(spec.layers, layer),
@@ -153,8 +209,6 @@ def _gpt2(spec: GPT2Spec, names: _Names) -> Tree:
 
 
 def _llama(spec: LlamaSpec, names: _Names) -> Tree:
-    names.without("model.")
-    names.ignore("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq")
     e, f, k, d = spec.d_model, spec.d_ff, spec.kv_heads, spec.head_dim
     g = spec.heads // k
 
@@ -183,7 +237,7 @@ def _llama(spec: LlamaSpec, names: _Names) -> Tree:
         }
 
     return {
-        "embedding": {"tokens": names("embed_tokens.weight", spec.vocab_size, e)},
+        "embedding": {"tokens": _embedding(spec, names, "embed_tokens.weight")},
         "layers": _stacked(spec.layers, layer),
         "final_norm": {"scale": names("norm.weight", e)},
         **_head(spec, names, "embed_tokens.weight"),
@@ -191,12 +245,10 @@ def _llama(spec: LlamaSpec, names: _Names) -> Tree:
 
 
 def _t5(spec: T5Spec, names: _Names) -> Tree:
-    _only_copies(spec, names, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-    # A relative bias that old decoders carried unused in their cross attention.
-    names.ignore("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
+    _only_copies(spec, names, *_COPIES)
     e = spec.d_model
     return {
-        "embedding": {"tokens": names("shared.weight", spec.vocab_size, e)},
+        "embedding": {"tokens": _embedding(spec, names, "shared.weight", *_COPIES)},
         "encoder": _t5_stack(spec, names, "encoder", spec.encoder_layers),
         "decoder": _t5_stack(spec, names, "decoder", spec.layers),
         **_head(spec, names, "shared.weight"),
@@ -251,15 +303,21 @@ def _t5_mlp(spec: T5Spec, names: _Names, path: str) -> Tree:
 
 
 def _bart(spec: BartSpec, names: _Names) -> Tree:
-    names.without("model.")
-    _only_copies(spec, names, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    _only_copies(spec, names, *_COPIES)
     return {
-        "embedding": {"tokens": names("shared.weight", spec.vocab_size, spec.d_model)},
+        "embedding": {"tokens": _embedding(spec, names, "shared.weight", *_COPIES)},
         "encoder": _bart_stack(spec, names, "encoder", spec.encoder_layers, spec.encoder_d_ff),
         "decoder": _bart_stack(spec, names, "decoder", spec.layers, spec.d_ff),
-        "logits_bias": merge(names("final_logits_bias", 1, spec.vocab_size), 0, 2),
+        "logits_bias": _logits_bias(spec, names),
         **_head(spec, names, "shared.weight"),
     }
+
+
+def _logits_bias(spec: BartSpec, names: _Names) -> Leaf:
+    """A buffer that a model saved without its head does not have: zeros."""
+    if "final_logits_bias" not in names:
+        return from_array(np.zeros(spec.vocab_size, np.float32))
+    return merge(names("final_logits_bias", 1, spec.vocab_size), 0, 2)
 
 
 def _bart_stack(spec: BartSpec, names: _Names, side: str, layers: int, f: int) -> Tree:
@@ -303,3 +361,12 @@ def _bart_stack(spec: BartSpec, names: _Names, side: str, layers: int, f: int) -
         },
         "layers": _stacked(layers, layer),
     }
+
+
+# Of each family: its rules, a tensor that all its models have, and what a model with a head puts before its names.
+_FAMILIES: dict[type, tuple[Callable[[Any, _Names], Tree], str, str]] = {
+    GPT2Spec: (_gpt2, "wpe.weight", "transformer."),
+    LlamaSpec: (_llama, "embed_tokens.weight", "model."),
+    T5Spec: (_t5, "encoder.final_layer_norm.weight", ""),
+    BartSpec: (_bart, "encoder.layernorm_embedding.weight", "model."),
+}

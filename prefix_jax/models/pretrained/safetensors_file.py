@@ -15,6 +15,7 @@ import numpy as np
 
 from prefix_jax.disk import replacing
 from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import causes
 from prefix_jax.models.pretrained.cache import disk_errors
 from prefix_jax.models.pretrained.leaves import Leaf, from_array
 
@@ -70,7 +71,8 @@ def read(path: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
 def _header(path: Path, size: int) -> tuple[int, dict[str, Any]]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
+        if size < 8 or length > size - 8 or not length:
+            causes.refuse_other_bytes(path)
             raise _damaged(path, "it is truncated or of another format")
         try:
             header = json.loads(file.read(length))

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import causes
 from prefix_jax.models.pretrained.leaves import Leaf, from_array
 
 _STORAGES = {
@@ -42,6 +43,7 @@ def read(path: Path) -> dict[str, Leaf]:
         with zipfile.ZipFile(path) as archive:
             state = _Reader(path, archive).load()
     except zipfile.BadZipFile:
+        causes.refuse_other_bytes(path)
         raise UserError(
             f"{path} is truncated or older than torch 1.6; download it again, or save it as safetensors"
         ) from None
