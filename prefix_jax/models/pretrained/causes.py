@@ -23,7 +23,7 @@ _NAMES = (
     (
         r"\.lora_[AB]\b|\.lora_(embedding|magnitude)_|\.base_layer\.|\.modules_to_save\.|\.(ia3_l|hada_w|oft_)"
         r"|(^|\.)base_model\.|(^|\.)prompt_encoder\.",
-        'it holds a model inside PEFT\'s adapters ("{name}"); merge the adapter first with PEFT\'s merge_and_unload() '
+        "it holds a model inside PEFT's adapters (\"{name}\"); merge the adapter first with PEFT's merge_and_unload() "
         "and save the result, or convert the adapter alone with python -m prefix_jax.convert",
     ),
     (
@@ -42,17 +42,17 @@ _NAMES = (
     (r"\.(codebooks|codes|\w+_blocks|\w+_scales|qscales?)$", f'it is quantised ("{{name}}"); {_ORIGINAL}'),
     (
         r"(^|\.)_?flat_param(_\d+)?$",
-        'its weights are flat shards of FSDP ("{name}"); save it with a full state dict (StateDictType.FULL_STATE_DICT)',
+        'its weights are flat shards of FSDP ("{name}"); save it with StateDictType.FULL_STATE_DICT',
     ),
     (
         r"(^|\.)exp_avg(_sq)?(\.|$)|(^|\.)optim(izer)?(_state\w*|_states)?\.|(^|\.)(param_groups|master_weights?)\b"
         r"|(^|\.)fp32_groups",
-        'it is a training framework\'s checkpoint with an optimizer\'s state ("{name}"); export the model alone, with '
+        "it is a training framework's checkpoint with an optimizer's state (\"{name}\"); export the model alone, with "
         "save_pretrained()",
     ),
     (
         r"(^|\.)tok_embeddings\.weight$|\.attention\.w[qkvo]\.weight$",
-        'it has the names of Meta\'s or Mistral\'s own release ("{name}"); convert it with transformers\' '
+        "it has the names of Meta's or Mistral's own release (\"{name}\"); convert it with transformers' "
         "convert_llama_weights_to_hf.py, or download the form for transformers",
     ),
     (
@@ -61,7 +61,7 @@ _NAMES = (
     ),
     (
         r"\.parametrizations\.|\.weight_(orig|mask|g|v)$",
-        'its weights are stored as pruning or a parametrization leaves them ("{name}"); make them permanent first, with '
+        'its weights are stored as pruning or a parametrization leaves them ("{name}"); make them permanent with '
         "torch.nn.utils' prune.remove or parametrize.remove_parametrizations, and save it again",
     ),
 )

@@ -13,7 +13,7 @@ _SMALL = [
     "*.model",
     "special_tokens_map.json",
 ]
-_SMALL += ["added_tokens.json", "*.index.json", "chat_template*"]
+_SMALL += ["added_tokens.json", "*.index.json", "chat_template*", "adapter_config.json"]
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
 _TORCH = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 

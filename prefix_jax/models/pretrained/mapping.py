@@ -246,7 +246,6 @@ def _llama(spec: LlamaSpec, names: _Names) -> Tree:
 
 def _t5(spec: T5Spec, names: _Names) -> Tree:
     _only_copies(spec, names, *_COPIES)
-    e = spec.d_model
     return {
         "embedding": {"tokens": _embedding(spec, names, "shared.weight", *_COPIES)},
         "encoder": _t5_stack(spec, names, "encoder", spec.encoder_layers),

@@ -36,6 +36,8 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+# Types of the format in which only parts of quantised weights are stored.
+_PACKED = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "C64")
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 # XLA's CPU backend takes a host array in place if it starts on such a boundary.
 _ALIGNMENT = 64
@@ -55,6 +57,11 @@ def read(path: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     mapped = np.memmap(path, np.uint8, "r")
     table = {}
     for name, entry in header.items():
+        if isinstance(entry, dict) and entry.get("dtype") in _PACKED:
+            raise UserError(
+                f'{path} has "{name}" in the type {entry["dtype"]}, as quantised weights have; use the original '
+                "weights, with --config.model.quantisation=int8 where memory is short"
+            )
         try:
             begin, end = entry["data_offsets"]
             shape, dtype = tuple(entry["shape"]), np.dtype(_DTYPES[entry["dtype"]])

@@ -5,7 +5,9 @@ few names that a state dict needs are known here; any other global in the pickle
 """
 
 import collections
+import io
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,22 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+# Types that torch has no storage class for: their tensors name the type, and their storage is bytes.
+_TYPES = {
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+}
+# What shows which training loop wrote a checkpoint, and where such put the model's tensors among other things.
+_LOOPS = {
+    b"pytorch-lightning_version": "Lightning",
+    b"ds_config": "DeepSpeed",
+    b"optimizer_state": "a training loop",
+    b"param_groups": "an optimizer",
+}
+_SECTIONS = ("state_dict", "model_state_dict", "model", "module")
 
 
 def read(path: Path) -> dict[str, Leaf]:
@@ -41,7 +59,7 @@ def read(path: Path) -> dict[str, Leaf]:
         raise UserError(f"{path} does not exist; download the checkpoint again, or name another directory")
     try:
         with zipfile.ZipFile(path) as archive:
-            state = _Reader(path, archive).load()
+            state = _tensors(path, _Reader(path, archive).load())
     except zipfile.BadZipFile:
         causes.refuse_other_bytes(path)
         raise UserError(
@@ -49,9 +67,21 @@ def read(path: Path) -> dict[str, Leaf]:
         ) from None
     except (pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, IndexError, AttributeError) as error:
         raise UserError(f"{path} is not a state dict ({error}); save it as safetensors") from None
+    return {str(name): from_array(value) for name, value in state.items()}
+
+
+def _tensors(path: Path, state: Any) -> dict[Any, np.ndarray]:
+    """Returns the tensors of a state dict, or of the one that a training loop's checkpoint holds."""
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict; save it as safetensors")
-    return {str(name): from_array(value) for name, value in state.items() if isinstance(value, np.ndarray)}
+    if found := {name: value for name, value in state.items() if isinstance(value, np.ndarray)}:
+        return found
+    for name in _SECTIONS:
+        if isinstance(inner := state.get(name), dict):
+            print(f'{path} is a checkpoint of a training loop; its "{name}" is read.', file=sys.stderr)
+            return _tensors(path, inner)
+    what = f"the entries {', '.join(map(str, list(state)[:3]))}" if state else "nothing"
+    raise UserError(f"{path} holds {what} and no tensors of a model; save the model alone, with save_pretrained()")
 
 
 class _Storage:
@@ -81,7 +111,22 @@ class _RebuildTensor:
         if last >= storage.size:
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
         strides = tuple(s * storage.itemsize for s in stride)
-        return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+        # As bytes: numpy cannot describe all of these types to itself.
+        plain = storage.view(np.dtype((np.void, storage.itemsize)))
+        return np.lib.stride_tricks.as_strided(plain[offset:], size, strides, writeable=False).view(storage.dtype)
+
+
+class _RebuildTyped:
+    """Stands for `torch._utils._rebuild_tensor_v3`, whose type comes after `_rebuild_tensor_v2`'s arguments."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, storage: Any, offset: int, size: tuple, stride: tuple, grad: Any, hooks: Any, kind: Any, *_: Any
+    ) -> np.ndarray:
+        if not isinstance(storage, np.ndarray) or not isinstance(kind, _Storage):
+            raise pickle.UnpicklingError("a tensor has no storage or type")
+        return _RebuildTensor()(storage.view(kind.dtype), offset, size, stride)
 
 
 class _RebuildParameter:
@@ -96,7 +141,10 @@ class _RebuildParameter:
 _GLOBALS = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v3"): _RebuildTyped(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch.storage", "UntypedStorage"): _Storage(np.uint8),
+    **{("torch", name): _Storage(dtype) for name, dtype in _TYPES.items()},
     **{("torch", name): _Storage(dtype) for name, dtype in _STORAGES.items()},
 }
 
@@ -112,10 +160,16 @@ class _Reader(pickle.Unpickler):
             raise pickle.UnpicklingError("it is big-endian")
         self._archive = archive
         self._mapped = np.asarray(np.memmap(path, np.uint8, "r"))
-        super().__init__(archive.open(pickles[0]))
+        self._program = archive.read(pickles[0])
+        super().__init__(io.BytesIO(self._program))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
+            if maker := next((maker for sign, maker in _LOOPS.items() if sign in self._program), ""):
+                raise pickle.UnpicklingError(
+                    f"it is a checkpoint of {maker}, which calls for {module}.{name}, and only tensors are read; save "
+                    "the model alone"
+                )
             raise pickle.UnpicklingError(f"it calls for {module}.{name}, and only tensors are read")
         return _GLOBALS[module, name]
 
