@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
+from prefix_jax.models import from_hf
 from prefix_jax.models.prefix import Prefix, check, length
-from prefix_jax.models.specs import Spec, from_hf
+from prefix_jax.models.specs import Spec
 from prefix_jax.tuning import files, store
 from prefix_jax.tuning.formats import FORMATS, detect
 

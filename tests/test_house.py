@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from prefix_jax.models.specs import from_hf
+from prefix_jax.models import from_hf
 from tests.conftest import ROOT
 
 FLOORS = (

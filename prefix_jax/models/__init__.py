@@ -2,17 +2,14 @@
 
 from typing import Any
 
-from prefix_jax.models.bart import Bart
-from prefix_jax.models.gpt2 import GPT2
+from prefix_jax.models import families
+from prefix_jax.models.families import FAMILIES, from_hf
 from prefix_jax.models.layers import Places
-from prefix_jax.models.llama import Llama
-from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec
-from prefix_jax.models.t5 import T5
+from prefix_jax.models.specs import Spec
 
-# One of those below. To a type checker Linen's `apply` returns anything at all, so a precise type says less than none.
+# A network of one of the families. To a type checker Linen's `apply` returns anything, so a precise type says less than
+# none.
 Model = Any
-
-_MODELS = {GPT2Spec: GPT2, LlamaSpec: Llama, T5Spec: T5, BartSpec: Bart}
 
 
 def build(
@@ -31,4 +28,8 @@ def build(
       fused: whether attention over rows of tokens is one kernel, for TPUs; the tokens of a segment then stand side by
         side, and what has the segment id 0 sees no tokens.
     """
-    return _MODELS[type(spec)](spec, rematerialise, activations, placement, fused)
+    network: Any = families.of(spec).network
+    return network(spec, rematerialise, activations, placement, fused)
+
+
+__all__ = ["FAMILIES", "Model", "build", "from_hf"]

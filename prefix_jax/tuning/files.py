@@ -4,7 +4,6 @@ The tensors are float32, `SITE.key`, `SITE.value` and, where slots have one, `SI
 The JSON says what model and shape they are for, which layers carry them, and where token positions start.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +15,14 @@ import numpy as np
 import prefix_jax
 from prefix_jax.disk import write_all
 from prefix_jax.errors import UserError
+from prefix_jax.models import FAMILIES
 from prefix_jax.models.prefix import SITES, Prefix, Site, check, length, site_of
 from prefix_jax.models.pretrained import check_same_model
-from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, Spec, T5Spec, spec_dict
+from prefix_jax.models.specs import Spec, spec_dict
 from prefix_jax.tuning.pair import Pair, described
 
 PAIR = Pair("prefix", ("method", "spec", "sites", "layers", "position_offset"))
 
-_FAMILIES = {"gpt2": GPT2Spec, "llama": LlamaSpec, "t5": T5Spec, "bart": BartSpec}
 # What a prefix does not depend on: which tokens begin, end and pad a text, and whose matrix the vocabulary is.
 _IMMATERIAL = ("eos_id", "more_eos_ids", "bos_id", "pad_id", "decoder_start_id", "tie_embeddings")
 
@@ -116,8 +115,8 @@ def spec_of(meta: Mapping[str, Any]) -> Spec | None:
     if not meta.get("spec"):
         return None
     try:
-        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["spec"].items()}
-        return _FAMILIES[str(fields.pop("family"))](**fields)
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["spec"].items()}
+        return FAMILIES[str(fields.pop("family"))].spec(**fields)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"the prefix's spec is not one that prefix_jax {prefix_jax.__version__} knows ({error}); use the version "
@@ -167,8 +166,11 @@ def _check_identity(folder: Path, own: Mapping[str, Any], other: Mapping[str, An
 
 
 def _check_spec(folder: Path, meta: Mapping[str, Any], spec: Spec) -> None:
-    own, here = meta["spec"], json.loads(json.dumps(spec_dict(spec)))
-    for field, value in here.items() if own else ():
+    earlier = spec_of(meta)
+    if earlier is None:
+        return
+    own, here = spec_dict(earlier), spec_dict(spec)
+    for field, value in here.items():
         if field not in _IMMATERIAL and own.get(field) != value:
             raise UserError(
                 f"the prefix in {folder} was made for {_describe(meta['model'])} with {field}={own.get(field)!r}, but "

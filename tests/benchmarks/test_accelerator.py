@@ -7,12 +7,13 @@ import pytest
 
 from benchmarks import accelerator
 from benchmarks.growth import synthetic
+from prefix_jax.models.families import gpt2
 from prefix_jax.planning import shapes
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setitem(shapes.KNOWN, "small", shapes._gpt2(2, 64, 4, 512))
+    monkeypatch.setitem(shapes.KNOWN, "small", gpt2.sizes(2, 64, 4, 512))
     monkeypatch.setattr(accelerator, "spec_of", lambda name: shapes.from_hf(shapes.KNOWN[name]))
     return shapes.from_hf(shapes.KNOWN["small"])
 

@@ -11,11 +11,21 @@ from prefix_jax.decoding import Options
 PAD, END = 0, 1
 torch.set_num_threads(1)  # more only get in each other's way on networks this small
 _IDS = dict(pad_token_id=PAD, eos_token_id=END)
-_TREES = {"GPT2Spec": tm._gpt2_tree, "LlamaSpec": tm._llama_tree, "T5Spec": tm._t5_tree, "BartSpec": tm._bart_tree}
+_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
+_SHAPE = dict(
+    vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64,
+    num_attention_heads=4, num_key_value_heads=2, bos_token_id=2, **_IDS,
+)  # fmt: skip
 FAMILIES = {
     "gpt2": lambda: tm.gpt2(bos_token_id=END, **_IDS),
     "llama": lambda: tm.llama(bos_token_id=2, tie_word_embeddings=False, **_IDS),
     "mistral_window": lambda: tm.llama("Mistral", sliding_window=5, bos_token_id=2, **_IDS),
+    "gptj": lambda: tm.decoder_only(
+        "GPTJ", vocab_size=61, n_layer=3, n_embd=24, n_head=2, n_positions=40, rotary_dim=4, bos_token_id=2, **_IDS
+    ),
+    "qwen3": lambda: tm.decoder_only("Qwen3", **_SHAPE, head_dim=10, tie_word_embeddings=True),
+    # Of some rows, the sliding layers no longer see the prompt at the end.
+    "gemma3": lambda: tm.decoder_only("Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS),
     "t5": lambda: tm.t5(decoder_start_token_id=PAD, **_IDS),
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS
@@ -41,7 +51,7 @@ def network(family: str, seed: int = 0, scale: float = 1.6) -> tm.Pair:
             if parameter.ndim > 1:
                 parameter.mul_(scale)
     _rename(pair, _frequent(pair, seed))
-    return tm.Pair(pair.torch, pair.model, {"params": _TREES[type(pair.spec).__name__](pair.torch, pair.spec)})
+    return tm.Pair(pair.torch, pair.model, {"params": tm.tree_of(pair.torch, pair.spec)})
 
 
 def _rename(pair: tm.Pair, token: int) -> None:
@@ -51,9 +61,10 @@ def _rename(pair: tm.Pair, token: int) -> None:
     with torch.no_grad():
         for table in list(tables.values())[: 1 if tied else 2]:
             table.weight[[END, token]] = table.weight[[token, END]]
-        bias = getattr(pair.torch, "final_logits_bias", None)
-        if bias is not None:
-            bias[:, [END, token]] = bias[:, [token, END]]
+        head = getattr(pair.torch.get_output_embeddings(), "bias", None)
+        for bias in (getattr(pair.torch, "final_logits_bias", None), None if head is None else head[None]):
+            if bias is not None:
+                bias[:, [END, token]] = bias[:, [token, END]]
     pair.torch.generation_config.eos_token_id = END
 
 

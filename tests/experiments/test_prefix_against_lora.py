@@ -8,7 +8,8 @@ import pytest
 
 from experiments.prefix_against_lora import budget, costs, latency, report
 from prefix_jax.config import default_config
-from prefix_jax.planning import shapes
+from prefix_jax.models import from_hf
+from prefix_jax.models.families import gpt2
 from prefix_jax.training import session
 
 E, LAYERS, VOCABULARY, HEADS = 64, 2, 512, 4
@@ -17,7 +18,7 @@ E, LAYERS, VOCABULARY, HEADS = 64, 2, 512, 4
 @pytest.fixture
 def small(monkeypatch):
     """GPT-2 in small, and few tokens."""
-    monkeypatch.setattr(costs, "spec_of", lambda name: shapes.from_hf(shapes._gpt2(LAYERS, E, HEADS, VOCABULARY)))
+    monkeypatch.setattr(costs, "spec_of", lambda name: from_hf(gpt2.sizes(LAYERS, E, HEADS, VOCABULARY)))
     for name, value in {"ROWS": 2, "COLUMNS": 32, "TARGETS": 8, "LENGTHS": (1, 10)}.items():
         monkeypatch.setattr(costs, name, value)
     return costs._model("small")

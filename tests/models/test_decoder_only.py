@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefix_jax.errors import UserError
-from prefix_jax.models.specs import from_hf
+from prefix_jax.models import from_hf
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
 
@@ -22,6 +21,20 @@ LLAMA3 = {
     "rope_theta": 50.0,
 }
 LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}
+SHAPE = dict(
+    vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64,
+    num_attention_heads=4, num_key_value_heads=2,
+)  # fmt: skip
+GPTJ = dict(vocab_size=61, n_layer=3, n_embd=24, n_head=2, n_positions=40, rotary_dim=4)
+KINDS = ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
+# The last period is cut.
+GEMMA3 = {
+    **SHAPE, "num_hidden_layers": 5, "layer_types": KINDS, "head_dim": 6, "sliding_window": 4,
+    "query_pre_attn_scalar": 7, "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 300.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+    },
+}  # fmt: skip
 CASES = {
     "gpt2": lambda: tm.gpt2(),
     "gpt2_untied_inner": lambda: tm.gpt2(tie_word_embeddings=False, n_inner=28),
@@ -31,6 +44,19 @@ CASES = {
     "qwen2_bias_linear_rope": lambda: tm.llama("Qwen2", tie_word_embeddings=True, rope_parameters=LINEAR),
     "qwen2_window": lambda: tm.llama("Qwen2", use_sliding_window=True, sliding_window=3, max_window_layers=0),
     "mistral_window_multi_head": lambda: tm.llama("Mistral", sliding_window=4, head_dim=6, num_key_value_heads=4),
+    "qwen2_windows_in_some_layers": lambda: tm.llama(
+        "Qwen2", use_sliding_window=True, sliding_window=3, max_window_layers=1
+    ),
+    "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
+    "gptj_whole_heads": lambda: tm.decoder_only("GPTJ", **{**GPTJ, "rotary_dim": 24, "n_head": 1, "n_inner": 30}),
+    "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10, tie_word_embeddings=True),
+    "qwen3_windows_in_some_layers": lambda: tm.decoder_only(
+        "Qwen3", **SHAPE, head_dim=6, use_sliding_window=True, sliding_window=4, max_window_layers=2
+    ),
+    "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
+    "gemma3_whole_periods": lambda: tm.decoder_only(
+        "Gemma3", **{**GEMMA3, "num_hidden_layers": 4, "layer_types": KINDS[:4]}
+    ),
 }
 ROWS, COLUMNS, LENGTH = 3, 12, 5
 TOLERANCE = 2e-5
@@ -42,7 +68,6 @@ class Calls:
     def __init__(self, pair):
         self.pair = pair
         self.prefix = tm.random_prefix(pair.spec, LENGTH)
-        self.window = getattr(pair.spec, "sliding_window", None)
         self.plain = tm.jit(lambda tokens, segments: pair.model.apply(pair.variables, tokens, segment_ids=segments))
 
         @tm.jit
@@ -66,7 +91,7 @@ class Calls:
         leaves = tm.leaves_of(self.prefix)
         out = self.pair.torch(
             torch.tensor(tokens),
-            attention_mask=tm.visible(segments, LENGTH, self.window),
+            attention_mask=tm.masks(self.pair.spec, segments, LENGTH),
             position_ids=torch.tensor(positions) + LENGTH,
             past_key_values=tm.cache_of(leaves, len(tokens)),
         )
@@ -149,5 +174,5 @@ def test_qwen2_windows_start_at_a_layer():
     assert from_hf(qwen2).sliding_window is None
     assert from_hf({**qwen2, "max_window_layers": 0}).sliding_window == 16
     assert from_hf({**qwen2, "max_window_layers": 0, "use_sliding_window": False}).sliding_window is None
-    with pytest.raises(UserError, match="max_window_layers=2"):
-        from_hf({**qwen2, "max_window_layers": 2})
+    some = from_hf({**qwen2, "max_window_layers": 2})
+    assert [kind.window for kind in some.layer_pattern] == [None, None, 16, 16]

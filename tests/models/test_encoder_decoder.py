@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefix_jax.models.specs import from_hf
+from prefix_jax.models import from_hf
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from prefix_jax.errors import UserError
-from prefix_jax.models import build
+from prefix_jax.models import build, from_hf
 from prefix_jax.models.masks import MASKED
 from prefix_jax.models.prefix import Past, Prefix, Site, check, length
-from prefix_jax.models.specs import from_hf
 from prefix_jax.tuning.formats.layout import with_offset
 from tests.models import torch_models as tm
 

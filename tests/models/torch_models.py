@@ -20,9 +20,15 @@ from transformers.cache_utils import DynamicCache  # noqa: E402
 from transformers.models.bart import modeling_bart  # noqa: E402
 from transformers.models.t5 import modeling_t5  # noqa: E402
 
-from prefix_jax.models import Model, Spec, build  # noqa: E402
+from prefix_jax.models import (  # noqa: E402
+    Model,
+    Spec,
+    build,
+    from_hf,
+)
+from prefix_jax.models.leaves import Leaf, from_array  # noqa: E402
 from prefix_jax.models.prefix import Past, Prefix, Site  # noqa: E402, F401
-from prefix_jax.models.specs import from_hf  # noqa: E402
+from prefix_jax.models.pretrained.mapping import to_tree  # noqa: E402
 
 # XLA's lowest level of optimisation: half the time to compile, and the same mathematics.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -63,6 +69,27 @@ def llama(kind: str = "Llama", **options: Any) -> Pair:
     return Pair(network, model, {"params": _llama_tree(network, model.spec)})
 
 
+def decoder_only(kind: str, **options: Any) -> Pair:
+    """A model of any other family of transformers, its tree by the rules of the family here."""
+    names = (f"{kind}TextConfig", f"{kind}Config")
+    config_class = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
+    config = config_class(**options, attn_implementation="eager")
+    network = _random(getattr(transformers, f"{kind}ForCausalLM")(config))
+    model = build(from_hf(config.to_dict()))
+    return Pair(network, model, {"params": _tree_by_rules(network, model.spec)})
+
+
+def _tree_by_rules(network: Any, spec: Spec) -> dict:
+    tree = to_tree(spec, {name: from_array(value) for name, value in _state(network).items()})
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf.all()), tree, is_leaf=lambda x: isinstance(x, Leaf))
+
+
+def tree_of(network: Any, spec: Spec) -> dict:
+    """Our tree of a torch network's weights: by a mapping written here, for the families that have one."""
+    own = {"gpt2": _gpt2_tree, "llama": _llama_tree, "t5": _t5_tree, "bart": _bart_tree}
+    return own.get(spec.family, _tree_by_rules)(network, spec)
+
+
 def t5(**options: Any) -> Pair:
     shape = dict(vocab_size=61, d_model=24, d_kv=8, d_ff=32, num_layers=3, num_heads=3, num_decoder_layers=2)
     # Few buckets, so that short rows reach the logarithmic ones.
@@ -93,11 +120,12 @@ def bart(**options: Any) -> Pair:
 def _random(network: Any, seed: int = 0) -> Any:
     """Every parameter drawn anew: biases and norms included, which torch starts at 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
+    norm = 0.0 if "gemma" in network.config.model_type else 1.0  # Gemma multiplies by 1 + a norm's weight
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.normal_(0.0, 0.2, generator=generator)
             if "norm" in name or ".ln_" in name:
-                parameter.add_(1.0 if name.endswith("weight") else 0.0)
+                parameter.add_(norm if name.endswith("weight") else 0.0)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network.eval()
@@ -315,6 +343,16 @@ def cache_of(leaves: dict[str, Any], batch: int) -> DynamicCache:
     for layer, (key, value) in enumerate(zip(leaves["decoder.key"], leaves["decoder.value"], strict=True)):
         cache.update(key.expand(batch, *key.shape), value.expand(batch, *value.shape), layer)
     return cache
+
+
+def masks(spec: Spec, segment_ids: np.ndarray, prefix: int) -> Any:
+    """The mask of all layers, or where they are of two kinds, those of full and of sliding layers by name."""
+    windows = {kind.window for kind in spec.layer_pattern}
+    if len(windows) == 1:
+        return visible(segment_ids, prefix, *windows)
+    near = max(window for window in windows if window is not None)
+    names = {"full_attention": None, "sliding_attention": near}
+    return {name: visible(segment_ids, prefix, window) for name, window in names.items()}
 
 
 def visible(segment_ids: np.ndarray, prefix: int = 0, window: int | None = None) -> Any:

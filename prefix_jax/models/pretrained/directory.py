@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax.errors import UserError
+from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.pretrained import causes, safetensors_file, torch_file
-from prefix_jax.models.pretrained.leaves import Leaf
 
 _READERS = {
     "model.safetensors": lambda path: safetensors_file.read(path)[0],

@@ -10,21 +10,11 @@ from typing import Any
 import numpy as np
 
 from prefix_jax.errors import UserError, did_you_mean
-from prefix_jax.models.pretrained.leaves import Leaf, merge, split, transpose
+from prefix_jax.models import families
+from prefix_jax.models.families.family import Gguf
+from prefix_jax.models.leaves import Leaf, merge, shifted, split, transpose
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_ARCHITECTURES = ("llama", "qwen2")
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
@@ -41,14 +31,18 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise UserError(f"{path} is not a whole GGUF file ({error}); download it again") from None
-    config = _config(reader.fields)
+    stored, config = _config(reader.fields)
     tensors = {tensor.name: _leaf(tensor) for tensor in reader.tensors}
     config["tie_word_embeddings"] = "output.weight" not in tensors
     # Rotary frequencies follow from the configuration.
-    table = {_hf_name(name): leaf for name, leaf in tensors.items() if not name.startswith("rope_freqs")}
-    if config["model_type"] == "llama":
-        table = {name: _rotate_halves(name, leaf, config) for name, leaf in table.items()}
-    return config, table
+    names = {name: _hf_name(name, stored) for name in tensors if not name.startswith("rope_freqs")}
+    return config, {theirs: _as_stored_by_hf(theirs, tensors[ours], stored, config) for ours, theirs in names.items()}
+
+
+def _as_stored_by_hf(name: str, leaf: Leaf, stored: Gguf, config: dict[str, Any]) -> Leaf:
+    if stored.norm_offset and name.endswith("norm.weight"):
+        leaf = shifted(leaf, -stored.norm_offset)
+    return _rotate_halves(name, leaf, config) if stored.permuted else leaf
 
 
 @dataclass(frozen=True)
@@ -104,36 +98,48 @@ def vocabulary(path: Path) -> Vocabulary:
     )
 
 
-def _config(fields: dict[str, Any]) -> dict[str, Any]:
-    def get(key: str, default: Any = None) -> Any:
+def _config(fields: dict[str, Any]) -> tuple[Gguf, dict[str, Any]]:
+    """Returns how the file's architecture is stored, and its configuration."""
+
+    def whole(key: str, default: Any = None) -> Any:
         value = fields[key].contents() if key in fields else default
         # Stored as float32: 1e-5 comes as 9.999999747378752e-06.
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
-    family = get("general.architecture", "")
-    if family not in _ARCHITECTURES:
-        raise UserError(f'a GGUF of architecture "{family}" is not supported{did_you_mean(family, _ARCHITECTURES)}')
-    if get(f"{family}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in fields:
-        raise UserError(f"a GGUF {family} with scaled rotary positions is not supported; use its safetensors form")
-    heads = get(f"{family}.attention.head_count")
-    width = get(f"{family}.embedding_length")
-    return {
-        "model_type": family,
-        "hidden_act": "silu",
+    known = {name: stored for family in families.FAMILIES.values() for name, stored in family.gguf.items()}
+    architecture = whole("general.architecture", "")
+    if architecture not in known:
+        raise UserError(
+            f'a GGUF of architecture "{architecture}" is not supported{did_you_mean(architecture, tuple(known))}'
+        )
+
+    def get(key: str, default: Any = None) -> Any:
+        return whole(f"{architecture}.{key}", default)
+
+    stored, heads, width = known[architecture], get("attention.head_count"), get("embedding_length")
+    config = {
+        "model_type": stored.model_type,
         "vocab_size": len(fields["tokenizer.ggml.tokens"].data),
-        "num_hidden_layers": get(f"{family}.block_count"),
+        "num_hidden_layers": get("block_count"),
         "hidden_size": width,
         "num_attention_heads": heads,
-        "num_key_value_heads": get(f"{family}.attention.head_count_kv", heads),
-        "head_dim": get(f"{family}.attention.key_length", width // heads),
-        "intermediate_size": get(f"{family}.feed_forward_length"),
-        "rms_norm_eps": get(f"{family}.attention.layer_norm_rms_epsilon"),
-        "max_position_embeddings": get(f"{family}.context_length"),
-        "rope_theta": get(f"{family}.rope.freq_base", 10000.0),
-        "bos_token_id": get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": get("tokenizer.ggml.padding_token_id"),
+        "num_key_value_heads": get("attention.head_count_kv", heads),
+        "head_dim": get("attention.key_length", width // heads),
+        "intermediate_size": get("feed_forward_length"),
+        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": get("context_length"),
+        "rope_theta": get("rope.freq_base", 10000.0),
+        "bos_token_id": whole("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": whole("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": whole("tokenizer.ggml.padding_token_id"),
+        **stored.options(get),
     }
+    scaled = get("rope.scaling.type", "none") != "none" and "rope_scaling" not in config
+    if scaled or "rope_freqs.weight" in fields:
+        raise UserError(
+            f"a GGUF {architecture} with scaled rotary positions is not supported; use its safetensors form"
+        )
+    return stored, config
 
 
 def _leaf(tensor: Any) -> Leaf:
@@ -147,14 +153,14 @@ def _leaf(tensor: Any) -> Leaf:
     return Leaf(tuple(int(n) for n in reversed(tensor.shape)), np.dtype(np.float32), read)
 
 
-def _hf_name(name: str) -> str:
+def _hf_name(name: str, stored: Gguf) -> str:
     stem, _, kind = name.rpartition(".")
     if stem in _TOP:
         return f"{_TOP[stem]}.{kind}"
     block, _, part = stem.removeprefix("blk.").partition(".")
-    if not stem.startswith("blk.") or part not in _BLOCK:
+    if not stem.startswith("blk.") or part not in stored.tensors:
         raise UserError(f'the GGUF tensor "{name}" belongs to no model that is supported; use its safetensors form')
-    return f"model.layers.{block}.{_BLOCK[part]}.{kind}"
+    return f"model.layers.{block}.{stored.tensors[part]}.{kind}"
 
 
 def _rotate_halves(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained.leaves import Leaf
+from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.specs import Spec
 
 Identity = dict[str, str]
@@ -37,7 +37,7 @@ def identify(kind: str, name: str, version: str, spec: Spec, weights: str) -> Id
 def spec_hash(spec: Spec) -> str:
     """Returns a hash of the family and the sizes; not of options, whose list may grow."""
     sizes = ("vocab_size", "layers", "encoder_layers", "d_model", "heads", "kv_heads", "head_dim", "d_ff")
-    text = json.dumps([type(spec).__name__, *(getattr(spec, name) for name in sizes)])
+    text = json.dumps([spec.hashed_as or spec.family, *(getattr(spec, name) for name in sizes)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

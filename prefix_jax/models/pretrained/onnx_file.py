@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained.leaves import Leaf, affine, from_array, transpose
+from prefix_jax.models.leaves import Leaf, affine, from_array, transpose
 
 _QUANTIZED = "_quantized"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefix_jax.errors import UserError, did_you_mean
-from prefix_jax.models.pretrained.leaves import Index, Leaf
+from prefix_jax.models.leaves import Index, Leaf
 
 QUANTISATIONS = ("none", "int8")
 _KERNEL = re.compile(r"(^|/)layers/.*kernel$")

@@ -15,9 +15,9 @@ import numpy as np
 
 from prefix_jax.disk import replacing
 from prefix_jax.errors import UserError
+from prefix_jax.models.leaves import Leaf, from_array
 from prefix_jax.models.pretrained import causes
 from prefix_jax.models.pretrained.cache import disk_errors
-from prefix_jax.models.pretrained.leaves import Leaf, from_array
 
 _DTYPES = {
     "F64": np.float64,

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax.errors import UserError
+from prefix_jax.models.leaves import Leaf, from_array
 from prefix_jax.models.pretrained import causes
-from prefix_jax.models.pretrained.leaves import Leaf, from_array
 
 _STORAGES = {
     "DoubleStorage": np.float64,

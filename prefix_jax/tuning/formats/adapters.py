@@ -17,20 +17,15 @@ import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 from prefix_jax.errors import UserError
+from prefix_jax.models import families
 from prefix_jax.models.prefix import Prefix, Site, site_of
-from prefix_jax.models.specs import GPT2Spec, LlamaSpec, Spec, T5Spec
+from prefix_jax.models.specs import Spec
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
 _LOCATIONS = {"encoder": "encoder_prefix", "decoder": "self_prefix", "cross": "cross_prefix"}
 _KEY = re.compile(r"(?:.*\.)?prefix_tuning\.prefix_tunings\.(.+)\.(encoder|self|cross)_prefix\.(.+)")
-# Of each family: the attribute that holds the base model, the class that has the vocabulary, the type.
-_MODELS = {
-    GPT2Spec: ("transformer.", "GPT2LMHeadModel", "gpt2"),
-    LlamaSpec: ("model.", "LlamaForCausalLM", "llama"),
-    T5Spec: ("", "T5ForConditionalGeneration", "t5"),
-}
 
 
 def is_mine(folder: Path) -> bool:
@@ -78,15 +73,16 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
     """
     if spec is None:
         raise UserError("adapters' files name the model's class, and the base model is not known; name it with --model")
-    if type(spec) not in _MODELS:
-        raise UserError("prefixes of BART cannot be written for adapters; keep it as prefix_jax")
+    names = families.of(spec).adapters
+    if names is None:
+        raise UserError(f"prefixes of {spec.family} cannot be written for adapters; keep it as prefix_jax")
     layout.refuse_bias(prefix, "adapters")
-    if not isinstance(spec, T5Spec) and spec.head_dim * spec.heads != spec.d_model:
+    if not spec.encoder_layers and spec.head_dim * spec.heads != spec.d_model:
         raise UserError(
             f"adapters takes a head's width as {spec.d_model} / {spec.heads}, but this model's is {spec.head_dim}; "
             "keep it as prefix_jax"
         )
-    base, model_class, model_type = _MODELS[type(spec)]
+    base, model_class, model_type = names
     length, left_out = layout.check_length(prefix), _left_out(prefix, spec)
     prefix = layout.with_offset(prefix, spec, 0)
     tensors = {}

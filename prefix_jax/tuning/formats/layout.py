@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from prefix_jax.errors import UserError
+from prefix_jax.models import families
 from prefix_jax.models.attention import rotary_angles, rotate
 from prefix_jax.models.prefix import Prefix, Site, length
 from prefix_jax.models.pretrained import safetensors_file, torch_file
-from prefix_jax.models.specs import BartSpec, Spec
+from prefix_jax.models.specs import Spec
 
 
 def to_flat(site: Site) -> np.ndarray:
@@ -93,7 +94,8 @@ def only_decoder(prefix: Prefix, spec: Spec | None, format_name: str) -> Site:
     site = prefix.decoder
     both = spec is not None and spec.encoder_layers > 0
     if site is None or prefix.encoder is not None or prefix.cross is not None or both:
-        instead = "keep it as prefix_jax" if isinstance(spec, BartSpec) else "use --to adapters"
+        known = spec is None or families.of(spec).adapters is not None
+        instead = "use --to adapters" if known else "keep it as prefix_jax"
         raise UserError(
             f"{format_name} cannot hold the prefix of an encoder-decoder (it scrambles its sites); {instead}"
         )

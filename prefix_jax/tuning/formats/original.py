@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from prefix_jax.errors import UserError
+from prefix_jax.models import families
 from prefix_jax.models.prefix import Prefix, Site, length
-from prefix_jax.models.specs import GPT2Spec, Spec
+from prefix_jax.models.specs import Spec
 from prefix_jax.tuning.formats import layout
 from prefix_jax.tuning.formats.torch_zip import torch_bytes
 
@@ -67,7 +68,7 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
       UserError: the model is not GPT-2, the only one with a flat form there, or that form cannot hold the prefix.
     """
     site = layout.only_decoder(prefix, spec, "the original code")
-    if not isinstance(spec, GPT2Spec):
+    if spec is None or not families.of(spec).original:
         raise UserError(
             "the original code has a flat prefix for GPT-2 only, and this model is not known to be one; if it is, name "
             "it with --model"
@@ -82,7 +83,7 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
         "n_embd": spec.d_model,
         "n_head": spec.heads,
         "n_layer": spec.layers,
-        "n_positions": spec.max_positions,
+        "n_positions": spec.window,
         "optim_prefix": True,
         "preseqlen": length(prefix),
         "train_weights": "no",

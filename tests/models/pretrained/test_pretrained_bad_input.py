@@ -10,8 +10,8 @@ import pytest
 
 from prefix_jax.errors import UserError
 from prefix_jax.models import pretrained
+from prefix_jax.models.leaves import from_array
 from prefix_jax.models.pretrained import cache, safetensors_file, torch_file, wheels
-from prefix_jax.models.pretrained.leaves import from_array
 from tests.models.pretrained import hf
 
 torch = pytest.importorskip("torch")

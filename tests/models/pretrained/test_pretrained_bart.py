@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from prefix_jax.errors import UserError
+from prefix_jax.models import from_hf
 from prefix_jax.models.pretrained import load
-from prefix_jax.models.specs import from_hf
 from tests.models import torch_models as tm
 
 

@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from prefix_jax.models.leaves import from_array
 from prefix_jax.models.pretrained import gguf_file, onnx_file, safetensors_file
-from prefix_jax.models.pretrained.leaves import from_array
 
 
 def test_safetensors_both_ways(tmp_path):

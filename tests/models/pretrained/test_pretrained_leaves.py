@@ -7,8 +7,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from prefix_jax.models.pretrained import leaves
-from prefix_jax.models.pretrained.leaves import Leaf, from_array
+from prefix_jax.models import leaves
+from prefix_jax.models.leaves import Leaf, from_array
 
 
 def random_index(rng, shape):
@@ -95,7 +95,7 @@ SHARDED = """
     jax.config.update("jax_num_cpu_devices", 8)
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
     from prefix_jax.models import pretrained
-    from prefix_jax.models.pretrained import leaves, loading, mapping
+    from prefix_jax.models.pretrained import loading, mapping
 
     mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     checkpoint = pretrained.open_checkpoint(sys.argv[1])

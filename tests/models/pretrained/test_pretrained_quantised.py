@@ -8,8 +8,8 @@ import pytest
 from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
-from prefix_jax.models import build
-from prefix_jax.models.pretrained import leaves, load, quantised
+from prefix_jax.models import build, leaves
+from prefix_jax.models.pretrained import load, quantised
 from prefix_jax.models.pretrained.loading import flatten, unflatten
 from prefix_jax.planning.abstract import base_shapes
 

@@ -91,6 +91,11 @@ def merge(leaf: Leaf, axis: int, count: int) -> Leaf:
     return Leaf((*leaf.shape[:axis], total, *leaf.shape[axis + count :]), leaf.dtype, read)
 
 
+def shifted(leaf: Leaf, by: float) -> Leaf:
+    """Returns the leaf plus a number, in float32."""
+    return Leaf(leaf.shape, np.dtype(np.float32), lambda index: leaf.read(index).astype(np.float32) + np.float32(by))
+
+
 def stack(leaves: Sequence[Leaf], axis: int = 0) -> Leaf:
     """Returns the leaves side by side on a new axis; reading a slice of it reads only those leaves."""
     leaves = _one_dtype(leaves)

@@ -1,0 +1,59 @@
+"""One row of the table of families: all that the rest of the package asks about a family of models."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+
+from prefix_jax.models.parameters import Names, Tree
+from prefix_jax.models.specs import Spec
+
+
+class Gguf(NamedTuple):
+    """How llama.cpp stores an architecture.
+
+    Attributes:
+      model_type: Hugging Face's.
+      tensors: llama.cpp's names of a layer's tensors, without the block, and Hugging Face's.
+      options: `get -> options of config.json` beside those that all architectures have; `get` reads a key of the file's
+        metadata, without the architecture before it.
+      permuted: whether the rows of queries and keys are stored in interleaved pairs.
+      norm_offset: what was added to the scales of norms.
+    """
+
+    model_type: str
+    tensors: Mapping[str, str]
+    options: Callable[[Callable[..., Any]], dict[str, Any]] = lambda get: {}
+    permuted: bool = False
+    norm_offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+      spec: the class of its descriptions; `spec.family` is its name.
+      network: the class of its networks, called as `network(spec, rematerialise, activations, placement, fused)`.
+      readers: for each `model_type` of a `config.json`, what makes a description of it.
+      parameters: `(spec, names) -> tree`, the parameter tree over the leaves of a checkpoint.
+      anchor: a tensor that every checkpoint has.
+      base: what a model with a head puts before the names of its base.
+      known: `config.json` of well-known sizes by name, for planning.
+      gguf: by llama.cpp's name of an architecture, how it is stored.
+      adapters: for the files of `adapters`: the attribute of the base model with its dot, the class with the head, and
+        the type; None: they cannot hold this family's prefixes.
+      original: whether the files of Li & Liang (2021) have a form for it.
+    """
+
+    spec: type[Spec]
+    network: type[nn.Module]
+    readers: Mapping[str, Callable[[dict[str, Any]], Spec]]
+    parameters: Callable[[Any, Names], Tree]
+    anchor: str
+    base: str = ""
+    known: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    gguf: Mapping[str, Gguf] = field(default_factory=dict)
+    adapters: tuple[str, str, str] | None = None
+    original: bool = False

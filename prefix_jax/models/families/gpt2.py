@@ -1,0 +1,135 @@
+"""GPT-2 (Radford et al. 2019): learned positions, layer norm with bias, GELU in its tanh form."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array
+
+from prefix_jax.models.attention import attention_scale
+from prefix_jax.models.decoder_only import DecoderOnly
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
+from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
+from prefix_jax.models.leaves import split, transpose
+from prefix_jax.models.parameters import Names, Tree, embedding, head, stacked
+from prefix_jax.models.specs import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2Spec(Spec):
+    family: ClassVar[str] = "gpt2"
+    hashed_as: ClassVar[str] = "GPT2Spec"
+    positions: ClassVar[str] = "learned"
+    max_positions: int
+
+    @property
+    def learned_positions(self) -> int:
+        return self.max_positions
+
+    @property
+    def window(self) -> int:
+        return self.max_positions
+
+
+def gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+class GPT2(DecoderOnly):
+    spec: GPT2Spec
+
+    def make_block(self) -> nn.Module:
+        s = self.spec
+        scale = attention_scale(s.head_dim)
+        return Block(
+            attention=SelfAttention(s.kv_heads, 1, s.head_dim, scale, bias=True, out_bias=True),
+            mlp=MLP(s.d_ff, gelu, bias=True),
+            norm=partial(LayerNorm, s.norm_epsilon),
+        )
+
+    def make_norm(self) -> nn.Module:
+        return LayerNorm(self.spec.norm_epsilon)
+
+
+def read(c: dict[str, Any]) -> GPT2Spec:
+    refuse(c, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
+    refuse(c, "scale_attn_by_inverse_layer_idx", (False,))
+    refuse(c, "scale_attn_weights", (True,))
+    d_model, heads = c["n_embd"], c["n_head"]
+    return GPT2Spec(
+        vocab_size=c["vocab_size"],
+        layers=c["n_layer"],
+        d_model=d_model,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=d_model // heads,
+        d_ff=c.get("n_inner") or 4 * d_model,
+        norm_epsilon=c.get("layer_norm_epsilon", 1e-5),
+        tie_embeddings=c.get("tie_word_embeddings", True),
+        **end_ids(c, 50256),
+        bos_id=first_id(c.get("bos_token_id"), 50256),
+        pad_id=first_id(c.get("pad_token_id"), 0),
+        max_positions=c.get("n_positions", 1024),
+    )
+
+
+def parameters(spec: GPT2Spec, names: Names) -> Tree:
+    e, f, k, d = spec.d_model, spec.d_ff, spec.heads, spec.head_dim
+
+    def norm(name: str) -> Tree:
+        return {"scale": names(f"{name}.weight", e), "bias": names(f"{name}.bias", e)}
+
+    def layer(i: int) -> Tree:
+        # GPT-2's Conv1D is [in, out] already; its qkv has query, key, value outermost.
+        qkv = split(names(f"h.{i}.attn.c_attn.weight", e, 3 * k * d), 1, (3, k, d))
+        bias = split(names(f"h.{i}.attn.c_attn.bias", 3 * k * d), 0, (3, k, d))
+        out = split(names(f"h.{i}.attn.c_proj.weight", k * d, e), 0, (k, 1, d))
+        return {
+            "attention_norm": norm(f"h.{i}.ln_1"),
+            "attention": {
+                "qkv": {"kernel": transpose(qkv, (0, 2, 1, 3)), "bias": transpose(bias, (1, 0, 2))},
+                "out": {"kernel": out, "bias": names(f"h.{i}.attn.c_proj.bias", e)},
+            },
+            "mlp_norm": norm(f"h.{i}.ln_2"),
+            "mlp": {
+                "up": {"kernel": names(f"h.{i}.mlp.c_fc.weight", e, f), "bias": names(f"h.{i}.mlp.c_fc.bias", f)},
+                "down": {"kernel": names(f"h.{i}.mlp.c_proj.weight", f, e), "bias": names(f"h.{i}.mlp.c_proj.bias", e)},
+            },
+        }
+
+    return {
+        "embedding": {
+            "tokens": embedding(spec, names, "wte.weight"),
+            "positions": names("wpe.weight", spec.max_positions, e),
+        },
+        "layers": stacked(spec.layers, layer),
+        "final_norm": norm("ln_f"),
+        **head(spec, names, "wte.weight"),
+    }
+
+
+def sizes(layers: int, width: int, heads: int, vocabulary: int = 50257, window: int = 1024) -> dict[str, Any]:
+    sizes = dict(n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocabulary, n_positions=window)
+    return {"model_type": "gpt2", **sizes}
+
+
+FAMILY = Family(
+    spec=GPT2Spec,
+    network=GPT2,
+    readers={"gpt2": read},
+    parameters=parameters,
+    anchor="wpe.weight",
+    base="transformer.",
+    known={
+        "gpt2": sizes(12, 768, 12),
+        "gpt2-medium": sizes(24, 1024, 16),
+        "gpt2-large": sizes(36, 1280, 20),
+        "gpt2-xl": sizes(48, 1600, 25),
+        "gpt-j-6b-size": sizes(28, 4096, 16, vocabulary=50400, window=2048),  # GPT-2's layers at GPT-J's size
+    },
+    adapters=("transformer.", "GPT2LMHeadModel", "gpt2"),
+    original=True,
+)

@@ -1,0 +1,217 @@
+"""The Llama family (Touvron et al. 2023): RMS norm, rotary positions, grouped queries, gated SiLU. Also Mistral,
+Qwen2, SmolLM2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from prefix_jax.models.attention import attention_scale
+from prefix_jax.models.decoder_only import DecoderOnly
+from prefix_jax.models.families.family import Family, Gguf
+from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rope_parameters, rotary_scaling
+from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
+from prefix_jax.models.leaves import Leaf, concatenate, split, transpose
+from prefix_jax.models.parameters import Names, Tree, embedding, head, linear, stacked
+from prefix_jax.models.specs import LayerKind, Rotary, Spec
+
+_NORMED = ("query", "key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaSpec(Spec):
+    family: ClassVar[str] = "llama"
+    hashed_as: ClassVar[str] = "LlamaSpec"
+    positions: ClassVar[str] = "rotary"
+    # Whether queries and keys have a norm of their own.
+    head_norm: ClassVar[bool] = False
+    max_positions: int
+    rope_base: float
+    rope_scaling: tuple | None  # as in `Rotary`
+    qkv_bias: bool
+    sliding_window: int | None
+    # For each layer, whether it has the sliding window; empty: all.
+    sliding: tuple[bool, ...] = ()
+
+    @property
+    def window(self) -> int:
+        return self.max_positions
+
+    @property
+    def layer_pattern(self) -> tuple[LayerKind, ...]:
+        rotary = Rotary(self.rope_base, self.rope_scaling)
+        sliding = self.sliding or (True,) * self.layers
+        return tuple(LayerKind(self.sliding_window if here else None, rotary) for here in sliding)
+
+
+class Llama(DecoderOnly):
+    spec: LlamaSpec
+
+    def make_block(self) -> nn.Module:
+        s = self.spec
+        groups, scale = s.heads // s.kv_heads, attention_scale(s.head_dim)
+        return Block(
+            attention=SelfAttention(
+                s.kv_heads,
+                groups,
+                s.head_dim,
+                scale,
+                bias=s.qkv_bias,
+                head_norm=s.norm_epsilon if s.head_norm else None,
+            ),
+            mlp=GatedMLP(s.d_ff, jax.nn.silu),
+            norm=partial(RMSNorm, s.norm_epsilon),
+        )
+
+    def make_norm(self) -> nn.Module:
+        return RMSNorm(self.spec.norm_epsilon)
+
+
+def read(c: dict[str, Any]) -> LlamaSpec:
+    refuse(c, "hidden_act", ("silu",))
+    refuse(c, "mlp_bias", (False,))
+    qwen = c["model_type"] == "qwen2"
+    if not qwen:
+        refuse(c, "attention_bias", (False,))
+    window, sliding = windows(c)
+    return LlamaSpec(**sizes_of(c), qkv_bias=qwen, sliding_window=window, sliding=sliding)
+
+
+def sizes_of(c: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a `LlamaSpec` that a `config.json` says alike for all families of its kind."""
+    heads, rope = c["num_attention_heads"], rope_parameters(c)
+    return dict(
+        vocab_size=c["vocab_size"],
+        layers=c["num_hidden_layers"],
+        d_model=c["hidden_size"],
+        heads=heads,
+        kv_heads=c.get("num_key_value_heads") or heads,
+        head_dim=c.get("head_dim") or c["hidden_size"] // heads,
+        d_ff=c["intermediate_size"],
+        norm_epsilon=c.get("rms_norm_eps", 1e-6),
+        tie_embeddings=c.get("tie_word_embeddings", False),
+        **end_ids(c, 2),
+        bos_id=first_id(c.get("bos_token_id")),
+        pad_id=first_id(c.get("pad_token_id"), 0),
+        max_positions=c.get("max_position_embeddings", 2048),
+        rope_base=float(rope["rope_theta"]),
+        rope_scaling=rotary_scaling(rope),
+    )
+
+
+def windows(c: dict[str, Any]) -> tuple[int | None, tuple[bool, ...]]:
+    """Returns the sliding window, and for each layer whether it has it (empty: all); None where none has one."""
+    qwen = c["model_type"].startswith("qwen")
+    # transformers' Llama has no window, whatever its configuration says.
+    if c["model_type"] == "llama" or (qwen and not c.get("use_sliding_window")):
+        return None, ()
+    window, layers = c.get("sliding_window", 4096), c["num_hidden_layers"]
+    whole = c.get("max_window_layers", 28) if qwen else 0
+    kinds = c.get("layer_types") or ["full_attention"] * min(whole, layers) + ["sliding_attention"] * (layers - whole)
+    sliding = tuple(kind == "sliding_attention" for kind in kinds)
+    if window is None or not any(sliding):
+        return None, ()
+    return window, () if all(sliding) else sliding
+
+
+def parameters(spec: LlamaSpec, names: Names) -> Tree:
+    e = spec.d_model
+
+    def layer(i: int) -> Tree:
+        return {
+            "attention_norm": {"scale": names(f"layers.{i}.input_layernorm.weight", e)},
+            "attention": {
+                **attention_kernels(spec, names, f"layers.{i}.self_attn", spec.qkv_bias),
+                **_head_norms(spec, names, f"layers.{i}.self_attn"),
+            },
+            "mlp_norm": {"scale": names(f"layers.{i}.post_attention_layernorm.weight", e)},
+            "mlp": gated_mlp(spec, names, f"layers.{i}.mlp"),
+        }
+
+    return {
+        "embedding": {"tokens": embedding(spec, names, "embed_tokens.weight")},
+        "layers": stacked(spec.layers, layer),
+        "final_norm": {"scale": names("norm.weight", e)},
+        **head(spec, names, "embed_tokens.weight"),
+    }
+
+
+def attention_kernels(spec: Spec, names: Names, path: str, bias: bool = False) -> Tree:
+    """Returns the projections of grouped queries from q_proj, k_proj, v_proj and o_proj."""
+    e, k, d = spec.d_model, spec.kv_heads, spec.head_dim
+    g = spec.heads // k
+
+    def qkv(kind: str, *inner: int) -> Leaf:
+        """[K, G+2, D, ...]: for each key-value head its queries, its key and its value."""
+        parts = [("q", g), ("k", 1), ("v", 1)]
+        leaves = [split(names(f"{path}.{p}_proj.{kind}", k * n * d, *inner), 0, (k, n, d)) for p, n in parts]
+        return concatenate(leaves, 1)
+
+    out = split(names(f"{path}.o_proj.weight", e, k * g * d), 1, (k, g, d))
+    return {
+        "qkv": {"kernel": transpose(qkv("weight", e), (3, 0, 1, 2)), **({"bias": qkv("bias")} if bias else {})},
+        "out": {"kernel": transpose(out, (1, 2, 3, 0))},
+    }
+
+
+def gated_mlp(spec: Spec, names: Names, path: str) -> Tree:
+    """Returns the projections of a gated MLP from gate_proj, up_proj and down_proj."""
+    e, f = spec.d_model, spec.d_ff
+    shapes = {"gate": (f, e), "up": (f, e), "down": (e, f)}
+    return {name: {"kernel": linear(names(f"{path}.{name}_proj.weight", *shape))} for name, shape in shapes.items()}
+
+
+def _head_norms(spec: LlamaSpec, names: Names, path: str) -> Tree:
+    if not spec.head_norm:
+        return {}
+    return {f"{part}_norm": {"scale": names(f"{path}.{part[0]}_norm.weight", spec.head_dim)} for part in _NORMED}
+
+
+def sizes(
+    layers: int, width: int, heads: int, kv_heads: int, inner: int, vocabulary: int = 32000, window: int = 4096
+) -> dict[str, Any]:
+    sizes = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner)
+    more = dict(num_key_value_heads=kv_heads, vocab_size=vocabulary, max_position_embeddings=window)
+    return {"model_type": "llama", **sizes, **more}
+
+
+# llama.cpp's names of a layer's tensors.
+GGUF_TENSORS: Mapping[str, str] = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+FAMILY = Family(
+    spec=LlamaSpec,
+    network=Llama,
+    readers={"llama": read, "mistral": read, "qwen2": read},
+    parameters=parameters,
+    anchor="embed_tokens.weight",
+    base="model.",
+    known={
+        "smollm2-135m": {
+            **sizes(30, 576, 9, 3, 1536, vocabulary=49152, window=8192),
+            "tie_word_embeddings": True,
+            "rope_theta": 100000.0,
+        },
+        "llama-2-7b": sizes(32, 4096, 32, 32, 11008),
+        "llama-2-13b": sizes(40, 5120, 40, 40, 13824),
+        "llama-2-70b": sizes(80, 8192, 64, 8, 28672),
+        "llama-3-8b": sizes(32, 4096, 32, 8, 14336, vocabulary=128256, window=8192),
+    },
+    gguf={
+        "llama": Gguf("llama", GGUF_TENSORS, permuted=True),
+        "qwen2": Gguf("qwen2", GGUF_TENSORS),
+    },
+    adapters=("model.", "LlamaForCausalLM", "llama"),
+)

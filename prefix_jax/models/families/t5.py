@@ -1,0 +1,212 @@
+"""T5 1.0 (ReLU, tied), 1.1 and FLAN (gated, untied): Raffel et al. 2020.
+
+Relative position bias is computed once, outside the layers, between the columns of real tokens only; prefix columns
+have none, and positions are not used.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.encoder_decoder import EncoderDecoder, Side
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.gpt2 import gelu
+from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
+from prefix_jax.models.layers import MLP, Block, CrossAttention, GatedMLP, RMSNorm, SelfAttention
+from prefix_jax.models.leaves import Leaf, split, stack, transpose
+from prefix_jax.models.parameters import COPIES, Names, Tree, embedding, head, linear, only_copies, stacked
+from prefix_jax.models.specs import Spec
+
+_ACTIVATIONS = {"relu": jax.nn.relu, "gelu": gelu, "silu": jax.nn.silu}
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Spec(Spec):
+    family: ClassVar[str] = "t5"
+    hashed_as: ClassVar[str] = "T5Spec"
+    positions: ClassVar[str] = "relative"
+    encoder_depth: int
+    gated: bool
+    # "relu", "gelu" (the tanh form) or "silu".
+    activation: str
+    buckets: int
+    max_distance: int
+    decoder_start_id: int
+    # Hidden states are multiplied by d_model ** -0.5 before the vocabulary: T5 1.0, whose embeddings are tied.
+    scale_outputs: bool
+
+    @property
+    def encoder_layers(self) -> int:
+        return self.encoder_depth
+
+
+def relative_buckets(distance: Int[Array, "T S"], bidirectional: bool, buckets: int, furthest: int) -> Array:
+    """Returns the bucket of each distance (key column minus query column): exact when near, logarithmic when far."""
+    side = jnp.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        side = jnp.where(distance > 0, buckets, 0)
+        distance = jnp.abs(distance)
+    else:
+        distance = jnp.maximum(-distance, 0)
+    exact = buckets // 2
+    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / jnp.log(furthest / exact)
+    far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
+    return side + jnp.where(distance < exact, distance, far)
+
+
+class T5Side(Side):
+    spec: T5Spec
+
+    def make_block(self) -> nn.Module:
+        s = self.spec
+        return Block(
+            attention=SelfAttention(s.heads, 1, s.head_dim, scale=1.0),  # T5 does not scale its logits
+            mlp=(GatedMLP if s.gated else MLP)(s.d_ff, _ACTIVATIONS[s.activation]),
+            norm=partial(RMSNorm, s.norm_epsilon),
+            cross=CrossAttention(s.heads, s.head_dim, s.d_model) if self.decoder else None,
+        )
+
+    def setup(self) -> None:
+        super().setup()
+        s = self.spec
+        self.relative_bias = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
+        self.final_norm = RMSNorm(s.norm_epsilon)
+
+    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Float[Array, "H 1 T S"]:
+        distance = keys[None, :] - queries[:, None]
+        buckets = relative_buckets(distance, not self.decoder, self.spec.buckets, self.spec.max_distance)
+        return jnp.moveaxis(jnp.take(self.relative_bias.astype(jnp.float32), buckets, axis=0), -1, 0)[:, None]
+
+    def end(self, x: Float[Array, "*batch T E"]) -> Float[Array, "*batch T E"]:
+        return self.final_norm(x)
+
+
+class T5(EncoderDecoder):
+    spec: T5Spec
+    side: ClassVar[type[Side]] = T5Side
+
+    def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
+        if self.spec.scale_outputs:
+            hidden = hidden * jnp.asarray(self.spec.d_model**-0.5, hidden.dtype)
+        return super().logits(hidden)
+
+
+def read(c: dict[str, Any]) -> T5Spec:
+    projection = c.get("feed_forward_proj", "relu")
+    gated = projection.startswith("gated-")
+    activation = projection.removeprefix("gated-").replace("gelu_new", "gelu")
+    if activation not in ("relu", "gelu", "silu") or (activation == "gelu" and not gated):
+        raise UserError(f'feed_forward_proj "{projection}" is not supported (only relu, gated-gelu, gated-silu)')
+    refuse(c, "dense_act_fn", (activation.replace("gelu", "gelu_new"),))
+    return T5Spec(
+        vocab_size=c["vocab_size"],
+        layers=c.get("num_decoder_layers") or c["num_layers"],
+        d_model=c["d_model"],
+        heads=c["num_heads"],
+        kv_heads=c["num_heads"],
+        head_dim=c["d_kv"],
+        d_ff=c["d_ff"],
+        norm_epsilon=c.get("layer_norm_epsilon", 1e-6),
+        tie_embeddings=c.get("tie_word_embeddings", True),
+        **end_ids(c, 1),
+        bos_id=None,
+        pad_id=first_id(c.get("pad_token_id"), 0),
+        encoder_depth=c["num_layers"],
+        gated=gated,
+        activation=activation,
+        buckets=c.get("relative_attention_num_buckets", 32),
+        max_distance=c.get("relative_attention_max_distance", 128),
+        decoder_start_id=first_id(c.get("decoder_start_token_id"), 0),
+        # transformers' MT5 never scales, whatever its configuration says.
+        scale_outputs=c["model_type"] != "mt5" and c.get("scale_decoder_outputs", c.get("tie_word_embeddings", True)),
+    )
+
+
+def parameters(spec: T5Spec, names: Names) -> Tree:
+    only_copies(spec, names, *COPIES)
+    return {
+        "embedding": {"tokens": embedding(spec, names, "shared.weight", *COPIES)},
+        "encoder": _side(spec, names, "encoder", spec.encoder_layers),
+        "decoder": _side(spec, names, "decoder", spec.layers),
+        **head(spec, names, "shared.weight"),
+    }
+
+
+def _side(spec: T5Spec, names: Names, side: str, layers: int) -> Tree:
+    e, h, d = spec.d_model, spec.heads, spec.head_dim
+
+    def kernel(path: str, parts: str) -> Leaf:
+        """[E, H, parts, D]"""
+        leaves = [split(names(f"{path}.{p}.weight", h * d, e), 0, (h, d)) for p in parts]
+        return transpose(stack(leaves, 1), (3, 0, 1, 2))
+
+    def out(path: str) -> Tree:
+        return {"kernel": transpose(split(names(f"{path}.o.weight", e, h * d), 1, (h, 1, d)), (1, 2, 3, 0))}
+
+    def layer(i: int) -> Tree:
+        block = f"{side}.block.{i}.layer"
+        attention, cross = f"{block}.0.SelfAttention", f"{block}.1.EncDecAttention"
+        last = 1 if side == "encoder" else 2
+        tree = {
+            "attention_norm": {"scale": names(f"{block}.0.layer_norm.weight", e)},
+            "attention": {"qkv": {"kernel": kernel(attention, "qkv")}, "out": out(attention)},
+            "mlp_norm": {"scale": names(f"{block}.{last}.layer_norm.weight", e)},
+            "mlp": _mlp(spec, names, f"{block}.{last}.DenseReluDense"),
+        }
+        if side == "decoder":
+            tree["cross_norm"] = {"scale": names(f"{block}.1.layer_norm.weight", e)}
+            tree["cross"] = {
+                "query": {"kernel": kernel(cross, "q")},
+                "key_value": {"kernel": kernel(cross, "kv")},
+                "out": out(cross),
+            }
+        return tree
+
+    bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    return {
+        "relative_bias": names(bias, spec.buckets, h),
+        "layers": stacked(layers, layer),
+        "final_norm": {"scale": names(f"{side}.final_layer_norm.weight", e)},
+    }
+
+
+def _mlp(spec: T5Spec, names: Names, path: str) -> Tree:
+    e, f = spec.d_model, spec.d_ff
+    down = {"kernel": linear(names(f"{path}.wo.weight", e, f))}
+    if not spec.gated:
+        return {"up": {"kernel": linear(names(f"{path}.wi.weight", f, e))}, "down": down}
+    gate, up = ({"kernel": linear(names(f"{path}.wi_{j}.weight", f, e))} for j in (0, 1))
+    return {"gate": gate, "up": up, "down": down}
+
+
+def sizes(layers: int, width: int, heads: int, head: int, inner: int, gated: bool = False) -> dict[str, Any]:
+    sizes = dict(num_layers=layers, d_model=width, num_heads=heads, d_kv=head, d_ff=inner, vocab_size=32128)
+    form = dict(feed_forward_proj="gated-gelu" if gated else "relu", tie_word_embeddings=not gated)
+    return {"model_type": "t5", **sizes, **form, "decoder_start_token_id": 0}
+
+
+FAMILY = Family(
+    spec=T5Spec,
+    network=T5,
+    readers={"t5": read, "mt5": read},
+    parameters=parameters,
+    anchor="encoder.final_layer_norm.weight",
+    known={
+        "t5-small": sizes(6, 512, 8, 64, 2048),
+        "t5-base": sizes(12, 768, 12, 64, 3072),
+        "t5-large": sizes(24, 1024, 16, 64, 4096),
+        "t5-3b": sizes(24, 1024, 32, 128, 16384),
+        "t5-11b": sizes(24, 1024, 128, 128, 65536),
+        "flan-t5-small": sizes(8, 512, 6, 64, 1024, gated=True),
+        "flan-t5-xl": sizes(24, 2048, 32, 64, 5120, gated=True),
+        "flan-t5-xxl": sizes(24, 4096, 64, 64, 10240, gated=True),
+    },
+    adapters=("", "T5ForConditionalGeneration", "t5"),
+)

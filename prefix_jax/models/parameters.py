@@ -1,0 +1,141 @@
+"""Parameter trees out of a checkpoint's names, as lazy leaves: what the rules of families are made of.
+
+Kernels are input-major, layers are stacked on the first axis, and query, key and value of a layer are one kernel
+with an axis of key-value heads (so that a mesh can divide it). In comments L is layers, E d_model, F d_ff, K key-value
+heads, G query heads for each key-value head, D head_dim.
+"""
+
+import fnmatch
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from prefix_jax.errors import UserError
+from prefix_jax.models.leaves import Leaf, stack, transpose
+from prefix_jax.models.specs import Spec
+
+_ROWS = 4096  # of two matrices that are compared
+# Tied to "shared.weight".
+COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+Table = dict[str, Leaf]
+Tree = dict[str, Any]
+
+
+class Names:
+    """The checkpoint's table; remembers what was taken, so that nothing of a model is left behind unnoticed."""
+
+    def __init__(self, table: Table):
+        self._table = table
+        self._taken: set[str] = set()
+
+    def without(self, prefix: str) -> None:
+        """Takes a prefix off every name that has it (a bare model is saved without the one its heads give it).
+
+        Raises:
+          UserError: a tensor is there with it and without.
+        """
+        short = {name.removeprefix(prefix): leaf for name, leaf in self._table.items()}
+        if len(short) < len(self._table):
+            both = next(name for name in self._table if prefix + name in self._table)
+            raise UserError(f'the checkpoint has both "{both}" and "{prefix}{both}"; save the model alone')
+        self._table = short
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._table
+
+    def __call__(self, name: str, *shape: int) -> Leaf:
+        if name not in self._table:
+            raise UserError(f'the checkpoint has no tensor "{name}", {self._cause(name)}')
+        leaf = self._table[name]
+        if leaf.dtype.kind in "iub":
+            raise UserError(
+                f'the checkpoint\'s tensor "{name}" holds integers ({leaf.dtype}), as quantised weights do; use the '
+                "original weights, with --config.model.quantisation=int8 where memory is short"
+            )
+        if leaf.shape != shape and leaf.shape == shape[::-1]:
+            raise UserError(
+                f'the checkpoint\'s tensor "{name}" is {leaf.shape}, the transpose of what transformers stores '
+                f"({shape}), as in nanoGPT; export it in Hugging Face's form"
+            )
+        if leaf.shape != shape:
+            raise UserError(f'the checkpoint\'s tensor "{name}" is {leaf.shape}, and its config.json says {shape}')
+        self._taken.add(name)
+        return leaf
+
+    def ignore(self, *patterns: str) -> None:
+        """Passes over tensors that say nothing new: buffers and copies."""
+        self._taken |= {n for n in self._table if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
+
+    def _cause(self, name: str) -> str:
+        """Why a tensor may be missing, and what helps."""
+        if name == "lm_head.weight":
+            return (
+                "the output matrix, and its config.json has tie_word_embeddings=false: it was saved without its head, "
+                "in whose place transformers puts random numbers; use the model with its head"
+            )
+        for side, other in (("encoder", "decoder"), ("decoder", "encoder")):
+            if name.startswith(f"{side}.") and not any(n.startswith(f"{side}.") for n in self._table):
+                return f"nor any of the {side}: it was saved as an {other} alone; use the whole model"
+        if not self._taken and self._table:
+            return (
+                f'and its names, such as "{next(iter(self._table))}", are not those of its model_type; export it in '
+                "Hugging Face's form, with save_pretrained()"
+            )
+        return "which its config.json calls for; is it whole, and the weights of that very configuration?"
+
+    def unused(self) -> set[str]:
+        """Returns the names that were neither taken nor ignored."""
+        return set(self._table) - self._taken
+
+
+def stacked(layers: int, rule: Callable[[int], Tree]) -> Tree:
+    """Returns the trees of all layers as one, each leaf stacked on a new first axis."""
+
+    def merge(trees: list[Any]) -> Any:
+        if isinstance(trees[0], Leaf):
+            return stack(trees)
+        return {key: merge([tree[key] for tree in trees]) for key in trees[0]}
+
+    return merge([rule(i) for i in range(layers)])
+
+
+def linear(leaf: Leaf) -> Leaf:
+    """[out, in], as torch's Linear has it, to [in, out]."""
+    return transpose(leaf, (1, 0))
+
+
+def embedding(spec: Spec, names: Names, name: str, *copies: str) -> Leaf:
+    """The matrix of words, which may be stored under the name of one that is tied to it alone."""
+    tied = ("lm_head.weight",) if spec.tie_embeddings else ()
+    found = next((other for other in (name, *copies, *tied) if other in names), name)
+    return names(found, spec.vocab_size, spec.d_model)
+
+
+def head(spec: Spec, names: Names, embedding: str) -> Tree:
+    """The output matrix, where the model has one of its own: also where the configuration says that it is tied, and the
+    file has another, which transformers 5 saves so.
+    """
+    shape = (spec.vocab_size, spec.d_model)
+    if spec.tie_embeddings and ("lm_head.weight" not in names or embedding not in names):
+        return {}
+    head = names("lm_head.weight", *shape)
+    return {} if spec.tie_embeddings and equal(head, names(embedding, *shape)) else {"head": {"tokens": head}}
+
+
+def equal(a: Leaf, b: Leaf) -> bool:
+    parts = [slice(start, start + _ROWS) for start in range(0, a.shape[0], _ROWS)]
+    return all(np.array_equal(a.read((rows, slice(None))), b.read((rows, slice(None)))) for rows in parts)
+
+
+def only_copies(spec: Spec, names: Names, *copies: str) -> None:
+    """Takes the encoder's and the decoder's embeddings, which must be the shared one."""
+    shape = (spec.vocab_size, spec.d_model)
+    first, *others = [name for name in ("shared.weight", *copies) if name in names] or [""]
+    for name in others:
+        if not equal(names(name, *shape), names(first, *shape)):
+            raise UserError(
+                f'the checkpoint\'s "{name}" is not its "{first}": embeddings of their own for the encoder and '
+                "the decoder are not supported"
+            )
