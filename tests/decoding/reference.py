@@ -25,7 +25,9 @@ FAMILIES = {
     ),
     "qwen3": lambda: tm.decoder_only("Qwen3", **_SHAPE, head_dim=10, tie_word_embeddings=True),
     # Of some rows, the sliding layers no longer see the prompt at the end.
-    "gemma3": lambda: tm.decoder_only("Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS),
+    "gemma3": lambda: tm.decoder_only(
+        "Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS, tie_word_embeddings=False
+    ),
     "t5": lambda: tm.t5(decoder_start_token_id=PAD, **_IDS),
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS

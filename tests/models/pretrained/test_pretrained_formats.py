@@ -86,7 +86,7 @@ def test_onnx_damaged():
         onnx_file.read(b"\xff\xff not a graph", "x.onnx")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_parity_small_gguf(architecture, tmp_path):
     """A GGUF written by gguf-py, Q8_0 and F16 in it, as transformers' own loader reads it, bit for bit."""
     gguf = pytest.importorskip("gguf")
@@ -106,7 +106,8 @@ def test_parity_small_gguf(architecture, tmp_path):
     for key in ("hidden_size", "num_key_value_heads", "vocab_size", "intermediate_size", "tie_word_embeddings"):
         assert config[key] == getattr(theirs, key), key
     assert config["rms_norm_eps"] == pytest.approx(theirs.rms_norm_eps)
-    assert config["rope_theta"] == theirs.rope_parameters["rope_theta"]
+    rope = theirs.rope_parameters
+    assert config["rope_theta"] == rope.get("full_attention", rope)["rope_theta"]
 
 
 def _small_gguf(gguf, architecture, directory):
@@ -133,12 +134,20 @@ def _small_gguf(gguf, architecture, directory):
         (writer.add_eos_token_id, 2),
     ):
         add(value)
+    head, more = e // heads, {}
+    if architecture in ("qwen3", "gemma3"):
+        head = 128 if architecture == "qwen3" else head  # transformers takes Qwen3's for granted
+        writer.add_key_length(head)
+        more = {"attn_q_norm": (head,), "attn_k_norm": (head,)}
+    if architecture == "gemma3":
+        writer.add_sliding_window(32)
+        more |= {"post_attention_norm": (e,), "post_ffw_norm": (e,)}
     shapes = {"token_embd": (vocab, e), "output_norm": (e,)}
     for i in range(2):
-        kv = e // heads * keys
+        q, kv = head * heads, head * keys
         for name, shape in {
-            "attn_norm": (e,), "ffn_norm": (e,), "attn_q": (e, e), "attn_k": (kv, e), "attn_v": (kv, e),
-            "attn_output": (e, e), "ffn_gate": (f, e), "ffn_up": (f, e), "ffn_down": (e, f),
+            "attn_norm": (e,), "ffn_norm": (e,), "attn_q": (q, e), "attn_k": (kv, e), "attn_v": (kv, e),
+            "attn_output": (e, q), "ffn_gate": (f, e), "ffn_up": (f, e), "ffn_down": (e, f), **more,
         }.items():  # fmt: skip
             shapes[f"blk.{i}.{name}"] = shape
     kinds = gguf.GGMLQuantizationType
