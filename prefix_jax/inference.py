@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -46,13 +47,33 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Se
     """
     _, meta = store.load(folder)
     config = merged(meta.get("config") or {}, overrides or {})
-    config.model.source = (overrides or {}).get("model.source", meta["model"]["name"])
+    config.model.source = (overrides or {}).get("model.source") or _source(folder, meta)
     if opened is None or session.model_options(opened.config) != session.model_options(config):
         opened = session.open_session(config)
     opened = opened.of(config)
     kept, meta = store.load(folder, opened.spec, opened.pretrained.identity)
     # As numpy arrays, which every process may hand to a program of all devices.
     return Tuned(opened, jax.device_get(kept) if hosts.several() else kept, meta.get("sha256"))
+
+
+def _source(folder: Path, meta: dict[str, Any]) -> str:
+    """Returns where the model is for which something was tuned: where it was then, or as the run's options name it.
+
+    Raises:
+      UserError: it is in neither place.
+    """
+    recorded = meta["model"].get("name") or ""
+    asked = ((meta.get("config") or {}).get("model") or {}).get("source") or recorded
+    if not recorded:
+        raise UserError(f"{folder} does not say which model it was tuned on; add --config.model.source=DIR")
+    if not os.path.isabs(recorded) or Path(recorded).is_dir():
+        return recorded
+    if Path(asked).expanduser().is_dir():
+        return asked  # whether it is the same is compared by its weights
+    raise UserError(
+        f"the model that {folder} was tuned on was in {recorded}, which does not exist now; say where it is with "
+        "--config.model.source=DIR"
+    )
 
 
 def with_merged_lora(tuned: Tuned) -> Tuned:

@@ -1,5 +1,6 @@
 """`sweep.json`: the rows of a sweep, which of them share a program, and what has come of each."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 from prefix_jax import disk
 from prefix_jax.config import changed
 from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import identity_of
 from prefix_jax.parallel import hosts
 from prefix_jax.sweeping.groups import groups, holding
 from prefix_jax.sweeping.rows import Row, value_of
-from prefix_jax.training import run_directory
+from prefix_jax.training import run_directory, sameness
 
 FILE_NAME = "sweep.json"
 
@@ -46,6 +48,7 @@ class State:
         self.workdir, self.rows = workdir, {row.name: row for row in rows}
         self.scoring, self.about = scoring, about
         self.file = self.job_folder(job) / FILE_NAME if job else workdir / FILE_NAME
+        self._ground = functools.cache(_ground)
         before = _with_jobs(workdir, _read(workdir / FILE_NAME))
         kept = [[name for name in group if name in self.rows] for group in before.get("groups", [])]
         kept = [group for group, old in zip(kept, before.get("groups", []), strict=True) if group == old]
@@ -124,13 +127,22 @@ class State:
         folder = self.directory(row.name)
         if status != "diverged" and not (folder / "tuned").is_dir():
             return False
-        ran, wanted = run_directory.read_config(folder)["config"], json.loads(row.config.to_json())
-        run_directory.refuse_other(folder, ran, wanted)
+        record, wanted = run_directory.read_config(folder), json.loads(row.config.to_json())
+        sameness.refuse_other(folder, record, wanted, self._ground(row.config.model.source))
+        ran = record["config"]
         return all(ran["training"][name] == wanted["training"][name] for name in ("steps", "epochs"))
 
     def asked(self, row: Row) -> dict[str, Any]:
         """Returns what a row's scores depend on beside what was tuned."""
         return {**self.scoring, "decoding": json.loads(row.config.decoding.to_json())}
+
+
+def _ground(source: str) -> dict[str, Any] | None:
+    """What tells a model's weights from others; None where it cannot be opened (a sweep that is done needs none)."""
+    try:
+        return {"model": identity_of(source)}
+    except UserError:
+        return None
 
 
 def _known(row: Row, before: dict[str, Any]) -> dict[str, Any]:

@@ -5,31 +5,18 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import prefix_jax
-from prefix_jax.config import Config, default_config, flat
+from prefix_jax.config import Config
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
+from prefix_jax.training import sameness
 
-# What a resumed run may change: its length, its intervals and its logging, and how text is generated afterwards.
-MAY_CHANGE = (
-    "training.steps",
-    "training.epochs",
-    "training.log_every",
-    "training.evaluate_every",
-    "training.checkpoint_every",
-    "training.tensorboard",
-    "training.wandb",
-    "data.path",
-    "decoding.",
-    "mesh.",
-    "model.attention",
-)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -50,8 +37,10 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
 
 
-def earlier(workdir: Path, config: Config) -> dict[str, Any]:
+def earlier(workdir: Path, config: Config, ground: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns what `claim` wrote when the directory's run began; nothing where it is new.
+
+    `ground` is what `sameness.ground` says of the model at hand.
 
     Raises:
       UserError: the directory holds a run with other options.
@@ -61,48 +50,43 @@ def earlier(workdir: Path, config: Config) -> dict[str, Any]:
     if not (workdir / "config.json").exists():
         return {}
     before = read_config(workdir)
-    refuse_other(workdir, before["config"], json.loads(config.to_json()))
+    sameness.refuse_other(workdir, before, json.loads(config.to_json()), ground)
     return before
 
 
 def claim(
-    workdir: Path, config: Config, parameters: dict[str, int], words: Sequence[str], batch_shape: Sequence[int]
+    workdir: Path,
+    config: Config,
+    parameters: dict[str, int],
+    words: Sequence[str],
+    batch_shape: Sequence[int],
+    ground: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `config.json`, unless the directory belongs to another configuration.
 
     `batch_shape` are a step's rows and the two capacities of a row: a resumed run keeps them, and so its batches, on
-    whatever devices it goes on.
+    whatever devices it goes on. `ground` tells the model and the tokenizer (see `sameness.ground`); a resumed run keeps
+    its own tokenizer's, so that an edit is said each time.
 
     Raises:
       UserError: the directory holds a run with other options.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    before, on = earlier(workdir, config, ground), ground or {}
     record = {
         "config": json.loads(config.to_json()),
         "command": " ".join(words),
-        "started": earlier(workdir, config).get("started", now),
+        "started": before.get("started", now),
         "batch_shape": list(batch_shape),
         "commit": commit(),
         "platform": f"{platform.platform()}, {os.cpu_count()} cores",
         "versions": versions(),
         "parameters": parameters,
+        **on,
+        **({"tokenizer": before["tokenizer"]} if before.get("tokenizer") else {}),
     }
     if hosts.leader():
         write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
-
-
-def refuse_other(workdir: Path, before: dict, wanted: dict) -> None:
-    """Raises UserError naming the options in which a run directory's configuration differs."""
-    # An option that a run of an earlier version does not name had the value that is its default now.
-    old, new = {**flat(json.loads(default_config().to_json())), **flat(before)}, flat(wanted)
-    changed = [
-        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(MAY_CHANGE)
-    ]
-    if changed:
-        shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-        raise UserError(f"{workdir} holds a run with another configuration ({shown}); choose another --workdir")
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import cache_path
 from prefix_jax.parallel import hosts
-from prefix_jax.training import run_directory
+from prefix_jax.training import run_directory, sameness
 from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
 from prefix_jax.training.session import Session, text_pairs, tokenised
 from prefix_jax.training.step import State, initial_state
@@ -142,16 +142,22 @@ def prepare_together(
     """
     for config, _ in runs:
         check_options(config)
+    ground = sameness.ground(session)
+    known = [run_directory.earlier(workdir, config, ground) for config, workdir in runs]
+    for (_, workdir), before in zip(runs, known, strict=True) if hosts.leader() else ():
+        sameness.say_other_tokenizer(workdir, before, ground)
+    runs = [(sameness.spelled(config, before), w) for (config, w), before in zip(runs, known, strict=True)]
     # What the longest prefix leaves of the window, every record must fit into.
     longest = session.of(max((config for config, _ in runs), key=lambda config: config.prefix.length))
-    shape = _known_shape([run_directory.earlier(workdir, config) for config, workdir in runs])
+    shape = _known_shape(known)
     batches = _batches(longest, "train", shuffle=True, shape=shape)
     options = longest.config.training
     total = options.steps or max(1, round(options.epochs * batches.steps_per_epoch))
     members = _members(session, runs, total)
     validation = _batches(longest, "validation", shuffle=False) if options.evaluate_every else None
     for member in members:
-        run_directory.claim(member.workdir, member.config, member.counts, words, dataclasses.astuple(batches.shape))
+        shape = dataclasses.astuple(batches.shape)
+        run_directory.claim(member.workdir, member.config, member.counts, words, shape, ground)
     return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total)
 
 

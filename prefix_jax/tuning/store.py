@@ -46,6 +46,17 @@ def save(
     write_all(folder, contents)
 
 
+def model_of(folder: str | os.PathLike) -> dict[str, Any]:
+    """Returns the identity of the model for which a run directory's `tuned/` was made; empty where nothing says it."""
+    for pair in (PAIR, files.PAIR):
+        if (found := pair.find(folder)) is not None:
+            try:
+                return pair.read_about(found)["model"]
+            except UserError:
+                continue
+    return {}
+
+
 def load(
     folder: str | os.PathLike, spec: Spec | None = None, identity: Mapping[str, Any] | None = None
 ) -> tuple[Kept, dict[str, Any]]:

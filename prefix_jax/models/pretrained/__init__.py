@@ -2,7 +2,14 @@
 
 from prefix_jax.models.pretrained.cache import cache_dir, cache_path
 from prefix_jax.models.pretrained.identity import Identity, check_same_model, same_model
-from prefix_jax.models.pretrained.loading import Checkpoint, Pretrained, load, load_tokenizer, open_checkpoint
+from prefix_jax.models.pretrained.loading import (
+    Checkpoint,
+    Pretrained,
+    identity_of,
+    load,
+    load_tokenizer,
+    open_checkpoint,
+)
 
 __all__ = [
     "Checkpoint",
@@ -11,6 +18,7 @@ __all__ = [
     "cache_dir",
     "cache_path",
     "check_same_model",
+    "identity_of",
     "load",
     "load_tokenizer",
     "open_checkpoint",

@@ -71,5 +71,5 @@ def check_same_model(made_for: Mapping[str, str], loaded: Mapping[str, str], thi
     name, other = made_for.get("name", "an unknown model"), loaded["name"]
     what = "other shapes" if made_for.get("spec") != loaded["spec"] else "the same shapes but other weights"
     raise UserError(
-        f'{thing} was made for the model "{name}", and "{other}" has {what}; set config.model.source={name}'
+        f'{thing} was made for the model "{name}", and "{other}" has {what}; set --config.model.source={name}'
     )

@@ -60,6 +60,11 @@ class Pretrained:
     def tokenizer_key(self) -> str:
         return f"{self._tokenizer.key()} {tokenizers.readers()}"
 
+    @functools.cached_property
+    def tokenizer_files(self) -> str:
+        """Tells the files that the tokenizer is read from from others, whatever packages read them."""
+        return self._tokenizer.key()
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -111,6 +116,19 @@ def load(
     tree = unflatten(parts)
     # Files in the cache are replaced, never written to; a user's directory may be.
     return Pretrained(spec, materialise(tree, sharding(spec), source in ALIASES), identity, config, tokenizer)
+
+
+def identity_of(source: str) -> Identity:
+    """Returns the identity of the model that `source` names (see `load`), for which few of its numbers are read.
+
+    Raises:
+      UserError: as `load`.
+    """
+    if source in ALIASES:
+        return _open_alias(source, ALIASES[source])[2]
+    checkpoint = open_checkpoint(source)
+    spec, leaves = _leaves(checkpoint)
+    return identify(checkpoint.kind, checkpoint.name, checkpoint.version, spec, fingerprint(leaves))
 
 
 def _dtype(dtype: Any) -> np.dtype:
