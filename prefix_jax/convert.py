@@ -1,29 +1,34 @@
-"""Converts a tuned prefix between file formats: `python -m prefix_jax.convert --from DIR --to peft --out DIR2`.
+"""Converts what was tuned between file formats: `python -m prefix_jax.convert --from DIR --to peft --out DIR2`.
 
 The format of DIR is found from its files. Numbers are copied bit for bit, except where a model with rotary positions
-needs its keys turned to where the target format starts its tokens (exact up to float32 rounding).
+needs its keys turned to where the target format starts its tokens, and where LoRA's scale is multiplied into its
+numbers (exact up to float32 rounding). Prefixes have several formats; LoRA and prompts have PEFT's.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import jax
 
 from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
 from prefix_jax.models import from_hf
+from prefix_jax.models.injected import LORA
 from prefix_jax.models.prefix import Prefix, check, length
 from prefix_jax.models.specs import Spec
 from prefix_jax.tuning import files, store
-from prefix_jax.tuning.formats import FORMATS, detect
+from prefix_jax.tuning.formats import COLLECTIONS, FORMATS, detect, peft, peft_lora
+from prefix_jax.tuning.kept import Kept
 
 OURS = "prefix_jax"
 
 
 def convert(source: str, target: str, out: str, name: str = "prefix", model: str = "", overwrite: bool = False) -> str:
-    """Reads the prefix in `source`, writes it to `out` in the format `target`, and returns a sentence about it.
+    """Reads what is in `source`, writes it to `out` in the format `target`, and returns a sentence about it.
 
     Args:
       source: a run directory, its `tuned/` folder, or a folder of another format.
@@ -43,7 +48,11 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise UserError(f"{folder} is not empty; name another folder, or add --overwrite")
     named = spec_of_model(model) if model else None
-    form = _format_of(Path(source))
+    if (name_of := _collection_of(Path(source))) is not None:
+        contents, sentence = _converted(Path(source), name_of, target, named, model)
+        disk.write_all(folder, contents)
+        return f"wrote {', '.join(contents)} in {folder}: {sentence}"
+    form = OURS if files.PAIR.find(Path(source)) else detect(source)
     prefix, spec, meta = _read(Path(source), form, named)
     if model:
         meta["model"] = {**meta["model"], "name": model}
@@ -70,10 +79,75 @@ def spec_of_model(source: str) -> Spec:
     return from_hf(open_checkpoint(source).config)
 
 
-def _format_of(source: Path) -> str:
+def _collection_of(source: Path) -> str | None:
+    """Returns the collection that a folder holds; None where it holds a prefix, or nothing known.
+
+    Raises:
+      UserError: it holds several things, which have no format in common, or one that has no other format.
+    """
     if store.PAIR.find(source):
-        raise UserError(f"{source} holds more than a prefix, or none; other formats of ours are for prefixes alone")
-    return OURS if files.PAIR.find(source) else detect(source)
+        kept, _ = store.load(source)
+        held = [*(["prefix"] if kept.prefix is not None else []), *kept.collections]
+        if len(held) > 1:
+            raise UserError(
+                f"{source} holds {' and '.join(held)}, which were tuned together and work only together, and other "
+                "formats hold one thing a folder; keep it as prefix_jax, or tune them apart"
+            )
+        if held[0] not in COLLECTIONS:
+            what = {"adapter": "bottleneck adapters", "tuned": "fine-tuned weights"}.get(held[0], held[0])
+            raise UserError(f"{source} holds {what}, for which there is no other format here; keep it as prefix_jax")
+        return held[0]
+    if files.PAIR.find(source) or not source.is_dir() or detect(source) != "peft":
+        return None
+    return next((name for name, (kinds, _) in COLLECTIONS.items() if peft.kind(source) in kinds), None)
+
+
+def _converted(
+    source: Path, collection: str, target: str, spec: Spec | None, model: str
+) -> tuple[dict[str, bytes], str]:
+    """Returns the files of a collection in another format, and what is said of them."""
+    if target not in (OURS, "peft"):
+        raise UserError(f"{target} is for prefixes, and {source} holds {collection}; use --to peft")
+    form = COLLECTIONS[collection][1]
+    if store.PAIR.find(source):
+        kept, meta = store.load(source)
+        tree, spec = kept.collections[collection], spec or files.spec_of(meta)
+        if spec is None:
+            raise UserError(f"{source} does not say which model it is for; name it with --model")
+        extra = {name: meta[name] for name in ("method", "step", "config") if name in meta}
+        identity = {**meta["model"], **({"name": model} if model else {})}
+    else:
+        model = model or peft.base_of(source)
+        spec = spec or _base_spec(source, model)
+        tree, identity = (
+            form.read(source, spec),
+            {"name": str(Path(model).resolve()) if Path(model).is_dir() else model},
+        )
+        extra = {"method": collection, "config": {"method": collection, collection: _section(collection, tree)}}
+    said = f"{collection}, {sum(leaf.size for leaf in jax.tree.leaves(tree)):,} numbers"
+    if target == OURS:
+        return store.encode(Kept(None, {collection: tree}), identity, spec, extra), said
+    return form.encode(jax.device_get(tree), spec, identity), said
+
+
+def _section(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that describe a collection from elsewhere."""
+    if collection == LORA:
+        rank = peft_lora.rank(tree)
+        return {"rank": rank, "alpha": float(rank), "targets": ",".join(sorted(peft_lora.targets(tree)))}
+    return {"length": len(tree["embeddings"]), "reparameterisation": "none"}
+
+
+def _base_spec(source: Path, model: str) -> Spec:
+    """Returns the spec of the model that an adapter says it is for."""
+    if not model:
+        raise UserError(f"{source} does not say which model it is for; name it with --model")
+    try:
+        return spec_of_model(model)
+    except UserError as error:
+        raise UserError(
+            f'{source} is for the model "{model}", which cannot be opened ({error}); name it with --model'
+        ) from None
 
 
 def _read(source: Path, form: str, spec: Spec | None) -> tuple[Prefix, Spec | None, dict[str, Any]]:

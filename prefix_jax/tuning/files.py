@@ -72,7 +72,7 @@ def load(
     if identity is not None:
         _check_identity(found, meta["model"], identity)
     if spec is not None:
-        _check_spec(found, meta, spec)
+        check_spec(f"the prefix in {found}", meta, spec)
         check(prefix, spec)
     return prefix, meta
 
@@ -165,7 +165,8 @@ def _check_identity(folder: Path, own: Mapping[str, Any], other: Mapping[str, An
         check_same_model(own, other, f"the prefix in {folder}")
 
 
-def _check_spec(folder: Path, meta: Mapping[str, Any], spec: Spec) -> None:
+def check_spec(thing: str, meta: Mapping[str, Any], spec: Spec) -> None:
+    """Raises UserError where `thing`, whose JSON is `meta`, was made for a model of other shapes."""
     earlier = spec_of(meta)
     if earlier is None:
         return
@@ -173,6 +174,6 @@ def _check_spec(folder: Path, meta: Mapping[str, Any], spec: Spec) -> None:
     for field, value in here.items():
         if field not in _IMMATERIAL and own.get(field) != value:
             raise UserError(
-                f"the prefix in {folder} was made for {_describe(meta['model'])} with {field}={own.get(field)!r}, but "
-                f"this model has {field}={value!r}; use the model it was made for, or tune a prefix for this one"
+                f"{thing} was made for {_describe(meta['model'])} with {field}={own.get(field)!r}, but "
+                f"this model has {field}={value!r}; use the model it was made for, or tune anew for this one"
             )

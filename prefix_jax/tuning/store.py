@@ -38,12 +38,17 @@ def save(
     Raises:
       UserError: the prefix does not fit the spec, or the disk is full or not writable (what was there stays).
     """
+    write_all(folder, encode(kept, identity, spec, extra))
+
+
+def encode(kept: Kept, identity: Mapping[str, Any], spec: Spec, extra: Mapping[str, Any]) -> dict[str, bytes]:
+    """Returns the contents of the files that `save` writes, by name."""
     contents: dict[str, bytes] = {}
     if kept.prefix is not None:
         contents |= files.encode(kept.prefix, files.meta_of(kept.prefix, identity, spec, extra))
     if kept.collections:
         contents |= PAIR.encode(flatten(kept.collections), {**described(identity, spec), **extra})
-    write_all(folder, contents)
+    return contents
 
 
 def model_of(folder: str | os.PathLike) -> dict[str, Any]:
@@ -73,8 +78,10 @@ def load(
         prefix, meta = files.load(folder, spec, identity)
         return Kept(prefix), meta
     meta = PAIR.read_about(found)
-    if identity is not None:
+    if identity is not None and meta["model"].get("weights"):
         check_same_model(meta["model"], identity, f"what is in {found}")
+    elif spec is not None:
+        files.check_spec(f"what is in {found}", meta, spec)  # from another tool, which notes no weights
     arrays = {path: jnp.array(leaf) for path, leaf in PAIR.read_tensors(found, meta).items()}
     prefix = None
     if (found / files.PAIR.about).is_file():

@@ -345,7 +345,7 @@ def _other_peft(folder, **changes):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"peft_type": "LORA"}, "holds a LORA adapter"),
+        ({"peft_type": "IA3"}, "holds a IA3 adapter"),
         ({"task_type": "SEQ_2_SEQ_LM"}, "encoder-decoder"),
         ({"num_transformer_submodules": 2}, "encoder-decoder"),
         ({"num_virtual_tokens": 5}, "prompt_embeddings"),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from prefix_jax.errors import UserError
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.encoder_decoder import EncoderDecoder, Side
-from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.family import Family, Module, attention_modules, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, CrossAttention, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, from_array, merge, split, stack, transpose
@@ -197,6 +197,21 @@ def _side(spec: BartSpec, names: Names, side: str, layers: int, f: int) -> Tree:
     }
 
 
+def modules(spec: BartSpec) -> list[Module]:
+    return [found for side in ("encoder", "decoder") for found in _side_modules(spec, side)]
+
+
+def _side_modules(spec: BartSpec, side: str) -> list[Module]:
+    encoder = side == "encoder"
+    stack = ((side, "layers"), spec.encoder_layers if encoder else spec.layers)
+    path, width = f"model.{side}.layers.{{}}", spec.encoder_d_ff if encoder else spec.d_ff
+    found = attention_modules(spec, stack, "attention", f"{path}.self_attn.{{}}_proj", "out")
+    if not encoder:
+        found += attention_modules(spec, stack, "cross", f"{path}.encoder_attn.{{}}_proj", "out")
+    up = module(stack, "mlp/up", f"{path}.fc1", spec.d_model, (width,))
+    return [*found, up, module(stack, "mlp/down", f"{path}.fc2", width, (spec.d_model,))]
+
+
 def sizes(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
     depths = dict(encoder_layers=layers, decoder_layers=layers, d_model=width, vocab_size=50265)
     sides = {f"{side}_attention_heads": heads for side in ("encoder", "decoder")}
@@ -209,6 +224,7 @@ FAMILY = Family(
     network=Bart,
     readers={"bart": read},
     parameters=parameters,
+    modules=modules,
     anchor="encoder.layernorm_embedding.weight",
     base="model.",
     known={"bart-base": sizes(6, 768, 12, 3072), "bart-large": sizes(12, 1024, 16, 4096)},

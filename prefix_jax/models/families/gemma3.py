@@ -13,7 +13,7 @@ from prefix_jax.models.decoder_only import DecoderOnly
 from prefix_jax.models.families.family import Family, Gguf
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rotary_scaling
-from prefix_jax.models.families.llama import GGUF_TENSORS, attention_kernels, gated_mlp
+from prefix_jax.models.families.llama import GGUF_TENSORS, attention_kernels, gated_mlp, modules
 from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import shifted
 from prefix_jax.models.parameters import Names, Tree, embedding, head, stacked
@@ -173,6 +173,7 @@ FAMILY = Family(
     network=Gemma3,
     readers={"gemma3_text": read},
     parameters=parameters,
+    modules=modules,
     anchor="embed_tokens.weight",
     base="model.",
     known={

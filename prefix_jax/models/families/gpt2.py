@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.family import Family, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import split, transpose
@@ -116,11 +116,24 @@ def sizes(layers: int, width: int, heads: int, vocabulary: int = 50257, window: 
     return {"model_type": "gpt2", **sizes}
 
 
+def modules(spec: GPT2Spec) -> list[Module]:
+    e, k, d = spec.d_model, spec.heads, spec.head_dim
+    stack, base = (("layers",), spec.layers), "transformer.h.{}"
+    parts = enumerate(("query", "key", "value"))
+    return [
+        *(module(stack, f"attention/qkv/{part}", f"{base}.attn.c_attn", e, (k, 1, d), slot) for slot, part in parts),
+        module(stack, "attention/out", f"{base}.attn.c_proj", k * d, (e,)),
+        module(stack, "mlp/up", f"{base}.mlp.c_fc", e, (spec.d_ff,)),
+        module(stack, "mlp/down", f"{base}.mlp.c_proj", spec.d_ff, (e,)),
+    ]
+
+
 FAMILY = Family(
     spec=GPT2Spec,
     network=GPT2,
     readers={"gpt2": read},
     parameters=parameters,
+    modules=modules,
     anchor="wpe.weight",
     base="transformer.",
     known={
@@ -131,5 +144,6 @@ FAMILY = Family(
         "gpt-j-6b-size": sizes(28, 4096, 16, vocabulary=50400, window=2048),  # GPT-2's layers at GPT-J's size
     },
     adapters=("transformer.", "GPT2LMHeadModel", "gpt2"),
+    transposed=True,
     original=True,
 )

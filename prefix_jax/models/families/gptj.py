@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.family import Family, Module, module
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
@@ -102,11 +102,24 @@ def parameters(spec: GPTJSpec, names: Names) -> Tree:
     }
 
 
+def modules(spec: GPTJSpec) -> list[Module]:
+    e, k, d = spec.d_model, spec.heads, spec.head_dim
+    stack, base = (("layers",), spec.layers), "transformer.h.{}"
+    parts = ("query", "key", "value")
+    return [
+        *(module(stack, f"attention/qkv/{part}", f"{base}.attn.{part[0]}_proj", e, (k, 1, d)) for part in parts),
+        module(stack, "attention/out", f"{base}.attn.out_proj", k * d, (e,)),
+        module(stack, "mlp/up", f"{base}.mlp.fc_in", e, (spec.d_ff,)),
+        module(stack, "mlp/down", f"{base}.mlp.fc_out", spec.d_ff, (e,)),
+    ]
+
+
 FAMILY = Family(
     spec=GPTJSpec,
     network=GPTJ,
     readers={"gptj": read},
     parameters=parameters,
+    modules=modules,
     anchor="ln_f.weight",
     base="transformer.",
     known={

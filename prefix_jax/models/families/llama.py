@@ -12,7 +12,7 @@ import jax
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Gguf
+from prefix_jax.models.families.family import Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rope_parameters, rotary_scaling
 from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, concatenate, split, transpose
@@ -171,6 +171,20 @@ def _head_norms(spec: LlamaSpec, names: Names, path: str) -> Tree:
     return {f"{part}_norm": {"scale": names(f"{path}.{part[0]}_norm.weight", spec.head_dim)} for part in _NORMED}
 
 
+def modules(spec: Spec) -> list[Module]:
+    e, f, k, d = spec.d_model, spec.d_ff, spec.kv_heads, spec.head_dim
+    stack, base, one = (("layers",), spec.layers), "model.layers.{}", (k, 1, d)
+    return [
+        module(stack, "attention/qkv/query", f"{base}.self_attn.q_proj", e, (k, spec.heads // k, d)),
+        module(stack, "attention/qkv/key", f"{base}.self_attn.k_proj", e, one),
+        module(stack, "attention/qkv/value", f"{base}.self_attn.v_proj", e, one),
+        module(stack, "attention/out", f"{base}.self_attn.o_proj", spec.heads * d, (e,)),
+        module(stack, "mlp/gate", f"{base}.mlp.gate_proj", e, (f,)),
+        module(stack, "mlp/up", f"{base}.mlp.up_proj", e, (f,)),
+        module(stack, "mlp/down", f"{base}.mlp.down_proj", f, (e,)),
+    ]
+
+
 def sizes(
     layers: int, width: int, heads: int, kv_heads: int, inner: int, vocabulary: int = 32000, window: int = 4096
 ) -> dict[str, Any]:
@@ -196,6 +210,7 @@ FAMILY = Family(
     network=Llama,
     readers={"llama": read, "mistral": read, "qwen2": read},
     parameters=parameters,
+    modules=modules,
     anchor="embed_tokens.weight",
     base="model.",
     known={

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from prefix_jax.models.families.family import Family, Gguf
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.llama import GGUF_TENSORS, Llama, LlamaSpec, parameters, sizes_of, windows
+from prefix_jax.models.families.llama import GGUF_TENSORS, Llama, LlamaSpec, modules, parameters, sizes_of, windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ FAMILY = Family(
     network=Qwen3,
     readers={"qwen3": read},
     parameters=parameters,
+    modules=modules,
     anchor="embed_tokens.weight",
     base="model.",
     known={

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.encoder_decoder import EncoderDecoder, Side
-from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.family import Family, Module, attention_modules, module
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, CrossAttention, GatedMLP, RMSNorm, SelfAttention
@@ -186,6 +186,21 @@ def _mlp(spec: T5Spec, names: Names, path: str) -> Tree:
     return {"gate": gate, "up": up, "down": down}
 
 
+def modules(spec: T5Spec) -> list[Module]:
+    return [found for side in ("encoder", "decoder") for found in _side_modules(spec, side)]
+
+
+def _side_modules(spec: T5Spec, side: str) -> list[Module]:
+    stack = ((side, "layers"), spec.encoder_layers if side == "encoder" else spec.layers)
+    block, mlp = f"{side}.block.{{}}.layer", {"gate": "wi_0", "up": "wi_1"} if spec.gated else {"up": "wi"}
+    found = attention_modules(spec, stack, "attention", f"{block}.0.SelfAttention.{{}}", "o")
+    if side == "decoder":
+        found += attention_modules(spec, stack, "cross", f"{block}.1.EncDecAttention.{{}}", "o")
+    inner = f"{block}.{1 if side == 'encoder' else 2}.DenseReluDense"
+    found += [module(stack, f"mlp/{ours}", f"{inner}.{name}", spec.d_model, (spec.d_ff,)) for ours, name in mlp.items()]
+    return [*found, module(stack, "mlp/down", f"{inner}.wo", spec.d_ff, (spec.d_model,))]
+
+
 def sizes(layers: int, width: int, heads: int, head: int, inner: int, gated: bool = False) -> dict[str, Any]:
     sizes = dict(num_layers=layers, d_model=width, num_heads=heads, d_kv=head, d_ff=inner, vocab_size=32128)
     form = dict(feed_forward_proj="gated-gelu" if gated else "relu", tie_word_embeddings=not gated)
@@ -197,6 +212,7 @@ FAMILY = Family(
     network=T5,
     readers={"t5": read, "mt5": read},
     parameters=parameters,
+    modules=modules,
     anchor="encoder.final_layer_norm.weight",
     known={
         "t5-small": sizes(6, 512, 8, 64, 2048),

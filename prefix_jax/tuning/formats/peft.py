@@ -17,13 +17,24 @@ from prefix_jax.models.specs import Spec
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
-_TENSOR = "prompt_embeddings"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+TENSOR = "prompt_embeddings"
 # What the written configuration was tested with.
-_VERSION = "0.21.2"
+VERSION = "0.21.2"
 
 
 def is_mine(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and "peft_type" in layout.read_json(folder / CONFIG)
+
+
+def kind(folder: Path) -> str:
+    """Returns the type of an adapter folder."""
+    return str(layout.read_json(folder / CONFIG).get("peft_type"))
+
+
+def base_of(folder: Path) -> str:
+    """Returns the name of the model that an adapter folder is for; empty where it does not say."""
+    return layout.read_json(folder / CONFIG).get("base_model_name_or_path") or ""
 
 
 def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
@@ -33,9 +44,11 @@ def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
       UserError: the adapter is of another kind, of an encoder-decoder, or damaged.
     """
     config = layout.read_json(folder / CONFIG)
-    kind = config.get("peft_type")
-    if kind not in ("PREFIX_TUNING", "CARTRIDGE"):
-        raise UserError(f"{folder} holds a {kind} adapter, not a prefix (PREFIX_TUNING or CARTRIDGE)")
+    if config.get("peft_type") not in ("PREFIX_TUNING", "CARTRIDGE"):
+        raise UserError(
+            f"{folder} holds a {config.get('peft_type')} adapter, not a prefix (PREFIX_TUNING or CARTRIDGE), a prompt "
+            "(PROMPT_TUNING or P_TUNING) or LORA; nothing else can be converted"
+        )
     if config.get("task_type") == "SEQ_2_SEQ_LM" or config.get("num_transformer_submodules") == 2:
         raise UserError(
             f"{folder} is PEFT's prefix of an encoder-decoder, whose slots PEFT spreads over the wrong layers; it "
@@ -44,15 +57,15 @@ def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
     missing = [n for n in ("num_attention_heads", "token_dim", "num_virtual_tokens", "num_layers") if not config.get(n)]
     if missing:
         raise UserError(f"{folder / CONFIG} does not say {missing[0]}; save the adapter again with PEFT")
-    tensors = layout.read_tensors(folder, ("adapter_model.safetensors", "adapter_model.bin"))
+    tensors = layout.read_tensors(folder, WEIGHTS)
     slots, heads, width = config["num_virtual_tokens"], config["num_attention_heads"], config["token_dim"]
     expected = (slots, 2 * config["num_layers"] * width)
-    if _TENSOR not in tensors or tensors[_TENSOR].shape != expected or width % heads:
-        found = tensors[_TENSOR].shape if _TENSOR in tensors else "absent"
-        raise UserError(f"the tensor {_TENSOR} in {folder} is {found}, but {CONFIG} says {expected}; copy both again")
-    if more := sorted(set(tensors) - {_TENSOR}):
+    if TENSOR not in tensors or tensors[TENSOR].shape != expected or width % heads:
+        found = tensors[TENSOR].shape if TENSOR in tensors else "absent"
+        raise UserError(f"the tensor {TENSOR} in {folder} is {found}, but {CONFIG} says {expected}; copy both again")
+    if more := sorted(set(tensors) - {TENSOR}):
         raise UserError(f"{folder} holds more than a prefix ({more[0]}), which would be lost; save a prefix alone")
-    site = layout.from_flat(tensors[_TENSOR], heads, width // heads)
+    site = layout.from_flat(tensors[TENSOR], heads, width // heads)
     return Prefix(decoder=site, position_offset=slots), {"name": config.get("base_model_name_or_path") or ""}
 
 
@@ -78,7 +91,7 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
         "num_transformer_submodules": 1,
         "num_virtual_tokens": slots,
         "peft_type": "PREFIX_TUNING",
-        "peft_version": _VERSION,
+        "peft_version": VERSION,
         "prefix_projection": False,
         "revision": None,
         "task_type": "CAUSAL_LM",
@@ -86,5 +99,5 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
     }
     return {
         CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
-        "adapter_model.safetensors": safetensors_bytes({_TENSOR: layout.to_flat(site)}, {"format": "pt"}),
+        "adapter_model.safetensors": safetensors_bytes({TENSOR: layout.to_flat(site)}, {"format": "pt"}),
     }

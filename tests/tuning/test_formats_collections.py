@@ -1,0 +1,296 @@
+"""LoRA and prompts in PEFT's form: PEFT's own models give our logits, either way."""
+
+import copy
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from prefix_jax import inference
+from prefix_jax.convert import convert
+from prefix_jax.errors import UserError
+from prefix_jax.tuning import Kept, lora, store
+from prefix_jax.tuning.formats import peft_lora
+from tests import tiny
+from tests.models import torch_models as tm
+from tests.models.torch_models import torch
+from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
+
+lib = pytest.importorskip("peft")
+
+PAIRS = {
+    "gpt2": lambda: tm.gpt2(n_layer=2),
+    "llama": lambda: tm.llama(num_attention_heads=6, num_key_value_heads=2, head_dim=10, num_hidden_layers=2),
+    "qwen2": lambda: tm.llama("Qwen2", num_hidden_layers=2),
+    "mistral": lambda: tm.llama("Mistral", num_hidden_layers=2, sliding_window=None),
+    "t5": lambda: tm.t5(num_layers=2),
+    "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
+    "bart": lambda: tm.bart(),
+    "bart scaled": lambda: tm.bart(scale_embedding=True),
+}
+IDS, TARGET = np.random.default_rng(0).integers(3, 61, (2, 9)), np.random.default_rng(1).integers(3, 61, (2, 6))
+ALL_OF_PEFT = {
+    "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
+    "t5": ["q", "k", "v", "o", "wi", "wo"],
+    "t5 gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
+    "bart": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+}
+LLAMAS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@functools.cache
+def pair_of(name: str) -> tm.Pair:
+    return PAIRS[name]()
+
+
+@functools.cache
+def _logits(name: str, reserved: int):
+    pair = pair_of(name)
+    return tm.jit(lambda collections: _ours(pair, collections, reserved))
+
+
+def ours(name: str, collections, reserved: int = 0) -> np.ndarray:
+    return np.asarray(_logits(name, reserved)(jax.tree.map(jnp.asarray, collections)))
+
+
+def _ours(pair, collections, reserved: int):
+    variables = {**pair.variables, **collections}
+    ids = jnp.asarray(np.pad(IDS, [(0, 0), (reserved, 0)]))
+    if not pair.spec.encoder_layers:
+        return pair.model.apply(variables, ids)[:, reserved:]
+    memory = pair.model.apply(variables, ids, jnp.ones(ids.shape, jnp.int32), method="encode")
+    cross = pair.model.apply(variables, memory, method="cross_key_values")
+    mask, target = jnp.ones(ids.shape, bool), jnp.asarray(TARGET)
+    hidden, _ = pair.model.apply(variables, target, jnp.arange(6), cross, mask, method="decode")
+    return pair.model.apply(variables, hidden, method="logits")
+
+
+def theirs(pair, model, reserved: int = 0) -> np.ndarray:
+    ids = torch.tensor(IDS)
+    more = {"decoder_input_ids": torch.tensor(TARGET)} if pair.spec.encoder_layers else {}
+    with torch.no_grad():
+        found = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits.numpy()
+    return found if pair.spec.encoder_layers else found[:, reserved:]
+
+
+def random_lora(pair, targets: str, seed: int = 0):
+    tree = lora._init(jax.random.key(seed), pair.variables["params"], lora.TARGETS if targets == "all" else
+                      tuple(targets.split(",")), 3)  # fmt: skip
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(generator.standard_normal(leaf.shape, np.float32) * 0.3), tree)
+
+
+def config_of(pair, folder) -> str:
+    folder.mkdir(exist_ok=True)
+    pair.torch.config.save_pretrained(folder)
+    return str(folder)
+
+
+def saved(folder, pair, collections) -> str:
+    store.save(folder / "tuned", Kept(None, collections), {"name": "a/model"}, pair.spec, {"method": "lora", "step": 1})
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("gpt2", "query,value"), ("gpt2", "value"), ("gpt2", "all"), ("llama", "all"), ("qwen2", "query,value"),
+        ("mistral", "key,down"), ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"),
+    ],
+)  # fmt: skip
+def test_lora_export_parity(name, targets, tmp_path):
+    pair = pair_of(name)
+    tree = random_lora(pair, targets)
+    convert(saved(tmp_path, pair, {"lora": tree}), "peft", str(tmp_path / "peft"))
+    model = lib.PeftModel.from_pretrained(copy.deepcopy(pair.torch), str(tmp_path / "peft"))
+    bare = theirs(pair, pair.torch)
+    found, expected = theirs(pair, model), ours(name, {"lora": tree})
+    assert np.abs(expected - bare).max() > 1e-2
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_lora_goes_to_peft_and_back_bit_for_bit(name, tmp_path):
+    pair = pair_of(name)
+    tree = random_lora(pair, "all")
+    convert(saved(tmp_path, pair, {"lora": tree}), "peft", str(tmp_path / "peft"))
+    convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "again"), model=config_of(pair, tmp_path / "base"))
+    kept, _ = store.load(tmp_path / "again", pair.spec)
+    jax.tree.map(np.testing.assert_array_equal, kept.collections["lora"], tree)
+
+
+OPTIONS = {
+    "plain": dict(r=4, lora_alpha=12),
+    "rslora": dict(r=4, lora_alpha=3, use_rslora=True),
+    "some layers": dict(r=4, layers_to_transform=[1]),
+    "patterns": dict(r=4, lora_alpha=6, patterns=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("gpt2", "patterns"), ("llama", "rslora"), ("qwen2", "plain"), ("t5", "some layers"), ("bart", "patterns")],
+)
+def test_lora_import_parity(name, option, tmp_path):
+    pair = pair_of(name)
+    options = dict(OPTIONS[option])
+    modules = ALL_OF_PEFT.get(name, LLAMAS)
+    if options.pop("patterns", False):
+        options |= dict(rank_pattern={modules[0]: 2}, alpha_pattern={modules[-1]: 5, modules[0]: 1})
+    config = lib.LoraConfig(
+        target_modules=modules, fan_in_fan_out=name == "gpt2", init_lora_weights=False,
+        task_type="SEQ_2_SEQ_LM" if pair.spec.encoder_layers else "CAUSAL_LM", **options,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = lib.get_peft_model(copy.deepcopy(pair.torch), config)
+    model.save_pretrained(tmp_path / "peft")
+    convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"), model=config_of(pair, tmp_path / "base"))
+    kept, meta = store.load(tmp_path / "ours", pair.spec, {"name": "x", "spec": "1", "weights": "2"})
+    assert meta["config"]["method"] == "lora"
+    found = ours(name, kept.collections)
+    assert np.abs(found - theirs(pair, pair.torch)).max() > 1e-2
+    np.testing.assert_allclose(found, theirs(pair, model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("gpt2", "P_TUNING"), ("llama", "PROMPT_TUNING"), ("t5", "PROMPT_TUNING"), ("bart", "P_TUNING")]
+)
+def test_prompt_import_parity(name, kind, tmp_path):
+    pair = pair_of(name)
+    task = dict(task_type="SEQ_2_SEQ_LM" if pair.spec.encoder_layers else "CAUSAL_LM", num_virtual_tokens=4)
+    if kind == "P_TUNING":
+        config = lib.PromptEncoderConfig(**task, encoder_hidden_size=8, encoder_reparameterization_type="MLP")
+    else:
+        config = lib.PromptTuningConfig(**task)
+    torch.manual_seed(0)
+    model = lib.get_peft_model(copy.deepcopy(pair.torch), config)
+    model.save_pretrained(tmp_path / "peft")
+    convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"), model=config_of(pair, tmp_path / "base"))
+    kept, _ = store.load(tmp_path / "ours", pair.spec)
+    assert kept.reserved == 4
+    np.testing.assert_allclose(ours(name, kept.collections, 4), theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bart scaled"])
+def test_prompt_export_parity(name, tmp_path):
+    pair = pair_of(name)
+    rows = np.random.default_rng(0).standard_normal((4, pair.spec.d_model), np.float32)
+    convert(saved(tmp_path, pair, {"prompt": {"embeddings": rows}}), "peft", str(tmp_path / "peft"))
+    model = lib.PeftModel.from_pretrained(copy.deepcopy(pair.torch), str(tmp_path / "peft"))
+    found = ours(name, {"prompt": {"embeddings": rows}}, 4)
+    np.testing.assert_allclose(found, theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
+
+
+def adapter(folder, change=None, tensors=None, spec=GPT2):
+    """A LoRA of PEFT's form on the query and value of `spec`, with some of its configuration changed."""
+    shapes = {"query": (4, 1, 3), "value": (4, 1, 3)}
+    tree = {"layers": {"attention": {"qkv": {
+        part: {"a": np.ones((3, 12, 2), np.float32), "b": np.ones((3, 2, *outputs), np.float32)}
+        for part, outputs in shapes.items()
+    }}}}  # fmt: skip
+    folder.mkdir()
+    for name, content in peft_lora.encode(tree, spec, {"name": "gpt2"}).items():
+        (folder / name).write_bytes(content)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **(change or {})}))
+    weights = folder / "adapter_model.safetensors"
+    save_file({**load_file(weights), **(tensors or {})}, weights)
+    return str(folder)
+
+
+BASE = dict(model_type="gpt2", vocab_size=50, n_layer=3, n_embd=12, n_head=4, n_positions=32, n_inner=16)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "biases"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"target_parameters": ["x"]}, "target_parameters"),
+        ({"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
+        ({"r": 5}, "r=5"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"peft_type": "LOHA"}, "LOHA"),
+    ],
+)
+def test_what_lora_here_cannot_express_is_refused_by_name(change, words, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(BASE))
+    folder = adapter(tmp_path / "peft", change)
+    with pytest.raises(UserError, match=words):
+        convert(folder, "prefix_jax", str(tmp_path / "out"), model=str(tmp_path / "base"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("base_model.model.transformer.wte.lora_embedding_A", "would be lost"),
+        ("base_model.model.transformer.h.0.attn.c_attn.lora_magnitude_vector.weight", "DoRA"),
+        ("base_model.model.lm_head.weight", "would be lost"),
+        ("base_model.model.transformer.h.0.attn.c_fc.lora_A.weight", "no two matrices"),
+    ],
+)
+def test_tensors_that_would_be_lost_are_named(name, words, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(BASE))
+    folder = adapter(tmp_path / "peft", tensors={name: np.ones((2, 12), np.float32)})
+    with pytest.raises(UserError, match=words):
+        convert(folder, "prefix_jax", str(tmp_path / "out"), model=str(tmp_path / "base"))
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(BASE | {"n_embd": 24}))
+    with pytest.raises(UserError, match="--model"):
+        convert(adapter(tmp_path / "peft"), "prefix_jax", str(tmp_path / "out"), model=str(tmp_path / "base"))
+
+
+def test_several_things_tuned_together_have_no_format_in_common(tmp_path):
+    tree = {"layers": {"attention": {"out": {"a": np.ones((3, 12, 2)), "b": np.ones((3, 2, 12))}}}}
+    store.save(tmp_path / "tuned", Kept(make(GPT2), {"lora": tree}), IDENTITY, GPT2, {"step": 1})
+    with pytest.raises(UserError, match="prefix and lora"):
+        convert(str(tmp_path), "peft", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("collection", "words"), [("adapter", "bottleneck"), ("tuned", "fine-tuned")])
+def test_what_has_no_other_format_is_named(collection, words, tmp_path):
+    store.save(tmp_path / "tuned", Kept(None, {collection: {"x": np.ones(3)}}), IDENTITY, T5, {"step": 1})
+    with pytest.raises(UserError, match=words):
+        convert(str(tmp_path), "peft", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("target", ["adapters", "original"])
+def test_formats_of_prefixes_hold_no_lora(target, tmp_path):
+    tree = {"layers": {"attention": {"out": {"a": np.ones((3, 12, 2)), "b": np.ones((3, 2, 12))}}}}
+    store.save(tmp_path / "tuned", Kept(None, {"lora": tree}), IDENTITY, LLAMA, {"step": 1})
+    with pytest.raises(UserError, match="use --to peft"):
+        convert(str(tmp_path), target, str(tmp_path / "out"))
+
+
+def test_text_comes_of_an_adapter_that_peft_wrote(tiny_models, tmp_path):
+    import transformers
+
+    source = tiny_models["gpt2"]
+    base = transformers.AutoModelForCausalLM.from_pretrained(source)
+    config = lib.LoraConfig(
+        target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    lib.get_peft_model(base, config).save_pretrained(tmp_path / "peft")
+    convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"))
+    overrides = {"decoding.strategy": "greedy", "decoding.max_length": 4}
+    tuned = inference.open_tuned(tmp_path / "ours", overrides)
+    merged = inference.with_merged_lora(tuned)
+    sources = [tiny.rows(1)[0]["source"]]
+    texts = [inference.write_texts(t.session, t.kept, sources, progress=False) for t in (tuned, merged)]
+    assert texts[0] == texts[1]
+    with pytest.raises(UserError, match="n_heads|heads|d_model|family"):
+        inference.open_tuned(tmp_path / "ours", {"model.source": str(tiny_models["llama"])})
