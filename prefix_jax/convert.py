@@ -58,7 +58,7 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
         meta["model"] = {**meta["model"], "name": model}
     contents = _encode(target, prefix, spec, meta, name)
     disk.write_all(folder, contents)
-    window = getattr(spec, "sliding_window", None) if "peft" in (form, target) else None
+    window = spec.narrowest_window if spec is not None and "peft" in (form, target) else None
     return _sentence(prefix, target, folder, contents, window)
 
 

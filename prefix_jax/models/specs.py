@@ -81,6 +81,11 @@ class Spec:
         return (LayerKind(),) * self.layers
 
     @property
+    def narrowest_window(self) -> int | None:
+        """The smallest sliding window of a layer; None where all see everything."""
+        return min((kind.window for kind in self.layer_pattern if kind.window is not None), default=None)
+
+    @property
     def sites(self) -> tuple[str, ...]:
         """The attentions that can carry a prefix."""
         return ("encoder", "decoder", "cross") if self.encoder_layers else ("decoder",)

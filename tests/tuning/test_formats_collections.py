@@ -17,6 +17,7 @@ from prefix_jax.tuning import Kept, lora, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
+from tests.models.test_decoder_only import GEMMA3, GPTJ, SHAPE
 from tests.models.torch_models import torch
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
@@ -27,6 +28,9 @@ PAIRS = {
     "llama": lambda: tm.llama(num_attention_heads=6, num_key_value_heads=2, head_dim=10, num_hidden_layers=2),
     "qwen2": lambda: tm.llama("Qwen2", num_hidden_layers=2),
     "mistral": lambda: tm.llama("Mistral", num_hidden_layers=2, sliding_window=None),
+    "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
+    "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
+    "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
     "t5": lambda: tm.t5(num_layers=2),
     "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
     "bart": lambda: tm.bart(),
@@ -99,7 +103,8 @@ def saved(folder, pair, collections) -> str:
     ("name", "targets"),
     [
         ("gpt2", "query,value"), ("gpt2", "value"), ("gpt2", "all"), ("llama", "all"), ("qwen2", "query,value"),
-        ("mistral", "key,down"), ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"),
+        ("mistral", "key,down"), ("gptj", "all"), ("qwen3", "query,out"), ("gemma3", "all"),
+        ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"),
     ],
 )  # fmt: skip
 def test_lora_export_parity(name, targets, tmp_path):

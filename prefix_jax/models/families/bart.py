@@ -220,6 +220,7 @@ def sizes(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
 
 
 FAMILY = Family(
+    title="BART",
     spec=BartSpec,
     network=Bart,
     readers={"bart": read},

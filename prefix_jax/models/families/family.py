@@ -78,7 +78,8 @@ class Family:
     """A family of models.
 
     Attributes:
-      spec: the class of its descriptions; `spec.family` is its name.
+      title: what texts call it.
+      spec: the class of its descriptions; `spec.family` is its name in files.
       network: the class of its networks, called as `network(spec, rematerialise, activations, placement, fused)`.
       readers: for each `model_type` of a `config.json`, what makes a description of it.
       parameters: `(spec, names) -> tree`, the parameter tree over the leaves of a checkpoint.
@@ -93,6 +94,7 @@ class Family:
       original: whether the files of Li & Liang (2021) have a form for it.
     """
 
+    title: str
     spec: type[Spec]
     network: type[nn.Module]
     readers: Mapping[str, Callable[[dict[str, Any]], Spec]]

@@ -169,6 +169,7 @@ _GGUF: Mapping[str, str] = {
 }
 _LINEAR = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 FAMILY = Family(
+    title="Gemma 3",
     spec=Gemma3Spec,
     network=Gemma3,
     readers={"gemma3_text": read},

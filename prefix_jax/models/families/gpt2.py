@@ -129,6 +129,7 @@ def modules(spec: GPT2Spec) -> list[Module]:
 
 
 FAMILY = Family(
+    title="GPT-2",
     spec=GPT2Spec,
     network=GPT2,
     readers={"gpt2": read},

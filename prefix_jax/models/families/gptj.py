@@ -115,6 +115,7 @@ def modules(spec: GPTJSpec) -> list[Module]:
 
 
 FAMILY = Family(
+    title="GPT-J",
     spec=GPTJSpec,
     network=GPTJ,
     readers={"gptj": read},

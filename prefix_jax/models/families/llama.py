@@ -206,6 +206,7 @@ GGUF_TENSORS: Mapping[str, str] = {
     "ffn_down": "mlp.down_proj",
 }
 FAMILY = Family(
+    title="Llama",
     spec=LlamaSpec,
     network=Llama,
     readers={"llama": read, "mistral": read, "qwen2": read},

@@ -38,6 +38,7 @@ _GGUF: Mapping[str, str] = {
     **GGUF_TENSORS, "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
 }  # fmt: skip
 FAMILY = Family(
+    title="Qwen3",
     spec=Qwen3Spec,
     network=Qwen3,
     readers={"qwen3": read},

@@ -208,6 +208,7 @@ def sizes(layers: int, width: int, heads: int, head: int, inner: int, gated: boo
 
 
 FAMILY = Family(
+    title="T5",
     spec=T5Spec,
     network=T5,
     readers={"t5": read, "mt5": read},

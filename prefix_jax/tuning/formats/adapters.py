@@ -73,16 +73,16 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
     """
     if spec is None:
         raise UserError("adapters' files name the model's class, and the base model is not known; name it with --model")
-    names = families.of(spec).adapters
-    if names is None:
-        raise UserError(f"prefixes of {spec.family} cannot be written for adapters; keep it as prefix_jax")
+    family = families.of(spec)
+    if family.adapters is None:
+        raise UserError(f"prefixes of {family.title} cannot be written for adapters; keep it as prefix_jax")
     layout.refuse_bias(prefix, "adapters")
     if not spec.encoder_layers and spec.head_dim * spec.heads != spec.d_model:
         raise UserError(
             f"adapters takes a head's width as {spec.d_model} / {spec.heads}, but this model's is {spec.head_dim}; "
             "keep it as prefix_jax"
         )
-    base, model_class, model_type = names
+    base, model_class, model_type = family.adapters
     length, left_out = layout.check_length(prefix), _left_out(prefix, spec)
     prefix = layout.with_offset(prefix, spec, 0)
     tensors = {}
