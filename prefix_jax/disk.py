@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,6 +78,15 @@ def locked(folder: Path) -> Iterator[None]:
         except (ImportError, OSError):
             pass  # a system or a file system without locks
         yield
+
+
+def remove(path: Path) -> None:
+    """Removes whatever is at `path`: a file, a link or a directory; nothing where that cannot be done."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _to_disk(file: BinaryIO) -> None:

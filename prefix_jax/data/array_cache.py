@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefix_jax import checksums, dependencies
-from prefix_jax.disk import replacing
-from prefix_jax.models.pretrained.cache import remove
+from prefix_jax.disk import remove, replacing
 
 _LOG = logging.getLogger(__name__)
 Arrays = Mapping[str, np.ndarray]

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prefix_jax import checksums
+from prefix_jax.disk import remove
 from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import programs
 
 # In each directory that `kept_directory` keeps: its files' checksums.
 _CHECKSUMS = "checksums.json"
@@ -46,7 +48,9 @@ def keep_programs() -> None:
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+    folder = cache_dir("compiled")
+    programs.remove_damaged(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
@@ -106,15 +110,6 @@ def new_directory(target: Path, whole: Callable[[], bool]) -> Iterator[Path]:
                 _rename(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def remove(path: Path) -> None:
-    """Removes whatever is at `path`: a file, a link or a directory; nothing where that cannot be done."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def _rename(temporary: Path, target: Path) -> None:

@@ -14,10 +14,11 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax import checksums, dependencies
+from prefix_jax.disk import remove
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models.pretrained import directory, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
-from prefix_jax.models.pretrained.cache import cache_dir, remove
+from prefix_jax.models.pretrained.cache import cache_dir
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
 from prefix_jax.models.pretrained.leaves import Leaf, cast, materialise
 from prefix_jax.models.pretrained.mapping import to_tree
