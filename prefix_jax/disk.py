@@ -80,13 +80,10 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove(path: Path) -> None:
-    """Removes whatever is at `path`: a file, a link or a directory; nothing where that cannot be done."""
+def make_way(path: Path) -> None:
+    """Removes a directory that is where a file is to be: a file or a link is replaced, a directory is not."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def _to_disk(file: BinaryIO) -> None:

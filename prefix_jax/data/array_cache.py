@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefix_jax import checksums, dependencies
-from prefix_jax.disk import remove, replacing
+from prefix_jax.disk import make_way, replacing
 
 _LOG = logging.getLogger(__name__)
 Arrays = Mapping[str, np.ndarray]
@@ -50,7 +50,7 @@ def _read(path: Path) -> Arrays | None:
     except Exception as error:
         reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
     checksums.say_damaged(path, reason)
-    remove(path)
+    make_way(path)
     return None
 
 

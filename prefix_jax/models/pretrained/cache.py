@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prefix_jax import checksums
-from prefix_jax.disk import remove
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import programs
 
@@ -105,19 +104,37 @@ def new_directory(target: Path, whole: Callable[[], bool]) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o755)
-            if not whole():
-                remove(target)
-                _rename(temporary, target)
+            with _one_at_a_time(target.parent):
+                if not whole():
+                    _exchange(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _rename(temporary: Path, target: Path) -> None:
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in such a block for the folder, where the system has locks."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _exchange(temporary: Path, target: Path) -> None:
+    """Puts a directory in the place of whatever is there, which is away for no longer than two renames take."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True) as old:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(target, Path(old, "old"))
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # of another process
+                raise
 
 
 @contextlib.contextmanager

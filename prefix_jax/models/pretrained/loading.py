@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax import checksums, dependencies
-from prefix_jax.disk import remove
+from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models.pretrained import directory, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
@@ -219,7 +219,7 @@ def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identit
 
 
 def _verified(path: Path) -> tuple[dict[str, Leaf], dict[str, str]] | None:
-    """Returns the tensors and the metadata of a file in the cache; None where it is absent, or damaged and removed."""
+    """Returns the tensors and the metadata of a file in the cache; None where it is absent, or damaged."""
     if not os.path.lexists(path):
         return None
     try:
@@ -231,7 +231,7 @@ def _verified(path: Path) -> tuple[dict[str, Leaf], dict[str, str]] | None:
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO).lower()
     checksums.say_damaged(path, reason)
-    remove(path)
+    make_way(path)
     return None
 
 

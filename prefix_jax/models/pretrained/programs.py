@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from prefix_jax import checksums
-from prefix_jax.disk import remove, replacing
+from prefix_jax.disk import make_way, replacing
 
 _ZLIB = b"\x78"  # the first byte of what zlib made
 
@@ -31,7 +31,9 @@ def remove_damaged(folder: Path) -> None:
             found[path.name] = checksum
         else:
             damaged.append(path)
-            remove(path)
+            make_way(path)
+            with contextlib.suppress(OSError):
+                path.unlink()
     if damaged:
         others = f", as are {len(damaged) - 1} others" if damaged[1:] else ""
         checksums.say_damaged(damaged[0], f"it is cut short or has another checksum{others}")

