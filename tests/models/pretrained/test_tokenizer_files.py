@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained import tokenizers
+from prefix_jax.models.pretrained import hub, tokenizers
 
 transformers = pytest.importorskip("transformers")
 
@@ -39,11 +40,16 @@ def directories(tiny_models, tmp_path_factory) -> dict[str, Path]:
 
 def tokenizer_names() -> list[str]:
     """Returns the names of every file that a class of transformers reads a tokenizer from."""
-    from transformers.utils import hub
+    from transformers.utils import hub as theirs
 
     base = transformers.tokenization_utils_base
     names = {base.SPECIAL_TOKENS_MAP_FILE, base.ADDED_TOKENS_FILE, base.TOKENIZER_CONFIG_FILE, base.FULL_TOKENIZER_FILE}
-    names |= {hub.CHAT_TEMPLATE_FILE, f"{hub.CHAT_TEMPLATE_DIR}/tools.jinja", "config.json", "tokenizer.4.0.0.json"}
+    names |= {
+        theirs.CHAT_TEMPLATE_FILE,
+        f"{theirs.CHAT_TEMPLATE_DIR}/tools.jinja",
+        "config.json",
+        "tokenizer.4.0.0.json",
+    }
     names |= {"chat_template.json", "tekken.json", "tokenizer.model.v3", "cl100k_base.tiktoken", "source.spm"}
     # In their source: many classes cannot be imported without packages of their own.
     for source in Path(transformers.__file__).parent.glob("models/*/tokenization_*.py"):
@@ -84,6 +90,11 @@ def test_every_name_that_transformers_knows_belongs_to_the_key(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"{ }")
         assert tokenizers.files_key(tmp_path) != before, name
+
+
+def test_every_name_that_transformers_knows_is_downloaded_from_the_hub():
+    names = [name for name in tokenizer_names() if "/" not in name]  # folders hold templates, which change no ids
+    assert [name for name in names if not any(fnmatch(name, pattern) for pattern in hub._SMALL)] == []
 
 
 def test_files_that_the_configuration_names_belong_to_the_key(tmp_path):
