@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,6 +78,12 @@ def locked(folder: Path) -> Iterator[None]:
         except (ImportError, OSError):
             pass  # a system or a file system without locks
         yield
+
+
+def make_way(path: Path) -> None:
+    """Removes a directory that is where a file is to be: a file or a link is replaced, a directory is not."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _to_disk(file: BinaryIO) -> None:

@@ -177,7 +177,7 @@ def evaluate(
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
     samples = _known_samples(workdir)
-    entry, texts = _earlier(workdir, split, about, [row for row in samples if row["split"] == split])
+    entry, texts = _earlier(workdir, split, about, [row for row in samples if row["split"] == split], records)
     if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     entry["prefix"] = found.sha256
@@ -196,7 +196,7 @@ def evaluate(
 
 
 def _earlier(
-    workdir: Path, split: str, about: dict[str, Any], rows: list[dict[str, Any]]
+    workdir: Path, split: str, about: dict[str, Any], rows: list[dict[str, Any]], records: Sequence[Record]
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones.
 
@@ -204,7 +204,8 @@ def _earlier(
     """
     entry = _read_scores(workdir).get(split, {})
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in {"spread": None, **about}.items())
-    if not same or len(rows) != about["records"]:
+    texts = [(row.get("source"), row.get("references")) for row in rows]
+    if not same or texts != [(record.source, list(record.references)) for record in records]:
         if entry.get("records", 0) > about["records"] and hosts.leader():
             print(f"replacing the scores of {entry['records']} records of {split} by those of fewer", file=sys.stderr)
         return dict(about), {"tuned": [], "bare": []}

@@ -11,6 +11,7 @@ import numpy as np
 from prefix_jax.data import packing
 from prefix_jax.data.packing import EpochPlan, Plan, Shape, choose_shape, make_plan
 from prefix_jax.data.tokens import Ragged, TokenisedSet
+from prefix_jax.dependencies import PackingPlan
 from prefix_jax.errors import UserError
 
 Array = Any  # numpy or jax
@@ -102,8 +103,10 @@ class PackedBatches:
             return make_plan(self.sizes, chosen, batch, seed, shuffle)
 
         given = None if shape is None else astuple(shape)
-        options = [row_length, rows_multiple, given]
-        self.plan = packing.kept(cache, self.sizes, batch, seed, shuffle, options, plan)
+        depends = PackingPlan(
+            packing.VERSION, np.__version__, self.sizes, batch, seed, shuffle, row_length, rows_multiple, given
+        )
+        self.plan = packing.kept(cache, depends, plan)
         self.shape = self.plan.shape
         self.steps_per_epoch = self.plan.steps
         self._sequences = data.targets if layout.encoder_decoder else _joined(data)

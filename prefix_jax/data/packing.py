@@ -7,7 +7,6 @@ What is passed over comes first in the row that follows.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from prefix_jax.data import array_cache
+from prefix_jax.dependencies import PackingPlan
 
+# Of the plans in the cache: raise it whenever the same sizes, capacities and seed give another plan.
+VERSION = 1
 _LOOK_AHEAD = 48  # records beyond the oldest among which a row's last two are chosen
 _ATTEMPTS = 4  # orders tried before an epoch falls back
 
@@ -73,26 +75,19 @@ class Plan:
         return plan_epoch(self.sizes, self.shape, order, self.steps, self.batch)
 
 
-def kept(
-    folder: Path | None, sizes: np.ndarray, batch: int, seed: int, shuffle: bool, options: list,
-    make: Callable[[], Plan],
-) -> Plan:  # fmt: skip
-    """Returns the plan that `make` makes, from `folder` where that was done before (None: no cache).
-
-    Args:
-      options: all else that decides the plan, as JSON: how its shape is chosen, or the shape.
+def kept(folder: Path | None, depends: PackingPlan, make: Callable[[], Plan]) -> Plan:
+    """Returns the plan that `make` makes, from `folder` where that was done before from the same things (None: no
+    cache).
     """
 
     def arrays() -> array_cache.Arrays:
         plan = make()
         return {"shape": np.asarray(dataclasses.astuple(plan.shape)), **vars(plan.epoch(0))}
 
-    # This file's own text and NumPy's generator decide the plan too.
-    about = json.dumps([np.__version__, batch, seed, shuffle, *options])
-    parts = (Path(__file__).read_bytes(), about.encode(), sizes.astype(np.int64).tobytes())
-    found = array_cache.kept(folder, parts, arrays)
+    found = array_cache.kept(folder, depends, arrays)
     first = EpochPlan(**{name: found[name] for name in EpochPlan.__annotations__})
-    return Plan(sizes, Shape(*found["shape"].tolist()), batch, len(first.starts) - 1, seed, shuffle, first)
+    shape, steps = Shape(*found["shape"].tolist()), len(first.starts) - 1
+    return Plan(depends.sizes, shape, depends.batch, steps, depends.seed, depends.shuffle, first)
 
 
 def make_plan(sizes: np.ndarray, shape: Shape, batch: int, seed: int, shuffle: bool = True) -> Plan:

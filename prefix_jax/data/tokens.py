@@ -1,6 +1,5 @@
 """Records -> token ids, once: they may be kept in a cache directory under a hash of all that decides them."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,11 @@ import numpy as np
 
 from prefix_jax.data import array_cache
 from prefix_jax.data.records import Record
+from prefix_jax.dependencies import TokenIds
 from prefix_jax.errors import UserError, did_you_mean
 
+# Of the ids in the cache: raise it whenever the same records, tokenizer, formats and limits give other arrays.
+VERSION = 1
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -91,17 +93,8 @@ def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
     return Formats("{bos}{source}\n" if begins else "{source}\n", "{target}{eos}")
 
 
-def kept(
-    folder: Path | None, records: Sequence[Record], decided_by: Sequence[Any], make: Callable[[], TokenisedSet]
-) -> TokenisedSet:
-    """Returns what `make` makes of the records, from `folder` where that was done before (None: no cache).
-
-    Args:
-      decided_by: all else that decides the ids, as JSON: which tokenizer, formats, limits.
-    """
-    texts = (text.encode() for record in records for text in (record.source, record.target))
-    # This file's own text too: what it does decides the ids.
-    parts = (Path(__file__).read_bytes(), json.dumps(decided_by).encode(), *texts)
+def kept(folder: Path | None, depends: TokenIds, make: Callable[[], TokenisedSet]) -> TokenisedSet:
+    """Returns what `make` makes, from `folder` where that was done before from the same things (None: no cache)."""
 
     def arrays() -> array_cache.Arrays:
         made = make()
@@ -110,7 +103,7 @@ def kept(
             "target_ids": made.targets.ids, "target_offsets": made.targets.offsets,
         }  # fmt: skip
 
-    found = array_cache.kept(folder, parts, arrays)
+    found = array_cache.kept(folder, depends, arrays)
     return TokenisedSet(*(Ragged(found[f"{side}_ids"], found[f"{side}_offsets"]) for side in ("source", "target")))
 
 

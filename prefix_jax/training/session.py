@@ -14,6 +14,7 @@ from prefix_jax.config import Config, check_ranges
 from prefix_jax.data import subsets, tasks, tokens
 from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats
+from prefix_jax.dependencies import TokenIds
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.pretrained import Pretrained, cache_path, load
@@ -148,10 +149,16 @@ def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
     loaded, which is slow.
     """
     data, limits = session.config.data, session.limits
-    formats = (data.source_format, data.target_format, session.spec.encoder_layers > 0)
+    depends = TokenIds(
+        version=tokens.VERSION,
+        tokenizer=session.pretrained.tokenizer_key,
+        source_format=data.source_format,
+        target_format=data.target_format,
+        encoder_decoder=session.spec.encoder_layers > 0,
+        limits=dataclasses.astuple(limits),
+        sources=[record.source for record in records],
+        targets=[record.target for record in records],
+    )
     return tokens.kept(
-        cache_path("tokens"),
-        records,
-        (session.pretrained.tokenizer_key, *formats, *dataclasses.astuple(limits)),
-        lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits),
+        cache_path("tokens"), depends, lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits)
     )

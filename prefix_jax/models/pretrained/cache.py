@@ -2,13 +2,19 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from prefix_jax import checksums
 from prefix_jax.errors import UserError
+from prefix_jax.models.pretrained import programs
+
+# In each directory that `kept_directory` keeps: its files' checksums.
+_CHECKSUMS = "checksums.json"
 
 
 def cache_dir(*parts: str) -> Path:
@@ -41,8 +47,49 @@ def keep_programs() -> None:
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+    folder = cache_dir("compiled")
+    programs.remove_damaged(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def kept_directory(target: Path, make: Callable[[Path], None]) -> Path:
+    """Returns a directory of the cache that holds what `make` writes into an empty one.
+
+    Every file is verified against its checksum. A directory that is damaged is made again, with a line on stderr.
+
+    Raises:
+      UserError: the cache cannot be written, or what `make` raises.
+    """
+    reason = damage(target)
+    if reason is None:
+        return target
+    if os.path.lexists(target):
+        checksums.say_damaged(target, reason)
+    with new_directory(target, lambda: damage(target) is None) as temporary:
+        make(temporary)
+        made = json.dumps(checksums.of_files(temporary), indent=1)
+        (temporary / _CHECKSUMS).write_text(made, encoding="utf-8")
+    return target
+
+
+def damage(folder: Path) -> str | None:
+    """Returns what is wrong with a directory that `kept_directory` made; None where its files are as they were."""
+    try:
+        expected = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        found = checksums.of_files(folder)
+    except OSError as error:
+        return os.strerror(error.errno or errno.EIO).lower()
+    except ValueError:
+        return f"{_CHECKSUMS} is not JSON"
+    found.pop(_CHECKSUMS, None)
+    if not isinstance(expected, dict) or not expected:
+        return f"{_CHECKSUMS} names no files"
+    for name, checksum in expected.items():
+        if found.pop(name, None) != checksum:
+            return f"{name} is not as it was written"
+    added = [name for name in found if not name.startswith(".")]
+    return f"{added[0]} was added" if added else None
 
 
 @contextlib.contextmanager
@@ -57,19 +104,37 @@ def new_directory(target: Path, whole: Callable[[], bool]) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o755)
-            if not whole():
-                shutil.rmtree(target, ignore_errors=True)
-                _rename(temporary, target)
+            with _one_at_a_time(target.parent):
+                if not whole():
+                    _exchange(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _rename(temporary: Path, target: Path) -> None:
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in such a block for the folder, where the system has locks."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _exchange(temporary: Path, target: Path) -> None:
+    """Puts a directory in the place of whatever is there, which is away for no longer than two renames take."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True) as old:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(target, Path(old, "old"))
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # of another process
+                raise
 
 
 @contextlib.contextmanager
@@ -86,4 +151,5 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EBUSY}
+_DISK |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE}

@@ -14,6 +14,18 @@ _SMALL = [
     "special_tokens_map.json",
 ]
 _SMALL += ["added_tokens.json", "*.index.json", "chat_template*", "adapter_config.json"]
+# Vocabularies by the other names that transformers knows.
+_SMALL += [
+    "*.tiktoken",
+    "tekken.json",
+    "*.tokenizer",
+    "*_vocab.json",
+    "bpe.codes",
+    "dict.txt",
+    "*.spm",
+    "byte_maps.json",
+]
+_SMALL += ["emoji.json", "normalizer.json", "word_*.json"]
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
 _TORCH = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 

