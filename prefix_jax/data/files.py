@@ -1,4 +1,4 @@
-"""Reading CSV, TSV, JSON, JSONL, Parquet and Arrow files; a sentence says what is wrong with one, naming file and line."""
+"""Reading CSV, TSV, JSON, JSONL, Parquet and Arrow files; a sentence says what is wrong with one, and in which line."""
 
 import csv
 import io

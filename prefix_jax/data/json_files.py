@@ -20,10 +20,7 @@ def read_json(path: Path) -> Any:
 def rows(path: Path) -> Iterator[Row]:
     """Yields the rows of a JSON array, of an object with one list of rows, or of JSON lines."""
     text = read_text(path)
-    if kind(path) == ".jsonl":
-        whole = _array(text) if text.lstrip().startswith("[") else None
-    else:
-        whole = _whole(text, path)
+    whole = _array(text) if kind(path) == ".jsonl" else _whole(text, path)
     if whole is None:
         for number, line in enumerate(lines(text), 1):
             if line.strip():
@@ -35,6 +32,8 @@ def rows(path: Path) -> Iterator[Row]:
 
 def _array(text: str) -> list[Any] | None:
     """Returns the rows of a JSON array in a file named as JSON lines; None where it is not one."""
+    if not text.lstrip().startswith("["):
+        return None
     try:
         value = _parse(text)
     except (_Twice, ValueError, RecursionError):

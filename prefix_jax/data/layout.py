@@ -206,8 +206,8 @@ def _of_other_split(path: Path, folder: Path, split: str, search: Search) -> Fou
     found = in_folder(folder, search, like=path)
     if found is None:
         raise UserError(
-            f"{path} holds the {split} split, not {search.split}, and {folder} has no file for that beside it whose name "
-            "begins alike; give a directory with a file for each split."
+            f"{path} holds the {split} split, not {search.split}, and {folder} has no file for that whose name begins "
+            "alike; give a directory with a file for each split."
         )
     return found
 
@@ -367,8 +367,8 @@ def _unclear(files: Sequence[Path], folder: Path, search: Search) -> UserError:
 
 def _two_splits(path: Path, splits: Sequence[str]) -> UserError:
     return UserError(
-        f"{path} names {len(splits)} splits ({', '.join(splits)}), so which it holds is not clear; name it after one, or "
-        "after none to have it divided."
+        f"{path} names {len(splits)} splits ({', '.join(splits)}), so that it is not clear which it holds; name it after "
+        "one, or after none to have it divided."
     )
 
 

@@ -125,8 +125,8 @@ def read(task: str, split: str, path: str = "", columns: Columns = Columns()) ->
       split: train, validation or test.
       path: a folder, a file, or a pattern such as `dir/train-*.parquet`; empty: $PREFIX_JAX_DATA/<folder>, then the
         hub. A folder is searched for the split by name; all parts of one set are read (see `layout`). A file whose name
-        names a split is that split, and the others are looked for beside it; any other is divided: a tenth of its inputs
-        for validation, a tenth for the test, chosen by a hash of their sources, the rest for training.
+        names a split is that split, and the others are looked for beside it; any other is divided: a tenth of its
+        inputs for validation, a tenth for the test, chosen by a hash of their sources, the rest for training.
       columns: for the tasks "text" and "translation".
 
     Raises:

@@ -1,5 +1,6 @@
 """From a configuration to what training, evaluation and generation share: the frozen model, its data and its method."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -152,7 +153,8 @@ def _read(config: Config, split: str) -> list[Record]:
     reading = tasks.read(config.data.task, split, config.data.path, columns(config))
     for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
         if line not in _said and hosts.leader() and sys.stderr is not None:
-            print(line, file=sys.stderr)
+            with contextlib.suppress(OSError, ValueError):  # a stream that is closed
+                print(line, file=sys.stderr)
         _said.add(line)
     return reading.records
 
