@@ -13,7 +13,7 @@ from prefix_jax.data.json_files import Row, read_json
 from prefix_jax.data.reading import Notes
 from prefix_jax.data.text_files import kind, read_bytes, read_text
 from prefix_jax.disk import lines
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError, did_you_mean, first_line
 
 __all__ = ["ROW_SUFFIXES", "Row", "read_json", "read_rows", "read_text", "text_field", "value_at"]
 
@@ -161,7 +161,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         # Not read_table, which takes folders named like `lr=0.1` for columns.
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path))).read()
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read as Parquet ({reason}); replace the file.") from None
     yield from _of_table(table, path)
 
@@ -179,7 +179,7 @@ def _arrow(path: Path) -> Iterator[Row]:
             source.seek(0)
             table = pyarrow.ipc.open_stream(source).read_all()
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read as Arrow ({reason}); replace the file.") from None
     yield from _of_table(table, path)
 
@@ -195,7 +195,7 @@ def _of_table(table: Any, path: Path) -> Iterator[Row]:
         except UnicodeDecodeError:
             raise UserError(f'{path} has a "{name}" that is not UTF-8; convert the column.') from None
         except (ValueError, OverflowError) as error:
-            reason = str(error).split("\n")[0]
+            reason = first_line(error)
             raise UserError(f'{path} has a "{name}" that cannot be read ({reason}); leave the column out.') from None
     for number in range(table.num_rows):
         yield f"row {number + 1} of {path}", {name: column[number] for name, column in columns.items()}

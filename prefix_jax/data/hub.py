@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefix_jax.data.files import Row
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 
 # Task -> (hub id, configuration, the hub's name of the validation split).
 IDS: dict[str, tuple[str, str | None, str]] = {
@@ -41,7 +41,7 @@ def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -
     try:
         table = _load(name, configuration, validation if split == "validation" else split)
     except Exception as error:  # `datasets` has no one class for what it cannot reach or read
-        reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:160]
+        reason = first_line(error)[:160]
         raise UserError(
             f'The {split} split of "{task}" was not found: {tried}, and {name} could not be loaded from the hub '
             f"({reason}); set --config.data.path or PREFIX_JAX_DATA to where the files are."

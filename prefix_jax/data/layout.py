@@ -137,7 +137,7 @@ def named(path: Path) -> list[str]:
 
 def in_number_order(files: Iterable[Path]) -> list[Path]:
     """Returns files sorted by name, the numbers in it by their value."""
-    key = lambda path: [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", str(path).lower())]
+    key = lambda path: [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", str(path).lower())]
     return sorted(files, key=key)
 
 
@@ -280,6 +280,9 @@ def _in_order(files: Sequence[Path], folder: Path, search: Search, inside: bool)
     if not (inside and _side_by_side(files)) and (len(groups) > 1 or editions):
         raise _unclear(files, folder, search)
     _check_parts(files, folder, search)
+    numbered = [part for parts in groups.values() for part in parts if part.number is not None]
+    if len(groups) == 1 and len(numbered) == len(files):
+        return [part.path for part in sorted(numbered, key=lambda part: part.number or 0)]
     return in_number_order(files)
 
 
@@ -300,7 +303,7 @@ def _editions(parts: Sequence[_Part]) -> bool:
 def _side_by_side(files: Sequence[Path]) -> bool:
     """Returns whether no file's name is another's with something added, as of a copy or another edition."""
     stems = {stem(path) for path in files}
-    return not any(name[:cut] in stems and not name[cut].isdigit() for name in stems for cut in range(1, len(name)))
+    return not any(name[:cut] in stems and not name[cut].isdecimal() for name in stems for cut in range(1, len(name)))
 
 
 def _check_parts(files: Sequence[Path], folder: Path, search: Search, pattern: str = "") -> None:
@@ -367,8 +370,8 @@ def _unclear(files: Sequence[Path], folder: Path, search: Search) -> UserError:
 
 def _two_splits(path: Path, splits: Sequence[str]) -> UserError:
     return UserError(
-        f"{path} names {len(splits)} splits ({', '.join(splits)}), so that it is not clear which it holds; name it after "
-        "one, or after none to have it divided."
+        f"{path} names {len(splits)} splits ({', '.join(splits)}), so that it is not clear which it holds; name it "
+        "after one, or after none to have it divided."
     )
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.pretrained import gguf_file
 from prefix_jax.models.pretrained.cache import cache_dir, new_directory
 
@@ -79,7 +79,7 @@ def from_directory(path: Path) -> "PreTrainedTokenizerBase":
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"{path} has no tokenizer that can be read ({reason}); copy its tokenizer.json there"
         ) from error
