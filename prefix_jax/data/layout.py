@@ -10,23 +10,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefix_jax.data.parts import (
+    SPLITS,
+    WORD,
+    WORDS,
+    Part,
+    absent_numbers,
+    editions,
+    groups,
+    in_number_order,
+    name_of,
+    part_of,
+    side_by_side,
+)
 from prefix_jax.data.text_files import kind, stem
 from prefix_jax.errors import UserError
 
-SPLITS = ("train", "validation", "test")
-# What a split is called in the names of files.
-WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-
 # What `datasets` keeps beside the files of a split.
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-_WORD = "|".join(word for words in WORDS.values() for word in words)
-# train-00000-of-00003, "train (1 of 3)", with the hash that `datasets` once added.
-_OF_MANY = re.compile(r"(.*?)[\W_]*(\d+)[\W_]*of[\W_]*(\d+)(?!\d)[)\]]?(?:-[0-9a-f]{16})?(.*)")
-# part-00000-2f0c...-c000, as Spark writes them.
-_OF_SPARK = re.compile(r"(part)-(\d+)()(-[0-9a-f]{8}-[0-9a-f-]{27}.*)")
-_NUMBERED = re.compile(r"(.*?)[-_. ]*(?:(?:part|shard|chunk|file)[-_. ]*)?\(?(\d+)()\)?()")
-_ENDS_IN_SPLIT = re.compile(rf"(?:.*[^a-z])?(?:{_WORD}|(?:train|dev|test)set)")
-
 Prefer = Callable[[Sequence[Path]], Sequence[Path]]
 
 
@@ -60,14 +61,6 @@ class Search:
     suffixes: tuple[str, ...]
     prefer: Prefer = field(default=lambda files: files)
     task: str = ""
-
-
-@dataclass(frozen=True)
-class _Part:
-    path: Path
-    number: int | None
-    total: int | None
-    place: tuple[int, int]  # of the number in the name
 
 
 def find(path: Path, search: Search) -> Found:
@@ -106,8 +99,11 @@ def in_folder(folder: Path, search: Search, like: Path | None = None) -> Found |
       UserError: one is missing, or which are meant is not clear.
     """
     places = [[path for path in _tables(base, search) if search.split in named(path)] for base in _bases(folder)]
+    beside: list[Path] = []
     if like is not None:
-        places = [_alike(files, like) for files in places]
+        places = [[path for path in files if _around(path)[0] == _around(like)[0]] for files in places]
+        beside = [path for files in places for path in files]
+        places = [_most_alike(files, like) for files in places]
     folders = [
         sub
         for base in _bases(folder)
@@ -124,7 +120,7 @@ def in_folder(folder: Path, search: Search, like: Path | None = None) -> Found |
         _check_inside(sub, files, search)
     (files,) = everything
     preferred = list(search.prefer(files))
-    rest = tuple(path for path in files if path not in preferred)
+    rest = tuple(path for path in beside or files if path not in preferred)
     inside = any(files is found for _, found in insides)
     return Found(tuple(_in_order(preferred, preferred[0].parent, search, inside)), rest)
 
@@ -133,12 +129,6 @@ def named(path: Path) -> list[str]:
     """Returns the splits that a file's name names."""
     words = re.split(r"[^a-z]+", re.sub(r"(train|dev|test)set", r"\1", stem(path)))
     return [split for split in SPLITS if any(word in words for word in WORDS[split])]
-
-
-def in_number_order(files: Iterable[Path]) -> list[Path]:
-    """Returns files sorted by name, the numbers in it by their value."""
-    key = lambda path: [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", str(path).lower())]
-    return sorted(files, key=key)
 
 
 def _bases(folder: Path) -> list[Path]:
@@ -178,9 +168,9 @@ def _check_inside(folder: Path, files: Sequence[Path], search: Search) -> None:
         )
 
 
-def _alike(files: Sequence[Path], like: Path) -> list[Path]:
-    """Returns the files that begin as `like` does before its split; of these the ones most like it."""
-    found = [path for path in files if _around(path)[0] == _around(like)[0]]
+def _most_alike(files: Sequence[Path], like: Path) -> list[Path]:
+    """Returns the files of the same format as `like`, if any; of these the ones named alike, if any."""
+    found = list(files)
     for same in (lambda path: kind(path) == kind(like), lambda path: _around(path) == _around(like)):
         found = [path for path in found if same(path)] or found
     return found
@@ -188,8 +178,8 @@ def _alike(files: Sequence[Path], like: Path) -> list[Path]:
 
 def _around(path: Path) -> tuple[str, str]:
     """Returns what stands before and after the split in a file's name, without the number of a part."""
-    key = _part(path)[0]
-    found = re.search(rf"(?<![a-z])(?:{_WORD})(?:set)?(?![a-z])", key)
+    key = part_of(path)[0]
+    found = re.search(rf"(?<![a-z])(?:{WORD})(?:set)?(?![a-z])", key)
     return (key[: found.start()], key[found.end() :]) if found else (key, "")
 
 
@@ -254,20 +244,6 @@ def _divided(path: Path) -> tuple[Path, str]:
     return root, str(path.relative_to(root))
 
 
-def _part(path: Path) -> tuple[str, _Part]:
-    """Returns what the parts of one set have in common in their names, and a file's number among them."""
-    name = stem(path)
-    found = _OF_MANY.fullmatch(name) or _OF_SPARK.fullmatch(name)
-    if found is None:
-        found = _NUMBERED.fullmatch(name)
-        if found and found[1] and not _ENDS_IN_SPLIT.fullmatch(found[1]) and found[1] not in ("part", "shard", "data"):
-            found = None  # a version, a year, a seed
-    if found is None:
-        return f"{name}", _Part(path, None, None, (0, 0))
-    total = int(found[3]) if found[3] else None
-    return found[1] + (f"-of-{total}" if total else "") + found[4], _Part(path, int(found[2]), total, found.span(2))
-
-
 def _in_order(files: Sequence[Path], folder: Path, search: Search, inside: bool) -> list[Path]:
     """Returns the files of one set by their numbers; `inside` a folder of the split, any names are one set."""
     for path in files:
@@ -275,40 +251,20 @@ def _in_order(files: Sequence[Path], folder: Path, search: Search, inside: bool)
             raise _two_splits(path, named(path))
     if len({kind(path) for path in files}) > 1:
         raise _unclear(files, folder, search)
-    groups = _groups(files)
-    editions = [parts for parts in groups.values() if len(parts) > 1 and _editions(parts)]
-    if not (inside and _side_by_side(files)) and (len(groups) > 1 or editions):
+    found = groups(files)
+    apart = len(found) > 1 or any(len(parts) > 1 and editions(parts) for parts in found.values())
+    if apart and not (inside and side_by_side(files)):
         raise _unclear(files, folder, search)
     _check_parts(files, folder, search)
-    numbered = [part for parts in groups.values() for part in parts if part.number is not None]
-    if len(groups) == 1 and len(numbered) == len(files):
+    numbered = [part for parts in found.values() for part in parts if part.number is not None]
+    if len(found) == 1 and len(numbered) == len(files):
         return [part.path for part in sorted(numbered, key=lambda part: part.number or 0)]
     return in_number_order(files)
 
 
-def _groups(files: Sequence[Path]) -> dict[tuple[str, bool], list[_Part]]:
-    groups: dict[tuple[str, bool], list[_Part]] = {}
-    for path in files:
-        key, part = _part(path)
-        groups.setdefault((key, part.number is None), []).append(part)
-    return groups
-
-
-def _editions(parts: Sequence[_Part]) -> bool:
-    """Returns whether numbers are years, sizes or the like: none is 0 or 1, and no zeros before them show a count."""
-    numbers = [part.number for part in parts if part.number is not None]
-    return parts[0].total is None and min(numbers, default=0) > 1 and not _digits(parts[0]).startswith("0")
-
-
-def _side_by_side(files: Sequence[Path]) -> bool:
-    """Returns whether no file's name is another's with something added, as of a copy or another edition."""
-    stems = {stem(path) for path in files}
-    return not any(name[:cut] in stems and not name[cut].isdecimal() for name in stems for cut in range(1, len(name)))
-
-
 def _check_parts(files: Sequence[Path], folder: Path, search: Search, pattern: str = "") -> None:
     """Raises UserError where a part is missing or there twice; a pattern may leave out what it does not match."""
-    for parts in _groups(files).values():
+    for parts in groups(files).values():
         numbers = [part.number for part in parts if part.number is not None]
         if len(numbers) < len(parts):
             if len(parts) > 1:
@@ -319,38 +275,17 @@ def _check_parts(files: Sequence[Path], folder: Path, search: Search, pattern: s
             raise UserError(
                 f"{folder} has a part of the {search.split} split twice ({_names(twice, folder)}); remove one of them."
             )
-        missing = [_name_of(parts[0], number) for number in _absent_numbers(parts, numbers, bool(pattern))]
+        try:
+            missing = [name_of(parts[0], number) for number in absent_numbers(parts, bool(pattern))]
+        except ValueError:
+            raise _unclear([part.path for part in parts], folder, search) from None
         if pattern:
             missing = [name for name in missing if parts[0].path.with_name(name).match(pattern)]
         if missing:
             raise _incomplete(parts, missing, folder, search)
 
 
-def _absent_numbers(parts: Sequence[_Part], numbers: Sequence[int], chosen: bool) -> list[int]:
-    total, digits = parts[0].total, _digits(parts[0])
-    if total is not None:
-        first = 1 if total in numbers and 0 not in numbers else 0
-        return sorted(set(range(first, first + total)) - set(numbers))
-    padded = digits.startswith("0") and len(digits) > 1
-    # A pattern chooses among files that do not say how many there are. Numbers from 2 on may be years or editions, if
-    # no zeros before them show a count.
-    if chosen or (min(numbers) > 1 and not padded):
-        return []
-    return sorted(set(range(min(1, *numbers), max(numbers) + 1)) - set(numbers))
-
-
-def _digits(part: _Part) -> str:
-    return stem(part.path)[slice(*part.place)]
-
-
-def _name_of(part: _Part, number: int) -> str:
-    """Returns the name of the part with another number."""
-    start, end = part.place
-    name = part.path.name
-    return name[:start] + str(number).zfill(len(_digits(part)) if _digits(part).startswith("0") else 1) + name[end:]
-
-
-def _incomplete(parts: Sequence[_Part], missing: Sequence[str], folder: Path, search: Search) -> UserError:
+def _incomplete(parts: Sequence[Part], missing: Sequence[str], folder: Path, search: Search) -> UserError:
     names = ", ".join(missing[:5]) + (f" and {len(missing) - 5:,} more" if len(missing) > 5 else "")
     are = "is" if len(missing) == 1 else "are"
     return UserError(

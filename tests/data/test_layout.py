@@ -107,6 +107,7 @@ def refused(path, split="train", task="text"):
         (["train_1.csv", "train_01.csv"], ["twice", "train_1.csv", "train_01.csv"]),
         (["train-0.csv", "train-0.csv.gz"], ["twice", "train-0.csv.gz"]),
         ([*HUB, "train-00000-of-00002.parquet"], ["not numbered as parts", "train-00000-of-00002.parquet"]),
+        ([*HUB, "train-00003-of-00003.parquet"], ["not numbered as parts", "train-00003-of-00003.parquet"]),
         (["train.csv", "train_full.csv"], ["train.csv", "train_full.csv", "--config.data.path="]),
         (["train.csv", "train (1).csv"], ["train (1).csv"]),
         (["train.csv", "train_1.csv"], ["train_1.csv"]),
@@ -147,6 +148,8 @@ def test_one_file_chooses_its_set_and_the_other_splits_are_found_beside_it(tmp_p
         ["test.csv"],
     ]
     assert read(tmp_path / "train.csv", "validation") == ["dev.csv"]
+    reading = tasks.read("text", "validation", str(tmp_path / "train.csv"))
+    assert reading.sentence().endswith("not of dev_full.csv beside")
     assert "holds the test split" in refused(tmp_path / "other_test.csv", "validation")
 
 

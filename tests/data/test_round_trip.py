@@ -76,6 +76,7 @@ TEXT = {
     ),
     "csv": ("train.csv", as_csv),
     "csv, LF": ("train.csv", lambda pairs: as_csv(pairs, end="\n")),
+    "csv, CR": ("train.csv", lambda pairs: as_csv(pairs, end="\r", quoting=csv.QUOTE_ALL)),
     "csv, all quoted": ("train.csv", lambda pairs: as_csv(pairs, quoting=csv.QUOTE_ALL)),
     "csv, byte order mark": ("train.csv", lambda pairs: "\ufeff" + as_csv(pairs)),
 }
