@@ -36,7 +36,7 @@ def measure(case: str, **options: Any) -> dict[str, Any]:
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{case} {options} failed:\n{done.stderr[-3000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.rstrip().split("\n")[-1])
     if "first_step_at" in found:
         found["seconds_to_first_step"] = round(found.pop("first_step_at") - began, 2)
     shown = {k: v for k, v in found.items() if isinstance(v, float | int)}

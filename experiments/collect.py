@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefix_jax.disk import read_json_lines
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 
@@ -20,8 +21,8 @@ def keep(run: Path, out: Path, samples: int = 20) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "metrics.jsonl", "scores.json"):
         shutil.copyfile(run / name, folder / name)
-    lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "samples.jsonl").write_text("".join(lines[:samples]), encoding="utf-8")
+    lines = (run / "samples.jsonl").read_bytes().split(b"\n")
+    (folder / "samples.jsonl").write_bytes(b"".join(line + b"\n" for line in lines[:samples] if line))
 
 
 class Kept(NamedTuple):
@@ -36,9 +37,8 @@ def kept(out: Path, split: str = "test") -> list[Kept]:
     """Returns the runs in `out`, in the order of their names."""
     found = []
     for folder in sorted(path.parent for path in out.glob("*/scores.json")):
-        names = ("config.json", "scores.json", "metrics.jsonl")
-        record, scores, metrics = ((folder / name).read_text(encoding="utf-8") for name in names)
-        last = json.loads(metrics.splitlines()[-1])
+        record, scores = ((folder / name).read_text(encoding="utf-8") for name in ("config.json", "scores.json"))
+        last = read_json_lines(folder / "metrics.jsonl")[-1]
         found.append(Kept(json.loads(record), json.loads(scores)[split], last))
     return found
 

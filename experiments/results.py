@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefix_jax.config import changed, default_config, flat
-from prefix_jax.disk import write_text
+from prefix_jax.disk import read_json_lines, write_text
 
 FILE_NAME = "results.jsonl"
 # The states of a row in which it has ended.
@@ -61,8 +61,7 @@ def read(path: Path) -> list[Result]:
     if not path.is_file():
         return []
     known = [field.name for field in dataclasses.fields(Result)]
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Result(**{name: line[name] for name in known}) for line in lines]
+    return [Result(**{name: line[name] for name in known}) for line in read_json_lines(path)]
 
 
 class Asked(NamedTuple):
@@ -108,7 +107,7 @@ def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[st
     """Returns the result of a run directory."""
     record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = flat(record["config"])
-    last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    last = read_json_lines(folder / "metrics.jsonl")[-1]
     entry: dict[str, Any] = {}
     if status == "scored":
         entry = json.loads((folder / "scores.json").read_text(encoding="utf-8"))[scoring["split"]]

@@ -1,15 +1,37 @@
-"""Files that are written as a whole or not at all, whatever ends the process or fills the disk meanwhile."""
+"""Files that are written as a whole or not at all, whatever ends the process or fills the disk; lines read back."""
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from prefix_jax.errors import UserError
+
+
+def lines(text: str) -> list[str]:
+    """Returns the lines of a text, which end at "\\n" or "\\r\\n"; where there is no "\\n", at "\\r".
+
+    `str.splitlines` also splits at U+2028, U+0085 and others, which a line may hold.
+    """
+    ended = text if "\n" in text else text.replace("\r", "\n")
+    found = [line.removesuffix("\r") for line in ended.split("\n")]
+    return found if found[-1] else found[:-1]
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Returns the values of a file of JSON lines, as this product writes them.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is not UTF-8, or a line is not JSON.
+    """
+    # As bytes: a text file's line ends would be translated.
+    return [json.loads(line) for line in lines(path.read_bytes().decode("utf-8")) if line.strip()]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can correct this; what errors of others say."""
 
 
 class UserError(Exception):
@@ -6,6 +6,12 @@ class UserError(Exception):
 
     Command lines print it without a traceback and exit with code 2.
     """
+
+
+def first_line(error: object) -> str:
+    """Returns the first line of an error, or the name of its class where it says nothing."""
+    text = str(error).strip()
+    return text.split("\n")[0].rstrip() if text else type(error).__name__
 
 
 def did_you_mean(name: str, known: list[str] | tuple[str, ...]) -> str:

@@ -4,13 +4,14 @@ stdin)
 Prints one line of text for each line of input.
 """
 
+import re
 import sys
 from hashlib import sha256
 from pathlib import Path
 
 from absl import flags
 
-from prefix_jax import cli
+from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
@@ -21,6 +22,8 @@ _BARE = flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
 _MERGE = flags.DEFINE_bool("merge", False, "Add LoRA's updates to the model's matrices first: as fast as without it.")
 _OVERRIDES = cli.define_overrides()
 _JOIN = cli.define_hosts()
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def main() -> None:
@@ -47,7 +50,7 @@ def main() -> None:
     kept = None if _BARE.value else tuned.kept
     for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
         if hosts.leader():
-            print(" ".join(text.split("\n")))
+            print(" ".join(_LINE_END.split(text)))
     sys.stdout.flush()
 
 
@@ -60,14 +63,13 @@ def _sources() -> list[str]:
     name = str(path or "standard input")
     try:
         data = path.read_bytes() if path else sys.stdin.buffer.read()
-        # Not splitlines, which also splits at U+2028 and the like.
-        lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").removesuffix("\n").split("\n")]
+        lines = disk.lines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{name} is not UTF-8 (line {line}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}; check the path") from None
-    if lines == [""]:
+    if not lines:
         raise UserError(f"{name} is empty; give one source a line, or --input")
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -274,4 +274,4 @@ def _write_samples(
 
 def read_samples(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of `samples.jsonl`, those of the split that was scored last before others."""
-    return [json.loads(line) for line in (workdir / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    return disk.read_json_lines(workdir / "samples.jsonl")

@@ -98,3 +98,24 @@ def test_shapes_in_signatures_are_checked():
     key = jax.numpy.ones((2, 3, 4))
     with pytest.raises(TypeCheckError):
         attend(jax.numpy.ones((3, 4)), (Source(key, key),), 1.0, "float32")
+
+
+def test_lines_end_at_line_ends_alone():
+    """`str.splitlines` also splits at U+2028, U+0085 and others, which a line of JSON or of text may hold:
+    `disk.lines` and `disk.read_json_lines` do not, and `errors.first_line` is for what others print.
+    """
+    modules = [path for room in (PACKAGE, ROOT / "experiments", ROOT / "benchmarks") for path in room.rglob("*.py")]
+    assert len(modules) > 100
+    for path in modules:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        used = [node.lineno for node in nodes if isinstance(node, ast.Attribute) and node.attr == "splitlines"]
+        assert not used, f"{path.relative_to(ROOT)} uses splitlines in line {used[0]}"
+
+
+def test_no_file_is_opened_to_read_text():
+    """Its line ends would be translated, "\\r" within a line too: files are read as bytes, then split."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open":
+                modes = [value.value for value in node.args[1:2] if isinstance(value, ast.Constant)]
+                assert modes and modes[0] not in ("r", "rt"), f"{path.relative_to(ROOT)}, line {node.lineno}"

@@ -7,13 +7,13 @@ a file for each split whose rows have the section as their `category`. Articles 
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefix_jax import cli
 from prefix_jax.data.files import ROW_SUFFIXES, read_rows
+from prefix_jax.data.layout import Search, find
 from prefix_jax.disk import write_text
-from prefix_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 _SECTION = re.compile(r"://[^/]*/(?:sport\b(?P<sport>)|news/(?P<news>[a-z]+))")
@@ -32,11 +32,11 @@ def addresses(path: Path) -> dict[str, str]:
     return {str(row["id"]): str(row["url"]) for _, row in read_rows(path)}
 
 
-def write_split(rows: Path, urls: Mapping[str, str], out: Path) -> dict[str, int]:
+def write_split(rows: Path | Sequence[Path], urls: Mapping[str, str], out: Path) -> dict[str, int]:
     """Writes the rows whose section is known, and returns how many each section has."""
     counts: dict[str, int] = {}
     lines = []
-    for _, row in read_rows(rows):
+    for _, row in (row for path in ([rows] if isinstance(rows, Path) else rows) for row in read_rows(path)):
         name = section(urls.get(str(row["id"]), ""))
         if name:
             counts[name] = counts.get(name, 0) + 1
@@ -53,10 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     urls = addresses(arguments.urls)
     for split in SPLITS:
-        files = [arguments.rows / f"{split}{suffix}" for suffix in ROW_SUFFIXES]
-        found = next((path for path in files if path.is_file()), None)
-        if found is None:
-            raise UserError(f"{arguments.rows} has no {split} file; it must be one of {[p.name for p in files]}")
+        found = find(arguments.rows, Search(split, ROW_SUFFIXES, task="xsum")).files
         print(split, write_split(found, urls, arguments.out / f"{split}.jsonl"))
 
 

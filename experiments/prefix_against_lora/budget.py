@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from prefix_jax import inference, inspection
 from prefix_jax.config import Config, default_config
 from prefix_jax.data.records import Record
-from prefix_jax.disk import write_text
+from prefix_jax.disk import read_json_lines, write_text
 from prefix_jax.training import pipeline, session
 
 # Tokens that an encoder reads, the prefix among them. Sources are the longest of the set, from the second number on.
@@ -94,7 +94,7 @@ def run(case: Case, opened: session.Session, steps: int, rows: Path, workdir: Pa
     config = configuration(case, opened.config.model.source, steps, rows)
     if not (workdir / "tuned").is_dir():  # else its config.json would name the commit that scores it
         pipeline.tune(config, workdir, ["python", "-m", "experiments.prefix_against_lora", "--only=budget"])
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(workdir / "metrics.jsonl")
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     entry = inference.evaluate(workdir, "validation", limit=SCORED, opened=opened)
     tuned = inference.open_tuned(workdir, opened=opened)

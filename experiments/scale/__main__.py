@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefix_jax.disk import write_text
+from prefix_jax.disk import read_json_lines, write_text
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
@@ -61,12 +61,11 @@ def ask(wanted: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{wanted}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.rstrip().split("\n")[-1])
 
 
 def known() -> list[dict[str, Any]]:
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    return [json.loads(line) for line in lines]
+    return read_json_lines(RESULTS) if RESULTS.exists() else []
 
 
 def row(wanted: dict[str, Any], found: dict[str, Any]) -> list[object]:

@@ -1,114 +1,156 @@
-"""Reading CSV, TSV, JSON, JSONL and Parquet files; a sentence says what is wrong with one, naming file and line."""
+"""Reading CSV, TSV, JSON, JSONL, Parquet and Arrow files; a sentence says what is wrong with one, and in which line."""
 
 import csv
 import io
-import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.data import json_files
+from prefix_jax.data.json_files import Row, read_json
+from prefix_jax.data.reading import Notes
+from prefix_jax.data.text_files import kind, read_bytes, read_text
+from prefix_jax.disk import lines
+from prefix_jax.errors import UserError, did_you_mean, first_line
 
-ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+__all__ = ["ROW_SUFFIXES", "Row", "read_json", "read_rows", "read_text", "text_field", "value_at"]
 
-Row = tuple[str, dict[str, Any]]  # where ("line 7 of rows.csv"), columns
+ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
-
-def read_text(path: Path) -> str:
-    """Returns a UTF-8 file's text (a byte order mark is dropped); UserError if it is missing, empty or not UTF-8."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}); give a readable file.") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        byte = raw[error.start]
-        raise UserError(
-            f"{path} is not UTF-8: line {line} holds the byte 0x{byte:02x}; convert the file, for instance with iconv."
-        ) from None
-    if not text.strip():
-        raise UserError(f"{path} is empty; give a file with at least one row.")
-    return text
+_MARKS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
+# A cell as a writer that quotes leaves it: in marks, each mark inside doubled.
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
-def read_json(path: Path) -> Any:
-    """Returns a JSON file's value; UserError with line and column where it is not JSON."""
-    return _decode(read_text(path), str(path), 0)
+def read_rows(path: Path, notes: Notes | None = None) -> list[Row]:
+    """Returns a table's rows with the place of each; the format follows the file's suffix, `.gz` left aside.
 
+    Args:
+      path: the file.
+      notes: takes the warnings.
 
-def _decode(text: str, where: str, line: int) -> Any:
-    try:
-        value = json.loads(text)
-        if r"\ud" in text.lower():  # JSON can write half a character, which no file can hold
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except json.JSONDecodeError as error:
-        place = f"line {line or error.lineno}, column {error.colno}"
-        raise UserError(f"{where} is not valid JSON at {place} ({error.msg}); mend the file.") from None
-    except UnicodeEncodeError as error:
-        half, place = ascii(error.object[error.start])[1:-1], f" in line {line}" if line else ""
-        raise UserError(f"{where} has half a character ({half}){place}; mend the file.") from None
-    except RecursionError:
-        raise UserError(f"{where} is nested too deeply to be read as JSON; mend the file.") from None
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Returns a table's rows with the place of each; the format follows the file's suffix."""
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    Raises:
+      UserError: it cannot be read, or holds no rows.
+    """
+    readers = {
+        ".tsv": _tsv,
+        ".jsonl": json_files.rows,
+        ".json": json_files.rows,
+        ".parquet": _parquet,
+        ".arrow": _arrow,
+    }
+    suffix = kind(path)
+    if suffix == ".csv":
+        rows = list(_csv(path, notes or Notes()))
+    elif suffix in readers:
+        rows = list(readers[suffix](path))
+    else:
         raise UserError(f"{path} is not a table this reads; give a file ending in {', '.join(ROW_SUFFIXES)}.")
-    rows = list(reader(path))
     if not rows:
         raise UserError(f"{path} has no rows; give a file with at least one.")
     return rows
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, notes: Notes) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    text = read_text(path)
+    raw = _raw_lines(text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     before = 0
+    doubtful = []
     try:
-        header = next(reader)
-        if twice := next((name for name in header if header.count(name) > 1), None):
-            raise UserError(f'{path} has two columns named "{twice}"; rename one.')
+        header = _header(next(reader), path)
         before = reader.line_num
         for cells in reader:
-            where, before = f"line {before + 1} of {path}", reader.line_num
+            first, before = before, reader.line_num
             if not cells:
                 continue
-            if len(cells) != len(header):
-                raise UserError(f"{where} has {len(cells)} cells where the header has {len(header)}; mend the row.")
-            yield where, dict(zip(header, cells, strict=True))
+            where = f"line {first + 1} of {path}"
+            yield where, _as_columns(header, cells, where)
+            if before - first > 1 and _may_be_rows(raw[first:before], len(header)):
+                doubtful.append((first + 1, before))
     except csv.Error as error:
-        raise UserError(f"line {before + 1} of {path} is not well-formed CSV ({error}); mend the row.") from None
+        raise UserError(f"line {before + 1} of {path} is not well-formed CSV ({error}); correct the row.") from None
+    _tell_doubtful(doubtful, path, notes)
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    # str.splitlines would also split at U+2028 and the like, which JSON strings may hold.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            yield _as_row(_decode(line, str(path), number), f"line {number} of {path}")
+def _raw_lines(text: str) -> list[str]:
+    """Returns the lines as the csv module counts them."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
-def _json(path: Path) -> Iterator[Row]:
-    value = read_json(path)
-    if isinstance(value, dict) and isinstance(value.get("data"), list):
-        value = value["data"]
-    if not isinstance(value, list):
-        raise UserError(f'{path} holds no list of rows; give [{{...}}, ...] or {{"data": [...]}}.')
-    for number, row in enumerate(value, 1):
-        yield _as_row(row, f"row {number} of {path}")
+def _header(names: list[str], path: Path) -> list[str]:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f'{path} has two columns named "{twice}"; rename one.')
+    wanted = "\t" if kind(path) == ".tsv" else ","
+    other = next((mark for mark in _MARKS if mark != wanted and mark in names[0]), None) if len(names) == 1 else None
+    if other:
+        also = " (Excel writes them in many countries)" if other == ";" else ""
+        raise UserError(
+            f"{path} is separated by {_MARKS[other]}{also}, and a {kind(path)} file by {_MARKS[wanted]}; "
+            + {",": "name it .csv.", "\t": "name it .tsv."}.get(other, f"save it with {_MARKS[wanted]}, or as .jsonl.")
+        )
+    return names
 
 
-def _as_row(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is not a JSON object; give one object with named columns for each row.")
-    return where, value
+def _as_columns(header: list[str], cells: list[str], where: str) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise UserError(f"{where} has {len(cells)} cells where the header has {len(header)}; correct the row.")
+    if cells == header or cells == ["\ufeff" + header[0], *header[1:]]:
+        raise UserError(f"{where} is the header again, as where files were joined; remove the line.")
+    return dict(zip(header, cells, strict=True))
+
+
+def _may_be_rows(raw: Sequence[str], columns: int) -> bool:
+    """Returns whether each line of a quoted cell would be a row of its own.
+
+    Commas with a space after them are those of prose. A table within a cell is not taken for rows: its last line has
+    the row's own commas too.
+    """
+    return columns > 1 and all(len(re.findall(r",(?! )", line)) == columns - 1 for line in raw)
+
+
+def _tell_doubtful(doubtful: list[tuple[int, int]], path: Path, notes: Notes) -> None:
+    """Refuses quoted cells whose lines all look like rows, and warns of those of two lines, where chance may do it."""
+    for first, last in doubtful:
+        if last - first > 1:
+            raise UserError(
+                f"lines {first} to {last} of {path} are one row, as a quotation mark opens in the first of them and "
+                "closes in the last, and each looks like a row; double the marks that belong to the text, or give JSON "
+                "lines."
+            )
+    if doubtful:
+        (first, last), more = doubtful[0], len(doubtful) - 1
+        also = f" (and {more} more such rows)" if more else ""
+        notes.warnings.append(
+            f"lines {first} and {last} of {path} are read as one row{also}, as a quotation mark opens in the first and "
+            "closes in the second; if they are two rows, double that mark"
+        )
+
+
+def _tsv(path: Path) -> Iterator[Row]:
+    """Yields the rows of a format without quoting (IANA text/tab-separated-values): cells keep their marks.
+
+    Where a writer has quoted all the same, which marks doubled inside marks or a header in marks show, and every cell
+    with a mark is as such a writer leaves it, cells are unquoted.
+    """
+    table = [(number, line.split("\t")) for number, line in enumerate(lines(read_text(path)), 1) if line.strip(" \r")]
+    marked = [cell for _, cells in table for cell in cells if '"' in cell]
+    shown = any('""' in cell[1:-1] for cell in marked) or all('"' in cell for cell in table[0][1])
+    if marked and shown and all(_QUOTED.fullmatch(cell) for cell in marked):
+        unquoted = lambda cell: cell[1:-1].replace('""', '"') if '"' in cell else cell
+        table = [(number, [unquoted(cell) for cell in cells]) for number, cells in table]
+    header = _header(table[0][1], path)
+    for number, cells in table[1:]:
+        where = f"line {number} of {path}"
+        if len(cells) != len(header) and any('"' in cell for cell in cells):
+            raise UserError(
+                f"{where} has {len(cells)} cells where the header has {len(header)}; in TSV quotation marks do not "
+                "hold a tab or a line end, so give such texts as .csv or .jsonl."
+            )
+        yield where, _as_columns(header, cells, where)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -116,25 +158,60 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        # Not read_table, which takes folders named like `lr=0.1` for columns.
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path))).read()
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read as Parquet ({reason}); mend or replace the file.") from None
-    for number, row in enumerate(table.to_pylist(), 1):
-        yield f"row {number} of {path}", row
+        reason = first_line(error)
+        raise UserError(f"{path} cannot be read as Parquet ({reason}); replace the file.") from None
+    yield from _of_table(table, path)
+
+
+def _arrow(path: Path) -> Iterator[Row]:
+    """Yields the rows of an Arrow file or stream (what `datasets` saves)."""
+    import pyarrow
+    import pyarrow.ipc
+
+    source = pyarrow.BufferReader(read_bytes(path))
+    try:
+        try:
+            table = pyarrow.ipc.open_file(source).read_all()
+        except pyarrow.ArrowInvalid:
+            source.seek(0)
+            table = pyarrow.ipc.open_stream(source).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = first_line(error)
+        raise UserError(f"{path} cannot be read as Arrow ({reason}); replace the file.") from None
+    yield from _of_table(table, path)
+
+
+def _of_table(table: Any, path: Path) -> Iterator[Row]:
+    names = table.column_names
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f'{path} has two columns named "{twice}"; rename one.')
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = table.column(name).to_pylist()
+        except UnicodeDecodeError:
+            raise UserError(f'{path} has a "{name}" that is not UTF-8; convert the column.') from None
+        except (ValueError, OverflowError) as error:
+            reason = first_line(error)
+            raise UserError(f'{path} has a "{name}" that cannot be read ({reason}); leave the column out.') from None
+    for number in range(table.num_rows):
+        yield f"row {number + 1} of {path}", {name: column[number] for name, column in columns.items()}
 
 
 def text_field(row: Row, column: str, option: str = "") -> str:
     """Returns a column's text; UserError if the column is missing, empty or not text. `option` chooses the column."""
     where, columns = row
     if column not in columns:
-        mend = f" (--config.data.{option} chooses it)" if option else ""
-        raise UserError(f'{where} has no column "{column}"{mend}{did_you_mean(column, [str(c) for c in columns])}')
+        chosen = f" (--config.data.{option} chooses it)" if option else ""
+        raise UserError(f'{where} has no column "{column}"{chosen}{did_you_mean(column, [str(c) for c in columns])}')
     value = columns[column]
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN is a missing text
         raise UserError(f'{where} has an empty "{column}"; fill it in or remove the row.')
     if not isinstance(value, str):
-        raise UserError(f'{where} has a "{column}" that is {type(value).__name__}, not text; mend the row.')
+        raise UserError(f'{where} has a "{column}" that is {type(value).__name__}, not text; correct the row.')
     return value
 
 
@@ -147,5 +224,7 @@ def value_at(value: Any, *keys: str | int, where: str, kind: type) -> Any:
             raise UserError(f'{where} has no "{key}" where one is expected; is it a file of this task?') from None
     if not isinstance(value, kind):
         name = keys[-1] if keys else "value"
-        raise UserError(f'{where} has a "{name}" that is {type(value).__name__}, not {kind.__name__}; mend the file.')
+        raise UserError(
+            f'{where} has a "{name}" that is {type(value).__name__}, not {kind.__name__}; correct the file.'
+        )
     return value

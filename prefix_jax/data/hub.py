@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from prefix_jax.data.files import Row
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 
 # Task -> (hub id, configuration, the hub's name of the validation split).
 IDS: dict[str, tuple[str, str | None, str]] = {
@@ -20,7 +22,15 @@ IDS: dict[str, tuple[str, str | None, str]] = {
 }
 
 
-def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -> list[Row]:
+@dataclass(frozen=True)
+class HubTable:
+    """A split's rows, and the name of what they are: id, configuration, and the revision where it is known."""
+
+    rows: list[Row]
+    name: str
+
+
+def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -> HubTable:
     """Returns a split's rows; UserError where the hub cannot give them. `tried` says what was tried before.
 
     For "translation", `languages` chooses the WMT 2016 pair (other language first, then "en").
@@ -31,12 +41,21 @@ def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -
     try:
         table = _load(name, configuration, validation if split == "validation" else split)
     except Exception as error:  # `datasets` has no one class for what it cannot reach or read
-        reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:160]
+        reason = first_line(error)[:160]
         raise UserError(
             f'The {split} split of "{task}" was not found: {tried}, and {name} could not be loaded from the hub '
             f"({reason}); set --config.data.path or PREFIX_JAX_DATA to where the files are."
         ) from None
-    return [(f"row {number} of {name} ({split})", row) for number, row in enumerate(table, 1)]
+    found = [(f"row {number} of {name} ({split})", row) for number, row in enumerate(table, 1)]
+    about = ", ".join(part for part in (configuration, _revision(table)) if part)
+    return HubTable(found, f"{name} from the hub" + (f" ({about})" if about else ""))
+
+
+def _revision(table: Any) -> str:
+    """Returns the commit, which is the name of a folder of the cache."""
+    files = getattr(table, "cache_files", None) or [{"filename": ""}]
+    found = re.search(r"[/\\]([0-9a-f]{40})[/\\]", files[0]["filename"])
+    return f"revision {found[1]}" if found else ""
 
 
 def _load(name: str, configuration: str | None, split: str) -> Any:

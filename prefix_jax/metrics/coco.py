@@ -166,6 +166,6 @@ def _one_line(text: str) -> str:
 
 
 def _java_failed(what: str, chatter: bytes) -> UserError:
-    lines = chatter.decode("utf-8", "replace").strip().splitlines()
-    reason = f" ({lines[-1].strip()})" if lines else ""
+    lines = chatter.decode("utf-8", "replace").strip().split("\n")
+    reason = f" ({lines[-1].strip()})" if lines[-1] else ""
     return UserError(f"The Java process of {what} ended early{reason}; try {java()} -version, or leave its scores out.")

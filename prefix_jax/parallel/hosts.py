@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from prefix_jax import disk
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 
 # A process that is silent for so long is taken for dead.
 _HEARTBEAT_SECONDS = 30
@@ -57,7 +57,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, timeout: 
         )
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"the other processes could not be joined ({str(error).splitlines()[0][:160]}); are all of them started, "
+            f"the other processes could not be joined ({first_line(error)[:160]}); are all of them started, "
             "with the same --processes and another --process each?"
         ) from error
 
@@ -174,6 +174,6 @@ def lost_processes() -> Iterator[None]:
         if not several():
             raise
         raise UserError(
-            f"another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:160]}); start "
+            f"another process of this run has ended or cannot be reached ({first_line(error)[:160]}); start "
             "all of them again with the same command to go on from the last checkpoint"
         ) from error

@@ -111,7 +111,7 @@ def read(text: str) -> tuple[Computations, str]:
     """Returns a program's computations by name, and the name of its entry."""
     computations: Computations = {}
     entry, current = "", ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if head := _COMPUTATION.match(line):
             current = head[1]
             computations[current] = []

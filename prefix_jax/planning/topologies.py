@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import util
 from typing import Any
 
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError, did_you_mean, first_line
 
 GIB = 2**30
 
@@ -118,5 +118,6 @@ def devices(topology: Topology) -> Sequence[Any]:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
     except Exception as error:  # whatever libtpu raises: its own types are not public
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f'the TPU\'s compiler does not know the topology "{topology.name}": {line}') from error
+        raise UserError(
+            f'the TPU\'s compiler does not know the topology "{topology.name}": {first_line(error)}'
+        ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax.disk import write_text
+from prefix_jax.disk import lines, write_text
 from prefix_jax.errors import UserError
 from prefix_jax.reporting.markup import Markup, tag
 from prefix_jax.reporting.page import document, section
@@ -92,8 +92,9 @@ def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, A
 def _lowest_loss(path: Path) -> float | None:
     if not path.exists():
         return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    found = [line["validation_loss"] for line in lines if isinstance(line.get("validation_loss"), float)]
+    text = path.read_bytes().decode("utf-8", "replace")
+    rows = [json.loads(line) for line in lines(text) if line.endswith("}")]
+    found = [line["validation_loss"] for line in rows if isinstance(line.get("validation_loss"), float)]
     return min(found, default=None)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax import disk
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 
 # Options that submitit knows for every cluster; the others are SLURM's own.
 _COMMON = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
@@ -53,7 +53,7 @@ class Job:
     def complaint(self) -> str:
         """Returns the last line of what a job that failed wrote to its log."""
         logs = sorted(self.folder.glob(f"{self.number}_*_log.err"))
-        lines = [line for log in logs for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        lines = [line for log in logs for line in log.read_text("utf-8", "replace").split("\n") if line.strip()]
         return f"{lines[-1][:300] if lines else 'it left no log'} (job {self.number}; see {self.folder})"
 
 
@@ -79,7 +79,7 @@ class Jobs:
             executor.update_parameters(**self._parameters())
             handle = executor.submit(work)
         except (NameError, TypeError, RuntimeError, OSError, self._submitit.core.utils.FailedJobError) as error:
-            raise UserError(f"the job could not be submitted to {self.cluster}: {_first_line(error)}") from error
+            raise UserError(f"the job could not be submitted to {self.cluster}: {first_line(error)[:300]}") from error
         disk.write_text(folder / _JOB, json.dumps({"job": handle.job_id, "cluster": self.cluster}) + "\n")
         return Job(folder, handle.job_id, self.cluster, handle)
 
@@ -135,7 +135,3 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 from prefix_jax.parallel import hosts
 from prefix_jax.training.step import State
 
@@ -83,7 +83,7 @@ class Checkpoints:
             restored: Any = self._manager.restore(self._manager.latest_step(), args=args)
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
-                f"the checkpoint in {self._folder} cannot be read ({_first_line(error)}); "
+                f"the checkpoint in {self._folder} cannot be read ({first_line(error)}); "
                 "delete that folder to start this run again"
             ) from error
         tree = dict(restored.state)
@@ -109,10 +109,6 @@ def _tree(state: State, best: PyTree) -> dict[str, Any]:
     return {name: getattr(state, name) for name in names} | {"best": best}
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 @contextlib.contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
     try:
@@ -121,6 +117,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and "No space left" not in str(error):
             raise
         raise UserError(
-            f"cannot save to {folder}: {_first_line(error)}; make room or choose another --workdir, then run the same "
+            f"cannot save to {folder}: {first_line(error)}; make room or choose another --workdir, then run the same "
             "command again to go on from the last checkpoint"
         ) from error

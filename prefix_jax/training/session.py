@@ -1,5 +1,6 @@
 """From a configuration to what training, evaluation and generation share: the frozen model, its data and its method."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -12,13 +13,14 @@ import jax
 from prefix_jax import tuning
 from prefix_jax.config import Config, check_ranges
 from prefix_jax.data import subsets, tasks, tokens
-from prefix_jax.data.records import Record
+from prefix_jax.data.records import Record, group
 from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats
 from prefix_jax.dependencies import TokenIds
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.pretrained import Pretrained, cache_path, load
 from prefix_jax.models.specs import Spec
+from prefix_jax.parallel import hosts
 from prefix_jax.parallel.mesh import Placement, place
 from prefix_jax.tuning import Method
 
@@ -126,17 +128,36 @@ def columns(config: Config) -> tasks.Columns:
 
 
 def text_pairs(config: Config, split: str) -> list[Record]:
-    """Returns a split with one record a text, of the categories wanted; of the training split `data.limit` records."""
+    """Returns a split with one record a text, of the categories wanted; of the training split `data.limit` records.
+
+    Process 0 says once what was read.
+    """
     data = config.data
-    records = _wanted(config, split, tasks.pairs(data.task, split, data.path, columns(config)))
+    records = _wanted(config, split, _read(config, split))
     if split != "train" or not data.limit:
         return records
     return records[: data.limit] if data.limit_seed < 0 else subsets.drawn(records, data.limit, data.limit_seed)
 
 
 def text_inputs(config: Config, split: str) -> list[Record]:
-    """Returns a split with one record an input, with all its references, of the categories wanted."""
-    return _wanted(config, split, tasks.inputs(config.data.task, split, config.data.path, columns(config)))
+    """Returns a split with one record an input, with all its references, of the categories wanted.
+
+    Process 0 says once what was read.
+    """
+    return _wanted(config, split, group(_read(config, split)))
+
+
+_said: set[str] = set()
+
+
+def _read(config: Config, split: str) -> list[Record]:
+    reading = tasks.read(config.data.task, split, config.data.path, columns(config))
+    for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
+        if line not in _said and hosts.leader() and sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # a stream that is closed
+                print(line, file=sys.stderr)
+        _said.add(line)
+    return reading.records
 
 
 def _wanted(config: Config, split: str, records: list[Record]) -> list[Record]:

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax.data.files import Row, read_json, value_at
+from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
+
+Item = tuple[str, Any]  # where, one of a file's inputs
 
 
 def linearise(triples: list[list[str]]) -> str:
@@ -13,43 +16,46 @@ def linearise(triples: list[list[str]]) -> str:
     return " | ".join(f"{subject} : {relation.lower()} : {value}" for subject, relation, value in triples)
 
 
-def read(path: Path, split: str) -> list[Record]:
-    """Returns one record a text.
-
-    Inputs are the file's items, some of which share a source: the official scorer wants one hypothesis for each item.
-    An item's empty text (v1.1.1's test has one) is left out, as the scorer takes a missing reference for an empty one.
-    """
+def parse(path: Path) -> list[Item]:
+    """Returns a file's items with the place of each."""
     items = read_json(path)
     if not isinstance(items, list) or not items:
         raise UserError(f"{path} holds no list of items; is it a DART file?")
-    return _records([(f"item {number} of {path}", item) for number, item in enumerate(items, 1)], split)
+    return [(f"item {number} of {path}", item) for number, item in enumerate(items, 1)]
 
 
-def from_rows(rows: list[Row], split: str) -> list[Record]:
+def from_rows(rows: list[Row], split: str, notes: Notes | None = None) -> list[Record]:
     """Returns the records of the hub's form (annotations as a dict of lists)."""
     items = []
     for where, row in rows:
-        notes = value_at(row, "annotations", where=where, kind=object)
-        if isinstance(notes, dict):
-            notes = [{"source": s, "text": t} for s, t in zip(notes["source"], notes["text"], strict=True)]
-        items.append((where, {"tripleset": row.get("tripleset"), "annotations": notes}))
-    return _records(items, split)
+        found = value_at(row, "annotations", where=where, kind=object)
+        if isinstance(found, dict):
+            found = [{"source": s, "text": t} for s, t in zip(found["source"], found["text"], strict=True)]
+        items.append((where, {"tripleset": row.get("tripleset"), "annotations": found}))
+    return records(items, split, notes)
 
 
-def _records(items: list[tuple[str, Any]], split: str) -> list[Record]:
-    records = []
+def records(items: list[Item], split: str, notes: Notes | None = None) -> list[Record]:
+    """Returns one record a text.
+
+    Inputs are the items, some of which share a source: the official scorer wants one hypothesis for each item.
+    An item's empty text (v1.1.1's test has one) is left out, as the scorer takes a missing reference for an empty one.
+    """
+    found = []
     for number, (where, item) in enumerate(items):
         triples = value_at(item, "tripleset", where=where, kind=list)
         if not triples or any(not isinstance(t, list) or len(t) != 3 or not all(map(_text, t)) for t in triples):
-            raise UserError(f"{where} has a tripleset that is not a list of three texts each; mend the item.")
-        notes = value_at(item, "annotations", where=where, kind=list)
-        texts = [value_at(note, "text", where=where, kind=str).strip() for note in notes]
+            raise UserError(f"{where} has a tripleset that is not a list of three texts each; correct the item.")
+        given = value_at(item, "annotations", where=where, kind=list)
+        texts = [value_at(one, "text", where=where, kind=str).strip() for one in given]
+        if notes is not None and "" in texts:
+            notes.left_out["empty texts"] += texts.count("")
         texts = [text for text in texts if text]
         if not texts:
             raise UserError(f"{where} has no text; fill it in or remove the item.")
         source = linearise(triples)
-        records += [pair(source, text, None, f"{split}-{number}", k) for k, text in enumerate(texts)]
-    return records
+        found += [pair(source, text, None, f"{split}-{number}", k) for k, text in enumerate(texts)]
+    return found
 
 
 def _text(value: Any) -> bool:

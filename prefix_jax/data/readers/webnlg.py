@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax.data.files import Row, read_json, value_at
+from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
+
+Entry = tuple[str, str, list, list]  # where, category, triples, (text, comment)
 
 UNSEEN = frozenset({"Artist", "Athlete", "CelestialBody", "MeanOfTransportation", "Politician"})
 
@@ -21,8 +24,8 @@ def linearise(triples: Iterable[tuple[str, str, str]]) -> str:
     return "".join(f" | {subject} : {relation} : {value}" for subject, relation, value in triples)
 
 
-def read(path: Path, split: str) -> list[Record]:
-    """Returns one record a text; inputs are distinct (category, source). Training keeps the texts marked good."""
+def parse(path: Path) -> list[Entry]:
+    """Returns a file's entries with the place of each."""
     entries = value_at(read_json(path), "entries", where=str(path), kind=list)
     parsed = []
     for number, wrapped in enumerate(entries, 1):
@@ -30,10 +33,10 @@ def read(path: Path, split: str) -> list[Record]:
         if not isinstance(wrapped, dict) or len(wrapped) != 1:
             raise UserError(f"{where} is not one object under its number; is it a WebNLG 2017 file?")
         parsed.append((where, *_entry(next(iter(wrapped.values())), where)))
-    return _records(parsed, split)
+    return parsed
 
 
-def from_rows(rows: list[Row], split: str) -> list[Record]:
+def from_rows(rows: list[Row], split: str, notes: Notes | None = None) -> list[Record]:
     """Returns the records of the hub's form, whose test rows hold some inputs again, with and without texts."""
     parsed, known = [], set()
     for where, row in rows:
@@ -45,9 +48,11 @@ def from_rows(rows: list[Row], split: str) -> list[Record]:
         key = (category, linearise(triples))
         if texts and key not in known:
             parsed.append((where, category, triples, texts))
+        elif notes is not None:
+            notes.left_out["rows of the hub without a text, or with an input for the second time"] += 1
         if texts and split == "test":
             known.add(key)
-    return _records(parsed, split)
+    return records(parsed, split, notes)
 
 
 def _entry(entry: Any, where: str) -> tuple[str, list, list]:
@@ -62,19 +67,22 @@ def _entry(entry: Any, where: str) -> tuple[str, list, list]:
     return value_at(entry, "category", where=where, kind=str), triples, texts
 
 
-def _records(parsed: list[tuple[str, str, list, list]], split: str) -> list[Record]:
+def records(parsed: list[Entry], split: str, notes: Notes | None = None) -> list[Record]:
+    """Returns one record a text; inputs are distinct (category, source). Training keeps the texts marked good."""
     numbers: dict[tuple[str, str], list[int]] = {}
-    records = []
+    found = []
     for where, category, triples, texts in parsed:
         source = linearise(triples)
         if not source:
-            raise UserError(f"{where} has no triples; mend or remove the entry.")
+            raise UserError(f"{where} has no triples; correct or remove the entry.")
         number = numbers.setdefault((category, source), [len(numbers), -1])
         for text, comment in texts:
             if split == "train" and comment != "good":
+                if notes is not None:
+                    notes.left_out["texts not marked good"] += 1
                 continue
             if not text.strip():
                 raise UserError(f'{where} has an empty "lex"; fill it in or remove it.')
             number[1] += 1
-            records.append(pair(source, text.strip(), category, f"{split}-{number[0]}", number[1]))
-    return records
+            found.append(pair(source, text.strip(), category, f"{split}-{number[0]}", number[1]))
+    return found

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefix_jax import dependencies
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.pretrained import gguf_file
 from prefix_jax.models.pretrained.cache import cache_dir, cache_path, damage, kept_directory
 
@@ -165,7 +165,7 @@ def from_directory(path: Path) -> "PreTrainedTokenizerBase":
                 f"the tokenizer of {path} is code (auto_map in tokenizer_config.json names it), which is never run; "
                 "save it as a fast tokenizer (tokenizer.json) and remove auto_map"
             ) from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"{path} has no tokenizer that can be read ({reason}); copy its tokenizer.json there"
         ) from error

@@ -73,7 +73,7 @@ def _download(wheel: Wheel, directory: Path) -> Path:
     done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = sorted(directory.glob("*.whl"))
     if done.returncode or not wheels:
-        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
+        lines = [line.removeprefix("ERROR: ") for line in done.stderr.split("\n") if line.strip()]
         reason = lines[-1] if lines else f"pip ended with code {done.returncode}"
         raise UserError(
             f"pip cannot bring {wheel.requirement} ({reason.rstrip('.')}); check the connection to the package index, "

@@ -1,0 +1,74 @@
+"""What was read of a split, and the line that says so."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefix_jax.data.records import Record
+
+_NAMED = 12  # files that a line names; of more, the first ones and the last
+
+
+@dataclass
+class Notes:
+    """What a reader has to say beside its records.
+
+    Attributes:
+      left_out: rows that are not among the records, counted by the reason.
+      warnings: what looks wrong and cannot be known, a sentence each.
+    """
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The records of a split, one a text, and where they come from.
+
+    Attributes:
+      records: in the order of the files.
+      split: train, validation or test.
+      files: what was read; none where `name` names a set that is not of files.
+      passed_over: files of this split that the task's rule leaves aside for those read.
+      whole: the records of all files where these name no split and are divided; 0: they are the split's.
+    """
+
+    records: list[Record]
+    split: str
+    files: tuple[Path, ...] = ()
+    name: str = ""
+    passed_over: tuple[Path, ...] = ()
+    whole: int = 0
+    notes: Notes = field(default_factory=Notes)
+
+    def sentence(self) -> str:
+        """Returns the line that says what was read: `train: 24 records of 3 files in DIR (a, b, c)`."""
+        count, inputs = len(self.records), len({record.input_id for record in self.records})
+        text = f"{self.split}: {_counted(count, 'record')}"
+        text += f" ({_counted(inputs, 'input')})" if inputs != count else ""
+        text += f" of {_files(self.files) if self.files else self.name}"
+        if self.passed_over:
+            text += f", not of {', '.join(path.name for path in self.passed_over)} beside"
+        if self.whole:
+            names = "which names" if len(self.files) == 1 else "which name"
+            text += f", {names} no split: {self.whole:,} records divided 80/10/10 by a hash of the source"
+        for reason, rows in self.notes.left_out.items():
+            text += f"; {rows:,} left out: {reason}"
+        return text
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _files(files: Sequence[Path]) -> str:
+    if len(files) == 1:
+        return f"1 file ({files[0]})"
+    folders = {path.parent for path in files}
+    names = [path.name if len(folders) == 1 else str(path) for path in files]
+    if len(names) > _NAMED:
+        names = [*names[: _NAMED - 1], "...", names[-1]]
+    where = f" in {folders.pop()}" if len(folders) == 1 else ""
+    return f"{len(files):,} files{where} ({', '.join(names)})"
