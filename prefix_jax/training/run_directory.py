@@ -105,6 +105,12 @@ def refuse_other(workdir: Path, before: dict, wanted: dict) -> None:
         raise UserError(f"{workdir} holds a run with another configuration ({shown}); choose another --workdir")
 
 
+def fixed(config: Config) -> dict[str, Any]:
+    """Returns the options of a run that its checkpoints depend on, by dotted name, but for where its model lies."""
+    options = flat(json.loads(config.to_json()))
+    return {name: value for name, value in options.items() if not name.startswith((*MAY_CHANGE, "model.source"))}
+
+
 def versions() -> dict[str, str]:
     found = {"prefix_jax": prefix_jax.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
