@@ -97,7 +97,7 @@ class Checkpoints:
         newest, damaged = max((step for step in whole if step is not None), default=-1), []
         for path in found:
             step = _number(path)
-            if _UNFINISHED in path.name or _empty(path) and step is not None:
+            if _UNFINISHED in path.name or (_empty(path) and step is not None):
                 shutil.rmtree(path)
             elif step is not None and not (path / "_CHECKPOINT_METADATA").is_file():
                 if step < newest and path.is_dir():
@@ -221,7 +221,7 @@ class Checkpoints:
         for step, why in damage.items():
             path, number = self._folder / str(step), 1
             kept = self._folder / f"damaged-{_without_steps(step)}"
-            while kept.exists():
+            while os.path.lexists(kept):
                 number += 1
                 kept = self._folder / f"damaged-{_without_steps(step)}-{number}"
             with _disk_errors(self._folder):
@@ -273,7 +273,19 @@ def _orbax() -> Any:
     """orbax is imported late: it is slow."""
     import orbax.checkpoint
 
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     return orbax.checkpoint
+
+
+def _unraisable(error: Any) -> None:
+    """Says nothing of what orbax's coroutines raise a second time, when they are dropped."""
+    trace, files = error.exc_traceback, []
+    while trace is not None:
+        files.append(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    if not any(f"{os.sep}orbax{os.sep}" in file for file in files):
+        sys.__unraisablehook__(error)
 
 
 @contextlib.contextmanager
@@ -342,7 +354,8 @@ def _tree(state: State, best: PyTree) -> dict[str, Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return "an array cannot be read" if line.startswith("Encountered error while reading array") else line[:200]
 
 
 @contextlib.contextmanager

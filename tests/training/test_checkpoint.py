@@ -114,7 +114,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(dam
     assert bits(restore(copy)) == saved[1][2]
     said = capsys.readouterr().err
     assert f"the checkpoint {copy / '4'} is damaged (" in said and said.count("\n") == 1
-    assert not (copy / "4").exists() and (copy / "damaged-4").is_symlink() or (copy / "damaged-4").exists()
+    assert {path.name for path in copy.iterdir()} == {"2", "damaged-4"}
     with Checkpoints(copy, OPTIONS) as checkpoints:  # it is in nobody's way
         restored = checkpoints.restore(state(0), state(0).trainable)
         assert restored is not None and bits(restored) == saved[1][2]
