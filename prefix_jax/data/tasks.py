@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefix_jax import disk
 from prefix_jax.data import hub
 from prefix_jax.data.files import ROW_SUFFIXES, Row, read_rows
 from prefix_jax.data.readers import dart, e2e, rows, webnlg
@@ -120,14 +121,14 @@ def check_split(name: str) -> str:
 
 def _read(task: Task, name: str, split: str, path: str, columns: Columns) -> list[Record]:
     if path:
-        return _from_path(task, name, split, Path(path).expanduser(), columns)
+        return _from_path(task, name, split, Path(disk.expanded(path)), columns)
     if name == "table":
         with importlib.resources.as_file(importlib.resources.files("prefix_jax.data") / "table") as folder:
             return task.read(folder / f"{split}.jsonl", split, Columns())
     root = os.environ.get("PREFIX_JAX_DATA", "")
     tried = "PREFIX_JAX_DATA is not set" if not root else f"PREFIX_JAX_DATA ({root}) has no folder {task.folder}"
     if root and task.folder and (Path(root) / task.folder).is_dir():
-        folder = Path(root).expanduser() / task.folder
+        folder = Path(disk.expanded(root)) / task.folder
         found = _find(folder, split, task.suffixes)
         if found:
             return task.read(found, split, columns)

@@ -104,7 +104,10 @@ class _Point:
 
 
 class Stop:
-    """True once SIGTERM or SIGINT has come; the handlers stand while it is entered."""
+    """True once SIGTERM, SIGINT or SIGHUP has come; the handlers stand while it is entered.
+
+    A hangup that is ignored, as under nohup, stays so.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -116,7 +119,10 @@ class Stop:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             # Of several processes, SIGTERM to one stops all at the same step: see `hosts.asked_to_stop`.
-            numbers = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
+            numbers = [signal.SIGINT] if hosts.several() else [signal.SIGTERM, signal.SIGINT]
+            hangup = getattr(signal, "SIGHUP", None)
+            if hangup is not None and not hosts.several() and signal.getsignal(hangup) is not signal.SIG_IGN:
+                numbers.append(hangup)
             self._before = {s: signal.signal(s, ask) for s in numbers}
         return self
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from prefix_jax import disk
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models.pretrained import directory, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
@@ -158,7 +159,7 @@ def _alias_tokenizer(name: str) -> tokenizers.Late:
 
 def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
     """Returns the directory of a checkpoint, its kind and its version."""
-    path = Path(source).expanduser()
+    path = Path(disk.expanded(source))
     if path.is_dir():
         return path, "directory", ""
     if path.exists():
