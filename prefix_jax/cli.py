@@ -81,7 +81,7 @@ def _surroundings_message(said: str) -> str:
     if "nable to initialize backend" in said or "known backends" in said:
         return (
             f"the variable JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}, and JAX finds no such device here "
-            f"({said.splitlines()[0]}); set it to cpu, or leave it out"
+            f"({said.split(chr(10))[0]}); set it to cpu, or leave it out"
         )
     if "determine home directory" in said:
         return "the home directory is unknown; set the variable HOME, or write paths out and set PREFIX_JAX_CACHE"
@@ -93,14 +93,7 @@ def run(main: Callable[[], None]) -> None:
 
     def parse(words: list[str]) -> list[str]:
         _check_config_file(words)
-        try:
-            rest = flags.FLAGS([words[0], *map(_underscored, words[1:])])
-        except flags.Error as error:
-            fail(_flag_message(error))
-        except SyntaxError as error:
-            fail(_recipe_message(error))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            fail(_config_message(error))
+        rest = parsed(lambda: flags.FLAGS([words[0], *map(_underscored, words[1:])]))
         if len(rest) > 1:
             fail(f'"{rest[1]}" is not an option; options start with --')
         return rest
@@ -116,6 +109,19 @@ def run(main: Callable[[], None]) -> None:
     standard_logging.raiseExceptions = False  # a log that cannot be written stops nothing
     with user_errors():
         app.run(guarded, flags_parser=parse)
+
+
+def parsed(parse: Callable[[], list[str]]) -> list[str]:
+    """Calls what parses the flags; what it raises ends the program with a sentence."""
+    try:
+        return parse()
+    except flags.Error as error:
+        fail(_flag_message(error))
+    except SyntaxError as error:
+        fail(_recipe_message(error))
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        fail(_config_message(error))
+    raise AssertionError
 
 
 def _underscored(word: str) -> str:

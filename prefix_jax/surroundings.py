@@ -148,6 +148,8 @@ def _check_variables() -> None:
         os.getcwd()
     except OSError:
         raise UserError("the current directory is not there any more; change to another one") from None
+    if sys.flags.optimize > 1:
+        raise UserError("Python drops docstrings here (-OO, or PYTHONOPTIMIZE=2), and transformers needs them; use -O")
     flags = os.environ.get("XLA_FLAGS", "").split()
     if flags and not os.path.isfile(os.environ["XLA_FLAGS"].strip()):
         for word in flags:

@@ -354,7 +354,7 @@ def _tree(state: State, best: PyTree) -> dict[str, Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).split("\n")[0]
     return "an array cannot be read" if line.startswith("Encountered error while reading array") else line[:200]
 
 
