@@ -172,6 +172,8 @@ def new_directory(text: str | None) -> Path:
     """
     given = Path(str(text))
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(given)
         above = next(folder for folder in (given, *given.absolute().parents) if os.path.lexists(folder))
         if not above.exists():
             raise UserError(f"{above} is a link to {os.readlink(above)}, which is not there; make that or name another")

@@ -29,8 +29,11 @@ def prepare() -> None:
     Raises:
       UserError: the surroundings are such that nothing could work.
     """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and is_command():
+        # Texts and paths of the command line are UTF-8, as files are, whatever the locale says.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     _open_streams()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
         signal.signal(signal.SIGINT, _interrupt)
         atexit.register(ending)
     # Warnings of libraries are for their authors: as errors they would stop every import.
