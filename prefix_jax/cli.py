@@ -1,6 +1,8 @@
 """How every command line starts and ends: flags to a configuration, one sentence and exit code 2 for bad input."""
 
 import contextlib
+import errno
+import logging as standard_logging
 import os
 import re
 import sys
@@ -10,7 +12,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax import disk, surroundings
+from prefix_jax.errors import UserError, did_you_mean, one_line
 
 BAD_INPUT = 2
 _PIPE_CLOSED = 141  # what a shell gives a program that SIGPIPE ended
@@ -19,40 +22,70 @@ _PIPE_CLOSED = 141  # what a shell gives a program that SIGPIPE ended
 flags.disclaim_key_flags()
 
 
+# What the system or the disk says no to: sentences without the name of a file are enough.
+_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)
+
+
 def fail(message: object) -> None:
     """Prints one sentence to stderr and exits with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    _end(f"error: {one_line(message)}", BAD_INPUT)
+
+
+def _end(sentence: str, code: int) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a stream that is closed or full
+        print(sentence, file=sys.stderr, flush=True)
     hosts = sys.modules.get("prefix_jax.parallel.hosts")
     if hosts is not None and hosts.joined():
         # At a usual exit this process would wait for the others, which may be gone or waiting for it.
-        sys.stderr.flush()
-        os._exit(BAD_INPUT)
-    raise SystemExit(BAD_INPUT)
+        surroundings.leave(code)
+    raise SystemExit(code)
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turns UserError, and what a full disk, a full memory or an interrupt raises, into a sentence and an exit code."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # what cannot be written is found here, not by the interpreter on its way out
     except UserError as error:
         fail(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
+        with contextlib.suppress(OSError, ValueError):  # or Python complains again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_PIPE_CLOSED) from None
     except OSError as error:
-        if error.errno is None or error.filename is None:
+        if error.errno is None or (error.filename is None and error.errno not in _SYSTEM):
             raise
-        fail(f"{error.filename}: {error.strerror}")
+        reason = error.strerror or os.strerror(error.errno)
+        fail(f"{error.filename}: {reason}" if error.filename else reason.lower())
     except SyntaxError as error:
         fail(_recipe_message(error))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        sentence = _memory_message(error) if _is_memory(error) else _surroundings_message(str(error))
+        if not sentence:
             raise
-        fail(_memory_message(error))
+        fail(sentence)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        surroundings.ending()
+        _end("interrupted", surroundings.INTERRUPTED)
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _surroundings_message(said: str) -> str:
+    """Returns a sentence for what JAX and Python say of variables that are wrong; "" for anything else."""
+    if "nable to initialize backend" in said or "known backends" in said:
+        return (
+            f"the variable JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}, and JAX finds no such device here "
+            f"({said.split(chr(10))[0]}); set it to cpu, or leave it out"
+        )
+    if "determine home directory" in said:
+        return "the home directory is unknown; set the variable HOME, or write paths out and set PREFIX_JAX_CACHE"
+    return ""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -60,14 +93,7 @@ def run(main: Callable[[], None]) -> None:
 
     def parse(words: list[str]) -> list[str]:
         _check_config_file(words)
-        try:
-            rest = flags.FLAGS([words[0], *map(_underscored, words[1:])])
-        except flags.Error as error:
-            fail(_flag_message(error))
-        except SyntaxError as error:
-            fail(_recipe_message(error))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            fail(_config_message(error))
+        rest = parsed(lambda: flags.FLAGS([words[0], *map(_underscored, words[1:])]))
         if len(rest) > 1:
             fail(f'"{rest[1]}" is not an option; options start with --')
         return rest
@@ -80,12 +106,29 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.set_verbosity(logging.WARNING)
-    app.run(guarded, flags_parser=parse)
+    standard_logging.raiseExceptions = False  # a log that cannot be written stops nothing
+    with user_errors():
+        app.run(guarded, flags_parser=parse)
+
+
+def parsed(parse: Callable[[], list[str]]) -> list[str]:
+    """Calls what parses the flags; what it raises ends the program with a sentence."""
+    try:
+        return parse()
+    except flags.Error as error:
+        fail(_flag_message(error))
+    except SyntaxError as error:
+        fail(_recipe_message(error))
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        fail(_config_message(error))
+    raise AssertionError
 
 
 def _underscored(word: str) -> str:
-    """`--input-file=x` is `--input_file=x`."""
+    """`--input-file=x` is `--input_file=x`; the home directory in `--config=~/x.py` is written out."""
     name, equals, value = word.partition("=")
+    if name in ("--config", "-config"):
+        return name + equals + disk.expanded(value)
     return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
 
 
@@ -94,6 +137,53 @@ def required(**options: object) -> None:
     for name, value in options.items():
         if value is None or value == "":
             fail(f"--{name} is missing; --help lists the options")
+
+
+def path(text: str) -> str:
+    """Returns a path of the command line, `~` written out: shells leave it alone in `--workdir=~/x`.
+
+    Raises:
+      ValueError: there is no such home directory.
+    """
+    try:
+        return disk.expanded(text)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+class _PathParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        return path(argument)
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_path(name: str, default: str | None, about: str) -> flags.FlagHolder:
+    """Defines an option that is a path."""
+    return flags.DEFINE(_PathParser(), name, default, about)
+
+
+def new_directory(text: str | None) -> Path:
+    """Returns the directory that --workdir names, to be made or resumed, if it can be written.
+
+    Raises:
+      UserError: it is something else, or cannot be made; found here before anything is loaded.
+    """
+    given = Path(str(text))
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(given)
+        above = next(folder for folder in (given, *given.absolute().parents) if os.path.lexists(folder))
+        if not above.exists():
+            raise UserError(f"{above} is a link to {os.readlink(above)}, which is not there; make that or name another")
+        if not above.is_dir():
+            raise UserError(f"{above} is a file; name a directory with --workdir")
+    except OSError as error:
+        raise UserError(f"--workdir {given}: {error.strerror}; name another") from None
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{above} cannot be written; make it writable, or choose another --workdir")
+    return given
 
 
 def define_recipe(holding: str = "get_config()") -> flags.FlagHolder:
@@ -171,11 +261,11 @@ def _check_config_file(words: list[str]) -> None:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
-            path = Path((value if equals else following).partition(":")[0])
-            if not path.is_file():
-                known = sorted(found.name for found in path.parent.glob("*.py"))
-                hint = did_you_mean(path.name, known) if known else "; recipes are in configs/"
-                fail(f"there is no configuration {path}{hint}")
+            file = Path(disk.expanded((value if equals else following).partition(":")[0]))
+            if not file.is_file():
+                known = sorted(found.name for found in file.parent.glob("*.py"))
+                hint = did_you_mean(file.name, known) if known else "; recipes are in configs/"
+                fail(f"there is no configuration {file}{hint}")
 
 
 def enable_compile_cache() -> None:
@@ -183,3 +273,8 @@ def enable_compile_cache() -> None:
     from prefix_jax.models.pretrained.cache import keep_programs
 
     keep_programs()
+
+
+if surroundings.is_command():
+    with user_errors():
+        surroundings.prepare()

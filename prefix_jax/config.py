@@ -252,6 +252,11 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 def check_ranges(config: Config) -> None:
     """Raises UserError where a number is outside its range; sections of methods that are not used do not matter."""
     used = {"data", "optimizer", "training", "decoding", *(name.strip() for name in config.method.split("+"))}
+    for name, value in flat(config.to_dict()).items():
+        # A seed may be as large as jax.random takes; all else is a number of things, or of bits of 32.
+        most = 2**63 if name.endswith("seed") else 2**31
+        if isinstance(value, int) and abs(value) >= most and name.split(".")[0] in used | {"model", "mesh"}:
+            raise UserError(f"{name} is {value}; it must be below {most}")
     for words, (inside, names) in _RANGES.items():
         for name in names.split():
             section, option = name.split(".")

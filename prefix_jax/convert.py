@@ -194,11 +194,13 @@ class _Parser(argparse.ArgumentParser):
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = _Parser(prog="python -m prefix_jax.convert", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--from", dest="source", required=True, metavar="DIR", help="a run, or a folder of any format")
+    parser.add_argument(
+        "--from", dest="source", required=True, type=cli.path, metavar="DIR", help="a run, or a folder of any format"
+    )
     parser.add_argument("--to", dest="target", required=True, choices=(OURS, *FORMATS), help="the format to write")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be empty")
+    parser.add_argument("--out", required=True, type=cli.path, metavar="DIR", help="folder to write; must be empty")
     parser.add_argument("--name", default="prefix", help="name of the adapter, for adapters")
-    parser.add_argument("--model", default="", help="base model, where the files do not describe it")
+    parser.add_argument("--model", default="", type=cli.path, help="base model, where the files do not describe it")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out")
     options = parser.parse_args(words)
     with cli.user_errors():

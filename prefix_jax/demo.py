@@ -2,26 +2,23 @@
 
 import runpy
 import sys
-from pathlib import Path
-
-from absl import flags
 
 from prefix_jax import cli
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "The run directory: made, or gone on with.")
-_CONFIG = flags.DEFINE_string("recipe", "configs/demo.py", "The recipe to run.")
+_WORKDIR = cli.define_path("workdir", "runs/demo", "The run directory: made, or gone on with.")
+_CONFIG = cli.define_path("recipe", "configs/demo.py", "The recipe to run.")
 
 
 def main() -> None:
+    workdir = cli.new_directory(_WORKDIR.value)
     cli.enable_compile_cache()
     from prefix_jax import inference, inspection
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import samples_side_by_side, score_table
     from prefix_jax.training import pipeline
 
-    workdir = Path(_WORKDIR.value)
     outcome = pipeline.tune(_recipe(_CONFIG.value), workdir, cli.command_line())
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)

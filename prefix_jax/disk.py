@@ -4,13 +4,17 @@ import contextlib
 import errno
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from prefix_jax.errors import UserError
+
+# What `replacing` makes: the file's name between a point and eight letters or digits.
+_LEFTOVER = re.compile(r"\..+\.(json|jsonl|safetensors|html|md|txt|npz|svg|bin)-[a-z0-9_]{8}")
 
 
 def lines(text: str) -> list[str]:
@@ -41,17 +45,43 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
       OSError: it cannot be written; what was there before stays.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    # Not by tempfile, whose files are for their owner alone: here the process' umask says who may read.
+    temporary = path.parent / f".{path.name[:200]}-{secrets.token_hex(4)}"
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             _to_disk(file)
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def drop_leftovers(*folders: Path) -> None:
+    """Removes the temporary files that killed processes have left; to be called where no other process writes."""
+    for folder in folders:
+        for path in folder.glob(".*-*") if folder.is_dir() else ():
+            if _LEFTOVER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def expanded(text: str) -> str:
+    """Returns a path whose `~` or `~user` is a home directory.
+
+    Raises:
+      UserError: there is no such home.
+    """
+    if not text.startswith("~"):
+        return text
+    found = os.path.expanduser(text)
+    if found == text:
+        user = text.split("/")[0]
+        known = f"there is no user {user[1:]}" if user[1:] else "the home directory is unknown"
+        raise UserError(f'"{text}": {known}; write the path out')
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

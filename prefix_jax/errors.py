@@ -14,6 +14,19 @@ def first_line(error: object) -> str:
     return text.split("\n")[0].rstrip() if text else type(error).__name__
 
 
+def one_line(message: object, most: int = 1500) -> str:
+    """Returns a message for a terminal: control characters are spelled out, and the middle of a long one is left out.
+
+    Messages repeat what users wrote, which may be anything.
+    """
+    text = "".join(c if c.isprintable() else _spelled(c) for c in str(message).strip())
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 3 :]}"
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def did_you_mean(name: str, known: list[str] | tuple[str, ...]) -> str:
     """Returns `'; did you mean "x"?'` for the closest of `known`, or the list of all of them."""
     import difflib

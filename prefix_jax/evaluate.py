@@ -12,7 +12,7 @@ from absl import flags
 
 from prefix_jax import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory of a training run.")
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 _BARE = flags.DEFINE_bool("bare", False, "Score the model without the prefix too.")
 _TUNED = flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --notuned keeps the earlier scores.")

@@ -14,10 +14,10 @@ from absl import flags
 from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
-_TUNED = flags.DEFINE_string("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory of a training run.")
+_TUNED = cli.define_path("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
 _INPUT = flags.DEFINE_string("input", None, "One source text.")
-_INPUT_FILE = flags.DEFINE_string("input_file", None, "A file with one source a line; - for stdin.")
+_INPUT_FILE = cli.define_path("input_file", None, "A file with one source a line; - for stdin.")
 _BARE = flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
 _MERGE = flags.DEFINE_bool("merge", False, "Add LoRA's updates to the model's matrices first: as fast as without it.")
 _OVERRIDES = cli.define_overrides()

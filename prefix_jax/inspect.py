@@ -15,10 +15,10 @@ from absl import flags
 from prefix_jax import cli
 from prefix_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory of a training run.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory of a training run.")
 _SPLIT = flags.DEFINE_string("split", "validation", "train, validation or test.")
 _LIMIT = flags.DEFINE_integer("limit", 32, "Records read, from the start of the split.", lower_bound=1)
-_AGAINST = flags.DEFINE_string("against", None, "Another run with a prefix for the same model, to compare with.")
+_AGAINST = cli.define_path("against", None, "Another run with a prefix for the same model, to compare with.")
 _JSON = flags.DEFINE_bool("json", False, "Print what is written as JSON.")
 _OVERRIDES = cli.define_overrides()
 

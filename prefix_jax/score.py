@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from prefix_jax.errors import UserError
+from prefix_jax import cli
 from prefix_jax.metrics import TASKS, read_rows, score
 
 
@@ -16,14 +16,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, or 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
-        if options.task not in TASKS:
-            score(options.task, [])  # Names the task that was meant, before anything is read.
-        rows = read_rows(options.file)
-        scores = score(options.task, rows, java=not options.no_java)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(scores) if options.json else _table(options.task, scores, len(rows)))
+        with cli.user_errors():
+            if options.task not in TASKS:
+                score(options.task, [])  # Names the task that was meant, before anything is read.
+            rows = read_rows(options.file)
+            scores = score(options.task, rows, java=not options.no_java)
+            print(json.dumps(scores) if options.json else _table(options.task, scores, len(rows)))
+    except SystemExit as ended:
+        return int(ended.code or 0)
     return 0
 
 
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--file",
         required=True,
+        type=cli.path,
         help='JSON lines {"hypothesis": "...", "references": ["..."]}, for webnlg with "category"; - is standard input',
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")

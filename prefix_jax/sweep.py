@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from prefix_jax import cli
 
 _CONFIG = cli.define_recipe("get_config() and sweep()")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's directory: made, or gone on with.")
+_WORKDIR = cli.define_path("workdir", None, "The sweep's directory: made, or gone on with.")
 _MEMBERS = flags.DEFINE_integer("members", 8, "Rows trained in one program, at most.", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", "test", "The split that is scored: test, validation, train; empty for none.")
 _LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
@@ -47,13 +47,14 @@ def main() -> None:
         for group in holding(found, _ONLY.value):
             print(json.dumps(group))
         return
+    workdir = cli.new_directory(_WORKDIR.value)
     cli.enable_compile_cache()
     from prefix_jax.parallel import hosts
     from prefix_jax.reporting.sweep import read_sweep, sweep_table
     from prefix_jax.sweeping.jobs import Jobs
     from prefix_jax.sweeping.sweep import Options, sweep, sweep_in_jobs
 
-    workdir, words = Path(str(_WORKDIR.value)), cli.command_line()
+    words = cli.command_line()
     options = Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value, _SPREAD.value, _ONLY.value)
     if _JOBS.value:
         state = sweep_in_jobs(rows, workdir, options, words, Jobs(_JOBS.value, _JOB.value))

@@ -6,19 +6,17 @@ Started once a host, the processes find each other under SLURM, Open MPI, Cloud 
 """
 
 import sys
-from pathlib import Path
-
-from absl import flags
 
 from prefix_jax import cli
 
 _CONFIG = cli.define_recipe()
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory: made, or gone on with.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory: made, or gone on with.")
 _JOIN = cli.define_hosts()
 
 
 def main() -> None:
     cli.required(config=_CONFIG.value, workdir=_WORKDIR.value)
+    workdir = cli.new_directory(_WORKDIR.value)
     cli.enable_compile_cache()
     from prefix_jax.config import flat
     from prefix_jax.decoding import Options as Decoding
@@ -27,7 +25,7 @@ def main() -> None:
 
     Decoding.from_config(_CONFIG.value.decoding)  # what is wrong with them shows before the training
     _JOIN({"workdir": _WORKDIR.value, **flat(_CONFIG.value.to_dict())})
-    outcome = pipeline.tune(_CONFIG.value, Path(str(_WORKDIR.value)), cli.command_line())
+    outcome = pipeline.tune(_CONFIG.value, workdir, cli.command_line())
     if not outcome.finished and hosts.leader():
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
 

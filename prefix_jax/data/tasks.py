@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prefix_jax import disk
 from prefix_jax.data import hub, layout
 from prefix_jax.data.files import ROW_SUFFIXES, Row, read_rows
 from prefix_jax.data.layout import SPLITS, Found, Search
@@ -135,12 +136,12 @@ def read(task: str, split: str, path: str = "", columns: Columns = Columns()) ->
     found = _task(task)
     search = Search(check_split(split), found.suffixes, found.prefer, task)
     if path:
-        return _read_files(found, layout.find(Path(path).expanduser(), search), split, columns)
+        return _read_files(found, layout.find(Path(disk.expanded(path)), search), split, columns)
     if task == "table":
         with importlib.resources.as_file(importlib.resources.files("prefix_jax.data") / "table") as folder:
             reading = _read_files(found, Found((folder / f"{split}.jsonl",)), split, Columns())
         return replace(reading, files=(), name="the embedded set")
-    root = Path(os.environ.get("PREFIX_JAX_DATA", "")).expanduser()
+    root = Path(disk.expanded(os.environ.get("PREFIX_JAX_DATA", "")))
     tried = "PREFIX_JAX_DATA is not set"
     if os.environ.get("PREFIX_JAX_DATA"):
         tried = f"PREFIX_JAX_DATA ({root}) has no folder {found.folder}"

@@ -38,7 +38,7 @@ class Options:
     def from_config(cls, section: Any) -> "Options":
         """Returns the options of a configuration's section `decoding`."""
         values = {field.name: section[field.name] for field in fields(cls)}
-        return cls(**{**values, "banned_tokens": tuple(int(token) for token in values["banned_tokens"])})
+        return cls(**{**values, "banned_tokens": _token_ids(values["banned_tokens"])})
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -83,6 +83,15 @@ class Options:
         if self.strategy == "sample":
             return kept
         return replace(kept, strategy="greedy", temperature=unused.temperature, top_k=unused.top_k, top_p=unused.top_p)
+
+
+def _token_ids(given: Any) -> tuple[int, ...]:
+    try:
+        return tuple(int(token) for token in given)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"decoding.banned_tokens is {given!r}; it must be token ids, as in --config.decoding.banned_tokens='(3, 7)'"
+        ) from None
 
 
 def check_for(options: Options, spec: Spec) -> None:

@@ -3,16 +3,22 @@
 import argparse
 from pathlib import Path
 
-from prefix_jax.cli import user_errors
+from prefix_jax import cli
 from prefix_jax.reporting.report import write_report
 
 
 def main(words: list[str] | None = None) -> None:
     """Writes the page and prints its path; bad input ends the program with code 2."""
     parser = argparse.ArgumentParser(prog="python -m prefix_jax.reporting", description="Write report.html of a run.")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="a run directory, with config.json")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=lambda text: Path(cli.path(text)),
+        metavar="DIR",
+        help="a run directory, with config.json",
+    )
     options = parser.parse_args(words)
-    with user_errors():
+    with cli.user_errors():
         print(write_report(options.workdir))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from prefix_jax import inference
-from prefix_jax.errors import UserError
+from prefix_jax import disk, inference
+from prefix_jax.errors import UserError, one_line
 from prefix_jax.models.pretrained.cache import keep_programs
 from prefix_jax.parallel import hosts
 from prefix_jax.reporting.report import write_report
@@ -42,6 +42,8 @@ def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[
       UserError: the directory holds other runs, or cannot be written.
     """
     with hosts.holding(workdir):
+        if hosts.leader():
+            disk.drop_leftovers(workdir)
         state = _state(rows, workdir, options, words)
         runner = _Runner(state, options, list(words))
         for group in state.chosen:
@@ -132,7 +134,7 @@ class _Runner:
                 self.state.set(name, "failed", error=str(error))
             if hosts.several():
                 raise  # the others may be in the middle of a step, and cannot go on without this process
-            print(f"{', '.join(undone)}: {error}", file=sys.stderr)
+            print(f"{', '.join(undone)}: {one_line(error)}", file=sys.stderr)
         return True
 
     def _train(self, group: Sequence[str]) -> bool:

@@ -2,12 +2,17 @@
 
 import contextlib
 import functools
-import json
+import glob
 import logging
+import os
+import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -15,22 +20,54 @@ from jaxtyping import PyTree
 
 from prefix_jax.errors import UserError, first_line
 from prefix_jax.parallel import hosts
+from prefix_jax.training import soundness
+from prefix_jax.training.soundness import Damaged
 from prefix_jax.training.step import State
+
+# How long the end of a failed run waits for a save of several processes, some of which may be gone.
+_PATIENCE_SECONDS = 60
+_UNFINISHED = ".orbax-checkpoint-tmp"
+# A checkpoint that could not be read for such a reason is not damaged.
+_NOT_DAMAGE = ("PERMISSION_DENIED", "Permission denied", "Too many open files")
+
+Restored = tuple[State, PyTree, dict[str, Any]]
 
 
 class Checkpoints:
     """The checkpoints of one run, in `folder`; saves in the background, keeps the newest `keep`.
 
-    A save that a kill cut short leaves nothing that counts as a checkpoint.
+    A save that a kill cut short leaves nothing that counts as a checkpoint. On leaving a `with` block, however it is
+    left, what is being saved is finished.
+
+    Args:
+      folder: where they are; made if absent.
+      options: the options of the run, or of each of the runs that train together, by which checkpoints of other runs
+        are told.
+      keep: how many are kept.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        self._folder, self._keep = folder.resolve(), keep
-        self._drop_unfinished()
-        with _disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, options: Sequence[Mapping[str, Any]] = (), keep: int = 2) -> None:
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs as errors what it raises too
+        with _disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._folder, self._options, self._keep = folder.resolve(), list(options), keep
+            self._damaged = self._sorted_out()
             tempfile.TemporaryFile(dir=self._folder).close()  # now, not after hours: it can be written
+        self._link: Path | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._give_up()
 
     def prepare(self) -> None:
         """Makes ready to save, which takes its time: the first step runs meanwhile."""
@@ -41,21 +78,40 @@ class Checkpoints:
         ocp = _orbax()
         options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
         with _disk_errors(self._folder):
-            return ocp.CheckpointManager(self._folder, options=options)
+            return ocp.CheckpointManager(self._for_orbax(), options=options)
 
-    def _drop_unfinished(self) -> None:
-        """Removes step folders that hold no finished checkpoint: orbax would count them as steps."""
-        if hosts.leader() and self._folder.is_dir():
-            for step in self._folder.iterdir():
-                if step.is_dir() and not (step / "_CHECKPOINT_METADATA").is_file():
-                    shutil.rmtree(step)
-        hosts.wait("unfinished checkpoints are gone")
+    def _for_orbax(self) -> Path:
+        """Returns a path of the folder without the characters of patterns, for which orbax would look in vain."""
+        if glob.escape(str(self._folder)) == str(self._folder):
+            return self._folder
+        if self._link is None or not self._link.exists():
+            self._link = _linked(self._folder)
+        return self._link
 
-    def latest(self) -> int | None:
-        """Returns the step of the newest checkpoint, before any is saved here; None where there is none."""
-        finished = [int(step.name) for step in self._folder.iterdir() if step.name.isdigit()]
-        newest = hosts.of_leader(max(finished, default=-1))  # file systems may not show all the same
-        return None if newest < 0 else newest
+    def _sorted_out(self) -> list[int | str]:
+        """Removes what is left of unfinished saves and deletions; returns what stands where a step should be."""
+        if not hosts.leader():
+            return []
+        found = list(self._folder.iterdir())
+        whole = [_number(path) for path in found if (path / "_CHECKPOINT_METADATA").is_file()]
+        newest, damaged = max((step for step in whole if step is not None), default=-1), []
+        for path in found:
+            step = _number(path)
+            if _UNFINISHED in path.name or (_empty(path) and step is not None):
+                shutil.rmtree(path)
+            elif step is not None and not (path / "_CHECKPOINT_METADATA").is_file():
+                if step < newest and path.is_dir():
+                    shutil.rmtree(path)  # the newest but `keep` are deleted, which a kill may have cut short
+                else:
+                    damaged.append(step)
+            elif step is None and path.name.rpartition("_")[2].isdigit():
+                damaged.append(path.name)  # orbax would count it as a step
+        return damaged
+
+    def _steps(self) -> list[int]:
+        """Returns the steps of which there are checkpoints, newest first."""
+        steps = [_number(path) for path in self._folder.iterdir()]
+        return sorted((step for step in steps if step is not None and step not in self._damaged), reverse=True)
 
     def save(self, state: State, best: PyTree, progress: dict[str, Any]) -> None:
         """Starts to save the state, the best trainable tree so far, and JSON values (data position, early stopping).
@@ -66,47 +122,240 @@ class Checkpoints:
         ocp, step = _orbax(), int(state.step)
         if step == self._manager.latest_step():
             return
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_tree(state, best)),
-            progress=ocp.args.JsonSave(json.loads(json.dumps(progress))),
-        )
+        tree = _tree(state, best)
+        values = soundness.sealed(tree, {**progress, "options": self._options})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(values))
         with _disk_errors(self._folder):
+            self._for_orbax()
             self._manager.wait_until_finished()
             self._manager.save(step, args=args)
 
-    def restore(self, like: State, best: PyTree) -> tuple[State, PyTree, dict[str, Any]]:
-        """Returns the newest checkpoint, with shapes, types and shardings as in `like` and `best`."""
-        ocp = _orbax()
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like, best))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+    def restore(self, like: State, best: PyTree) -> Restored | None:
+        """Returns the newest sound checkpoint, with shapes, types and shardings as in `like` and `best`.
+
+        Damaged ones that are newer are renamed, with a line on stderr. None where there is no checkpoint.
+
+        Raises:
+          UserError: all are damaged, or the newest is another run's.
+        """
+        tree = _tree(like, best)
+        restored, damage = self._agreed(tree) if hosts.several() else self._newest_sound(tree)
+        if hosts.leader():
+            self._set_aside(damage)
+        hosts.wait("damaged checkpoints are renamed")
+        return restored
+
+    def _agreed(self, like: PyTree) -> tuple[Restored | None, dict[int | str, str]]:
+        """Does what `_newest_sound` does, in all processes with the same step.
+
+        Process 0 reads first, alone: where each found damage on its own, they would wait for each other.
+        """
+        step, damage, error = -1, {}, UserError("process 0 could read no checkpoint; its own message says why")
+        if hosts.leader():
+            try:
+                restored, damage = self._newest_sound(like, alone=True)
+                step = -1 if restored is None else restored[2]["next_step"]
+            except UserError as refused:
+                step, error = -2, refused
+        step = hosts.of_leader(step)
+        if step == -2:
+            raise error
         try:
-            restored: Any = self._manager.restore(self._manager.latest_step(), args=args)
-        except (ValueError, KeyError, OSError) as error:
+            return None if step < 0 else self._read(step, like), damage
+        except Damaged as found:
+            raise UserError(f"{self._folder / str(step)} could not be read here ({found}), but in process 0") from found
+
+    def _newest_sound(self, like: PyTree, alone: bool = False) -> tuple[Restored | None, dict[int | str, str]]:
+        """Returns the newest sound checkpoint, and what is wrong with those that are newer."""
+        damage: dict[int | str, str] = dict.fromkeys(self._damaged, "there is no checkpoint in it")
+        for step in self._steps():
+            try:
+                return self._read(step, like, alone), damage
+            except Damaged as error:
+                damage[step] = str(error)
+        if damage:
+            raise self._nothing_left(damage)
+        return None, damage
+
+    def _read(self, step: int, like: PyTree, alone: bool = False) -> Restored:
+        """Returns a checkpoint after all checks.
+
+        Raises:
+          Damaged: it is not what was saved.
+          UserError: it is another run's, or may not be read.
+        """
+        ocp, path = _orbax(), self._for_orbax() / str(step)
+        with self._damage(step), _reader(alone) as reader:
+            values = reader.restore(path, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+        soundness.check_progress(values, step)
+        differing = soundness.differing(values.get("options", self._options), self._options)
+        if differing:
+            shown = "; ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
             raise UserError(
-                f"the checkpoint in {self._folder} cannot be read ({first_line(error)}); "
-                "delete that folder to start this run again"
-            ) from error
-        tree = dict(restored.state)
+                f"{self._folder / str(step)} is the checkpoint of another run ({shown}); move it away, or choose "
+                "another --workdir"
+            )
+        with self._damage(step), _reader(alone) as reader:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like, alone)))
+            tree = dict(reader.restore(path, args=args).state)
+            _compare_shapes(tree, like)
+        soundness.verify(tree, values)
         best = tree.pop("best")
-        return State(**tree), best, restored.progress
+        return State(**tree), best, values
+
+    @contextlib.contextmanager
+    def _damage(self, step: int) -> Iterator[None]:
+        """Turns what orbax raises, which may be anything, into `Damaged`."""
+        try:
+            yield
+        except Damaged:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            if any(words in str(error) for words in _NOT_DAMAGE):
+                raise UserError(f"{self._folder / str(step)} cannot be read: {_first_line(error)}") from error
+            raise Damaged(_first_line(error)) from error
+
+    def _set_aside(self, damage: Mapping[int | str, str]) -> None:
+        for step, why in damage.items():
+            path, number = self._folder / str(step), 1
+            kept = self._folder / f"damaged-{_without_steps(step)}"
+            while os.path.lexists(kept):
+                number += 1
+                kept = self._folder / f"damaged-{_without_steps(step)}-{number}"
+            with _disk_errors(self._folder):
+                os.rename(path, kept)
+            print(
+                f"the checkpoint {path} is damaged ({why}); it is now {kept.name}, and the one before it is used",
+                file=sys.stderr,
+            )
+
+    def _nothing_left(self, damage: Mapping[int | str, str]) -> UserError:
+        paths = [f"{self._folder / str(step)} ({why})" for step, why in damage.items()]
+        return UserError(
+            f"no checkpoint can be read: {', '.join(paths)}; restore a copy of one, or delete {self._folder} to start "
+            "this run again"
+        )
 
     def close(self) -> None:
         """Waits for the last save."""
-        with _disk_errors(self._folder):
-            self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            if "_manager" in self.__dict__:
+                manager = self.__dict__.pop("_manager")
+                with _disk_errors(self._folder):
+                    manager.wait_until_finished()
+                manager.close()
+        finally:
+            self._unlink()
+
+    def _give_up(self) -> None:
+        """Finishes what is being saved; what goes wrong in this is no news beside the error that ends the run."""
+
+        def finish() -> None:
+            with contextlib.suppress(Exception):
+                self.close()
+
+        if not hosts.several():
+            finish()
+            return
+        thread = threading.Thread(target=finish, daemon=True)
+        thread.start()
+        thread.join(_PATIENCE_SECONDS)
+
+    def _unlink(self) -> None:
+        if self._link is not None:
+            shutil.rmtree(self._link.parent, ignore_errors=True)
+            self._link = None
 
 
 def _orbax() -> Any:
     """orbax is imported late: it is slow."""
     import orbax.checkpoint
 
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     return orbax.checkpoint
+
+
+def _unraisable(error: Any) -> None:
+    """Says nothing of what orbax's coroutines raise a second time, when they are dropped."""
+    trace, files = error.exc_traceback, []
+    while trace is not None:
+        files.append(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    if not any(f"{os.sep}orbax{os.sep}" in file for file in files):
+        sys.__unraisablehook__(error)
+
+
+@contextlib.contextmanager
+def _reader(alone: bool) -> Iterator[Any]:
+    """Yields what reads one checkpoint; `alone`: in this process, without the others."""
+    ocp = _orbax()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index() if alone else 0, active_processes={jax.process_index()} if alone else None
+    )
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=options) if alone else ocp.CompositeOptions()
+    )
+    reader = ocp.Checkpointer(handler, multiprocessing_options=options)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _linked(folder: Path) -> Path:
+    """Returns a link to a folder, in a temporary folder whose path has none of the characters of patterns."""
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if glob.escape(place) == place and os.access(place, os.W_OK):
+            link = Path(tempfile.mkdtemp(prefix="prefix_jax-", dir=place)) / "checkpoints"
+            link.symlink_to(folder, target_is_directory=True)
+            return link
+    character = next(c for c in str(folder) if c in "[]*?")
+    raise UserError(f'{folder} has a "{character}" in it, which checkpoints cannot have; choose another --workdir')
+
+
+def _number(path: Path) -> int | None:
+    """Returns the step that a path is named for; None for other names."""
+    return int(path.name) if re.fullmatch("0|[1-9][0-9]{0,17}", path.name) else None
+
+
+def _without_steps(name: int | str) -> str:
+    """Returns a name of which orbax makes no step."""
+    return str(name).replace("_", "-")
+
+
+def _empty(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(p for p in path.rglob("*") if not p.is_dir())
+
+
+def _abstract(tree: PyTree, alone: bool) -> PyTree:
+    """Returns shapes, types and shardings for orbax; `alone`: on a device that this process alone has."""
+    abstract = jax.tree.map(_orbax().utils.to_shape_dtype_struct, tree)
+    if not alone:
+        return abstract
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
+
+
+def _compare_shapes(tree: PyTree, like: PyTree) -> None:
+    found, wanted = (
+        [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(t)]
+        for t in (tree, like)
+    )
+    if found != wanted:
+        raise Damaged("its arrays are not those of this run")
 
 
 def _tree(state: State, best: PyTree) -> dict[str, Any]:
     names = ("step", "trainable", "optimizer", "average", "key")
     return {name: getattr(state, name) for name in names} | {"best": best}
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).strip() or type(error).__name__).split("\n")[0]
+    return "an array cannot be read" if line.startswith("Encountered error while reading array") else line[:200]
 
 
 @contextlib.contextmanager

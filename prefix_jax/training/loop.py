@@ -18,6 +18,7 @@ from jaxtyping import Array, PyTree
 from prefix_jax.data.batching import PackedBatches
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
+from prefix_jax.training import sameness
 from prefix_jax.training.checkpoint import Checkpoints
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
@@ -89,12 +90,13 @@ class _Point:
         """Returns the newest checkpoint's, or the start."""
         state = trainer.initial()
         best = _copy(exported(state))  # the step reuses the state's buffers
-        # Not the state's own number of steps, for which the host would wait.
-        step = checkpoints.latest() or 0
-        if not step:
+        restored = checkpoints.restore(state, best)
+        if restored is None:
             return cls(state, best, [Patience() for _ in trainer.members])
-        state, best, progress = checkpoints.restore(state, best)
-        return cls(state, best, [Patience.from_json(p) for p in progress["patience"]], step, progress["seconds"])
+        state, best, progress = restored
+        # Not the state's own number of steps, for which the host would wait.
+        step, seconds = progress["next_step"], progress["seconds"]
+        return cls(state, best, [Patience.from_json(p) for p in progress["patience"]], step, seconds)
 
     def save(self, checkpoints: Checkpoints, seconds: float) -> None:
         patience = [p.as_json() for p in self.patience]
@@ -102,7 +104,10 @@ class _Point:
 
 
 class Stop:
-    """True once SIGTERM or SIGINT has come; the handlers stand while it is entered."""
+    """True once SIGTERM, SIGINT or SIGHUP has come; the handlers stand while it is entered.
+
+    A hangup that is ignored, as under nohup, stays so.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -114,7 +119,10 @@ class Stop:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             # Of several processes, SIGTERM to one stops all at the same step: see `hosts.asked_to_stop`.
-            numbers = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
+            numbers = [signal.SIGINT] if hosts.several() else [signal.SIGTERM, signal.SIGINT]
+            hangup = getattr(signal, "SIGHUP", None)
+            if hangup is not None and not hosts.several() and signal.getsignal(hangup) is not signal.SIG_IGN:
+                numbers.append(hangup)
             self._before = {s: signal.signal(s, ask) for s in numbers}
         return self
 
@@ -133,14 +141,15 @@ def train(trainer: Trainer) -> list[Outcome]:
       UserError: a run that has the program to itself diverges, or the disk is full.
     """
     options = trainer.options
-    checkpoints = Checkpoints(trainer.folder / "checkpoints")
+    fixed = [sameness.fixed(member.config) for member in trainer.members]
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())  # first, so that the handlers stand until the last save is finished
+        checkpoints = stack.enter_context(Checkpoints(trainer.folder / "checkpoints", fixed))
         writers = [
             stack.enter_context(MetricWriter(member.workdir, options.tensorboard, options.wandb))
             for member in trainer.members
             if hosts.leader()
         ]
-        stop = stack.enter_context(Stop())
         point = _Point.of(trainer, checkpoints)
         if point.step > trainer.total_steps:
             raise UserError(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+from prefix_jax import disk
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
@@ -41,6 +42,9 @@ def run(trainer: Trainer) -> list[Outcome]:
       UserError: a run alone diverges, the disk is full, or another process trains in the same directory.
     """
     with hosts.holding(trainer.folder):
+        if hosts.leader():
+            for member in trainer.members:
+                disk.drop_leftovers(member.workdir, member.workdir / "tuned")
         _announce(trainer)
         outcomes = train(trainer)
         for outcome in outcomes:

@@ -41,7 +41,7 @@ class Progress:
     ):
         self.total, self.start, self.label, self.shown = total, start, label, shown
         self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty()
+        self._terminal = _is_terminal(self._stream)
         self._clock, self._line_seconds = clock, line_seconds
         self._step = start
         self._values: dict[str, float] = {}
@@ -129,7 +129,7 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):
+        except (AttributeError, OSError, ValueError):
             pass  # A closed terminal must not end a run.
 
 
@@ -144,6 +144,13 @@ def _spoken(name: str, value: float) -> str:
     if name == "tokens_per_second":
         return f"{value:,.0f} tokens/s"
     return f"{name.replace('_', ' ')} {value:.4g}"
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _columns(stream: Any) -> int:

@@ -1,20 +1,15 @@
 """Whether a run that is resumed is the same: its options by what they mean, its model by its numbers, not its path."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array
-
 from prefix_jax.config import default_config, flat
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import Identity, same_model
+from prefix_jax.training import soundness
 from prefix_jax.tuning.lora import TARGETS
 from prefix_jax.tuning.method import METHODS
 from prefix_jax.tuning.store import model_of
@@ -51,24 +46,15 @@ def ground(session: "Session") -> dict[str, Any]:
 
 def checksum(session: "Session") -> str:
     """Returns a hash of every number of the frozen weights as they are in memory, the same on any mesh."""
-    where = None if session.placement is None else session.placement.replicated
-    sums = jax.device_get(jax.jit(_sums, out_shardings=where)(session.pretrained.params))
-    flat_sums = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(sums)]
     config = session.config.model
-    return f"{config.dtype} {config.quantisation} {hashlib.sha256(b''.join(flat_sums)).hexdigest()[:16]}"
+    return f"{config.dtype} {config.quantisation} {soundness.checksum(session.pretrained.params, {})[:16]}"
 
 
-def _sums(tree: Any) -> Any:
-    """Two sums of the bits of each leaf, modulo 2**32, the second one weighted by place."""
-
-    def both(leaf: Array) -> Array:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)
-        place = jnp.zeros(bits.shape, jnp.uint32)
-        for axis, size in enumerate(bits.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        return jnp.stack([bits.sum(dtype=jnp.uint32), (bits * (2 * place + 1)).sum(dtype=jnp.uint32)])
-
-    return jax.tree.map(both, tree)
+def fixed(config: Any) -> dict[str, Any]:
+    """Returns the options of a run that its checkpoints depend on, by dotted name, each by what it means."""
+    options = flat(_plain(config))
+    used = set(_methods(options["method"]))
+    return {name: _meaning(name, value) for name, value in options.items() if not _free(name, used)}
 
 
 def refuse_other(
@@ -160,7 +146,7 @@ def _meaning(name: str, value: Any) -> Any:
     if name == "method":
         return _methods(value)
     if name in _CATEGORIES:
-        return value.startswith("-"), _parts(value.removeprefix("-"))
+        return [value.startswith("-"), _parts(value.removeprefix("-"))]
     if name in _SETS:
         return sorted(TARGETS) if name == "lora.targets" and value == "all" else _parts(value)
     return value

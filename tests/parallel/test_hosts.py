@@ -116,6 +116,18 @@ def test_one_process_killed_ends_the_others_and_the_restart_goes_on(launch, tmp_
     assert [code for code, _ in done] == [0, 0], done
 
 
+def test_processes_agree_on_the_sound_checkpoint_before_a_damaged_one(launch, tmp_path):
+    """In a directory whose name has the characters of patterns."""
+    assert [code for code, _ in ended(launch("run[1]", 2, 1, "--config.mesh.fsdp=2"))] == [0, 0]
+    checkpoints = tmp_path / "run[1]" / "checkpoints"
+    largest = max((checkpoints / "8" / "state").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    done = ended(launch("run[1]", 2, 1, "--config.mesh.fsdp=2", "--config.training.steps=10"))
+    assert [code for code, _ in done] == [0, 0], done
+    assert "8 is damaged" in done[0][1] and "damaged" not in done[1][1]
+    assert {path.name for path in checkpoints.iterdir()} == {"8", "10", "damaged-8"}
+
+
 def until(ready, processes, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not ready():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from prefix_jax import checksums, dependencies
+from prefix_jax import checksums, dependencies, disk
 from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import families
@@ -181,7 +181,7 @@ def _alias_tokenizer(name: str) -> tokenizers.Late:
 
 def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
     """Returns the directory of a checkpoint, its kind and its version."""
-    path = Path(source).expanduser()
+    path = Path(disk.expanded(source))
     if path.is_dir():
         return path, "directory", ""
     if path.exists():
