@@ -36,7 +36,7 @@ class Ours:
     def batches(self, rows: list[Row], batch: int = 16, row_length: int = 0) -> PackedBatches:
         """Returns the rows packed as training packs them."""
         spec = self.session.spec
-        layout = Layout(self.encoder_decoder, getattr(spec, "decoder_start_id", 0), spec.pad_id)
+        layout = Layout.of(spec)
         return PackedBatches(as_set(rows), layout, batch, row_length=row_length, shuffle=False)
 
     def step(self, batch: Batch) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from prefix_jax.models import from_hf
+from prefix_jax.models import FAMILIES, from_hf
 from tests.conftest import ROOT
 
 FLOORS = (
@@ -43,6 +43,23 @@ def test_imports_go_down_the_floors(floor: str):
     for module in modules:
         if module.name not in entry:
             assert not imported(module) & above, f"{module.relative_to(ROOT)} imports from a higher floor"
+
+
+def test_nothing_outside_models_knows_a_family():
+    """A family is a file and a row in `models.families`: what others want to know stands in its row or its spec."""
+    names = {name for f in FAMILIES.values() for name in (f.spec.family, *f.readers, f.spec.__name__)}
+    for path in PACKAGE.rglob("*.py"):
+        if PACKAGE / "models" in path.parents:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            place = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Constant):
+                assert node.value not in names, f"{place} names a family"
+            if isinstance(node, ast.Name):
+                assert node.id not in names, f"{place} names a family's class"
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "isinstance"):
+                assert "spec" not in ast.unparse(node.args[0]).lower(), f"{place} asks what a spec is"
 
 
 def test_the_project_names_no_path_outside_itself():

@@ -13,6 +13,7 @@ from prefix_jax.data.packing import EpochPlan, Plan, Shape, choose_shape, make_p
 from prefix_jax.data.tokens import Ragged, TokenisedSet
 from prefix_jax.dependencies import PackingPlan
 from prefix_jax.errors import UserError
+from prefix_jax.models.specs import Spec
 
 Array = Any  # numpy or jax
 
@@ -46,6 +47,10 @@ class Layout:
     encoder_decoder: bool
     decoder_start: int = 0
     pad: int = 0
+
+    @classmethod
+    def of(cls, spec: Spec) -> "Layout":
+        return cls(spec.encoder_layers > 0, spec.decoder_start, spec.pad_id)
 
 
 class PackedBatches:

@@ -69,8 +69,7 @@ def attention(opened: Session, kept: Kept | None, source: str, target: str | Non
 
 def each_alone(opened: Session, kept: Kept | None, records: Sequence[Record]) -> list[Batch]:
     """Returns a batch for each record, in a row of its own; all are of one shape, so that one program serves them."""
-    spec = opened.spec
-    layout = Layout(spec.encoder_layers > 0, getattr(spec, "decoder_start_id", 0), spec.pad_id)
+    layout = Layout.of(opened.spec)
     data = tokenised(opened, records).reserving(0 if kept is None else kept.reserved)
     batches = PackedBatches(data, layout, batch=1, shuffle=False)
     found = {int(batches.records_at(step)[0][0]): batches.batch_at(step) for step in range(batches.steps_per_epoch)}

@@ -81,6 +81,11 @@ class Spec:
         return (LayerKind(),) * self.layers
 
     @property
+    def decoder_start(self) -> int:
+        """The token that begins an encoder-decoder's output; others have no use for it."""
+        return 0
+
+    @property
     def narrowest_window(self) -> int | None:
         """The smallest sliding window of a layer; None where all see everything."""
         return min((kind.window for kind in self.layer_pattern if kind.window is not None), default=None)

@@ -209,7 +209,7 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
         records = subsets.spread(records, wanted)
     return PackedBatches(
         tokenised(session, records).reserving(session.method().reserved),
-        Layout(spec.encoder_layers > 0, getattr(spec, "decoder_start_id", 0), spec.pad_id),
+        Layout.of(spec),
         batch=config.training.batch,
         seed=config.data.seed,
         row_length=config.data.row_length,

@@ -38,6 +38,10 @@ class BartSpec(Spec):
         return self.encoder_depth
 
     @property
+    def decoder_start(self) -> int:
+        return self.decoder_start_id
+
+    @property
     def window(self) -> int:
         """Of the encoder and of the decoder, each for itself."""
         return self.max_positions

@@ -91,7 +91,7 @@ class Family:
       adapters: for the files of `adapters`: the attribute of the base model with its dot, the class with the head, and
         the type; None: they cannot hold this family's prefixes.
       transposed: whether the matrices of its modules are `[inputs, outputs]` (Conv1D).
-      original: whether the files of Li & Liang (2021) have a form for it.
+      original: the `model_type` that the files of Li & Liang (2021) have for it; empty: they have none.
     """
 
     title: str
@@ -106,4 +106,4 @@ class Family:
     gguf: Mapping[str, Gguf] = field(default_factory=dict)
     adapters: tuple[str, str, str] | None = None
     transposed: bool = False
-    original: bool = False
+    original: str = ""

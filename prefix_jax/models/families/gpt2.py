@@ -146,5 +146,5 @@ FAMILY = Family(
     },
     adapters=("transformer.", "GPT2LMHeadModel", "gpt2"),
     transposed=True,
-    original=True,
+    original="gpt2",
 )

@@ -45,6 +45,10 @@ class T5Spec(Spec):
     def encoder_layers(self) -> int:
         return self.encoder_depth
 
+    @property
+    def decoder_start(self) -> int:
+        return self.decoder_start_id
+
 
 def relative_buckets(distance: Int[Array, "T S"], bidirectional: bool, buckets: int, furthest: int) -> Array:
     """Returns the bucket of each distance (key column minus query column): exact when near, logarithmic when far."""

@@ -79,7 +79,7 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
         "_my_arg_tune_mode": "prefixtune",
         "architectures": ["PrefixTuning"],
         "init_shallow": "yes",
-        "model_type": "gpt2",
+        "model_type": families.of(spec).original,
         "n_embd": spec.d_model,
         "n_head": spec.heads,
         "n_layer": spec.layers,
