@@ -84,8 +84,8 @@ def _select(state: State, logits: Float[Array, "B M V"], options: Options, spec:
     index, running = state.index, state.running
     scores = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     scores = allowed(scores, options, spec, prompt, running.tokens, index) + running.score[..., None]
-    score, parent, token = best(scores, candidates(options.width, spec))
-    ended = ends(token, spec) | (index + 1 >= options.max_length)
+    score, parent, token = best(scores, candidates(options, spec))
+    ended = ends(token, options, spec) | (index + 1 >= options.max_length)
     tokens = lax.dynamic_update_slice_in_dim(
         _of(running.tokens, parent), token.astype(jnp.int32)[..., None], index, axis=2
     )

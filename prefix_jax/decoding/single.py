@@ -64,5 +64,5 @@ def _extend(lines: Lines, logits: Array, options: Options, spec: Spec, prompt: P
         tokens=lax.dynamic_update_slice_in_dim(lines.tokens, column, index, axis=1),
         lengths=lines.lengths + running,
         score=lines.score + jnp.where(running, gain, 0.0),
-        running=running & ~ends(token, spec),
+        running=running & ~ends(token, options, spec),
     )

@@ -130,7 +130,11 @@ class Embedding(nn.Module):
     ) -> Array:
         """`put` changes the rows before positions are added."""
         rows = put(jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype))
-        return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0).astype(rows.dtype)
+        if positions is None:
+            return rows
+        # Columns without a token may lie beyond the table. What `take` fills in there by default is not a number, which
+        # a weight of zero does not take out of a sum.
+        return rows + jnp.take(self.positions, positions, axis=0, mode="clip").astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
         return product_transposed(hidden.astype(jnp.float32), self._table())

@@ -26,6 +26,8 @@ MAY_CHANGE = (
     "training.tensorboard",
     "training.wandb",
     "data.path",
+    "data.keep_special_tokens",
+    "data.strict",
     "decoding.",
     "mesh.",
     "model.attention",
@@ -66,12 +68,17 @@ def earlier(workdir: Path, config: Config) -> dict[str, Any]:
 
 
 def claim(
-    workdir: Path, config: Config, parameters: dict[str, int], words: Sequence[str], batch_shape: Sequence[int]
+    workdir: Path,
+    config: Config,
+    parameters: dict[str, int],
+    words: Sequence[str],
+    batch_shape: Sequence[int],
+    audit: dict[str, Any] | None = None,
 ) -> None:
     """Writes `config.json`, unless the directory belongs to another configuration.
 
     `batch_shape` are a step's rows and the two capacities of a row: a resumed run keeps them, and so its batches, on
-    whatever devices it goes on.
+    whatever devices it goes on. `audit` is what was found of the data, by split.
 
     Raises:
       UserError: the directory holds a run with other options.
@@ -86,6 +93,7 @@ def claim(
         "platform": f"{platform.platform()}, {os.cpu_count()} cores",
         "versions": versions(),
         "parameters": parameters,
+        "audit": audit or {},
     }
     if hosts.leader():
         write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
