@@ -112,8 +112,7 @@ def write_texts(
       UserError: a source is empty or too long, or has a word that the model lacks; a decoding option does not fit; the
         model's outputs are not finite.
     """
-    section = opened.config.decoding
-    options = decoding.Options.from_config(section, opened.more_ends)
+    options = _options(opened)
     for row, source in enumerate(sources):
         if not source.strip():
             raise UserError(f"input {row + 1} is empty; give it text or leave it out")
@@ -121,7 +120,7 @@ def write_texts(
     kept = kept or Kept()
     ids = [[opened.spec.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
     model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
-    batch = min(section.batch, len(ids))
+    batch = min(opened.config.decoding.batch, len(ids))
     try:
         if not progress or not hosts.leader():
             return opened.printer.texts(decoding.decode_all(model, variables, prefix, ids, options, batch))
@@ -132,6 +131,14 @@ def write_texts(
         said = f"the model's outputs for input {error.row + 1} are not finite"
         raise UserError(f"{said}: {finite.blame(opened.base, kept)}") from None
     return opened.printer.texts(found)
+
+
+def _options(opened: Session) -> decoding.Options:
+    options = decoding.Options.from_config(opened.config.decoding, opened.more_ends)
+    if hosts.leader() and set(opened.printer.ends) <= set(options.banned_tokens):
+        said = f"decoding.banned_tokens has every token that ends a text ({', '.join(map(str, opened.printer.ends))})"
+        print(f"{said}: all texts run to decoding.max_length={options.max_length}", file=sys.stderr)
+    return options
 
 
 def _sources(opened: Session, sources: Sequence[str], where: str) -> tokens.Ragged:
@@ -176,11 +183,13 @@ def evaluate(
         records = subsets.spread(records, limit) if spread else records[:limit]
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
+    about |= {"keep_special_tokens": kept_tokens} if (kept_tokens := config.data.keep_special_tokens) else {}
     samples = _known_samples(workdir)
     entry, texts = _earlier(workdir, split, about, [row for row in samples if row["split"] == split])
     if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     entry["prefix"] = found.sha256
+    _say_of_references(found.session, records, split)
     what = f"with {config.method.replace('+', ' and ')}"
     for name, wanted, kept in (("tuned", tuned, found.kept), ("bare", bare, None)):
         if wanted:
@@ -198,6 +207,13 @@ def evaluate(
     return entry
 
 
+def _say_of_references(opened: Session, records: Sequence[Record], split: str) -> None:
+    """Says which references no output can equal."""
+    longest = opened.config.decoding.max_length
+    lines = audit.reference_findings(records, opened.printer, opened.formats.target, longest)
+    audit.say(split, lines, audit.strict(opened.config.data.strict), quiet=not hosts.leader())
+
+
 def _earlier(
     workdir: Path, split: str, about: dict[str, Any], rows: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -206,7 +222,10 @@ def _earlier(
     `rows` are the split's samples.
     """
     entry = _read_scores(workdir).get(split, {})
-    same = all(_plain(entry.get(key)) == _plain(value) for key, value in {"spread": None, **about}.items())
+    same = all(
+        _plain(entry.get(key)) == _plain(value)
+        for key, value in {"spread": None, "keep_special_tokens": None, **about}.items()
+    )
     if not same or len(rows) != about["records"]:
         if entry.get("records", 0) > about["records"] and hosts.leader():
             print(f"replacing the scores of {entry['records']} records of {split} by those of fewer", file=sys.stderr)

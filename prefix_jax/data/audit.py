@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prefix_jax.data import array_cache
+from prefix_jax.data import array_cache, tokens
 from prefix_jax.data.records import Record
 from prefix_jax.data.texts import Printer, added_tokens
 from prefix_jax.data.tokens import Frame, Ragged, TokenisedSet
@@ -70,6 +70,7 @@ def measure(
     ids = [r.id for r in records]
     return {
         "records": len(records),
+        "what": "targets",
         "changed": _changed(targets, ids, data.targets, printer),
         "unknown": {
             "sources": _unknown(sources, ids, data.sources, source_frame, tokenizer),
@@ -95,7 +96,7 @@ def findings(
         "unknown": _unknown_line(measured),
         "cut": cut_line(data.sources.lengths, data.whole, limit),
         "ends": _ends_line(measured, longest_text),
-        "long": _long_line(measured, data, longest_text, 0.0 if "long" in wanted else _FEW),
+        "long": _long_line(measured, data.targets.lengths, longest_text, 0.0 if "long" in wanted else _FEW),
     }
     return {name: line for name, line in found.items() if line}
 
@@ -113,6 +114,28 @@ def source_findings(
     found = {
         "unknown": _unknown_line({"records": len(texts), "unknown": unknown}),
         "cut": cut_line(data.lengths, whole, limit),
+    }
+    return {name: line for name, line in found.items() if line}
+
+
+def reference_findings(
+    records: Sequence[Record], printer: Printer, target_format: str, longest_text: int
+) -> dict[str, str]:
+    """Returns the sentences about the references of records that are scored: what no output can equal."""
+    pairs = [(record.id, text) for record in records for text in record.references]
+    names, texts = [name for name, _ in pairs], [text for _, text in pairs]
+    ids = tokens.tokenise_targets(texts, printer.tokenizer, target_format)
+    measured = {
+        "records": len(texts),
+        "what": "references",
+        "changed": _changed(texts, names, ids, printer),
+        "unknown": {"references": _unknown(texts, names, ids, printer.frame, printer.tokenizer)},
+        "beyond": printer.beyond,
+    }
+    found = {
+        "changed": _changed_line(measured),
+        "unknown": _unknown_line(measured),
+        "long": _long_line(measured, ids.lengths, longest_text, _FEW),
     }
     return {name: line for name, line in found.items() if line}
 
@@ -207,7 +230,7 @@ def _changed_line(measured: Measured) -> str:
         return ""
     before, after = _around(found["before"], found["after"])
     return (
-        f"{found['count']} of {measured['records']} targets come back changed from the tokenizer, the first "
+        f"{found['count']} of {measured['records']} {measured['what']} come back changed from the tokenizer, the first "
         f"({found['record']}) {before} as {after}; {_fix(found)}"
     )
 
@@ -269,12 +292,12 @@ def _ends_line(measured: Measured, longest: int) -> str:
     return f"data.target_format {_short(ends['format'])} {said}: {does}; put {{eos}} at its end"
 
 
-def _long_line(measured: Measured, data: TokenisedSet, longest: int, share: float) -> str:
-    lengths = data.targets.lengths - measured.get("beyond", 0)
+def _long_line(measured: Measured, lengths: np.ndarray, longest: int, share: float) -> str:
+    lengths = lengths - measured["beyond"]
     over = int((lengths > longest).sum())
     if not over or over <= share * len(lengths):
         return ""
     return (
-        f"{over} of {len(lengths)} targets are longer than decoding.max_length={longest} tokens (the longest has "
+        f"{over} of {len(lengths)} {measured['what']} are longer than decoding.max_length={longest} tokens (the longest has "
         f"{int(lengths.max())}) and cannot be written whole; raise --config.decoding.max_length"
     )

@@ -7,7 +7,7 @@ import pytest
 from prefix_jax.data import tasks
 from prefix_jax.data.sources import as_read
 
-ODD = ["  two spaces before", "behind \t", "in\tside  it", "a line\nand another", "\u3000wide\u3000", "no-break\u00a0space "]
+ODD = ["  two before", "behind \t", "in\tside  it", "a line\nand another", "\u3000wide\u3000", "no-break\u00a0space "]
 
 
 @pytest.mark.parametrize("text", ODD)
