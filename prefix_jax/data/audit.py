@@ -298,6 +298,6 @@ def _long_line(measured: Measured, lengths: np.ndarray, longest: int, share: flo
     if not over or over <= share * len(lengths):
         return ""
     return (
-        f"{over} of {len(lengths)} {measured['what']} are longer than decoding.max_length={longest} tokens (the longest has "
-        f"{int(lengths.max())}) and cannot be written whole; raise --config.decoding.max_length"
+        f"{over} of {len(lengths)} {measured['what']} are longer than decoding.max_length={longest} tokens (the "
+        f"longest has {int(lengths.max())}) and cannot be written whole; raise --config.decoding.max_length"
     )

@@ -233,12 +233,13 @@ class _Run:
     def _explain(self, losses: np.ndarray, window: list[dict[str, Any]]) -> None:
         """Raises UserError with the cause where a run alone, or all members, can have no finite loss."""
         alone = self.t.lengths is None
-        first = next((i for i, m in enumerate(window) if not np.isfinite(_each(m["loss"])).all()), len(window) - 1)
+        bad = [not np.isfinite([_each(m["loss"]), _each(m["gradient_norm"])]).all() for m in window]
+        first = bad.index(True)
         step = self.at.step - len(window) + first
-        found = diagnosis.cause(self.t, step, self._evaluate) if alone else diagnosis.of_weights(self.t)
+        found = diagnosis.cause(self.t, step, self._step) if alone else diagnosis.of_weights(self.t)
         if found:
             loss = losses[~np.isfinite(losses)][0]
-            raise UserError(f"the loss is {loss} at step {step + 1 if alone else self.at.step}: {found}")
+            raise UserError(f"the loss is {loss} at step {step + 1 if alone else self.at.step}; {found}")
 
     def _write(self, m: int, values: dict[str, float]) -> None:
         """Writes a line of a member's metrics, in the one process that does."""
@@ -263,7 +264,7 @@ class _Run:
         losses = _each(validation_loss(self._evaluate, self.t.session, trainable, self.t.validation))
         better = np.zeros(len(losses), bool)
         if not np.isfinite(losses).all() and (found := diagnosis.of_weights(self.t)):
-            raise UserError(f"the validation loss is {losses[~np.isfinite(losses)][0]} at step {self.at.step}: {found}")
+            raise UserError(f"the validation loss is {losses[~np.isfinite(losses)][0]} at step {self.at.step}; {found}")
         for m in self._running():
             self._write(m, {"validation_loss": float(losses[m]), "seconds": self.seconds})
             better[m] = self.at.patience[m].see(float(losses[m]), self.at.step)
