@@ -40,6 +40,14 @@ def allowed(
     return scores
 
 
+def normaliser(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows 1"]:
+    """Returns the logarithm of the sum of exponentials; not-a-number where it is not finite, which then reaches the
+    scores of what is decoded.
+    """
+    found = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return jnp.where(jnp.isfinite(found), found, jnp.nan)
+
+
 def ends(tokens: Int[Array, "*any"], options: Options, spec: Spec) -> Bool[Array, "*any"]:
     """Whether each token ends a text."""
     return (tokens[..., None] == jnp.array(end_ids(options, spec))).any(-1)

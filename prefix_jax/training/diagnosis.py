@@ -36,13 +36,13 @@ def cause(trainer: Trainer, step: int, take: Callable) -> str:
     for number in range(max(step - 1, 0), step + 1):
         if not _sound(trainer, number, take):
             return (
-                f"the batch of step {number + 1} (training records {_records(trainer, number)}) gives no finite numbers "
-                "with what is trained as it began either, so that the model overflows on these data; set "
+                f"the batch of step {number + 1} (training records {_records(trainer, number)}) gives no finite "
+                "numbers with what is trained as it began either, so that the model overflows on these data; set "
                 "--config.model.dtype=float32, or look at these records"
             )
     return (
-        "lower --config.optimizer.learning_rate and start in a new --workdir (the frozen weights, what is trained as it "
-        "began, and the batch give finite numbers)"
+        "lower --config.optimizer.learning_rate and start in a new --workdir (the frozen weights, what is trained as "
+        "it began, and the batch give finite numbers)"
     )
 
 
