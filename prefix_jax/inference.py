@@ -116,8 +116,8 @@ def write_texts(
     for row, source in enumerate(sources):
         if not source.strip():
             raise UserError(f"input {row + 1} is empty; give it text or leave it out")
-    ragged = _sources(opened, sources, where)
     kept = kept or Kept()
+    ragged = _sources(opened, sources, where, kept.reserved)
     ids = [[opened.spec.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
     model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
     batch = min(opened.config.decoding.batch, len(ids))
@@ -141,10 +141,12 @@ def _options(opened: Session) -> decoding.Options:
     return options
 
 
-def _sources(opened: Session, sources: Sequence[str], where: str) -> tokens.Ragged:
+def _sources(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
     """Returns the sources' ids, checked; says what the tokenizer did to them."""
     data, format = opened.config.data, opened.formats.source
-    limit = data.max_source_length
+    limit, window = data.max_source_length, opened.spec.window
+    if opened.spec.encoder_layers and window is not None:  # as training cuts them
+        limit = min(limit, window - reserved)
     ragged, whole = tokens.sources_and_lengths(sources, opened.tokenizer, format, limit)
     opened.check_ids(ragged, lambda i: f"input {i + 1}")
     if where:

@@ -68,3 +68,11 @@ def test_weights_that_are_not_finite_end_decoding_with_an_error(pair):
     spoilt["params"]["embedding"] = {**spoilt["params"]["embedding"], "tokens": table.at[7].set(np.nan)}
     with pytest.raises(NotFinite, match="input 1 are not finite"):
         decode_all(pair.model, spoilt, None, [[3, 7], [4]], Options(strategy="greedy", max_length=2), 2)
+
+
+def test_a_source_beyond_an_encoders_window_is_cut_as_training_cuts_it(tiny_models, tmp_path, capsys):
+    config = tiny.configuration(tiny_models["bart"], tmp_path)
+    config.decoding.update(strategy="greedy", max_length=2)
+    opened = session.open_session(config)
+    inference.write_texts(opened, None, ["name " * 200], progress=False)
+    assert f"1 of 1 sources are cut to {opened.limits.source} tokens" in capsys.readouterr().err
