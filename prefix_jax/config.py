@@ -134,6 +134,13 @@ def _data() -> dict:
         # How text becomes tokens; empty: what suits the model (see data/tokens.py).
         source_format="",
         target_format="",
+        # Comma-separated special or added tokens that outputs keep, such as "<sep1>,<sep2>", or "all" but those of the
+        # formats; empty: none.
+        keep_special_tokens="",
+        # Comma-separated findings about the data that are errors, not lines on stderr: changed (targets that come back
+        # from the tokenizer as another text), unknown (words that the vocabulary lacks), cut (sources), ends (a target
+        # format whose end does not stop decoding), long (targets that decoding.max_length cuts), or "all".
+        strict="",
         # Tokens in a packed row (decoder-only: source and target; encoder-decoder: the encoder); 0: chosen from the
         # data.
         row_length=0,

@@ -31,6 +31,24 @@ class TokenIds:
 
 
 @dataclass(frozen=True)
+class DataAudit:
+    """What a tokenizer does to records, in `tokens/`."""
+
+    version: int
+    token_version: int  # of `TokenIds`
+    tokenizer: str  # as of `TokenIds`, and so are the formats
+    source_format: str
+    target_format: str
+    encoder_decoder: bool
+    limit: int  # of a source's tokens
+    ends: tuple[int, ...]  # of the model
+    keep_special_tokens: str
+    names: Sequence[str]
+    sources: Sequence[str]
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True)
 class PackingPlan:
     """The rows and steps of epoch 0, in `plans/`."""
 

@@ -1,7 +1,7 @@
 """`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input-file FILE`, or
 stdin)
 
-Prints one line of text for each line of input.
+Prints one line of text for each line of input, which is read as the sources of the training data were.
 """
 
 import re
@@ -42,12 +42,14 @@ def main() -> None:
         }
     )
     from prefix_jax import inference
+    from prefix_jax.data.sources import as_read
     from prefix_jax.parallel import hosts
 
     tuned = inference.open_tuned(Path(str(folder)), _OVERRIDES())
     if _MERGE.value:
         tuned = inference.with_merged_lora(tuned)
     kept = None if _BARE.value else tuned.kept
+    sources = [as_read(tuned.session.config.data.task, source) for source in sources]
     for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
         if hosts.leader():
             print(" ".join(_LINE_END.split(text)))

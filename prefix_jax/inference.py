@@ -14,10 +14,10 @@ import jax
 
 from prefix_jax import decoding, disk, metrics
 from prefix_jax.config import Config, default_config
-from prefix_jax.data import subsets
+from prefix_jax.data import audit, subsets, tokens
 from prefix_jax.data.records import Record
-from prefix_jax.data.tokens import tokenise_sources
 from prefix_jax.errors import UserError
+from prefix_jax.models import finite
 from prefix_jax.models.injected import LORA, TUNED
 from prefix_jax.parallel import hosts
 from prefix_jax.training import session
@@ -117,34 +117,64 @@ def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
 
 
 def write_texts(
-    opened: Session, kept: Kept | None, sources: Sequence[str], label: str = "", progress: bool = True
+    opened: Session,
+    kept: Kept | None,
+    sources: Sequence[str],
+    label: str = "",
+    progress: bool = True,
+    where: str = "input",
 ) -> list[str]:
     """Returns the text that the model makes of each source; `kept=None` is the bare model.
 
+    Args:
+      where: what the sources are, for the lines on stderr about those that are cut or hold unknown words; "": no lines.
+
     Raises:
-      UserError: a source is empty or too long, or a decoding option does not fit.
+      UserError: a source is empty or too long, or has a word that the model lacks; a decoding option does not fit; the
+        model's outputs are not finite.
     """
-    section = opened.config.decoding
-    options = decoding.Options.from_config(section)
+    options = _options(opened)
     for row, source in enumerate(sources):
         if not source.strip():
             raise UserError(f"input {row + 1} is empty; give it text or leave it out")
-    ragged = tokenise_sources(sources, opened.tokenizer, opened.formats.source, opened.config.data.max_source_length)
     kept = kept or Kept()
+    ragged = _sources(opened, sources, where, kept.reserved)
     ids = [[opened.spec.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
     model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
-    batch = min(section.batch, len(ids))
-    if not progress or not hosts.leader():
-        return _texts(opened, decoding.decode_all(model, variables, prefix, ids, options, batch))
-    with Progress(len(ids), start=0, label=label) as bar:
-        tokens = decoding.decode_all(model, variables, prefix, ids, options, batch, lambda done: bar.update(done, {}))
-    return _texts(opened, tokens)
+    batch = min(opened.config.decoding.batch, len(ids))
+    try:
+        if not progress or not hosts.leader():
+            return opened.printer.texts(decoding.decode_all(model, variables, prefix, ids, options, batch))
+        with Progress(len(ids), start=0, label=label) as bar:
+            done = lambda count: bar.update(count, {})
+            found = decoding.decode_all(model, variables, prefix, ids, options, batch, done)
+    except decoding.NotFinite as error:
+        said = f"the model's outputs for input {error.row + 1} are not finite"
+        raise UserError(f"{said}: {finite.blame(opened.base, kept)}") from None
+    return opened.printer.texts(found)
 
 
-def _texts(opened: Session, token_lists: list[list[int]]) -> list[str]:
-    tokenizer = opened.tokenizer
-    decoded = tokenizer.batch_decode(token_lists, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [text.strip() for text in decoded]
+def _options(opened: Session) -> decoding.Options:
+    options = decoding.Options.from_config(opened.config.decoding, opened.more_ends)
+    if hosts.leader() and set(opened.printer.ends) <= set(options.banned_tokens):
+        said = f"decoding.banned_tokens has every token that ends a text ({', '.join(map(str, opened.printer.ends))})"
+        print(f"{said}: all texts run to decoding.max_length={options.max_length}", file=sys.stderr)
+    return options
+
+
+def _sources(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
+    """Returns the sources' ids, checked; says what the tokenizer did to them."""
+    data, format = opened.config.data, opened.formats.source
+    limit, window = data.max_source_length, opened.spec.window
+    if opened.spec.encoder_layers and window is not None:  # as training cuts them
+        limit = min(limit, window - reserved)
+    ragged, whole = tokens.sources_and_lengths(sources, opened.tokenizer, format, limit)
+    opened.check_ids(ragged, lambda i: f"input {i + 1}")
+    if where:
+        frame = tokens.frame(format, "source", opened.tokenizer)
+        found = audit.source_findings(sources, ragged, whole, frame, opened.tokenizer, limit)
+        audit.say(where, found, audit.strict(data.strict), quiet=not hosts.leader())
+    return ragged
 
 
 def evaluate(
@@ -176,16 +206,21 @@ def evaluate(
         records = subsets.spread(records, limit) if spread else records[:limit]
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
+    about |= {"keep_special_tokens": kept_tokens} if (kept_tokens := config.data.keep_special_tokens) else {}
     samples = _known_samples(workdir)
     entry, texts = _earlier(workdir, split, about, [row for row in samples if row["split"] == split], records)
     if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     entry["prefix"] = found.sha256
+    _say_of_references(found.session, records, split)
     what = f"with {config.method.replace('+', ' and ')}"
     for name, wanted, kept in (("tuned", tuned, found.kept), ("bare", bare, None)):
         if wanted:
             label = f"{split}, {what if kept else 'bare model'}"
-            texts[name], seconds = _timed(found.session, kept, [record.source for record in records], label)
+            sources = [record.source for record in records]
+            # Of what both are made of is said once.
+            where = "" if name == "bare" and tuned else split
+            texts[name], seconds = _timed(found.session, kept, sources, label, where)
             entry[name] = _scores(config.data.task, records, texts[name])
             entry["seconds"] = {**entry.get("seconds", {}), name: round(seconds, 1)}
     if hosts.leader():
@@ -193,6 +228,13 @@ def evaluate(
         others = [row for row in samples if row["split"] != split]
         _write_samples(workdir, split, records, texts, others)
     return entry
+
+
+def _say_of_references(opened: Session, records: Sequence[Record], split: str) -> None:
+    """Says which references no output can equal."""
+    longest = opened.config.decoding.max_length
+    lines = audit.reference_findings(records, opened.printer, opened.formats.target, longest)
+    audit.say(split, lines, audit.strict(opened.config.data.strict), quiet=not hosts.leader())
 
 
 def _earlier(
@@ -203,7 +245,10 @@ def _earlier(
     `rows` are the split's samples.
     """
     entry = _read_scores(workdir).get(split, {})
-    same = all(_plain(entry.get(key)) == _plain(value) for key, value in {"spread": None, **about}.items())
+    same = all(
+        _plain(entry.get(key)) == _plain(value)
+        for key, value in {"spread": None, "keep_special_tokens": None, **about}.items()
+    )
     texts = [(row.get("source"), row.get("references")) for row in rows]
     if not same or texts != [(record.source, list(record.references)) for record in records]:
         if entry.get("records", 0) > about["records"] and hosts.leader():
@@ -216,9 +261,9 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _timed(opened: Session, kept: Kept | None, sources: list[str], label: str) -> tuple[list[str], float]:
+def _timed(opened: Session, kept: Kept | None, sources: list[str], label: str, where: str) -> tuple[list[str], float]:
     start = time.monotonic()
-    return write_texts(opened, kept, sources, label), time.monotonic() - start
+    return write_texts(opened, kept, sources, label, where=where), time.monotonic() - start
 
 
 def _scores(task: str, records: Sequence[Record], hypotheses: Sequence[str]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from prefix_jax.dependencies import TokenIds
 from prefix_jax.errors import UserError, did_you_mean
 
 # Of the ids in the cache: raise it whenever the same records, tokenizer, formats and limits give other arrays.
-VERSION = 1
+VERSION = 2
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -54,10 +54,14 @@ class Ragged(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenisedSet:
-    """The token ids of every record's source and target, in the records' order."""
+    """The token ids of every record's source and target, in the records' order.
+
+    `whole` are the sources' lengths before any was cut; None: none was.
+    """
 
     sources: Ragged
     targets: Ragged
+    whole: np.ndarray | None = None  # int64 [count]
 
     def __len__(self) -> int:
         return len(self.sources.offsets) - 1
@@ -71,7 +75,7 @@ class TokenisedSet:
         ids = np.zeros(offsets[-1], np.int32)
         moved = np.arange(len(before.ids)) + np.repeat(count * np.arange(1, len(lengths) + 1), lengths)
         ids[moved] = before.ids
-        return TokenisedSet(Ragged(ids, offsets), self.targets)
+        return TokenisedSet(Ragged(ids, offsets), self.targets, self.whole)
 
 
 def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
@@ -101,10 +105,12 @@ def kept(folder: Path | None, depends: TokenIds, make: Callable[[], TokenisedSet
         return {
             "source_ids": made.sources.ids, "source_offsets": made.sources.offsets,
             "target_ids": made.targets.ids, "target_offsets": made.targets.offsets,
+            "source_whole": made.sources.lengths if made.whole is None else made.whole,
         }  # fmt: skip
 
     found = array_cache.kept(folder, depends, arrays)
-    return TokenisedSet(*(Ragged(found[f"{side}_ids"], found[f"{side}_offsets"]) for side in ("source", "target")))
+    source, target = (Ragged(found[f"{side}_ids"], found[f"{side}_offsets"]) for side in ("source", "target"))
+    return TokenisedSet(source, target, found["source_whole"])
 
 
 def tokenise(records: Sequence[Record], tokenizer: Any, formats: Formats, limits: Limits) -> TokenisedSet:
@@ -116,17 +122,64 @@ def tokenise(records: Sequence[Record], tokenizer: Any, formats: Formats, limits
     Raises:
       UserError: a bad format; a target, or source and target together, longer than the limits; an empty side.
     """
-    result = TokenisedSet(
-        tokenise_sources([r.source for r in records], tokenizer, formats.source, limits.source),
-        _encode([r.target for r in records], _Form(formats.target, "target", tokenizer), tokenizer),
-    )
+    sources, whole = sources_and_lengths([r.source for r in records], tokenizer, formats.source, limits.source)
+    result = TokenisedSet(sources, tokenise_targets([r.target for r in records], tokenizer, formats.target), whole)
     _check(result, records, limits)
     return result
 
 
 def tokenise_sources(texts: Sequence[str], tokenizer: Any, source_format: str, limit: int) -> Ragged:
     """Returns the ids of sources alone; one longer than `limit` loses the end of its text, not the format's tail."""
+    return sources_and_lengths(texts, tokenizer, source_format, limit)[0]
+
+
+def sources_and_lengths(
+    texts: Sequence[str], tokenizer: Any, source_format: str, limit: int
+) -> tuple[Ragged, np.ndarray]:
+    """Returns the ids of sources alone, and how long each was before it was cut to `limit`."""
     return _encode(texts, _Form(source_format, "source", tokenizer), tokenizer, limit)
+
+
+def tokenise_targets(texts: Sequence[str], tokenizer: Any, target_format: str) -> Ragged:
+    """Returns the ids of targets alone, of any length."""
+    return _encode(texts, _Form(target_format, "target", tokenizer), tokenizer)[0]
+
+
+class Frame(NamedTuple):
+    """The ids that a format puts before and after a text. Where a text touches plain text of the format, the pieces at
+    that boundary may be others.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def frame(template: str, name: str, tokenizer: Any) -> Frame:
+    """Returns the ids of a format alone; `name` is source or target."""
+    form = _Form(template, name, tokenizer)
+    left = _batch(tokenizer, [form.left])[0] if form.left else []
+    return Frame((*form.before.tolist(), *left), (*form.tail.tolist(), *form.after.tolist()))
+
+
+def check_ids(ids: Ragged, rows: int, word: Callable[[int], str], place: Callable[[int], str]) -> None:
+    """Refuses ids that an embedding does not have, which a device would read as not-a-number.
+
+    Args:
+      rows: of the embedding.
+      word: (id) -> the word that has it.
+      place: (number of a sequence) -> what the sequence is called.
+
+    Raises:
+      UserError: an id is below 0 or at or above `rows`.
+    """
+    if not len(ids.ids) or (ids.ids.min() >= 0 and ids.ids.max() < rows):
+        return
+    first = int(((ids.ids < 0) | (ids.ids >= rows)).argmax())
+    token, sequence = int(ids.ids[first]), int(np.searchsorted(ids.offsets, first, side="right")) - 1
+    raise UserError(
+        f'{place(sequence)} has the word "{word(token)}" with the id {token}, but the model\'s embedding has '
+        f"{rows} rows (ids 0 to {rows - 1}); use the tokenizer that the model was made with, or take the word out"
+    )
 
 
 class _Form:
@@ -172,19 +225,21 @@ def _batch(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
-def _encode(texts: Sequence[str], form: _Form, tokenizer: Any, limit: int = 0) -> Ragged:
+def _encode(texts: Sequence[str], form: _Form, tokenizer: Any, limit: int = 0) -> tuple[Ragged, np.ndarray]:
+    """Returns the texts' ids in a format, and their lengths before the cut to `limit` (0: none)."""
     # Table-to-text sources repeat once a reference: each distinct text is tokenised once.
     distinct: dict[str, int] = {}
     rank = np.fromiter((distinct.setdefault(text, len(distinct)) for text in texts), np.int64, len(texts))
     encoded = _batch(tokenizer, [form.left + text + form.right for text in distinct]) if distinct else []
     frame = len(form.before) + len(form.after)
-    if limit and any(len(ids) + frame > limit for ids in encoded):
+    whole = np.asarray([len(ids) + frame for ids in encoded], np.int64)
+    if limit and (whole > limit).any():
         encoded = _cut(list(distinct), encoded, form, tokenizer, limit - frame)
     sequences = [np.concatenate([form.before, np.asarray(ids, np.int32), form.after]) for ids in encoded]
     lengths = np.asarray([len(s) for s in sequences], np.int64)[rank] if len(texts) else np.zeros(0, np.int64)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     ids = np.concatenate([sequences[i] for i in rank]) if len(texts) else np.zeros(0, np.int32)
-    return Ragged(ids.astype(np.int32), offsets)
+    return Ragged(ids.astype(np.int32), offsets), whole[rank]
 
 
 def _cut(texts: list[str], encoded: list[list[int]], form: _Form, tokenizer: Any, room: int) -> list[list[int]]:

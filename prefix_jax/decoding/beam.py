@@ -8,13 +8,12 @@ beat the worst of them.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.decoding.cached import Inputs, Prompt, loop, prefill, step
-from prefix_jax.decoding.choice import allowed, best, ends
+from prefix_jax.decoding.choice import allowed, best, ends, normaliser
 from prefix_jax.decoding.options import Options, candidates
 from prefix_jax.models import Model, Spec
 from prefix_jax.models.prefix import KeyValues, Prefix
@@ -82,10 +81,10 @@ def _start(inputs: Inputs, options: Options, spec: Spec) -> State:
 def _select(state: State, logits: Float[Array, "B M V"], options: Options, spec: Spec, prompt: Prompt) -> State:
     """Chooses token number `index` of every beam."""
     index, running = state.index, state.running
-    scores = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    scores = logits - normaliser(logits)
     scores = allowed(scores, options, spec, prompt, running.tokens, index) + running.score[..., None]
-    score, parent, token = best(scores, candidates(options.width, spec))
-    ended = ends(token, spec) | (index + 1 >= options.max_length)
+    score, parent, token = best(scores, candidates(options, spec))
+    ended = ends(token, options, spec) | (index + 1 >= options.max_length)
     tokens = lax.dynamic_update_slice_in_dim(
         _of(running.tokens, parent), token.astype(jnp.int32)[..., None], index, axis=2
     )

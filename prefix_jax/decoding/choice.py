@@ -7,7 +7,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.decoding.cached import Prompt
-from prefix_jax.decoding.options import Options
+from prefix_jax.decoding.options import Options, end_ids
 from prefix_jax.models import Spec
 
 # Of the maxima that narrow down the search for the best tokens; the CPU's top-k and argmax over a vocabulary are slow.
@@ -32,7 +32,7 @@ def allowed(
         forbidden[list(options.banned_tokens)] = True
         scores = jnp.where(forbidden, -jnp.inf, scores)
     if options.min_length:
-        end = ends(jnp.arange(scores.shape[-1]), spec)
+        end = ends(jnp.arange(scores.shape[-1]), options, spec)
         scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
     if options.no_repeat_ngram:
         history, length = _history(prompt, tokens, index)
@@ -40,9 +40,17 @@ def allowed(
     return scores
 
 
-def ends(tokens: Int[Array, "*any"], spec: Spec) -> Bool[Array, "*any"]:
+def normaliser(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows 1"]:
+    """Returns the logarithm of the sum of exponentials; not-a-number where it is not finite, which then reaches the
+    scores of what is decoded.
+    """
+    found = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return jnp.where(jnp.isfinite(found), found, jnp.nan)
+
+
+def ends(tokens: Int[Array, "*any"], options: Options, spec: Spec) -> Bool[Array, "*any"]:
     """Whether each token ends a text."""
-    return (tokens[..., None] == jnp.array(spec.eos_ids)).any(-1)
+    return (tokens[..., None] == jnp.array(end_ids(options, spec))).any(-1)
 
 
 def _history(prompt: Prompt, tokens: Array, index: Array) -> tuple[Int[Array, "B N W"], Int[Array, "B"]]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from prefix_jax.decoding import beam, single
 from prefix_jax.decoding.cached import Inputs
-from prefix_jax.decoding.options import Options, check_for, check_window
+from prefix_jax.decoding.options import Options, check_for, check_ids, check_window, end_ids
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix, check
@@ -19,6 +19,14 @@ from prefix_jax.parallel import hosts
 
 # Inputs are padded to a multiple of this: few lengths, few programs.
 PADDING = 32
+
+
+class NotFinite(UserError):
+    """The model gives no numbers for an input; `row` counts from 0."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"the model's logits for input {row + 1} are not finite; check its weights and the prefix's")
+        self.row = row
 
 
 class Generated(NamedTuple):
@@ -87,11 +95,14 @@ def decode_all(
     sample depends on the seed and on the input's place in `token_lists`, not on `batch`.
 
     Raises:
-      UserError: an input is empty, or what `generate` raises.
+      UserError: an input is empty, or has an id that the embedding does not have, or what `generate` raises.
+      NotFinite: an input's logits are not finite.
     """
     for row, ids in enumerate(token_lists):
         if not len(ids):
             raise UserError(f"input {row + 1} has no tokens; give it text or leave it out")
+    check_ids(token_lists, model.spec)
+    ends = end_ids(options, model.spec)
     order = sorted(range(len(token_lists)), key=lambda row: -len(token_lists[row]))
     results: list[list[int]] = [[] for _ in token_lists]
     for start in range(0, len(order), batch):
@@ -100,12 +111,14 @@ def decode_all(
         inputs = make_inputs([token_lists[row] for row in rows], width, batch, rows)
         done = hosts.fetch(generate(model, variables, prefix, inputs, options))
         for place, row in enumerate(rows):
-            results[row] = _text_ids(done.tokens[place, : done.lengths[place]], model.spec.eos_ids)
+            if np.isnan(done.scores[place]):
+                raise NotFinite(row)
+            results[row] = _text_ids(done.tokens[place, : done.lengths[place]], ends)
         if progress is not None:
             progress(min(start + batch, len(order)))
     return results
 
 
-def _text_ids(tokens: np.ndarray, eos_ids: tuple[int, ...]) -> list[int]:
+def _text_ids(tokens: np.ndarray, ends: tuple[int, ...]) -> list[int]:
     ids = tokens.tolist()
-    return ids[:-1] if ids and ids[-1] in eos_ids else ids
+    return ids[:-1] if ids and ids[-1] in ends else ids

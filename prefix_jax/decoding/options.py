@@ -1,6 +1,7 @@
 """How to decode: the section `decoding` of the configuration, checked and frozen."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ class Options:
     `max_length` is its `max_new_tokens` (the end token counts), `min_length` its `min_new_tokens` (tokens before the
     end token may come), `no_repeat_ngram` its `no_repeat_ngram_size` (a decoder-only model's prompt counts),
     `banned_tokens` its `suppress_tokens`. Beam search of width 1 is greedy. `top_k` 0 and `top_p` 1 cut nothing.
+    `more_ends` are tokens that end a text beside those that the model's configuration names.
 
     Raises:
       UserError: an option is out of its range.
@@ -33,11 +35,13 @@ class Options:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    more_ends: tuple[int, ...] = ()
 
     @classmethod
-    def from_config(cls, section: Any) -> "Options":
+    def from_config(cls, section: Any, more_ends: tuple[int, ...] = ()) -> "Options":
         """Returns the options of a configuration's section `decoding`."""
-        values = {field.name: section[field.name] for field in fields(cls)}
+        values = {field.name: section[field.name] for field in fields(cls) if field.name != "more_ends"}
+        values["more_ends"] = more_ends
         return cls(**{**values, "banned_tokens": _token_ids(values["banned_tokens"])})
 
     def __post_init__(self) -> None:
@@ -102,15 +106,31 @@ def check_for(options: Options, spec: Spec) -> None:
             f"decoding.banned_tokens has {wrong[0]}, but this model's token ids go from 0 to {spec.vocab_size - 1}; "
             "remove it"
         )
-    if candidates(options.width, spec) > spec.vocab_size:
+    if candidates(options, spec) > spec.vocab_size:
         raise UserError(
             f"decoding.beams={options.beams} is too many for this model's {spec.vocab_size} tokens; lower it"
         )
 
 
-def candidates(beams: int, spec: Spec) -> int:
-    """Returns how many tokens of a step are looked at: so many that of those that end no text, `beams` are left."""
-    return (1 + len(spec.eos_ids)) * beams
+def end_ids(options: Options, spec: Spec) -> tuple[int, ...]:
+    """Returns all tokens that end a text."""
+    return (*spec.eos_ids, *(id for id in options.more_ends if id not in spec.eos_ids))
+
+
+def candidates(options: Options, spec: Spec) -> int:
+    """Returns how many tokens of a step are looked at: so many that of those that end no text, each beam has one."""
+    return (1 + len(end_ids(options, spec))) * options.width
+
+
+def check_ids(token_lists: Sequence[Sequence[int]], spec: Spec) -> None:
+    """Raises UserError where an input has an id that the embedding does not have."""
+    for row, ids in enumerate(token_lists):
+        wrong = next((id for id in ids if not 0 <= id < spec.vocab_size), None)
+        if wrong is not None:
+            raise UserError(
+                f"input {row + 1} has the token id {wrong}, but the model's embedding has {spec.vocab_size} rows "
+                f"(ids 0 to {spec.vocab_size - 1}); use the tokenizer that the model was made with"
+            )
 
 
 def check_window(longest: int, offset: int, options: Options, spec: Spec) -> None:

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.decoding.cached import Inputs, Prompt, loop, prefill, step
-from prefix_jax.decoding.choice import allowed, best, cut, draw, ends
+from prefix_jax.decoding.choice import allowed, best, cut, draw, ends, normaliser
 from prefix_jax.decoding.options import Options
 from prefix_jax.models import Model, Spec
 from prefix_jax.models.prefix import KeyValues, Prefix
@@ -57,12 +57,12 @@ def _extend(lines: Lines, logits: Array, options: Options, spec: Spec, prompt: P
     scores = allowed(logits[:, None], options, spec, prompt, lines.tokens[:, None], index)
     sampled = options.strategy == "sample"
     token = draw(cut(scores[:, 0], options), keys, index) if sampled else best(scores, 1)[2][:, 0]
-    gain = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    gain = (jnp.take_along_axis(logits, token[:, None], axis=1) - normaliser(logits))[:, 0]
     column = jnp.where(running, token, spec.pad_id).astype(jnp.int32)[:, None]
     return Lines(
         index=index + 1,
         tokens=lax.dynamic_update_slice_in_dim(lines.tokens, column, index, axis=1),
         lengths=lines.lengths + running,
         score=lines.score + jnp.where(running, gain, 0.0),
-        running=running & ~ends(token, spec),
+        running=running & ~ends(token, options, spec),
     )

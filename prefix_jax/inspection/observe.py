@@ -10,7 +10,8 @@ import numpy as np
 from prefix_jax import inference
 from prefix_jax.data.batching import Batch, Layout, PackedBatches
 from prefix_jax.data.records import Record, pair
-from prefix_jax.models import Model
+from prefix_jax.errors import UserError
+from prefix_jax.models import Model, finite
 from prefix_jax.models.layers import OBSERVED
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.training.loss import model_inputs
@@ -91,10 +92,17 @@ def observed(opened: Session, kept: Kept | None, batch: Batch) -> dict[str, np.n
 
 
 def log_probabilities(opened: Session, kept: Kept | None, batch: Batch) -> np.ndarray:
-    """Returns the logarithms of the next token's probabilities at each target of a batch, `[targets, vocabulary]`."""
+    """Returns the logarithms of the next token's probabilities at each target of a batch, `[targets, vocabulary]`.
+
+    Raises:
+      UserError: they are not finite.
+    """
     kept = kept or Kept()
     found = _next_tokens(opened.model, kept.onto(opened.base), kept.prefix, model_inputs(batch))
-    return np.asarray(found)[np.asarray(batch.weights) > 0]
+    found = np.asarray(found)[np.asarray(batch.weights) > 0]
+    if np.isnan(found).any():
+        raise UserError(f"the model's outputs are not finite: {finite.blame(opened.base, kept)}")
+    return found
 
 
 @partial(jax.jit, static_argnums=0)

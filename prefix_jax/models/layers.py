@@ -135,7 +135,11 @@ class Embedding(nn.Module):
         """`put` changes the rows before positions are added."""
         rows = jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype)
         rows = put(rows if self.scale == 1 else rows * jnp.asarray(self.scale, rows.dtype))
-        return rows if positions is None else rows + jnp.take(self.positions, positions, axis=0).astype(rows.dtype)
+        if positions is None:
+            return rows
+        # Columns without a token may lie beyond the table. `take` would fill in NaN, which a weight of zero does not
+        # remove from a sum.
+        return rows + jnp.take(self.positions, positions, axis=0, mode="clip").astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
         logits = product_transposed(hidden.astype(jnp.float32), self._table())

@@ -18,7 +18,7 @@ from jaxtyping import Array, PyTree
 from prefix_jax.data.batching import PackedBatches
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
-from prefix_jax.training import sameness
+from prefix_jax.training import diagnosis, sameness
 from prefix_jax.training.checkpoint import Checkpoints
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
@@ -229,16 +229,25 @@ class _Run:
         for m in self._running():
             self._write(m, lines[m])
         losses = np.array([line["loss"] for line in lines])
-        self.diverged |= set(np.flatnonzero(~np.isfinite(losses)).tolist())
-        if self.diverged and self.t.lengths is None:
-            raise UserError(
-                f"the loss is {losses[0]} at step {self.at.step}; lower --config.optimizer.learning_rate and start in "
-                "a new --workdir"
-            )
+        diverged = set(np.flatnonzero(~np.isfinite(losses)).tolist()) - self.diverged
+        self.diverged |= diverged
+        if diverged:
+            self._explain(losses, window)
         shown = {"loss": float(np.mean(losses[np.isfinite(losses)] if len(self.diverged) < len(losses) else losses))}
         if since is not None:  # the first line would count compilation
             shown["tokens_per_second"] = sum(line["tokens_per_second"] for line in lines)
         return shown
+
+    def _explain(self, losses: np.ndarray, window: list[dict[str, Any]]) -> None:
+        """Raises UserError with the cause where a run alone, or all members, can have no finite loss."""
+        alone = self.t.lengths is None
+        bad = [not np.isfinite([_each(m["loss"]), _each(m["gradient_norm"])]).all() for m in window]
+        first = bad.index(True)
+        step = self.at.step - len(window) + first
+        found = diagnosis.cause(self.t, step, self._step) if alone else diagnosis.of_weights(self.t)
+        if found:
+            loss = losses[~np.isfinite(losses)][0]
+            raise UserError(f"the loss is {loss} at step {step + 1 if alone else self.at.step}; {found}")
 
     def _write(self, m: int, values: dict[str, float]) -> None:
         """Writes a line of a member's metrics, in the one process that does."""
@@ -262,6 +271,8 @@ class _Run:
         trainable = exported(self.at.state)
         losses = _each(validation_loss(self._evaluate, self.t.session, trainable, self.t.validation))
         better = np.zeros(len(losses), bool)
+        if not np.isfinite(losses).all() and (found := diagnosis.of_weights(self.t)):
+            raise UserError(f"the validation loss is {losses[~np.isfinite(losses)][0]} at step {self.at.step}; {found}")
         for m in self._running():
             self._write(m, {"validation_loss": float(losses[m]), "seconds": self.seconds})
             better[m] = self.at.patience[m].see(float(losses[m]), self.at.step)

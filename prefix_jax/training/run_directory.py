@@ -61,12 +61,13 @@ def claim(
     words: Sequence[str],
     batch_shape: Sequence[int],
     ground: Mapping[str, Any] | None = None,
+    audit: dict[str, Any] | None = None,
 ) -> None:
     """Writes `config.json`, unless the directory belongs to another configuration.
 
     `batch_shape` are a step's rows and the two capacities of a row: a resumed run keeps them, and so its batches, on
     whatever devices it goes on. `ground` tells the model and the tokenizer (see `sameness.ground`); a resumed run keeps
-    its own tokenizer's, so that an edit is said each time.
+    its own tokenizer's, so that an edit is said each time. `audit` is what was found of the data, by split.
 
     Raises:
       UserError: the directory holds a run with other options.
@@ -84,6 +85,7 @@ def claim(
         "parameters": parameters,
         **on,
         **({"tokenizer": before["tokenizer"]} if before.get("tokenizer") else {}),
+        "audit": audit or {},
     }
     if hosts.leader():
         write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")

@@ -27,6 +27,8 @@ MAY_CHANGE = (
     "training.tensorboard",
     "training.wandb",
     "data.path",
+    "data.keep_special_tokens",
+    "data.strict",
     "decoding.",
     "mesh.",
     "model.attention",

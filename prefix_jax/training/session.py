@@ -4,18 +4,20 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from prefix_jax import tuning
 from prefix_jax.config import Config, check_ranges
-from prefix_jax.data import subsets, tasks, tokens
+from prefix_jax.data import audit, subsets, tasks, tokens
 from prefix_jax.data.records import Record, group
-from prefix_jax.data.tokens import Formats, Limits, TokenisedSet, default_formats
-from prefix_jax.dependencies import TokenIds
+from prefix_jax.data.texts import Printer
+from prefix_jax.data.tokens import Formats, Limits, Ragged, TokenisedSet, default_formats
+from prefix_jax.dependencies import DataAudit, TokenIds
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.pretrained import Pretrained, cache_path, load
@@ -60,18 +62,46 @@ class Session:
     def limits(self) -> Limits:
         data = self.config.data
         window = self.spec.window
-        room = 0 if window is None else window - self.method().positions
-        if window is None or not self.spec.encoder_layers:
-            return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
+        if window is None:
+            return Limits(source=data.max_source_length, target=data.max_target_length)
+        method = self.method()
+        room = window - method.positions
         # A window each: a prompt is in the encoder's, the positions before a text in the decoder's.
-        reserved = self.method().reserved
-        source, target = window - reserved, room + reserved
+        source, target = window - method.reserved, room + method.reserved
+        if (min(source, target) if self.spec.encoder_layers else room) < 1:
+            raise UserError(
+                f"the virtual tokens of config.method={self.config.method} take all of this model's {window} positions "
+                "and leave none for a text; lower their length"
+            )
+        if not self.spec.encoder_layers:
+            return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
         return Limits(source=min(data.max_source_length, source), target=min(data.max_target_length, target))
 
     def method(self) -> Method:
         texts = {name: self.config[name].get("text", "") for name in tuning.names(self.config)}
         words = {n: self.tokenizer(t, add_special_tokens=False)["input_ids"] for n, t in texts.items() if t}
+        for name, ids in words.items():
+            self.check_ids(Ragged(np.asarray(ids, np.int64), np.array([0, len(ids)])), lambda _: f"{name}.text")  # noqa: B023
         return tuning.build(self.config, self.model, words)
+
+    @functools.cached_property
+    def printer(self) -> Printer:
+        """How decoding makes text of new tokens, and which of them end it."""
+        target = tokens.frame(self.formats.target, "target", self.tokenizer)
+        return Printer(self.tokenizer, target, self.spec.eos_ids, self.config.data.keep_special_tokens)
+
+    @property
+    def more_ends(self) -> tuple[int, ...]:
+        """The tokens that end a text beside those that the model's configuration names."""
+        known = self.spec.eos_ids
+        return tuple(id for id in self.printer.ends if id not in known and 0 <= id < self.spec.vocab_size)
+
+    def check_ids(self, ids: Ragged, place: Callable[[int], str]) -> None:
+        """Refuses ids that the embedding does not have; `place` names a sequence by its number."""
+        tokens.check_ids(ids, self.spec.vocab_size, self._word, place)
+
+    def _word(self, token: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token) if token >= 0 else "")
 
 
 def open_session(config: Config, devices: Sequence[Any] | None = None) -> Session:
@@ -84,6 +114,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
     check_attention(config)
+    audit.strict(config.data.strict)
     devices = jax.devices() if devices is None else devices
 
     @functools.cache
@@ -96,11 +127,29 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
         return None if placement is None else placement.base
 
     pretrained = load(config.model.source, config.model.dtype, sharding, config.model.quantisation)
+    pretrained = dataclasses.replace(pretrained, spec=_within(pretrained.spec, config.model.source))
     placement = placed(pretrained.spec)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
     model = build(pretrained.spec, config.model.rematerialise, activations, placement, _fused(config))
     return Session(config, pretrained, model, {"params": pretrained.params}, placement)
+
+
+def _within(spec: Spec, name: str) -> Spec:
+    """Returns a spec whose ids the embedding has.
+
+    Nothing that is computed depends on what fills the places without a text, so that any id will do there.
+
+    Raises:
+      UserError: the token that a decoder begins with is outside.
+    """
+    rows, start = spec.vocab_size, spec.decoder_start
+    if not 0 <= start < rows:
+        raise UserError(
+            f"the config.json of {name} has decoder_start_token_id={start}, but the embedding has {rows} rows "
+            f"(ids 0 to {rows - 1}); correct it"
+        )
+    return spec if 0 <= spec.pad_id < rows else dataclasses.replace(spec, pad_id=0)
 
 
 def _fused(config: Config) -> bool:
@@ -180,6 +229,48 @@ def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
         sources=[record.source for record in records],
         targets=[record.target for record in records],
     )
-    return tokens.kept(
+    found = tokens.kept(
         cache_path("tokens"), depends, lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits)
     )
+    for side, ids in (("source", found.sources), ("target", found.targets)):
+        session.check_ids(ids, lambda i, side=side: f"the {side} of record {records[i].id}")
+    return found
+
+
+def audited(session: Session, records: Sequence[Record], data: TokenisedSet, where: str) -> audit.Measured:
+    """Says what the tokenizer does to the records that are trained on; returns what it counted.
+
+    The counts are kept beside the token ids, so that no tokenizer is loaded where they were made before.
+
+    Args:
+      data: the records' ids.
+      where: what the records are, for the sentences.
+
+    Raises:
+      UserError: there is something that `data.strict` makes an error.
+    """
+    options, spec, limit = session.config.data, session.spec, session.limits.source
+    depends = DataAudit(
+        version=audit.VERSION,
+        token_version=tokens.VERSION,
+        tokenizer=session.pretrained.tokenizer_key,
+        source_format=options.source_format,
+        target_format=options.target_format,
+        encoder_decoder=spec.encoder_layers > 0,
+        limit=limit,
+        ends=spec.eos_ids,
+        keep_special_tokens=options.keep_special_tokens,
+        names=[record.id for record in records],
+        sources=[record.source for record in records],
+        targets=[record.target for record in records],
+    )
+
+    def measure() -> audit.Measured:
+        source = tokens.frame(session.formats.source, "source", session.tokenizer)
+        return audit.measure(records, data, session.printer, source, session.formats.target)
+
+    measured = audit.kept(cache_path("tokens"), depends, measure)
+    wanted = audit.strict(options.strict)
+    found = audit.findings(measured, data, limit, session.config.decoding.max_length, wanted)
+    audit.say(where, found, wanted, quiet=not hosts.leader())
+    return {**measured, "said": list(found.values())}

@@ -22,7 +22,7 @@ from prefix_jax.models.pretrained import cache_path
 from prefix_jax.parallel import hosts
 from prefix_jax.training import run_directory, sameness
 from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
-from prefix_jax.training.session import Session, text_pairs, tokenised
+from prefix_jax.training.session import Session, audited, text_pairs, tokenised
 from prefix_jax.training.step import State, initial_state
 from prefix_jax.tuning import Method
 from prefix_jax.tuning.method import parameter_counts
@@ -150,14 +150,15 @@ def prepare_together(
     # What the longest prefix leaves of the window, every record must fit into.
     longest = session.of(max((config for config, _ in runs), key=lambda config: config.prefix.length))
     shape = _known_shape(known)
-    batches = _batches(longest, "train", shuffle=True, shape=shape)
+    audit: dict[str, Any] = {}
+    batches = _batches(longest, "train", audit, shuffle=True, shape=shape)
     options = longest.config.training
     total = options.steps or max(1, round(options.epochs * batches.steps_per_epoch))
     members = _members(session, runs, total)
-    validation = _batches(longest, "validation", shuffle=False) if options.evaluate_every else None
+    validation = _batches(longest, "validation", audit, shuffle=False) if options.evaluate_every else None
     for member in members:
-        shape = dataclasses.astuple(batches.shape)
-        run_directory.claim(member.workdir, member.config, member.counts, words, shape, ground)
+        capacities = dataclasses.astuple(batches.shape)
+        run_directory.claim(member.workdir, member.config, member.counts, words, capacities, ground, audit)
     return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total)
 
 
@@ -200,16 +201,22 @@ def check_options(config: Config) -> None:
         raise UserError("training.steps and training.epochs are both 0; one of them must say how long to train")
 
 
-def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | None = None) -> PackedBatches:
-    config, spec = session.config, session.spec
+def _batches(
+    session: Session, split_name: str, audit: dict[str, Any], shuffle: bool, shape: Shape | None = None
+) -> PackedBatches:
+    """Returns a split's batches; what was found of its texts is put into `audit`."""
+    config = session.config
     records = text_pairs(config, split_name)
     wanted = config.training.evaluate_records
     shards = session.placement.row_shards if session.placement else 1
     if not shuffle and wanted:
         records = subsets.spread(records, wanted)
+    data = tokenised(session, records)
+    if records:
+        audit[split_name] = audited(session, records, data, split_name)
     return PackedBatches(
-        tokenised(session, records).reserving(session.method().reserved),
-        Layout.of(spec),
+        data.reserving(session.method().reserved),
+        Layout.of(session.spec),
         batch=config.training.batch,
         seed=config.data.seed,
         row_length=config.data.row_length,

@@ -177,7 +177,7 @@ def test_a_byte_order_mark_in_every_part_is_dropped(tmp_path):
         ("train.json", '{"source": ["a"], "target": ["b"]}', ["no list of rows"]),
         ("train.json", '{"source": "a", "target": "b"}\n{"source": "c", "target": \n', ["line 2", "not valid JSON"]),
         ("train.csv.gz", b"source,target\na,b\n", ["cannot be unpacked"]),
-        ("train.csv.gz", gzip.compress(b"source,target\na,b\n")[:-6], ["cannot be unpacked"]),
+        ("train.csv.gz", gzip.compress(b"source,target\na,b\n", mtime=0)[:-6], ["cannot be unpacked"]),
         ("train.arrow", b"ARROW1 no", ["cannot be read as Arrow"]),
         ("train.parquet", b"", ["cannot be read as Parquet"]),
     ],

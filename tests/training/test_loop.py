@@ -1,7 +1,9 @@
 """Early stopping, from a whole run on a tiny model."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -44,4 +46,50 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(config, tmp_path):
     config.optimizer.update(learning_rate=1e30, clip=0.0)
     trainer = prepare(session.open_session(config), tmp_path / "run", [])
     with pytest.raises(UserError, match=r"the loss is nan at step \d+; lower --config.optimizer.learning_rate"):
+        loop.train(trainer)
+
+
+def poisoned(tree, path: str, value: float):
+    """Returns the tree with one number of one of its arrays replaced."""
+    here, _, rest = path.partition("/")
+    if rest:
+        return {**tree, here: poisoned(tree[here], rest, value)}
+    return {**tree, here: tree[here].at[(0,) * tree[here].ndim].set(value)}
+
+
+def spoilt(config, workdir, path: str, value: float):
+    """Returns the trainer of a short run with one number of the frozen weights replaced."""
+    config.training.update(steps=2, log_every=1, evaluate_every=0)
+    trainer = prepare(session.open_session(config), workdir, [])
+    base = poisoned(trainer.session.base, path, value)
+    return dataclasses.replace(trainer, session=dataclasses.replace(trainer.session, base=base))
+
+
+def from_start(trainer, init):
+    (member,) = trainer.members
+    method = member.method._replace(init=init)
+    return dataclasses.replace(trainer, members=(dataclasses.replace(member, method=method),))
+
+
+def test_frozen_weights_that_are_not_finite_are_named(config, tmp_path):
+    trainer = spoilt(config, tmp_path / "run", "params/final_norm/scale", np.inf)
+    said = r"at step 1; in the frozen weights of .* 1 of the 32 numbers of params/final_norm/scale are not finite"
+    with pytest.raises(UserError, match=said):
+        loop.train(trainer)
+
+
+def test_a_start_that_is_not_finite_is_named(config, tmp_path):
+    trainer = spoilt(config, tmp_path / "run", "params/final_norm/scale", 1.0)
+    init = trainer.members[0].method.init
+    trainer = from_start(trainer, lambda key, base: jax.tree.map(lambda leaf: leaf * np.nan, init(key, base)))
+    with pytest.raises(UserError, match="the loss is nan at step 1; what is trained begins so: .* numbers of decoder/"):
+        loop.train(trainer)
+
+
+def test_data_on_which_the_model_overflows_are_named(config, tmp_path):
+    config.training.accumulation = 2
+    trainer = spoilt(config, tmp_path / "run", "params/final_norm/scale", 3e38)  # finite, and its logits are not
+    start = trainer.members[0].method.init(jax.random.key(0), trainer.session.base)
+    trainer = from_start(trainer, lambda key, base: jax.tree.map(jax.numpy.copy, start))
+    with pytest.raises(UserError, match=r"the batch of step 1 \(training records \d+, .* overflows"):
         loop.train(trainer)

@@ -1,5 +1,6 @@
 """What a first step waits for: a second start makes nothing again that the first has made."""
 
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from prefix_jax.data import packing, tokens
+from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import tokenizers
 from prefix_jax.training import session
 from prefix_jax.training.trainer import prepare
@@ -23,6 +25,23 @@ def test_a_second_start_loads_no_tokenizer_and_plans_nothing(tiny_models, tmp_pa
     second = prepare(session.open_session(config), tmp_path / "second", [])
     for one, other in ((first.batches, second.batches), (first.validation, second.validation)):
         np.testing.assert_array_equal(one.batch_at(0).tokens, other.batch_at(0).tokens)
+
+
+def test_a_second_start_says_again_what_the_first_found(tiny_models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
+    config = tiny.configuration(tiny_models["gpt2"], tmp_path)
+    config.data.update(max_source_length=6, target_format="{target}")
+    prepare(session.open_session(config), tmp_path / "first", [])
+    first = capsys.readouterr().err
+    assert "train: 32 of 32 sources are cut to 6 tokens" in first and "nothing stops decoding" in first
+    monkeypatch.setattr(tokenizers, "from_directory", lambda *_: pytest.fail("loaded a tokenizer"))
+    prepare(session.open_session(config), tmp_path / "second", [])
+    assert capsys.readouterr().err == first
+    found = json.loads((tmp_path / "second" / "config.json").read_text(encoding="utf-8"))["audit"]["train"]
+    assert found["ends"]["closed"] is False and found["changed"] == {"count": 0} and len(found["said"]) == 2
+    config.data.strict = "cut"
+    with pytest.raises(UserError, match="sources are cut to 6 .*data.strict makes this an error"):
+        prepare(session.open_session(config), tmp_path / "third", [])
 
 
 def test_a_tokenizer_that_changed_is_noticed(tiny_models, tmp_path):

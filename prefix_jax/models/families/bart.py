@@ -67,7 +67,8 @@ class Positions(nn.Module):
     def __call__(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
         rows = (self.spec.max_positions + UNUSED_POSITIONS, self.spec.d_model)
         table = self.param("table", nn.initializers.normal(0.02), rows)
-        moved = x + jnp.take(table, positions + UNUSED_POSITIONS, axis=0).astype(x.dtype)
+        # Columns without a token may lie beyond the table, as in `layers.Embedding`.
+        moved = x + jnp.take(table, positions + UNUSED_POSITIONS, axis=0, mode="clip").astype(x.dtype)
         return LayerNorm(self.spec.norm_epsilon, name="norm")(moved)
 
 
