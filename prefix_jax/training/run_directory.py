@@ -26,7 +26,9 @@ MAY_CHANGE = (
     "training.tensorboard",
     "training.wandb",
     "data.path",
+    "data.language",
     "decoding.",
+    "evaluation.",
     "mesh.",
     "model.attention",
 )
