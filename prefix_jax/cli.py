@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from prefix_jax.errors import UserError, did_you_mean
 
 BAD_INPUT = 2
+FAILED_RUN = 3
 _PIPE_CLOSED = 141  # what a shell gives a program that SIGPIPE ended
 
 # What the functions here define is shown by `--help` as the calling program's.
@@ -28,6 +29,13 @@ def fail(message: object) -> None:
         sys.stderr.flush()
         os._exit(BAD_INPUT)
     raise SystemExit(BAD_INPUT)
+
+
+def end_failed_run(findings: Sequence[object], option: str) -> None:
+    """Exits with code 3 where a run looks failed and `evaluation.failed_run` is "error"."""
+    if findings and option == "error":
+        sys.stdout.flush()
+        raise SystemExit(FAILED_RUN)
 
 
 @contextlib.contextmanager

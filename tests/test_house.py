@@ -12,8 +12,8 @@ from prefix_jax.models.specs import from_hf
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "config", "disk", "models", "tuning", "data", "parallel", "training", "decoding", "metrics", "reporting",
-    "planning", "inference", "inspection", "sweeping",
+    "errors", "config", "disk", "verdict", "models", "tuning", "data", "parallel", "training", "decoding", "metrics",
+    "reporting", "planning", "evaluation", "inference", "inspection", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 

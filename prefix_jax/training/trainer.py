@@ -56,6 +56,8 @@ class Trainer:
     batches: PackedBatches
     validation: PackedBatches | None
     total_steps: int
+    # The validation records as the bare model reads them, where the method takes places of the input; else None.
+    bare_validation: PackedBatches | None = None
 
     @property
     def options(self) -> Config:
@@ -152,7 +154,10 @@ def prepare_together(
     validation = _batches(longest, "validation", shuffle=False) if options.evaluate_every else None
     for member in members:
         run_directory.claim(member.workdir, member.config, member.counts, words, dataclasses.astuple(batches.shape))
-    return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total)
+    bare = None
+    if validation is not None and longest.method().reserved:
+        bare = _batches(longest, "validation", shuffle=False, bare=True)
+    return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total, bare)
 
 
 def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
@@ -194,7 +199,9 @@ def check_options(config: Config) -> None:
         raise UserError("training.steps and training.epochs are both 0; one of them must say how long to train")
 
 
-def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | None = None) -> PackedBatches:
+def _batches(
+    session: Session, split_name: str, shuffle: bool, shape: Shape | None = None, bare: bool = False
+) -> PackedBatches:
     config, spec = session.config, session.spec
     records = text_pairs(config, split_name)
     wanted = config.training.evaluate_records
@@ -202,7 +209,7 @@ def _batches(session: Session, split_name: str, shuffle: bool, shape: Shape | No
     if not shuffle and wanted:
         records = subsets.spread(records, wanted)
     return PackedBatches(
-        tokenised(session, records).reserving(session.method().reserved),
+        tokenised(session, records).reserving(0 if bare else session.method().reserved),
         Layout(spec.encoder_layers > 0, getattr(spec, "decoder_start_id", 0), spec.pad_id),
         batch=config.training.batch,
         seed=config.data.seed,
