@@ -130,9 +130,8 @@ def write_sweep(workdir: Path) -> None:
 
 def page(found: Sweep) -> str:
     """Returns the report of a sweep as one HTML page."""
-    done = sum(
-        state.removesuffix(FAILED) in ("scored", "diverged") for result in found.results for state in result.states
-    )
+    states = [state.removesuffix(FAILED) for result in found.results for state in result.states]
+    done = sum(state in ("scored", "diverged") for state in states)
     rows = len(found.record["rows"])
     name = found.workdir.resolve().name
     varied = ", ".join(_word(o, found.options).replace("_", " ") for o in found.options) or "the seed"

@@ -149,9 +149,9 @@ def train(trainer: Trainer) -> list[Outcome]:
             )
         for writer in writers:
             writer.resume(point.step)
-        bare = (
-            bare_validation_loss(trainer, writers) if trainer.validation and point.step < trainer.total_steps else None
-        )
+        bare = None
+        if trainer.validation is not None and point.step < trainer.total_steps:
+            bare = bare_validation_loss(trainer, writers)
         run = _Run(trainer, checkpoints, writers, stop, point, bare)
         run.to_the_end()
         checkpoints.close()
