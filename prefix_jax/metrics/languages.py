@@ -128,6 +128,11 @@ def main_script(texts: Iterable[str]) -> str | None:
     return script if script and 2 * count > total else None
 
 
+def other_letters(text: str) -> bool:
+    """Whether a text has letters that are not Latin ones."""
+    return not text.isascii() and any(letter.isalpha() and _script(letter) != "Latin" for letter in text)
+
+
 def _script(letter: str) -> str:
     if letter.isascii():
         return "Latin"

@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.metrics import bleu, coco, nist, normalise, rouge, worth
-from prefix_jax.metrics.languages import Language, language_of
+from prefix_jax.metrics.languages import Language, language_of, other_letters
 from prefix_jax.metrics.rows import Row, check_rows
 
 Scores = dict[str, float]
 
 _PROBE = "The Eagle is a cheap coffee shop by the river."
-_TOP = 100 + 1e-6  # of a score in percent, but for rounding
 
 WEBNLG_SEEN = [
     "Airport",
@@ -163,9 +162,8 @@ def _e2e(rows: Sequence[Row], how: How) -> Measured:
     words = worth.of_words(how.language)
     counts = bleu.token_counts(rows, "13a")
     score = bleu.bleu_e2e(rows)
-    # A share of outputs under four tokens can leave its count of 4-grams below that of the matches.
-    beyond = "outputs under four tokens break this scorer's count" if score > _TOP else ""
-    found.add("BLEU", score, words or worth.of_ngrams(counts, 4) or beyond)
+    beyond = worth.BROKEN_COUNT if score > worth.TOP else ""
+    found.add("BLEU", score, words or worth.of_ngrams(counts, 4) or worth.of_e2e_bleu(rows) or beyond)
     found.add("NIST", nist.nist(rows), words or worth.of_ngrams(counts, 5) or worth.of_nist(rows))
     if how.java:
         tokenized = coco.tokenize_rows(rows)
@@ -186,14 +184,7 @@ def _webnlg(rows: Sequence[Row], how: How) -> Measured:
 
     A part that has no rows (the development set has no unseen category) has no scores.
     """
-    english = how.language.code == "en" and how.language.fits
-    # The official forms of outputs and references differ where a letter has no ASCII form of its own.
-    of_output = normalise.webnlg_hypothesis if english else normalise.dart
-    of_reference = normalise.webnlg_reference if english else normalise.dart
-    prepared: list[Row] = [
-        {"hypothesis": of_output(row["hypothesis"]), "references": [of_reference(text) for text in row["references"]]}
-        for row in rows
-    ]
+    prepared = [_webnlg_forms(row, how.language) for row in rows]
     unseen = [_is_unseen(row, number) for number, row in enumerate(rows, start=1)]
     parts = {
         "seen": [place for place, is_unseen in enumerate(unseen) if not is_unseen],
@@ -209,6 +200,20 @@ def _webnlg(rows: Sequence[Row], how: How) -> Measured:
             elif kind in part.unmeasured:
                 found.unmeasured[f"{kind}_{name}"] = part.unmeasured[kind]
     return found
+
+
+def _webnlg_forms(row: Row, language: Language) -> Row:
+    """Returns a row in the official forms, which are of English: those of outputs and references differ for letters of
+    other scripts, so that rows which have them get one form for both.
+    """
+    if language.code == "en" and not any(other_letters(text) for text in row["references"]):
+        of_output, of_reference = normalise.webnlg_hypothesis, normalise.webnlg_reference
+    else:
+        of_output = of_reference = normalise.dart
+    return {
+        "hypothesis": of_output(row["hypothesis"]),
+        "references": [of_reference(text) for text in row["references"]],
+    }
 
 
 def _is_unseen(row: Row, number: int) -> bool:

@@ -6,13 +6,16 @@ references have the same scores.
 
 from collections.abc import Sequence
 
-from prefix_jax.metrics import coco, nist
+from prefix_jax.metrics import bleu, coco, nist
 from prefix_jax.metrics.languages import Language
 from prefix_jax.metrics.rows import Row
 
 # The share of rows that a mean may hold which no output can score.
 _TOLERATED = 0.01
 _CIDER_TOP = 10.0
+# What the E2E scorer's BLEU may reach: it counts a negative number of 4-grams in an output under four tokens.
+TOP = 100 * (1 + _TOLERATED)
+BROKEN_COUNT = "texts under four tokens break this scorer's count of 4-grams"
 
 
 def of_ngrams(counts: Sequence[int], order: int) -> str:
@@ -33,6 +36,11 @@ def of_mean(counts: Sequence[int], order: int) -> str:
     if enough >= len(counts) * (1 - _TOLERATED):
         return ""
     return f"it needs references of {order} words or more, which {enough} of {len(counts)} have"
+
+
+def of_e2e_bleu(rows: Sequence[Row]) -> str:
+    """Returns what speaks against the E2E scorer's BLEU: so many short texts that a perfect output is not at 100."""
+    return "" if 100 * (1 - _TOLERATED) <= bleu.bleu_e2e(_perfect(rows)) <= TOP else BROKEN_COUNT
 
 
 def of_nist(rows: Sequence[Row]) -> str:
