@@ -211,6 +211,8 @@ def cider(tokenized: Sequence[Row]) -> float:
     """Returns CIDEr-D of rows from `tokenize_rows`, in [0, 10] (Vedantam et al. 2015)."""
     from pycocoevalcap.cider.cider import Cider
 
+    if not any(text for row in tokenized for text in row["references"]):
+        return 0.0  # no word in any of them: the package fails
     return float(Cider().compute_score(*_by_row(tokenized))[0])
 
 

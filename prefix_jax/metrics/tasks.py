@@ -167,16 +167,12 @@ def _e2e(rows: Sequence[Row], how: How) -> Measured:
     found.add("NIST", nist.nist(rows), words or worth.of_ngrams(counts, 5) or worth.of_nist(rows))
     if how.java:
         tokenized = coco.tokenize_rows(rows)
-        _meteor(found, "METEOR", tokenized, how, 100)
-        found.add("ROUGE_L", 100 * coco.rouge_l(tokenized), words)
-        found.add("CIDEr", coco.cider(tokenized), words or worth.of_cider(tokenized))
+        wordless, no_meteor = worth.of_wordless(tokenized), worth.of_meteor(how.language)
+        meteor = 0.0 if no_meteor else coco.meteor(tokenized, language=how.language.meteor)[0]
+        found.add("METEOR", 100 * meteor, no_meteor or wordless)
+        found.add("ROUGE_L", 100 * coco.rouge_l(tokenized), words or wordless)
+        found.add("CIDEr", coco.cider(tokenized), words or wordless or worth.of_cider(tokenized))
     return found
-
-
-def _meteor(found: Measured, name: str, rows: Sequence[Row], how: How, unit: float) -> None:
-    reason = worth.of_meteor(how.language)
-    score = 0.0 if reason else unit * coco.meteor(rows, language=how.language.meteor)[0]
-    found.add(name, score, reason)
 
 
 def _webnlg(rows: Sequence[Row], how: How) -> Measured:
@@ -255,11 +251,12 @@ def _three_references(rows: Sequence[Row], parts: Mapping[str, Sequence[int]], h
     scores = {}
     for (name, places), meteor in zip(parts.items(), meteors, strict=True):
         lines = [rows[place] for place in places]
+        wordless = worth.of_wordless(lines)
         scores[name] = part = Measured()
         score, signed = bleu.signed_bleu(lines, tokenize="none", lowercase=True, smooth="none", pad="")
         part.add("BLEU", score, words or worth.of_ngrams([counts[place] for place in places], 4), signed)
         if how.java:
-            part.add("METEOR", meteor, no_meteor)
+            part.add("METEOR", meteor, no_meteor or wordless)
         part.add("TER", bleu.ter_of([edits[place] for place in places]) / 100, words, signature)
     return scores
 

@@ -30,6 +30,12 @@ def of_ngrams(counts: Sequence[int], order: int) -> str:
     return f"it needs references of {order} tokens or more, which {enough} of {len(counts)} have"
 
 
+def of_wordless(rows: Sequence[Row]) -> str:
+    """Returns what speaks against a score of words: that the form in which texts are compared leaves them none."""
+    enough = sum(any(text.strip() for text in row["references"]) for row in rows)
+    return "" if 2 * enough >= len(rows) else f"it counts words, which {enough} of {len(rows)} references have"
+
+
 def of_mean(counts: Sequence[int], order: int) -> str:
     """Returns what speaks against a mean over rows of scores that need n-grams of an order."""
     enough = sum(count >= order for count in counts)
