@@ -6,7 +6,7 @@ import logging as standard_logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from prefix_jax import disk, surroundings
 from prefix_jax.errors import UserError, did_you_mean, one_line
 
 BAD_INPUT = 2
+FAILED_RUN = 3
 _PIPE_CLOSED = 141  # what a shell gives a program that SIGPIPE ended
 
 # What the functions here define is shown by `--help` as the calling program's.
@@ -39,6 +40,13 @@ def _end(sentence: str, code: int) -> None:
         # At a usual exit this process would wait for the others, which may be gone or waiting for it.
         surroundings.leave(code)
     raise SystemExit(code)
+
+
+def end_failed_run(findings: Sequence[object], option: str) -> None:
+    """Exits with code 3 where a run looks failed and `evaluation.failed_run` is "error"."""
+    if findings and option == "error":
+        sys.stdout.flush()
+        raise SystemExit(FAILED_RUN)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """The defaults of every option, in one place. A recipe in `configs/` sets only what it means to say."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, did_you_mean
 
 # A ConfigDict or one of its sections: which options it has, and of which types, is known only when it runs.
 Config = Any
@@ -30,6 +31,7 @@ def default_config() -> Config:
             optimizer=_optimizer(),
             training=_training(),
             decoding=_decoding(),
+            evaluation=_evaluation(),
             mesh=_mesh(),
         )
     ).lock()
@@ -153,6 +155,9 @@ def _data() -> dict:
         test_categories="",
         # Of the order of the records.
         seed=0,
+        # The language of the targets, as an ISO code such as de, zh or ar: how scores cut texts into words. For
+        # "translation", "en" is the language that `target_column` names.
+        language="en",
     )
 
 
@@ -221,6 +226,17 @@ def _decoding() -> dict:
     )
 
 
+def _evaluation() -> dict:
+    return dict(
+        # sacrebleu's tokenizer for BLEU (tasks "translation" and "text"): none, 13a, intl, zh, ja-mecab, ko-mecab,
+        # char, flores101 or flores200; empty: by `data.language`.
+        bleu_tokenizer="",
+        # What a run that looks failed (its loss or its scores above or below the bare model's, its outputs all alike
+        # or empty) ends with: "warn" (exit code 0) or "error" (exit code 3). It is said and written down either way.
+        failed_run="warn",
+    )
+
+
 def _mesh() -> dict:
     return dict(
         # Devices over which the rows of a batch are divided; 0: all that the others leave.
@@ -258,6 +274,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 def check_ranges(config: Config) -> None:
     """Raises UserError where a number is outside its range; sections of methods that are not used do not matter."""
+    check_evaluation(config)
     used = {"data", "optimizer", "training", "decoding", *(name.strip() for name in config.method.split("+"))}
     for name, value in flat(config.to_dict()).items():
         # A seed may be as large as jax.random takes; all else is a number of things, or of bits of 32.
@@ -270,6 +287,49 @@ def check_ranges(config: Config) -> None:
             value = config[section][option]
             if section in used and not (math.isfinite(value) and inside(value)):
                 raise UserError(f"{name} is {value}; it must be {words if math.isfinite(value) else 'a finite number'}")
+
+
+BLEU_TOKENIZERS = ("none", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200")
+# What is written for the code of a language now and then.
+_LANGUAGES = {
+    "jp": "ja", "cn": "zh", "kr": "ko", "cz": "cs", "gr": "el", "ua": "uk", "dk": "da", "english": "en",
+    "german": "de", "french": "fr", "spanish": "es", "chinese": "zh", "japanese": "ja", "korean": "ko", "arabic": "ar",
+    "hindi": "hi", "russian": "ru", "italian": "it", "portuguese": "pt", "dutch": "nl", "czech": "cs", "thai": "th",
+}  # fmt: skip
+_THREE_LETTERS = {
+    "eng": "en", "deu": "de", "ger": "de", "fra": "fr", "fre": "fr", "spa": "es", "por": "pt", "ita": "it", "nld": "nl",
+    "ces": "cs", "rus": "ru", "zho": "zh", "chi": "zh", "cmn": "zh", "yue": "zh", "jpn": "ja", "kor": "ko", "tha": "th",
+    "ara": "ar", "hin": "hi", "heb": "he", "ell": "el", "tur": "tr", "pol": "pl", "ukr": "uk", "vie": "vi", "fas": "fa",
+}  # fmt: skip
+
+
+def language_code(value: str, option: str = "data.language") -> str:
+    """Returns the language of a code such as `de`, `zh-Hant` or `pt_BR`: its first part in lower case.
+
+    Raises:
+      UserError: it is not a code.
+    """
+    first = re.split("[-_]", value.strip().lower(), maxsplit=1)[0]
+    first = _THREE_LETTERS.get(first, first)
+    if re.fullmatch("[a-z]{2,3}", first) and first not in _LANGUAGES:
+        return first
+    hint = f"; did you mean {_LANGUAGES[first]}?" if first in _LANGUAGES else ""
+    raise UserError(f'{option} is "{value}"; it must be an ISO code such as en, de, zh, ja or ar{hint}')
+
+
+def check_evaluation(config: Config) -> None:
+    """Raises UserError where an option that scores depend on is not one of its choices."""
+    language_code(config.data.language)
+    check_bleu_tokenizer(config.evaluation.bleu_tokenizer)
+    if config.evaluation.failed_run not in ("warn", "error"):
+        raise UserError(f'evaluation.failed_run is "{config.evaluation.failed_run}"; it must be warn or error')
+
+
+def check_bleu_tokenizer(name: str, option: str = "evaluation.bleu_tokenizer") -> None:
+    """Raises UserError where a tokenizer for BLEU is not one of sacrebleu's that are offered."""
+    if name and name not in BLEU_TOKENIZERS:
+        hint = did_you_mean(name, BLEU_TOKENIZERS)
+        raise UserError(f'{option} is "{name}"; it must be empty or one of {", ".join(BLEU_TOKENIZERS)}{hint}')
 
 
 def flat(tree: Any, above: str = "") -> dict[str, Any]:
@@ -291,4 +351,15 @@ def changed(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -
     return {name: value for name, value in flat(options).items() if value != before.get(name)}
 
 
-__all__ = ["Config", "ConfigDict", "changed", "check_ranges", "default_config", "flat"]
+__all__ = [
+    "BLEU_TOKENIZERS",
+    "Config",
+    "ConfigDict",
+    "changed",
+    "check_bleu_tokenizer",
+    "check_evaluation",
+    "check_ranges",
+    "default_config",
+    "flat",
+    "language_code",
+]

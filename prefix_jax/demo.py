@@ -15,22 +15,26 @@ def main() -> None:
     workdir = cli.new_directory(_WORKDIR.value)
     cli.enable_compile_cache()
     from prefix_jax import inference, inspection
+    from prefix_jax.evaluation import scorers
     from prefix_jax.reporting.report import write_report
-    from prefix_jax.reporting.tables import samples_side_by_side, score_table
+    from prefix_jax.reporting.tables import entry_table, samples_side_by_side
     from prefix_jax.training import pipeline
 
-    outcome = pipeline.tune(_recipe(_CONFIG.value), workdir, cli.command_line())
+    config = _recipe(_CONFIG.value)
+    scorers.try_out(config)
+    outcome = pipeline.tune(config, workdir, cli.command_line())
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
         return
     tuned = inference.open_tuned(workdir)
     entry = inference.evaluate(workdir, "test", bare=True, opened=tuned.session)
     print()
-    print(score_table(entry["tuned"], entry["bare"], f"{entry['records']} held-out records"))
+    print(entry_table(entry, f"{entry['records']} held-out records"))
     print()
     print(samples_side_by_side(inference.read_samples(workdir)[:4]))
     inspection.write(workdir, tuned.session, tuned.kept, "test")
     print(f"\nThe report: {write_report(workdir)}")
+    cli.end_failed_run(entry["verdict"], config.evaluation.failed_run)
 
 
 def _recipe(path: str) -> Config:

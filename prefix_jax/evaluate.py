@@ -7,6 +7,7 @@ Scores what a run tuned with the task's official metrics; writes `scores.json`, 
 
 import json
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -31,22 +32,33 @@ def main() -> None:
         {name: flags.FLAGS[name].value for name in ("workdir", "split", "bare", "tuned", "limit", "spread")}
         | _OVERRIDES()
     )
-    from prefix_jax import inference, inspection
+    from prefix_jax import inference
     from prefix_jax.errors import UserError
+    from prefix_jax.evaluation import scorers
     from prefix_jax.parallel import hosts
-    from prefix_jax.reporting.report import write_report
-    from prefix_jax.reporting.tables import score_table
 
     workdir = Path(str(_WORKDIR.value))
     if _INSPECT.value and hosts.several():
         raise UserError("--inspect is for one process; leave it out and call prefix_jax.inspect afterwards")
+    config = inference.configured(workdir, _OVERRIDES())
+    if _INSPECT.value:
+        scorers.try_out(config)
     tuned = inference.open_tuned(workdir, _OVERRIDES()) if _INSPECT.value else None
     opened = tuned and tuned.session
     entry = inference.evaluate(
         workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES(), _SPREAD.value, opened
     )
-    if not hosts.leader():
-        return
+    if hosts.leader():
+        _finish(workdir, entry, tuned)
+    cli.end_failed_run(entry["verdict"], config.evaluation.failed_run)
+
+
+def _finish(workdir: Path, entry: dict[str, Any], tuned: Any) -> None:
+    """Writes the report, and prints the scores."""
+    from prefix_jax import inspection
+    from prefix_jax.reporting.report import write_report
+    from prefix_jax.reporting.tables import entry_table
+
     if tuned is not None:
         inspection.write(workdir, tuned.session, tuned.kept, _SPLIT.value)
     if (workdir / "config.json").exists():
@@ -54,11 +66,7 @@ def main() -> None:
     if _JSON.value:
         print(json.dumps(entry["tuned"]))
     else:
-        print(
-            score_table(
-                entry["tuned"], entry.get("bare"), f"{entry['task']}, {entry['records']} {_SPLIT.value} records"
-            )
-        )
+        print(entry_table(entry, f"{entry['task']}, {entry['records']} {_SPLIT.value} records"))
 
 
 if __name__ == "__main__":

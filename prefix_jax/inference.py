@@ -1,6 +1,7 @@
 """Using what was tuned: text for sources, and the scores of a split."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -12,17 +13,20 @@ from typing import Any
 
 import jax
 
-from prefix_jax import decoding, disk, metrics
+from prefix_jax import decoding, verdict
 from prefix_jax.config import Config, default_config
 from prefix_jax.data import audit, subsets, tokens
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
+from prefix_jax.evaluation import files, scorers
+from prefix_jax.evaluation.files import read_samples
 from prefix_jax.models import finite
 from prefix_jax.models.injected import LORA, TUNED
 from prefix_jax.parallel import hosts
 from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
+from prefix_jax.training.writers import read_metrics
 from prefix_jax.tuning import Kept, lora, store
 
 
@@ -45,9 +49,22 @@ def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Se
     Raises:
       UserError: there is nothing tuned, or it does not fit the model.
     """
+    return _open(folder, configured(folder, overrides), opened)
+
+
+def configured(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Returns the configuration with which `open_tuned` opens a folder, without loading the model.
+
+    Raises:
+      UserError: there is nothing tuned, or an option is out of its range.
+    """
     _, meta = store.load(folder)
     config = merged(meta.get("config") or {}, overrides or {})
     config.model.source = (overrides or {}).get("model.source") or _source(folder, meta)
+    return config
+
+
+def _open(folder: Path, config: Config, opened: Session | None) -> Tuned:
     if opened is None or session.model_options(opened.config) != session.model_options(config):
         opened = session.open_session(config)
     opened = opened.of(config)
@@ -189,6 +206,9 @@ def evaluate(
 ) -> dict:
     """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`; returns the split's entry.
 
+    The scorers and the disk are tried before the model is loaded. Texts are written before they are scored, and where a
+    scorer fails the next call scores them as they are.
+
     Args:
       bare: also score the model without the prefix.
       tuned: score the model with it; False keeps what an earlier call found.
@@ -197,36 +217,28 @@ def evaluate(
       opened: a session that may have the model already.
 
     Raises:
-      UserError: nothing is tuned, the data cannot be had, or there is nothing earlier to keep.
+      UserError: nothing is tuned, the data cannot be had, a scorer fails, or there is nothing earlier to keep.
     """
-    found = open_tuned(workdir, overrides, opened)
-    config = found.session.config
+    config = configured(workdir, overrides)
     records = session.text_inputs(config, split)
     if limit:
         records = subsets.spread(records, limit) if spread else records[:limit]
+    hosts.by_leader(lambda: _try_out(config, workdir, records))
+    found = _open(workdir, config, opened)
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
     about |= {"keep_special_tokens": kept_tokens} if (kept_tokens := config.data.keep_special_tokens) else {}
-    samples = _known_samples(workdir)
-    entry, texts = _earlier(workdir, split, about, [row for row in samples if row["split"] == split], records)
-    if not tuned and (not texts["tuned"] or entry.get("prefix") != found.sha256):
-        raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
-    entry["prefix"] = found.sha256
     _say_of_references(found.session, records, split)
-    what = f"with {config.method.replace('+', ' and ')}"
-    for name, wanted, kept in (("tuned", tuned, found.kept), ("bare", bare, None)):
-        if wanted:
-            label = f"{split}, {what if kept else 'bare model'}"
-            sources = [record.source for record in records]
-            # Of what both are made of is said once.
-            where = "" if name == "bare" and tuned else split
-            texts[name], seconds = _timed(found.session, kept, sources, label, where)
-            entry[name] = _scores(config.data.task, records, texts[name])
-            entry["seconds"] = {**entry.get("seconds", {}), name: round(seconds, 1)}
-    if hosts.leader():
-        _write_scores(workdir, split, entry)
-        others = [row for row in samples if row["split"] != split]
-        _write_samples(workdir, split, records, texts, others)
+    scored = _Scored(workdir, split, found, records, about)
+    if not tuned and not scored.has("tuned"):
+        raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
+    wanted = [name for name, asked in (("tuned", tuned), ("bare", bare)) if asked]
+    for name in wanted:
+        # What concerns the sources is said once.
+        scored.decode(name, "" if name == "bare" and tuned else split)
+    entry = hosts.by_leader(lambda: scored.score(wanted))
+    if entry["verdict"] and hosts.leader():
+        print(f"warning: {verdict.sentence(entry['verdict'])}", file=sys.stderr)
     return entry
 
 
@@ -237,6 +249,93 @@ def _say_of_references(opened: Session, records: Sequence[Record], split: str) -
     audit.say(split, lines, audit.strict(opened.config.data.strict), quiet=not hosts.leader())
 
 
+def _try_out(config: Config, workdir: Path, records: Sequence[Record]) -> None:
+    decoding.Options.from_config(config.decoding)
+    scorers.try_out(config)
+    scorers.try_records(config, records)
+    scorers.try_disk(workdir, records)
+
+
+class _Scored:
+    """A split's entry of `scores.json` and its texts, from what an earlier call wrote to what this one adds."""
+
+    def __init__(self, workdir: Path, split: str, found: Tuned, records: Sequence[Record], about: dict[str, Any]):
+        self.workdir, self.split, self.found, self.records = workdir, split, found, records
+        self.config = found.session.config
+        samples = files.known_samples(workdir)
+        self.others = [row for row in samples if row["split"] != split]
+        own = [row for row in samples if row["split"] == split]
+        self.entry, self.texts = _earlier(workdir, split, about, own, records)
+        self.earlier_prefix = self.entry.get("prefix")
+        self.entry["prefix"] = found.sha256
+        hosts.wait("scores are read")  # before process 0 writes them
+
+    def has(self, name: str) -> bool:
+        """Whether there are texts of this prefix, or for "bare" of this model."""
+        return bool(self.texts[name]) and (name == "bare" or self.earlier_prefix == self.found.sha256)
+
+    def decode(self, name: str, where: str) -> None:
+        """Makes the texts and writes them down, unless an earlier call has made them and could not score them.
+
+        `where` names the sources in what is said of them; empty: nothing is said.
+        """
+        unscored = self.entry.setdefault("unscored", {})
+        key = _key(self.config, self.found.sha256 if name == "tuned" else None)
+        if self.has(name) and unscored.get(name) == key:
+            if hosts.leader():
+                print(f"scoring the texts that an earlier call has decoded ({self.split}, {name})", file=sys.stderr)
+            return
+        kept = self.found.kept if name == "tuned" else None
+        what = f"with {self.config.method.replace('+', ' and ')}" if name == "tuned" else "bare model"
+        sources = [record.source for record in self.records]
+        self.texts[name], seconds = _timed(self.found.session, kept, sources, f"{self.split}, {what}", where)
+        self.entry["seconds"] = {**self.entry.get("seconds", {}), name: round(seconds, 1)}
+        unscored[name] = key
+        if hosts.leader():
+            files.write_samples(self.workdir, self.split, self.records, self.texts, self.others)
+            files.write_scores(self.workdir, self.split, self.entry)
+
+    def score(self, wanted: Sequence[str]) -> dict[str, Any]:
+        """Scores what is wanted, and what was scored in another way or not at all; writes and returns the entry."""
+        entry = self.entry
+        how = scorers.how(self.config)
+        other = {**scorers.DEFAULT, **entry.get("scoring", {})} != how
+        for name in ("tuned", "bare"):
+            if self.texts[name] and (name in wanted or other or name not in entry):
+                self._score(name)
+        entry["scoring"] = how
+        entry.pop("unscored", None)
+        entry["verdict"] = self._verdict()
+        files.write_scores(self.workdir, self.split, entry)
+        files.write_samples(self.workdir, self.split, self.records, self.texts, self.others)
+        return entry
+
+    def _score(self, name: str) -> None:
+        try:
+            measured = scorers.score(self.config, self.records, self.texts[name])
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"{reason.rstrip('.')}; the texts are kept in {self.workdir}/samples.jsonl, and the same command "
+                "scores them without decoding them again"
+            ) from error
+        self.entry[name] = measured.scores
+        for key, values in (("not_measured", measured.unmeasured), ("signatures", measured.signatures)):
+            self.entry.pop(key, None)
+            if values:
+                self.entry[key] = values
+
+    def _verdict(self) -> list[Any]:
+        texts = self.texts["tuned"]
+        findings = verdict.of_metrics(read_metrics(self.workdir), bool(self.config.training.patience))
+        if texts:
+            references, sources = [r.references for r in self.records], [r.source for r in self.records]
+            findings += verdict.of_outputs(
+                texts, references, sources, self.entry.get("tuned", {}), self.entry.get("bare")
+            )
+        return list(findings)
+
+
 def _earlier(
     workdir: Path, split: str, about: dict[str, Any], rows: list[dict[str, Any]], records: Sequence[Record]
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -244,17 +343,22 @@ def _earlier(
 
     `rows` are the split's samples.
     """
-    entry = _read_scores(workdir).get(split, {})
-    same = all(
-        _plain(entry.get(key)) == _plain(value)
-        for key, value in {"spread": None, "keep_special_tokens": None, **about}.items()
-    )
-    texts = [(row.get("source"), row.get("references")) for row in rows]
-    if not same or texts != [(record.source, list(record.references)) for record in records]:
+    entry = files.read_scores(workdir).get(split, {})
+    wanted = {"spread": None, "keep_special_tokens": None, **about}
+    same = all(_plain(entry.get(key)) == _plain(value) for key, value in wanted.items())
+    if not same or not files.same_records(rows, records):
         if entry.get("records", 0) > about["records"] and hosts.leader():
             print(f"replacing the scores of {entry['records']} records of {split} by those of fewer", file=sys.stderr)
         return dict(about), {"tuned": [], "bare": []}
-    return entry, {name: [row[name] for row in rows] for name in ("tuned", "bare")}
+    texts = {name: [row.get(name) for row in rows] for name in ("tuned", "bare")}
+    return entry, {name: found if None not in found else [] for name, found in texts.items()}
+
+
+def _key(config: Config, sha256: str | None) -> str:
+    """Returns a hash of all that texts depend on beside their inputs."""
+    data = {k: v for k, v in config.data.to_dict().items() if k not in ("path", "language")}
+    options = [config.model.to_dict(), data, config.decoding.to_dict(), sha256]
+    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -266,57 +370,4 @@ def _timed(opened: Session, kept: Kept | None, sources: list[str], label: str, w
     return write_texts(opened, kept, sources, label, where=where), time.monotonic() - start
 
 
-def _scores(task: str, records: Sequence[Record], hypotheses: Sequence[str]) -> dict[str, float]:
-    rows: list[Any] = [
-        {"hypothesis": text, "references": list(record.references), "category": record.category}
-        for record, text in zip(records, hypotheses, strict=True)
-    ]
-    return metrics.score("text" if task == "table" else task, rows)
-
-
-def _read_scores(workdir: Path) -> dict[str, Any]:
-    path = workdir / "scores.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if not isinstance(found, dict):
-            raise ValueError
-        return found
-    except ValueError:
-        print(f"{path} was damaged and is written anew", file=sys.stderr)
-        return {}
-
-
-def _write_scores(workdir: Path, split: str, entry: dict[str, Any]) -> None:
-    scores = {**_read_scores(workdir), split: entry}
-    disk.write_text(workdir / "scores.json", json.dumps(scores, indent=2) + "\n")
-
-
-def _known_samples(workdir: Path) -> list[dict[str, Any]]:
-    try:
-        rows = read_samples(workdir) if (workdir / "samples.jsonl").exists() else []
-        return [row for row in rows if row["split"]]  # what has none is no row of ours
-    except (ValueError, KeyError, TypeError):
-        print(f"{workdir}/samples.jsonl was damaged and is written anew", file=sys.stderr)
-        return []
-
-
-def _write_samples(
-    workdir: Path, split: str, records: Sequence[Record], texts: dict[str, list[Any]], others: list[dict[str, Any]]
-) -> None:
-    rows = [
-        {
-            "split": split,
-            "id": record.id,
-            "source": record.source,
-            "references": list(record.references),
-            **{name: texts[name][i] if texts[name] else None for name in ("tuned", "bare")},
-        }
-        for i, record in enumerate(records)
-    ]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [*rows, *others])
-    disk.write_text(workdir / "samples.jsonl", text)
-
-
-def read_samples(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of `samples.jsonl`, those of the split that was scored last before others."""
-    return disk.read_json_lines(workdir / "samples.jsonl")
+__all__ = ["Tuned", "configured", "evaluate", "merged", "open_tuned", "read_samples", "with_merged_lora", "write_texts"]

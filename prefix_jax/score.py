@@ -1,6 +1,6 @@
 """Prints a task's official scores for a file of outputs and references.
 
-python -m prefix_jax.score --task e2e --file rows.jsonl [--json]
+python -m prefix_jax.score --task e2e --file rows.jsonl [--language de] [--bleu-tokenizer intl] [--json]
 """
 
 import argparse
@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from prefix_jax import cli
-from prefix_jax.metrics import TASKS, read_rows, score
+from prefix_jax.config import BLEU_TOKENIZERS, check_bleu_tokenizer, language_code
+from prefix_jax.metrics import TASKS, Measured, measure, read_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,14 +18,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with cli.user_errors():
-            if options.task not in TASKS:
-                score(options.task, [])  # Names the task that was meant, before anything is read.
-            rows = read_rows(options.file)
-            scores = score(options.task, rows, java=not options.no_java)
-            print(json.dumps(scores) if options.json else _table(options.task, scores, len(rows)))
+            _score(options)
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
+
+
+def _score(options: argparse.Namespace) -> None:
+    language_code(options.language, "--language")
+    check_bleu_tokenizer(options.bleu_tokenizer, "--bleu-tokenizer")
+    if options.task not in TASKS:
+        measure(options.task, [])  # Names the task that was meant, before anything is read.
+    rows = read_rows(options.file)
+    found = measure(options.task, rows, not options.no_java, options.language, options.bleu_tokenizer)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(json.dumps(found.scores) if options.json else _table(options.task, found, len(rows)))
+    for name, reason in found.unmeasured.items():
+        print(f"note: no {name}: {reason}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,16 +47,22 @@ def _parser() -> argparse.ArgumentParser:
         type=cli.path,
         help='JSON lines {"hypothesis": "...", "references": ["..."]}, for webnlg with "category"; - is standard input',
     )
+    parser.add_argument("--language", default="en", help="of the references: an ISO code such as de, zh or ar")
+    parser.add_argument(
+        "--bleu-tokenizer",
+        default="",
+        help=f"sacrebleu's, for the tasks translation and text: {', '.join(BLEU_TOKENIZERS)}; default: by the language",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no-java", action="store_true", help="leave out the scores that need Java")
     return parser
 
 
-def _table(task: str, scores: dict[str, float], rows: int) -> str:
-    width = max(map(len, scores))
-    values = {name: TASKS[task].format(name, value) for name, value in scores.items()}
-    room = max(map(len, values.values()))
-    return "\n".join([f"{task}, {rows} rows", *(f"{name:<{width}}  {text:>{room}}" for name, text in values.items())])
+def _table(task: str, found: Measured, rows: int) -> str:
+    values = {name: TASKS[task].format(name, found.scores.get(name)) for name in [*found.scores, *found.unmeasured]}
+    width, room = max(map(len, values)), max(map(len, values.values()))
+    lines = [f"{task}, {rows} rows", *(f"{name:<{width}}  {text:>{room}}" for name, text in values.items())]
+    return "\n".join([*lines, *(f"{name}: {text}" for name, text in found.signatures.items())])
 
 
 if __name__ == "__main__":

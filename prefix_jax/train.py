@@ -28,6 +28,7 @@ def main() -> None:
     outcome = pipeline.tune(_CONFIG.value, workdir, cli.command_line())
     if not outcome.finished and hosts.leader():
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
+    cli.end_failed_run(pipeline.judged(outcome), _CONFIG.value.evaluation.failed_run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Each task's official scores: `score("e2e", rows)` (see `tasks`), rows being `{"hypothesis", "references"}`."""
 
 from prefix_jax.metrics.rows import Row, read_rows
-from prefix_jax.metrics.tasks import TASKS, quick_bleu, score
+from prefix_jax.metrics.tasks import TASKS, Measured, check, measure, notes, quick_bleu, score, try_out
 
-__all__ = ["TASKS", "Row", "quick_bleu", "read_rows", "score"]
+__all__ = ["TASKS", "Measured", "Row", "check", "measure", "notes", "quick_bleu", "read_rows", "score", "try_out"]

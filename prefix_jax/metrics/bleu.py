@@ -5,11 +5,15 @@ Rows have different numbers of references, and the official scorers differ in wh
 """
 
 import math
+import socket
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from prefix_jax.errors import UserError
 from prefix_jax.metrics.rows import Row
+
+_DOWNLOAD_SECONDS = 30
 
 
 @cache
@@ -38,15 +42,60 @@ def bleu(rows: Sequence[Row], *, tokenize: str, lowercase: bool, smooth: str, pa
 
     `tokenize="none", smooth="none", pad=""` is Moses' multi-bleu.perl over files with empty lines.
     """
-    return float(_corpus_score(rows, tokenize=tokenize, lowercase=lowercase, smooth=smooth, pad=pad).score)
+    return signed_bleu(rows, tokenize=tokenize, lowercase=lowercase, smooth=smooth, pad=pad)[0]
 
 
-def _corpus_score(rows: Sequence[Row], *, tokenize: str, lowercase: bool, smooth: str, pad: str | None):
+def signed_bleu(
+    rows: Sequence[Row], *, tokenize: str, lowercase: bool = False, smooth: str = "exp", pad: str | None = None
+) -> tuple[float, str]:
+    """Returns corpus BLEU in percent and sacrebleu's signature of it; the options are sacrebleu's."""
+    metric = _metric(tokenize, lowercase, smooth)
+    score = float(metric.corpus_score(*streams(rows, pad)).score)
+    return score, str(metric.get_signature())
+
+
+def _metric(tokenize: str, lowercase: bool, smooth: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     # `force` silences a warning about text that is already tokenised, which is the very form some tasks score.
-    metric = BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth, force=True)
-    return metric.corpus_score(*streams(rows, pad))
+    return BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth, force=True)
+
+
+@cache
+def tokenizer(name: str) -> Any:
+    """Returns sacrebleu's tokenizer of that name: a function from a text to its tokens, joined by spaces.
+
+    Raises:
+      UserError: its package is not installed, or its model is absent and cannot be downloaded.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_SECONDS)  # sacrebleu downloads the models of flores101 and flores200
+    try:
+        return _metric(name, False, "exp").tokenizer
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"BLEU's tokenizer {name} cannot be had: {_install(name) or str(error).strip()}") from None
+    except (Exception, SystemExit) as error:  # of the network, of a disk, or of a model that is damaged
+        from sacrebleu.utils import SACREBLEU_DIR
+
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"BLEU's tokenizer {name} cannot be had ({reason}); put its model into {SACREBLEU_DIR}/models, or choose "
+            "another evaluation.bleu_tokenizer"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _install(name: str) -> str:
+    extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(name)
+    package = f'"{extra}"' if extra else "sentencepiece" if name.startswith("flores") else ""
+    return f"pip install {package}, or choose another evaluation.bleu_tokenizer" if package else ""
+
+
+def token_counts(rows: Sequence[Row], name: str) -> list[int]:
+    """Returns for each row the tokens of its longest reference, by sacrebleu's tokenizer of that name."""
+    cut = tokenizer(name)
+    return [max(len(cut(text.rstrip()).split()) for text in row["references"]) for row in rows]
 
 
 def bleu_e2e(rows: Sequence[Row]) -> float:
@@ -56,7 +105,7 @@ def bleu_e2e(rows: Sequence[Row]) -> float:
     number of 4-grams, and for an absent match, which it replaces by a very small number.
     Source: `metrics/pymteval.py` of github.com/tuetschek/e2e-metrics.
     """
-    matches = _corpus_score(rows, tokenize="13a", lowercase=True, smooth="none", pad=None)
+    matches = _metric("13a", True, "none").corpus_score(*streams(rows, None))
     lengths = [len(tokens_13a(row["hypothesis"])) for row in rows]
     log_precision = 0.0
     for order, count in enumerate(matches.counts):
@@ -68,9 +117,16 @@ def bleu_e2e(rows: Sequence[Row]) -> float:
 
 def chrf(rows: Sequence[Row]) -> float:
     """Returns chrF2 in percent (Popovic 2015): the row's best reference, characters up to 6, as sacrebleu prints it."""
+    return signed_chrf(rows)[0]
+
+
+def signed_chrf(rows: Sequence[Row]) -> tuple[float, str]:
+    """Returns chrF2 in percent and sacrebleu's signature of it."""
     from sacrebleu.metrics.chrf import CHRF
 
-    return float(CHRF().corpus_score(*streams(rows, None)).score)
+    metric = CHRF()
+    score = float(metric.corpus_score(*streams(rows, None)).score)
+    return score, str(metric.get_signature())
 
 
 def ter(rows: Sequence[Row]) -> float:
@@ -83,10 +139,19 @@ def ter_edits(rows: Sequence[Row]) -> list[tuple[int, float]]:
 
     As tercom has them by default (Snover et al. 2006): case does not count, punctuation does.
     """
+    return signed_ter_edits(rows)[0]
+
+
+def signed_ter_edits(rows: Sequence[Row], characters: bool = False) -> tuple[list[tuple[int, float]], str]:
+    """Returns `ter_edits`, and sacrebleu's signature of them; with `characters` each Chinese character, and each run of
+    kana, is a word (tercom's normalisation and its support of Asian languages).
+    """
     from sacrebleu.metrics.ter import TER
 
-    scores = [TER().sentence_score(row["hypothesis"], row["references"]) for row in rows]
-    return [(score.num_edits, score.ref_length) for score in scores]
+    metric = TER(normalized=characters, asian_support=characters)
+    scores = [metric.sentence_score(row["hypothesis"], row["references"]) for row in rows]
+    metric.num_refs = len(rows[0]["references"]) if len({len(row["references"]) for row in rows}) == 1 else -1
+    return [(score.num_edits, score.ref_length) for score in scores], str(metric.get_signature())
 
 
 def ter_of(edits: Sequence[tuple[int, float]]) -> float:

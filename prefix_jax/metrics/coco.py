@@ -1,8 +1,9 @@
 """METEOR, ROUGE_L and CIDEr through pycocoevalcap and Java, the only module that touches either.
 
 The tokeniser (Stanford's PTBTokenizer) and METEOR 1.5 are jars inside pycocoevalcap. They are run from here, with the
-package's own arguments, over pipes: nothing is written beside the package, which may lie on a read-only disk, and the
-processes end with the call, whatever happens in it.
+package's own arguments, over pipes: nothing is written beside the package, which may lie on a read-only disk, nor to a
+directory of temporary files, and the processes end with the call, whatever happens in it. Neither the locale nor the
+variables that Java reads options from reach them.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
+import threading
 from collections.abc import Sequence
 from typing import IO
 
@@ -20,6 +21,23 @@ from prefix_jax.metrics.rows import Row
 
 # What PTBTokenizer and METEOR take for the end of a line.
 _LINE_ENDS = re.compile(r"[\n\r\v\f\u2028\u2029]+")
+# Numbers with a decimal point and texts in UTF-8 whatever the locale is; no file of counters in the system's /tmp.
+_OPTIONS = (
+    "-Duser.language=en",
+    "-Duser.country=US",
+    "-Duser.language.format=en",
+    "-Duser.country.format=US",
+    "-Dfile.encoding=UTF-8",
+    "-Dsun.jnu.encoding=UTF-8",
+    "-Dstdout.encoding=UTF-8",
+    "-Dstderr.encoding=UTF-8",
+    "-Dsun.stdout.encoding=UTF-8",
+    "-Dsun.stderr.encoding=UTF-8",
+    "-Djava.awt.headless=true",
+    "-XX:-UsePerfData",
+)
+# Variables from which Java takes options or classes of its own, some of them with a word on its streams.
+_NOT_FOR_JAVA = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_OPTIONS", "CLASSPATH", "LANGUAGE")
 
 
 def java() -> str:
@@ -52,9 +70,14 @@ def tokenize(texts: Sequence[str]) -> list[str]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
     jar = os.path.join(_package("tokenizer"), STANFORD_CORENLP_3_4_1_JAR)
-    command = [java(), "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    command = [java(), *_OPTIONS, "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = "\n".join(_one_line(text) for text in texts)
-    result = subprocess.run(command, input=lines.encode("utf-8", "replace"), capture_output=True, check=False)
+    try:
+        result = subprocess.run(
+            command, input=lines.encode("utf-8", "replace"), capture_output=True, check=False, env=_environment()
+        )
+    except OSError as error:
+        raise _java_failed("the PTB tokeniser", str(error.strerror or error).encode()) from None
     tokenized = result.stdout.decode("utf-8", "replace").split("\n")[: len(texts)]
     if result.returncode or len(tokenized) < len(texts):
         raise _java_failed("the PTB tokeniser", result.stderr)
@@ -71,29 +94,78 @@ def tokenize_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def meteor(rows: Sequence[Row], parts: Sequence[Sequence[int]] | None = None) -> list[float]:
+def meteor(
+    rows: Sequence[Row], parts: Sequence[Sequence[int]] | None = None, language: tuple[str, bool] | None = None
+) -> list[float]:
     """Returns METEOR 1.5, in [0, 1], of each part of the rows, given by their places; without parts, of all of them.
 
-    English, `-norm`, the best reference of a row (Denkowski and Lavie 2014).
+    `-norm`, the best reference of a row (Denkowski and Lavie 2014). `language` is METEOR's name of it (None: English)
+    and whether METEOR can normalise its texts; pycocoevalcap has paraphrases of English alone, so that words of others
+    match as they are or by their stems.
 
     Raises:
       UserError: there is no Java, or its process ends early.
     """
     from pycocoevalcap.meteor.meteor import METEOR_JAR
 
-    command = [java(), "-jar", "-Xmx2G", METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
-    with tempfile.TemporaryFile() as chatter:
+    name, normalised = language or ("en", True)
+    folder = _package("meteor")
+    words = ["-l", name, *(["-norm"] if normalised else [])]
+    if not os.path.exists(os.path.join(folder, "data", f"paraphrase-{name}.gz")):
+        words += ["-m", "exact" if name == "cz" else "exact stem"]
+    command = [java(), *_OPTIONS, "-jar", "-Xmx2G", METEOR_JAR, "-", "-", "-stdio", *words]
+    try:
         process = subprocess.Popen(
-            command, cwd=_package("meteor"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter
+            command,
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
         )
-        try:
-            return _meteor_dialogue(process, rows, [range(len(rows))] if parts is None else parts)
-        except (OSError, ValueError):
-            _end(process)
-            chatter.seek(0)
-            raise _java_failed("METEOR", chatter.read()) from None
-        finally:
-            _end(process)
+    except OSError as error:
+        raise _java_failed("METEOR", str(error.strerror or error).encode()) from None
+    chatter = _Chatter(process)
+    try:
+        return _meteor_dialogue(process, rows, [range(len(rows))] if parts is None else parts)
+    except (OSError, ValueError):
+        _end(process)
+        raise _java_failed("METEOR", chatter.text()) from None
+    finally:
+        _end(process)
+        chatter.text()
+
+
+class _Chatter:
+    """What a process says on stderr, read as it comes: a full pipe would hold the process up."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._found: list[bytes] = []
+        self._process = process
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self._found.append(line)
+
+    def text(self) -> bytes:
+        """Returns all of it; to be called when the process has ended."""
+        assert self._process.stderr
+        self._thread.join()
+        self._process.stderr.close()
+        return b"".join(self._found)
+
+
+def _environment() -> dict[str, str]:
+    """Returns the variables that Java is started with."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _NOT_FOR_JAVA and name != "LANG" and not name.startswith("LC_")
+    }
+    return {**kept, "LC_ALL": "C.UTF-8"}
 
 
 def _meteor_dialogue(
@@ -139,6 +211,8 @@ def cider(tokenized: Sequence[Row]) -> float:
     """Returns CIDEr-D of rows from `tokenize_rows`, in [0, 10] (Vedantam et al. 2015)."""
     from pycocoevalcap.cider.cider import Cider
 
+    if not any(text for row in tokenized for text in row["references"]):
+        return 0.0  # no word in any of them: the package fails
     return float(Cider().compute_score(*_by_row(tokenized))[0])
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,33 @@ def fetch(tree: PyTree) -> PyTree:
 def of_leader(number: int) -> int:
     """Returns process 0's number in every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
+
+
+def by_leader(work: Callable[[], Any]) -> Any:
+    """Returns what `work` gives in process 0, in every process; it must be JSON's.
+
+    Raises:
+      UserError: in every process, where `work` raises it in process 0; the others say that process 0 did.
+    """
+    if not several():
+        return work()
+    failed: Exception | None = None
+    found: dict[str, Any] = {}
+    if leader():
+        try:
+            found = {"value": work()}
+        except Exception as error:
+            failed = error
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    sent = np.zeros(of_leader(len(text)), np.uint8)
+    if leader():
+        sent[:] = text
+    found = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)))
+    if failed is not None:
+        raise failed
+    if "value" not in found:
+        raise UserError("process 0 failed; what it printed says why")
+    return found["value"]
 
 
 @contextlib.contextmanager

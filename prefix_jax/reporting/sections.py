@@ -11,6 +11,7 @@ from prefix_jax.reporting.markup import Markup, join, tag
 from prefix_jax.reporting.plots import Series, bar_pair, heat_map, line_chart, smoothed
 from prefix_jax.reporting.run import Picture, Run
 from prefix_jax.reporting.tables import cell_text, is_better, signed
+from prefix_jax.verdict import of_metrics
 
 METHODS = {"prefix": "Prefix tuning", "prompt": "Prompt tuning", "infix": "Infix tuning", "lora": "LoRA",
            "adapter": "Adapter tuning", "finetune": "Fine-tuning"}  # fmt: skip
@@ -26,7 +27,8 @@ def opening(run: Run) -> Markup:
     """The title, a sentence on the size of what was tuned, and the cards of the first split's scores."""
     split, scored = _main_scores(run)
     before, model, after = _title_parts(run)
-    cards = _cards(scored) if scored else None
+    against = findings(run)
+    cards = _cards(scored, bool(against)) if scored else None
     if not scored:
         command = tag("code", f"python -m prefix_jax.evaluate --workdir {_workdir(run)} --split test")
         cards = tag("p", "Not scored yet: ", command, " scores the model with and without the prefix.", class_="empty")
@@ -35,8 +37,24 @@ def opening(run: Run) -> Markup:
         tag("h1", before, tag("span", model, class_="nowrap" if len(model) < 20 else None), after),
         tag("p", _lede(run, split, scored), class_="lede"),
         tag("ul", [tag("li", item) for item in _meta(run)], class_="meta"),
+        _failed(against),
         cards,
     ])  # fmt: skip
+
+
+def findings(run: Run) -> list[str]:
+    """Returns what speaks against the run, a sentence each: as `evaluate` found it, else of its losses alone."""
+    scored = _main_scores(run)[1].get("verdict")
+    if not isinstance(scored, list):
+        scored = of_metrics(run.metrics, bool(run.option("training.patience", 0)))
+    return [str(finding["detail"]) for finding in scored if isinstance(finding, Mapping) and "detail" in finding]
+
+
+def _failed(against: Sequence[str]) -> Markup | None:
+    if not against:
+        return None
+    items = [tag("li", sentence[0].upper() + sentence[1:] + ".") for sentence in against]
+    return tag("div", tag("p", "This run looks failed"), tag("ul", items), class_="failed", role="alert")
 
 
 def tuned(run: Run) -> Markup:
@@ -92,7 +110,10 @@ def training(run: Run) -> Markup:
 
 def scores(run: Run) -> Markup | None:
     """One table a split: every metric, bare and tuned."""
-    parts = [_score_table(split, scored) for split, scored in run.scores.items() if _numbers(scored.get("tuned"))]
+    failed = bool(findings(run))
+    parts = [
+        _score_table(split, scored, failed) for split, scored in run.scores.items() if _numbers(scored.get("tuned"))
+    ]
     return tag("div", parts, class_="stack") if parts else None
 
 
@@ -193,22 +214,23 @@ def _meta(run: Run) -> list[str]:
     return [*items, f"run {run.workdir.resolve().name}"]
 
 
-def _cards(scored: Mapping[str, Any]) -> Markup:
+def _cards(scored: Mapping[str, Any], failed: bool) -> Markup:
     after, before = _numbers(scored.get("tuned")), _numbers(scored.get("bare"))
     cards = []
     for name, value in list(after.items())[:6]:
         bare = before.get(name)
         than = None
         if bare is not None:
-            than = tag("p", f"bare model {cell_text(bare)} ", _difference(name, value - bare), class_="than")
+            than = tag("p", f"bare model {cell_text(bare)} ", _difference(name, value - bare, failed), class_="than")
         big = tag("p", cell_text(value), class_="big")
         cards.append(tag("article", tag("h3", name), big, bar_pair(bare, value), than, class_="card score"))
     return tag("div", cards, class_="scores")
 
 
-def _difference(metric: str, difference: float) -> Markup:
+def _difference(metric: str, difference: float, failed: bool = False) -> Markup:
+    """A signed difference in the colour of better or worse; nothing is better where the run looks failed."""
     better = is_better(metric, difference)
-    kind = None if better is None else "better" if better else "worse"
+    kind = None if better is None or (better and failed) else "better" if better else "worse"
     return tag("span", signed(difference).replace("-", "\u2212"), class_=kind)
 
 
@@ -247,12 +269,14 @@ def _heat_figure(picture: Picture, kind: str) -> Markup:
     return tag("figure", tag("figcaption", tag("h3", name)), chart, class_="card")
 
 
-def _score_table(split: str, scored: Mapping[str, Any]) -> Markup:
+def _score_table(split: str, scored: Mapping[str, Any], failed: bool) -> Markup:
     after, before = _numbers(scored.get("tuned")), _numbers(scored.get("bare"))
     rows = []
-    for name in dict.fromkeys([*after, *before]):
+    reasons = scored.get("not_measured")
+    reasons = reasons if isinstance(reasons, Mapping) else {}
+    for name in dict.fromkeys([*after, *before, *reasons]):
         bare, value = before.get(name), after.get(name)
-        change = _difference(name, value - bare) if bare is not None and value is not None else "-"
+        change = _difference(name, value - bare, failed) if bare is not None and value is not None else "-"
         cells = [cell_text(bare), cell_text(value), change] if before else [cell_text(value)]
         rows.append(tag("tr", tag("th", name, scope="row"), [tag("td", cell, class_="number") for cell in cells]))
     columns = ["bare model", "tuned", "difference"] if before else ["tuned"]
@@ -260,7 +284,8 @@ def _score_table(split: str, scored: Mapping[str, Any]) -> Markup:
     records = f"{_count(scored.get('records'))} records" if scored.get("records") else ""
     caption = "; ".join(part for part in (f"Split {split}", records, _decoded(scored)) if part)
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", heads)), tag("tbody", rows))
-    return tag("div", tag("div", table, class_="scroll"), class_="card")
+    absent = [tag("p", f"No {name}: {reason}.", class_="about below") for name, reason in reasons.items()]
+    return tag("div", tag("div", table, class_="scroll"), absent, class_="card")
 
 
 def _decoded(scored: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ SEED = "training.seed"
 LOSS = "validation loss"
 # The option along which scores are drawn: the first of these that varies.
 ALONG = ("prefix.length", "optimizer.learning_rate", "optimizer.weight_decay")
+# Beside the state of a row whose run looks failed.
+FAILED = " (looks failed)"
 LINES = ("line", "points", "faint")
 
 
@@ -81,12 +83,15 @@ def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, A
     values: dict[str, list[float]] = {}
     for row in rows:
         for metric, value in row.get("scores", {}).items():
+            if value is None:
+                continue
             values.setdefault(metric, []).append(value)
         loss = _lowest_loss(workdir / row["directory"] / "metrics.jsonl")
         if loss is not None and row["status"] in ("trained", "scored"):
             values.setdefault(LOSS, []).append(loss)
     values = {m: values[m] for m in sorted(values, key=lambda m: m == LOSS)}
-    return Result({o: rows[0]["options"][o] for o in options}, [row["status"] for row in rows], values)
+    states = [row["status"] + (FAILED if row.get("verdict") else "") for row in rows]
+    return Result({o: rows[0]["options"][o] for o in options}, states, values)
 
 
 def _lowest_loss(path: Path) -> float | None:
@@ -126,7 +131,8 @@ def write_sweep(workdir: Path) -> None:
 
 def page(found: Sweep) -> str:
     """Returns the report of a sweep as one HTML page."""
-    done = sum(state in ("scored", "diverged") for result in found.results for state in result.states)
+    states = [state.removesuffix(FAILED) for result in found.results for state in result.states]
+    done = sum(state in ("scored", "diverged") for state in states)
     rows = len(found.record["rows"])
     name = found.workdir.resolve().name
     varied = ", ".join(_word(o, found.options).replace("_", " ") for o in found.options) or "the seed"
@@ -206,7 +212,9 @@ def _runs(found: Sweep) -> Markup:
     def item(row: Mapping[str, Any]) -> Markup:
         report = found.workdir / row["directory"] / "report.html"
         name = tag("a", row["name"], href=f"{row['directory']}/report.html") if report.exists() else row["name"]
-        return tag("li", name, f": {row['status']}", f" ({row['error']})" if row.get("error") else None)
+        against = "; ".join(finding["detail"] for finding in row.get("verdict", []))
+        said = row.get("error") or (f"this run looks failed: {against}" if against else "")
+        return tag("li", name, f": {row['status']}", f" ({said})" if said else None)
 
     items = tag("ul", [item(row) for row in found.record["rows"]])
     return tag("div", items, class_="card")

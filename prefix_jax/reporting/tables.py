@@ -6,6 +6,7 @@ import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefix_jax.disk import write_text
 
@@ -52,7 +53,7 @@ def markdown_table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> 
     return "\n".join([line(columns), marks, *(line([cell_text(cell) for cell in row]) for row in rows)])
 
 
-def score_rows(tuned: Mapping[str, float], bare: Mapping[str, float] | None) -> list[list[object]]:
+def score_rows(tuned: Mapping[str, float | None], bare: Mapping[str, float] | None) -> list[list[object]]:
     """Returns rows of metric, bare score, tuned score, signed difference; `None` where one is missing."""
     bare = bare or {}
     rows: list[list[object]] = []
@@ -64,7 +65,7 @@ def score_rows(tuned: Mapping[str, float], bare: Mapping[str, float] | None) -> 
 
 
 def score_table(
-    tuned: Mapping[str, float], bare: Mapping[str, float] | None = None, title: str = "", markdown: bool = False
+    tuned: Mapping[str, float | None], bare: Mapping[str, float] | None = None, title: str = "", markdown: bool = False
 ) -> str:
     """Returns the small table `metric / bare model / with prefix / difference`; without `bare`, metric and score.
 
@@ -77,6 +78,14 @@ def score_table(
     else:
         columns, rows = ["metric", "score"], [[name, _as_float(value)] for name, value in tuned.items()]
     return markdown_table(rows, columns) if markdown else text_table(rows, columns, title)
+
+
+def entry_table(entry: Mapping[str, Any], title: str = "") -> str:
+    """Returns the table of an entry of `scores.json`, and a line for each score that measures nothing and why."""
+    reasons = entry.get("not_measured", {})
+    absent = dict.fromkeys(name for name in reasons if name not in entry["tuned"])
+    table = score_table({**entry["tuned"], **absent}, entry.get("bare"), title)
+    return "\n".join([table, *(f"no {name}: {reason}" for name, reason in reasons.items())])
 
 
 def samples_side_by_side(samples: Sequence[Mapping[str, object]], width: int = 100) -> str:

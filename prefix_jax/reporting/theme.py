@@ -67,6 +67,11 @@ p code, li code, td code, .about code { font: .9em var(--mono); }
 .notes { margin: 26px 0 0; padding: 14px 20px; border-left: 3px solid var(--worse); background: var(--card);
   border-radius: 0 10px 10px 0; font-size: 15px; }
 .notes p { margin: 0; }
+.failed { margin: 26px 0 0; padding: 16px 22px; border: 1px solid var(--worse); border-left-width: 6px;
+  border-radius: 10px; background: var(--card); }
+.failed p { margin: 0; color: var(--worse); font-weight: 650; font-size: 18px; }
+.failed ul { margin: 6px 0 0; padding-left: 1.2em; }
+.about.below { margin: 14px 0 0; font-size: 14px; }
 
 .scores { display: grid; grid-template-columns: repeat(auto-fit, minmax(178px, 1fr)); gap: 14px; margin: 26px 0 0; }
 .score { padding: 18px 20px 16px; }

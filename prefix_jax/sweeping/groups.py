@@ -15,8 +15,8 @@ TRACED = (
     "training.seed",
 )
 TRACED_OF_PREFIX = ("prefix.length", "prefix.initialisation", "prefix.text")
-# How text is generated afterwards is no matter of training.
-LATER = ("decoding.",)
+# How text is generated and scored afterwards is no matter of training.
+LATER = ("decoding.", "evaluation.", "data.language")
 
 
 def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:

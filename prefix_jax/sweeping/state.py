@@ -9,6 +9,7 @@ from typing import Any
 from prefix_jax import disk
 from prefix_jax.config import changed
 from prefix_jax.errors import UserError
+from prefix_jax.evaluation import scorers
 from prefix_jax.models.pretrained import identity_of
 from prefix_jax.parallel import hosts
 from prefix_jax.sweeping.groups import groups, holding
@@ -134,7 +135,8 @@ class State:
 
     def asked(self, row: Row) -> dict[str, Any]:
         """Returns what a row's scores depend on beside what was tuned."""
-        return {**self.scoring, "decoding": json.loads(row.config.decoding.to_json())}
+        how = {k: v for k, v in scorers.how(row.config).items() if v != scorers.DEFAULT[k]}
+        return {**self.scoring, **how, "decoding": json.loads(row.config.decoding.to_json())}
 
 
 def _ground(source: str) -> dict[str, Any] | None:

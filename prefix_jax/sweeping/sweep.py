@@ -10,6 +10,7 @@ import jax
 
 from prefix_jax import disk, inference
 from prefix_jax.errors import UserError, one_line
+from prefix_jax.evaluation import scorers
 from prefix_jax.models.pretrained.cache import keep_programs
 from prefix_jax.parallel import hosts
 from prefix_jax.reporting.report import write_report
@@ -41,6 +42,7 @@ def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[
     Raises:
       UserError: the directory holds other runs, or cannot be written.
     """
+    _try_scorers(rows, options)
     with hosts.holding(workdir):
         if hosts.leader():
             disk.drop_leftovers(workdir)
@@ -62,6 +64,7 @@ def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: S
     Raises:
       UserError: as `sweep`, or the cluster takes no job.
     """
+    _try_scorers(rows, options)
     state = _state(rows, workdir, options, words)
     running: dict[str, Job] = {}
     for group in state.chosen:
@@ -84,6 +87,12 @@ def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: S
     follow(running, ended, seconds=10.0 if jobs.cluster == "slurm" else 0.5)
     _write(state)
     return state
+
+
+def _try_scorers(rows: Sequence[Row], options: Options) -> None:
+    """Raises UserError where what the rows are scored with is not here, before anything is trained."""
+    if options.split:
+        hosts.by_leader(lambda: [scorers.try_out(row.config) for row in rows])
 
 
 def _in_job(rows: Sequence[Row], workdir: Path, options: Options, words: list[str], job: str) -> None:
@@ -149,13 +158,16 @@ class _Runner:
             if outcome.diverged:
                 self.state.set(name, "diverged", step=outcome.step)
             elif outcome.finished:
-                self.state.set(name, "trained", step=outcome.step, seconds=round(outcome.seconds, 1))
+                findings = pipeline.judged(outcome)
+                more = {"verdict": findings} if findings else {}
+                self.state.set(name, "trained", step=outcome.step, seconds=round(outcome.seconds, 1), **more)
         return all(outcome.finished for outcome in outcomes)
 
     def _score(self, name: str) -> None:
         row, known = self.state.rows[name], self.state.found[name]
         about: dict[str, Any] = {f"decoding.{option}": value for option, value in row.config.decoding.items()}
-        about["model.source"] = row.config.model.source
+        about |= {f"evaluation.{option}": value for option, value in row.config.evaluation.items()}
+        about |= {"model.source": row.config.model.source, "data.language": row.config.data.language}
         directory = self.state.directory(name)
         _say(name)
         found = inference.evaluate(
@@ -169,6 +181,8 @@ class _Runner:
         if hosts.leader():
             write_report(directory)
         more = {key: known[key] for key in ("step", "seconds") if key in known}
+        if found["verdict"]:
+            more["verdict"] = found["verdict"]
         scored = {"asked": self.state.asked(row), "records": found["records"], "scores": found["tuned"]}
         self.state.set(name, "scored", **more, **scored)
 

@@ -22,7 +22,7 @@ from prefix_jax.training import diagnosis, sameness
 from prefix_jax.training.checkpoint import Checkpoints
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
-from prefix_jax.training.step import State, exported, make_evaluation, make_step
+from prefix_jax.training.step import State, exported, make_bare_evaluation, make_evaluation, make_step
 from prefix_jax.training.trainer import Member, Trainer
 from prefix_jax.training.writers import MetricWriter
 
@@ -158,7 +158,10 @@ def train(trainer: Trainer) -> list[Outcome]:
             )
         for writer in writers:
             writer.resume(point.step)
-        run = _Run(trainer, checkpoints, writers, stop, point)
+        bare = None
+        if trainer.validation is not None and point.step < trainer.total_steps:
+            bare = bare_validation_loss(trainer, writers)
+        run = _Run(trainer, checkpoints, writers, stop, point, bare)
         run.to_the_end()
         checkpoints.close()
     return run.outcomes()
@@ -168,8 +171,15 @@ class _Run:
     """The moving parts of `train`."""
 
     def __init__(
-        self, trainer: Trainer, checkpoints: Checkpoints, writers: Sequence[MetricWriter], stop: Stop, point: _Point
+        self,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        writers: Sequence[MetricWriter],
+        stop: Stop,
+        point: _Point,
+        bare: float | None,
     ) -> None:
+        self._bare = {} if bare is None else {"bare_validation_loss": bare}
         self.t, self.checkpoints, self.writers, self.stop, self.at = trainer, checkpoints, writers, stop, point
         self._began = time.monotonic() - point.seconds
         options, model = trainer.options, trainer.session.model
@@ -274,7 +284,7 @@ class _Run:
         if not np.isfinite(losses).all() and (found := diagnosis.of_weights(self.t)):
             raise UserError(f"the validation loss is {losses[~np.isfinite(losses)][0]} at step {self.at.step}; {found}")
         for m in self._running():
-            self._write(m, {"validation_loss": float(losses[m]), "seconds": self.seconds})
+            self._write(m, {"validation_loss": float(losses[m]), **self._bare, "seconds": self.seconds})
             better[m] = self.at.patience[m].see(float(losses[m]), self.at.step)
         if better.any():
             self.at.best = jax.tree.map(lambda new, old: _chosen(better, new, old), trainable, self.at.best)
@@ -322,6 +332,16 @@ def _finite(tree: PyTree) -> Array:
 @jax.jit
 def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
+
+
+def bare_validation_loss(trainer: Trainer, writers: Sequence[MetricWriter]) -> float:
+    """Returns the validation loss of the model without what is tuned: from an earlier part of the run, or measured."""
+    known = hosts.by_leader(lambda: writers[0].last("bare_validation_loss"))
+    if known is not None:
+        return known
+    evaluate = make_bare_evaluation(trainer.session.model)
+    batches = trainer.bare_validation or trainer.validation
+    return float(validation_loss(lambda base, _, batch: evaluate(base, batch), trainer.session, None, batches))
 
 
 def validation_loss(evaluate: Callable, session: Session, trainable: PyTree, batches: PackedBatches | None) -> Any:

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import jax
 
-from prefix_jax import disk
+from prefix_jax import disk, verdict
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.parallel import hosts
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.training.trainer import Trainer, prepare
+from prefix_jax.training.writers import read_metrics
 from prefix_jax.tuning import store
+from prefix_jax.verdict import Finding
 
 
 def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
@@ -52,6 +54,18 @@ def run(trainer: Trainer) -> list[Outcome]:
                 keep(trainer.session, outcome)
     hosts.wait("kept")  # process 0 has written what the others may read next
     return outcomes
+
+
+def judged(outcome: Outcome) -> list[Finding]:
+    """Returns what the losses of a finished run say against it, and says so."""
+    member = outcome.member
+    if not outcome.finished or outcome.diverged:
+        return []
+    best_kept = bool(member.config.training.patience)
+    findings = hosts.by_leader(lambda: list(verdict.of_metrics(read_metrics(member.workdir), best_kept)))
+    if findings and hosts.leader():
+        print(f"warning: {verdict.sentence(findings)}", file=sys.stderr)
+    return findings
 
 
 def keep(session: Session, outcome: Outcome) -> None:

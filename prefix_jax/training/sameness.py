@@ -28,8 +28,10 @@ MAY_CHANGE = (
     "training.wandb",
     "data.path",
     "data.keep_special_tokens",
+    "data.language",
     "data.strict",
     "decoding.",
+    "evaluation.",
     "mesh.",
     "model.attention",
 )

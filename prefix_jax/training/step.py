@@ -2,6 +2,7 @@
 grad.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -147,6 +148,12 @@ def make_evaluation(
     over = "member" if on_mesh else None
     run = evaluate if lengths is None else jax.vmap(evaluate, (None, 0, None, axis), spmd_axis_name=over)
     return jax.jit(lambda base, trainable, batch: run(base, trainable, batch, own))
+
+
+@functools.lru_cache(maxsize=8)
+def make_bare_evaluation(model: Model) -> Callable:
+    """Returns the compiled `(base, batch) -> (sum of losses, sum of weights)` of the model without anything tuned."""
+    return jax.jit(lambda base, batch: loss_sums(model, base, None, batch))
 
 
 def _own_lengths(lengths: Sequence[int] | None) -> tuple[Array | None, int | None]:

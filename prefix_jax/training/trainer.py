@@ -56,6 +56,8 @@ class Trainer:
     batches: PackedBatches
     validation: PackedBatches | None
     total_steps: int
+    # The validation records as the bare model reads them, where the method takes places of the input; else None.
+    bare_validation: PackedBatches | None = None
 
     @property
     def options(self) -> Config:
@@ -159,7 +161,10 @@ def prepare_together(
     for member in members:
         capacities = dataclasses.astuple(batches.shape)
         run_directory.claim(member.workdir, member.config, member.counts, words, capacities, ground, audit)
-    return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total)
+    bare = None
+    if validation is not None and longest.method().reserved:
+        bare = _batches(longest, "validation", {}, shuffle=False, bare=True)
+    return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total, bare)
 
 
 def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
@@ -202,9 +207,16 @@ def check_options(config: Config) -> None:
 
 
 def _batches(
-    session: Session, split_name: str, audit: dict[str, Any], shuffle: bool, shape: Shape | None = None
+    session: Session,
+    split_name: str,
+    audit: dict[str, Any],
+    shuffle: bool,
+    shape: Shape | None = None,
+    bare: bool = False,
 ) -> PackedBatches:
-    """Returns a split's batches; what was found of its texts is put into `audit`."""
+    """Returns a split's batches, of the model without what is tuned if `bare`; what was found of its texts is put into
+    `audit`.
+    """
     config = session.config
     records = text_pairs(config, split_name)
     wanted = config.training.evaluate_records
@@ -212,10 +224,10 @@ def _batches(
     if not shuffle and wanted:
         records = subsets.spread(records, wanted)
     data = tokenised(session, records)
-    if records:
+    if records and not bare:
         audit[split_name] = audited(session, records, data, split_name)
     return PackedBatches(
-        data.reserving(session.method().reserved),
+        data.reserving(0 if bare else session.method().reserved),
         Layout.of(session.spec),
         batch=config.training.batch,
         seed=config.data.seed,

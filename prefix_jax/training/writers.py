@@ -76,6 +76,10 @@ class MetricWriter:
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=int(step))
 
+    def last(self, name: str) -> float | None:
+        """Returns the newest value of a scalar in `metrics.jsonl`; None where there is none."""
+        return next((line[name] for line in reversed(read_metrics(self._workdir)) if name in line), None)
+
     def close(self) -> None:
         """Flushes and closes TensorBoard and Weights & Biases; `metrics.jsonl` needs no closing."""
         if self._tensorboard is not None:
@@ -102,6 +106,14 @@ class MetricWriter:
             self._tensorboard.write(step, scalars)
         except OSError as error:
             raise _cannot_write(directory, error) from error
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """Returns the lines of a run's `metrics.jsonl` with their finite scalars, without those that cannot be read."""
+    path = workdir / FILE_NAME
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    whole = [json.loads(line) for line in text.split("\n") if _step_of(line) >= 0]
+    return [{name: value for name, value in line.items() if isinstance(value, int | float)} for line in whole]
 
 
 class _EventFile:

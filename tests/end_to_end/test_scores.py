@@ -6,7 +6,7 @@ import pytest
 
 from prefix_jax import inference
 from prefix_jax.training import pipeline
-from tests import tiny
+from tests import runs, tiny
 
 QUICK = {"decoding.strategy": "greedy", "decoding.max_length": 3}
 
@@ -45,3 +45,19 @@ def test_scores_of_other_records_are_not_kept_beside_new_ones(run, tmp_path):
     other = {**QUICK, "data.path": str(tmp_path / "other.jsonl")}
     entry = inference.evaluate(run, "test", overrides=other)
     assert entry["records"] == 4 and "bare" not in entry
+
+
+@pytest.mark.slow
+def test_a_run_that_looks_failed_ends_with_code_3_where_that_is_asked_for(tiny_models, tmp_path):
+    recipe = runs.write_recipe(tmp_path, tiny_models["llama"], steps=4)
+    options = ("--config.method=finetune", "--config.optimizer.learning_rate=0.5", "--config.optimizer.warmup_steps=0")
+    words = ("--config", str(recipe), "--workdir", str(tmp_path / "run"), *options)
+    _, err = runs.run("train", *words, cache=tmp_path / "cache")
+    said = [line for line in err.splitlines() if line.startswith("warning: this run looks failed: the validation loss")]
+    assert len(said) == 1
+    runs.run("train", *words, "--config.evaluation.failed_run=error", cache=tmp_path / "cache", code=3)
+    words = ("--workdir", str(tmp_path / "run"), "--config.evaluation.failed_run=error", "--json")
+    out, err = runs.run("evaluate", *words, cache=tmp_path / "cache", code=3)
+    assert json.loads(out) and "this run looks failed" in err
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["test"]["verdict"]
+    assert "This run looks failed" in (tmp_path / "run" / "report.html").read_text()

@@ -110,6 +110,24 @@ def test_the_page_holds_what_the_run_directory_says(workdir):
     assert len(charts) == 2 + 3 + 6
 
 
+def test_a_run_that_looks_failed_says_so_in_a_box_and_nothing_in_it_is_better(workdir):
+    assert "This run looks failed" not in Page(write_report(workdir)).text
+    scores = json.loads((workdir / "scores.json").read_text())
+    scores["test"]["verdict"] = [{"finding": "outputs_alike", "detail": "all 630 outputs are alike: <b>"}]
+    scores["test"]["not_measured"] = {"NIST": "no word is rarer than another"}
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    page = Page(write_report(workdir))
+    assert "This run looks failed" in page.text and "All 630 outputs are alike: <b>." in page.text
+    assert sum(attributes.get("class") == "better" for attributes in page.all("span")) == 0
+    assert "No NIST: no word is rarer than another." in page.text
+
+
+def test_losses_above_the_bare_models_are_enough_for_the_box(workdir):
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1000, "validation_loss": 1.1, "bare_validation_loss": 1.05}\n')
+    assert "at step 1000, 1.1, is above the bare model's, 1.05." in Page(write_report(workdir)).text
+
+
 def test_the_page_is_accessible(workdir):
     page = Page(write_report(workdir))
     assert page.all("html") == [{"lang": "en"}]

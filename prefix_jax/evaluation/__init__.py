@@ -1,0 +1,1 @@
+"""What stands around the scores of a run: the scorers tried first, the files of scores and texts."""

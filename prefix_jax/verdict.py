@@ -1,0 +1,162 @@
+"""Whether a run failed: what its losses, its outputs and its scores say against it.
+
+Pure functions, each from numbers or texts to findings. None looks at how a run was made; a finding is a fact about it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+# Losses in nats a token: what counts as above the bare model's, and as far above the run's own best.
+_ABOVE = 1e-3
+_FAR, _FAR_AT_LEAST = 1.25, 0.1
+# The share of outputs that are empty, copies or one text, from which on nearly all are.
+_NEARLY_ALL = 0.9
+_ALIKE = 0.95
+# With fewer records chance can make outputs alike, or their score that of the commonest answer.
+_RECORDS, _RECORDS_OF_CLASSES = 3, 10
+_CLASSES = 20
+# Parts of metrics' names of which less is better, and the score that cannot be bettered.
+_LOWER = frozenset({"ter", "loss", "perplexity", "nll"})
+_PERFECT = 100 - 1e-9
+
+
+class Finding(TypedDict):
+    """What speaks against a run: a name of the kind, and a sentence with the numbers."""
+
+    finding: str
+    detail: str
+
+
+def of_training(validation: Sequence[tuple[int, float]], bare: float | None, best_kept: bool = False) -> list[Finding]:
+    """Returns what the validation losses of a finished run say against it.
+
+    Args:
+      validation: (step, loss) in the order of the steps.
+      bare: the loss of the model without what was tuned, on the same records; None where it was not measured.
+      best_kept: whether the values of the best step were kept, not those of the last.
+    """
+    known = [(step, loss) for step, loss in validation if math.isfinite(loss)]
+    if not known:
+        return []
+    best_step, best = min(known, key=lambda pair: pair[1])
+    step, final = (best_step, best) if best_kept else known[-1]
+    findings: list[Finding] = []
+    if bare is not None and math.isfinite(bare) and final > bare + _ABOVE * max(1.0, bare):
+        detail = f"the validation loss at step {step}, {final:.4g}, is above the bare model's, {bare:.4g}"
+        findings.append({"finding": "loss_above_bare", "detail": detail})
+    if final > _FAR * best and final > best + _FAR_AT_LEAST:
+        detail = (
+            f"the validation loss at step {step}, {final:.4g}, is far above the run's best, {best:.4g} at step "
+            f"{best_step}; training.patience keeps the best"
+        )
+        findings.append({"finding": "loss_above_best", "detail": detail})
+    return findings
+
+
+def of_metrics(lines: Sequence[Mapping[str, float]], best_kept: bool = False) -> list[Finding]:
+    """Returns the same of the lines of `metrics.jsonl`."""
+    validation = [(int(line["step"]), line["validation_loss"]) for line in lines if "validation_loss" in line]
+    bare = [line["bare_validation_loss"] for line in lines if "bare_validation_loss" in line]
+    return of_training(validation, bare[-1] if bare else None, best_kept)
+
+
+def of_outputs(
+    outputs: Sequence[str],
+    references: Sequence[Sequence[str]],
+    sources: Sequence[str],
+    scores: Mapping[str, float],
+    bare_scores: Mapping[str, float] | None = None,
+) -> list[Finding]:
+    """Returns what the outputs for a split, and their scores, say against a run.
+
+    Args:
+      outputs: a text for each record.
+      references: each record's right texts.
+      sources: each record's input.
+      scores: the task's scores of the outputs, the main one first.
+      bare_scores: the same of the model without what was tuned, where they are known.
+    """
+    texts = [text.strip() for text in outputs]
+    right = [{text.strip() for text in one} for one in references]
+    findings = [_empty(texts, right), _copies(texts, right, [text.strip() for text in sources])]
+    if findings == [None, None]:
+        findings.append(_alike(texts, right))
+    findings += [_not_above_majority(texts, right), _not_above_bare(scores, bare_scores or {})]
+    return [finding for finding in findings if finding is not None]
+
+
+def _empty(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
+    count = sum(not text and text not in answers for text, answers in zip(texts, right, strict=True))
+    if not count or count < _NEARLY_ALL * len(texts):
+        return None
+    return {"finding": "outputs_empty", "detail": f"{_of_all(count, len(texts))} empty"}
+
+
+def _copies(texts: Sequence[str], right: Sequence[set[str]], sources: Sequence[str]) -> Finding | None:
+    pairs = zip(texts, right, sources, strict=True)
+    count = sum(bool(text) and text == source and text not in answers for text, answers, source in pairs)
+    if not count or count < _NEARLY_ALL * len(texts):
+        return None
+    return {"finding": "outputs_copy_input", "detail": f"{_of_all(count, len(texts))} the input itself"}
+
+
+def _alike(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
+    """One text for nearly all records, where it is not the right one for nearly all."""
+    classes = len({text for answers in right for text in answers})
+    few = classes <= max(2, len(texts) // 3)
+    if len(texts) < (_RECORDS_OF_CLASSES if few else _RECORDS):
+        return None
+    text, count = Counter(texts).most_common(1)[0]
+    fitting = sum(text in answers for answers in right)
+    if count < _ALIKE * len(texts) or fitting >= _ALIKE * len(texts):
+        return None
+    return {"finding": "outputs_alike", "detail": f'{_of_all(count, len(texts))} alike: "{_short(text)}"'}
+
+
+def _not_above_majority(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
+    """For records with few answers between them: as many right as one answer for all would have."""
+    answers = Counter(text for one in right for text in one)
+    if len(texts) < _RECORDS_OF_CLASSES or not 2 <= len(answers) <= min(_CLASSES, len(texts) // 3):
+        return None
+    text, most = answers.most_common(1)[0]
+    correct = sum(output in one for output, one in zip(texts, right, strict=True))
+    if correct > most or correct == len(texts):
+        return None
+    shares = f"{100 * correct / len(texts):.2f} % of the outputs are right"
+    detail = (
+        f'{shares}, no more than if each were the commonest answer, "{_short(text)}" ({100 * most / len(texts):.2f} %)'
+    )
+    return {"finding": "not_above_majority", "detail": detail}
+
+
+def _not_above_bare(scores: Mapping[str, float], bare: Mapping[str, float]) -> Finding | None:
+    """By the main score: the first that both have."""
+    main = next((name for name in scores if name in bare), None)
+    if main is None:
+        return None
+    lower = bool(_LOWER & set(main.lower().split("_")))
+    after, before = scores[main], bare[main]
+    # An unbounded or a perfect score that both reach is not a failure.
+    perfect = after <= 0 if lower else after >= _PERFECT
+    if perfect or (after < before if lower else after > before):
+        return None
+    what = "below" if lower else "above"
+    return {"finding": "not_above_bare", "detail": f"{main}, {after:.2f}, is not {what} the bare model's, {before:.2f}"}
+
+
+def _of_all(count: int, total: int) -> str:
+    if count == total:
+        return f"all {total} outputs are" if total > 1 else "the output is"
+    return f"{count} of {total} outputs are"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else f"{line[:37]}..."
+
+
+def sentence(findings: Sequence[Finding]) -> str:
+    """Returns the findings as one line."""
+    return "this run looks failed: " + "; ".join(finding["detail"] for finding in findings)
