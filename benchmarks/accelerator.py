@@ -23,10 +23,10 @@ from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.planning.abstract import base_shapes
 from prefix_jax.planning.shapes import KNOWN, spec_of
-from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.training.optimizer import hyperparameters_from
 from prefix_jax.training.step import initial_state, make_step
 
 # Dense bfloat16 operations a second, from the vendors' data sheets, by what JAX calls the device.
@@ -70,9 +70,9 @@ def _size(dimensions: Any) -> int:
     return size
 
 
-def random_base(spec: Spec, dtype: str) -> dict[str, Any]:
+def random_base(model_config: ModelConfig, dtype: str) -> dict[str, Any]:
     """Returns weights of a model's shapes, drawn on the device."""
-    shapes = base_shapes(spec, dtype)
+    shapes = base_shapes(model_config, dtype)
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(0), len(leaves))
 
@@ -84,14 +84,14 @@ def random_base(spec: Spec, dtype: str) -> dict[str, Any]:
 
 
 def ours(
-    spec: Spec, dtype: str, length: int, batch: Batch, steps: int = STEPS, attention: str = "plain"
+    model_config: ModelConfig, dtype: str, length: int, batch: Batch, steps: int = STEPS, attention: str = "plain"
 ) -> dict[str, Any]:
     """Times this project's step; `attention` as in `config.model`."""
     config = default_config()
     config.prefix.length = length
-    model, plain = (build(spec, activations=dtype, fused=kind == "fused") for kind in (attention, "plain"))
+    model, plain = (build(model_config, activations=dtype, fused=kind == "fused") for kind in (attention, "plain"))
     method = tuning.build(config, model)
-    hyper, base = hyper_from(config.optimizer, 1000), random_base(spec, dtype)
+    hyper, base = hyperparameters_from(config.optimizer, 1000), random_base(model_config, dtype)
     state = initial_state(method, base, hyper, seed=0, ema=0.0)
     step = make_step(model, method)
     # What has to be multiplied, and not what a kernel adds to fill its blocks.
@@ -154,10 +154,12 @@ def _timed(run: Callable[[], Any], steps: int) -> tuple[float, float]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns everything measured; shares are of the step's own matrix products."""
     device = jax.devices()[0].device_kind
-    spec = spec_of(arguments.model)
-    batch = synthetic(arguments.rows, arguments.columns, spec.vocab_size, arguments.targets)
+    model_config = spec_of(arguments.model)
+    batch = synthetic(arguments.rows, arguments.columns, model_config.vocab_size, arguments.targets)
     kinds = arguments.attention.split(",")
-    found = {kind: ours(spec, arguments.dtype, arguments.prefix, batch, arguments.steps, kind) for kind in kinds}
+    found = {
+        kind: ours(model_config, arguments.dtype, arguments.prefix, batch, arguments.steps, kind) for kind in kinds
+    }
     step = min(found.values(), key=lambda each: each["seconds"])
     rate = step["flops"] / step["seconds"]
     best = measured_peak(arguments.dtype, arguments.square)

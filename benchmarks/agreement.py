@@ -29,7 +29,7 @@ def check(source: str, folder: Path, rows: int = 8) -> dict[str, float]:
     records = training_rows(folder, rows)
     base, layers = ours.session.base, None
     if ours.encoder_decoder:
-        count = ours.session.spec.layers
+        count = ours.session.model_config.layers
         layers = [2 * i % count for i in range(count)]
         base = _without_bias(base, theirs)
     leaves = ours.state.trainable["decoder"]

@@ -43,7 +43,7 @@ def grow(source: str, dtype: str, what: str) -> list[dict[str, Any]]:
 
 
 def _cost(ours: Ours, shape: tuple[int, int]) -> dict[str, float]:
-    batch = synthetic(*shape, ours.session.spec.vocab_size)
+    batch = synthetic(*shape, ours.session.model_config.vocab_size)
     program = ours.compiled_step(batch)
     ours.step(batch)
     found = {"seconds": _least(lambda: ours.step(batch)), "flops": product_flops(program)}
@@ -54,7 +54,7 @@ def _forward(ours: Ours, shape: tuple[int, int], prefix: Any = None) -> dict[str
     """The loss alone, with a prefix or without."""
     from prefix_jax.training.loss import loss_sums
 
-    batch = synthetic(*shape, ours.session.spec.vocab_size)
+    batch = synthetic(*shape, ours.session.model_config.vocab_size)
     run = jax.jit(lambda base, prefix, batch: loss_sums(ours.session.model, base, prefix, batch))
     base = ours.session.base
     text = run.lower(base, prefix, batch).compile().as_text()

@@ -13,7 +13,7 @@ from prefix_jax import decoding, tuning
 from prefix_jax.data.batching import Batch, Layout, PackedBatches
 from prefix_jax.training import session
 from prefix_jax.training.loss import loss_sums
-from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.training.optimizer import hyperparameters_from
 from prefix_jax.training.step import initial_state, make_step
 
 
@@ -22,21 +22,21 @@ class Ours:
 
     def __init__(self, source: str, dtype: str, length: int = 10, hidden: int = 512, sites: str = "all"):
         self.session = session.open_session(configuration(source, dtype, length, hidden, sites))
-        spec, config = self.session.spec, self.session.config
-        config.prefix.embedding = spec.kv_heads * spec.head_dim
+        model_config, config = self.session.model_config, self.session.config
+        config.prefix.embedding = model_config.kv_heads * model_config.head_dim
         self.method = tuning.build(config, self.session.model)
-        self.hyper = hyper_from(config.optimizer, 10_000)
+        self.hyper = hyperparameters_from(config.optimizer, 10_000)
         self.state = initial_state(self.method, self.session.base, self.hyper, seed=0, ema=0.0)
         self._step = make_step(self.session.model, self.method)
 
     @property
     def encoder_decoder(self) -> bool:
-        return self.session.spec.encoder_layers > 0
+        return self.session.model_config.is_encoder_decoder
 
     def batches(self, rows: list[Row], batch: int = 16, row_length: int = 0) -> PackedBatches:
         """Returns the rows packed as training packs them."""
-        spec = self.session.spec
-        layout = Layout.of(spec)
+        model_config = self.session.model_config
+        layout = Layout.of(model_config)
         return PackedBatches(as_set(rows), layout, batch, row_length=row_length, shuffle=False)
 
     def step(self, batch: Batch) -> float:
@@ -67,7 +67,9 @@ class Ours:
     def generate(self, sources: list[list[int]], beams: int, new_tokens: int) -> list[list[int]]:
         """Returns the new tokens of a batch of inputs."""
         strategy = "beam" if beams > 1 else "greedy"
-        options = decoding.Options(strategy=strategy, beams=beams, max_length=new_tokens, min_length=new_tokens - 1)
+        options = decoding.GenerationConfig(
+            strategy=strategy, beams=beams, max_length=new_tokens, min_length=new_tokens - 1
+        )
         return decoding.decode_all(
             self.session.model, self.session.base, self.prefix, sources, options, batch=len(sources)
         )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from benchmarks.files import Row
 from benchmarks.jax_side import Ours
 from prefix_jax.data.batching import Batch
-from prefix_jax.training.step import State, make_step
+from prefix_jax.training.step import TrainState, make_step
 
 COUNTS = (1, 2, 4, 8, 16)
 RECORDS = (1, 2, 16)  # of a step, for the comparison at `EIGHT` members
@@ -71,7 +71,7 @@ class Together:
             return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), tree)
 
         self.ours, self.hyper = ours, stacked(ours.hyper)
-        self.state: State = stacked(ours.state).replace(step=jnp.int32(0))
+        self.state: TrainState = stacked(ours.state).replace(step=jnp.int32(0))
         lengths = [ours.session.config.prefix.length] * count
         self._step = make_step(ours.session.model, ours.method, lengths=lengths)
 

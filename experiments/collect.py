@@ -25,7 +25,7 @@ def keep(run: Path, out: Path, samples: int = 20) -> None:
     (folder / "samples.jsonl").write_bytes(b"".join(line + b"\n" for line in lines[:samples] if line))
 
 
-class Kept(NamedTuple):
+class TunedState(NamedTuple):
     """A run's `config.json`, the scores of a split, and its last line of metrics."""
 
     record: dict[str, Any]
@@ -33,13 +33,13 @@ class Kept(NamedTuple):
     last: dict[str, Any]
 
 
-def kept(out: Path, split: str = "test") -> list[Kept]:
+def kept(out: Path, split: str = "test") -> list[TunedState]:
     """Returns the runs in `out`, in the order of their names."""
     found = []
     for folder in sorted(path.parent for path in out.glob("*/scores.json")):
         record, scores = ((folder / name).read_text(encoding="utf-8") for name in ("config.json", "scores.json"))
         last = read_json_lines(folder / "metrics.jsonl")[-1]
-        found.append(Kept(json.loads(record), json.loads(scores)[split], last))
+        found.append(TunedState(json.loads(record), json.loads(scores)[split], last))
     return found
 
 

@@ -35,8 +35,8 @@ def fail(message: object) -> None:
 def _end(sentence: str, code: int) -> None:
     with contextlib.suppress(OSError, ValueError):  # a stream that is closed or full
         print(sentence, file=sys.stderr, flush=True)
-    hosts = sys.modules.get("prefix_jax.parallel.hosts")
-    if hosts is not None and hosts.joined():
+    distributed = sys.modules.get("prefix_jax.parallel.distributed")
+    if distributed is not None and distributed.joined():
         # At a usual exit this process would wait for the others, which may be gone or waiting for it.
         surroundings.leave(code)
     raise SystemExit(code)
@@ -99,9 +99,9 @@ def _surroundings_message(said: str) -> str:
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`, for `if __name__ == "__main__"`."""
 
-    def parse(words: list[str]) -> list[str]:
-        _check_config_file(words)
-        rest = parsed(lambda: flags.FLAGS([words[0], *map(_underscored, words[1:])]))
+    def parse(argv: list[str]) -> list[str]:
+        _check_config_file(argv)
+        rest = parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
         if len(rest) > 1:
             fail(f'"{rest[1]}" is not an option; options start with --')
         return rest
@@ -221,10 +221,10 @@ def define_hosts() -> Callable[[Mapping[str, Any]], None]:
     wait = flags.DEFINE_integer("wait_seconds", 300, "How long processes wait for each other.", lower_bound=1)
 
     def join(options: Mapping[str, Any]) -> None:
-        from prefix_jax.parallel import hosts
+        from prefix_jax.parallel import distributed
 
-        hosts.join(coordinator.value, processes.value, process.value, wait.value)
-        hosts.agree(options)
+        distributed.join(coordinator.value, processes.value, process.value, wait.value)
+        distributed.agree(options)
 
     return join
 
@@ -264,9 +264,9 @@ def _memory_message(error: Exception) -> str:
     )
 
 
-def _check_config_file(words: list[str]) -> None:
+def _check_config_file(argv: list[str]) -> None:
     """Ends the program where `--config FILE[:ARGUMENT]` names no file: absl would say so only at its first use."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
             file = Path(disk.expanded((value if equals else following).partition(":")[0]))

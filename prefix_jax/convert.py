@@ -17,12 +17,12 @@ import jax
 from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
 from prefix_jax.models import from_hf
-from prefix_jax.models.injected import LORA
+from prefix_jax.models.adapter_layers import LORA
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, check, length
-from prefix_jax.models.specs import Spec
 from prefix_jax.tuning import files, store
 from prefix_jax.tuning.formats import COLLECTIONS, FORMATS, detect, peft, peft_lora
-from prefix_jax.tuning.kept import Kept
+from prefix_jax.tuning.tuned_state import TunedState
 
 OURS = "prefix_jax"
 
@@ -47,22 +47,22 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
         raise UserError(f"{folder} is a file; name a folder with --out")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise UserError(f"{folder} is not empty; name another folder, or add --overwrite")
-    named = spec_of_model(model) if model else None
+    named = model_config_of_source(model) if model else None
     if (name_of := _collection_of(Path(source))) is not None:
         contents, sentence = _converted(Path(source), name_of, target, named, model)
         disk.write_all(folder, contents)
         return f"wrote {', '.join(contents)} in {folder}: {sentence}"
     form = OURS if files.PAIR.find(Path(source)) else detect(source)
-    prefix, spec, meta = _read(Path(source), form, named)
+    prefix, model_config, meta = _read(Path(source), form, named)
     if model:
         meta["model"] = {**meta["model"], "name": model}
-    contents = _encode(target, prefix, spec, meta, name)
+    contents = _encode(target, prefix, model_config, meta, name)
     disk.write_all(folder, contents)
-    window = spec.narrowest_window if spec is not None and "peft" in (form, target) else None
+    window = model_config.narrowest_window if model_config is not None and "peft" in (form, target) else None
     return _sentence(prefix, target, folder, contents, window)
 
 
-def spec_of_model(source: str) -> Spec:
+def model_config_of_source(source: str) -> ModelConfig:
     """Returns the spec of a model from its `config.json`, or of one that `models.pretrained` finds.
 
     Raises:
@@ -103,7 +103,7 @@ def _collection_of(source: Path) -> str | None:
 
 
 def _converted(
-    source: Path, collection: str, target: str, spec: Spec | None, model: str
+    source: Path, collection: str, target: str, model_config: ModelConfig | None, model: str
 ) -> tuple[dict[str, bytes], str]:
     """Returns the files of a collection in another format, and what is said of them."""
     if target not in (OURS, "peft"):
@@ -111,23 +111,23 @@ def _converted(
     form = COLLECTIONS[collection][1]
     if store.PAIR.find(source):
         kept, meta = store.load(source)
-        tree, spec = kept.collections[collection], spec or files.spec_of(meta)
-        if spec is None:
+        tree, model_config = kept.collections[collection], model_config or files.spec_of(meta)
+        if model_config is None:
             raise UserError(f"{source} does not say which model it is for; name it with --model")
         extra = {name: meta[name] for name in ("method", "step", "config") if name in meta}
         identity = {**meta["model"], **({"name": model} if model else {})}
     else:
         model = model or peft.base_of(source)
-        spec = spec or _base_spec(source, model)
+        model_config = model_config or _base_spec(source, model)
         tree, identity = (
-            form.read(source, spec),
+            form.read(source, model_config),
             {"name": str(Path(model).resolve()) if Path(model).is_dir() else model},
         )
         extra = {"method": collection, "config": {"method": collection, collection: _section(collection, tree)}}
     said = f"{collection}, {sum(leaf.size for leaf in jax.tree.leaves(tree)):,} numbers"
     if target == OURS:
-        return store.encode(Kept(None, {collection: tree}), identity, spec, extra), said
-    return form.encode(jax.device_get(tree), spec, identity), said
+        return store.encode(TunedState(None, {collection: tree}), identity, model_config, extra), said
+    return form.encode(jax.device_get(tree), model_config, identity), said
 
 
 def _section(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,38 +138,42 @@ def _section(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     return {"length": len(tree["embeddings"]), "reparameterisation": "none"}
 
 
-def _base_spec(source: Path, model: str) -> Spec:
+def _base_spec(source: Path, model: str) -> ModelConfig:
     """Returns the spec of the model that an adapter says it is for."""
     if not model:
         raise UserError(f"{source} does not say which model it is for; name it with --model")
     try:
-        return spec_of_model(model)
+        return model_config_of_source(model)
     except UserError as error:
         raise UserError(
             f'{source} is for the model "{model}", which cannot be opened ({error}); name it with --model'
         ) from None
 
 
-def _read(source: Path, form: str, spec: Spec | None) -> tuple[Prefix, Spec | None, dict[str, Any]]:
+def _read(
+    source: Path, form: str, model_config: ModelConfig | None
+) -> tuple[Prefix, ModelConfig | None, dict[str, Any]]:
     if form == OURS:
-        prefix, meta = files.load(source, spec)
-        return prefix, spec or files.spec_of(meta), meta
-    prefix, identity = FORMATS[form].read(source, spec)
-    if spec is not None:
-        check(prefix, spec)
-    return prefix, spec, files.meta_of(prefix, identity, spec)
+        prefix, meta = files.load(source, model_config)
+        return prefix, model_config or files.spec_of(meta), meta
+    prefix, identity = FORMATS[form].read(source, model_config)
+    if model_config is not None:
+        check(prefix, model_config)
+    return prefix, model_config, files.meta_of(prefix, identity, model_config)
 
 
-def _encode(target: str, prefix: Prefix, spec: Spec | None, meta: dict[str, Any], name: str) -> dict[str, bytes]:
+def _encode(
+    target: str, prefix: Prefix, model_config: ModelConfig | None, meta: dict[str, Any], name: str
+) -> dict[str, bytes]:
     if target != OURS:
         if prefix.infix:
             raise UserError(
                 "an infix stands between source and target, where other formats have no place for it; keep it as "
                 "prefix_jax"
             )
-        return FORMATS[target].encode(prefix, spec, meta["model"], name)
+        return FORMATS[target].encode(prefix, model_config, meta["model"], name)
     # What the source said beside the prefix (its configuration, its version) is kept.
-    described = files.meta_of(prefix, meta["model"], spec)
+    described = files.meta_of(prefix, meta["model"], model_config)
     return files.encode(prefix, {**described, **{k: v for k, v in meta.items() if k not in ("model", "spec")}})
 
 

@@ -35,10 +35,10 @@ def main() -> None:
     from prefix_jax import inference
     from prefix_jax.errors import UserError
     from prefix_jax.evaluation import scorers
-    from prefix_jax.parallel import hosts
+    from prefix_jax.parallel import distributed
 
     workdir = Path(str(_WORKDIR.value))
-    if _INSPECT.value and hosts.several():
+    if _INSPECT.value and distributed.is_multiprocess():
         raise UserError("--inspect is for one process; leave it out and call prefix_jax.inspect afterwards")
     config = inference.configured(workdir, _OVERRIDES())
     if _INSPECT.value:
@@ -48,7 +48,7 @@ def main() -> None:
     entry = inference.evaluate(
         workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES(), _SPREAD.value, opened
     )
-    if hosts.leader():
+    if distributed.is_primary():
         _finish(workdir, entry, tuned)
     cli.end_failed_run(entry["verdict"], config.evaluation.failed_run)
 

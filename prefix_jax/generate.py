@@ -43,7 +43,7 @@ def main() -> None:
     )
     from prefix_jax import inference
     from prefix_jax.data.sources import as_read
-    from prefix_jax.parallel import hosts
+    from prefix_jax.parallel import distributed
 
     tuned = inference.open_tuned(Path(str(folder)), _OVERRIDES())
     if _MERGE.value:
@@ -51,7 +51,7 @@ def main() -> None:
     kept = None if _BARE.value else tuned.kept
     sources = [as_read(tuned.session.config.data.task, source) for source in sources]
     for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
-        if hosts.leader():
+        if distributed.is_primary():
             print(" ".join(_LINE_END.split(text)))
     sys.stdout.flush()
 

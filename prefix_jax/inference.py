@@ -21,13 +21,13 @@ from prefix_jax.errors import UserError
 from prefix_jax.evaluation import files, scorers
 from prefix_jax.evaluation.files import read_samples
 from prefix_jax.models import finite
-from prefix_jax.models.injected import LORA, TUNED
-from prefix_jax.parallel import hosts
+from prefix_jax.models.adapter_layers import LORA, TUNED
+from prefix_jax.parallel import distributed
 from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
 from prefix_jax.training.writers import read_metrics
-from prefix_jax.tuning import Kept, lora, store
+from prefix_jax.tuning import TunedState, lora, store
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tuned:
     """A frozen model with what was tuned for it."""
 
     session: Session
-    kept: Kept
+    kept: TunedState
     sha256: str | None
 
 
@@ -68,9 +68,9 @@ def _open(folder: Path, config: Config, opened: Session | None) -> Tuned:
     if opened is None or session.model_options(opened.config) != session.model_options(config):
         opened = session.open_session(config)
     opened = opened.of(config)
-    kept, meta = store.load(folder, opened.spec, opened.pretrained.identity)
+    kept, meta = store.load(folder, opened.model_config, opened.pretrained.identity)
     # As numpy arrays, which every process may hand to a program of all devices.
-    return Tuned(opened, jax.device_get(kept) if hosts.several() else kept, meta.get("sha256"))
+    return Tuned(opened, jax.device_get(kept) if distributed.is_multiprocess() else kept, meta.get("sha256"))
 
 
 def _source(folder: Path, meta: dict[str, Any]) -> str:
@@ -107,11 +107,11 @@ def with_merged_lora(tuned: Tuned) -> Tuned:
     if TUNED in others:
         raise UserError("updates cannot be merged where fine-tuned weights take the place of the model's")
     opened = tuned.session
-    params, placement = opened.base["params"], opened.placement
-    where = None if placement is None else placement.base(params)
+    params, sharder = opened.base["params"], opened.sharder
+    where = None if sharder is None else sharder.base(params)
     params = jax.jit(lora.merged, out_shardings=where)(params, updates)
     whole = dataclasses.replace(opened, base={**opened.base, "params": params})
-    return dataclasses.replace(tuned, session=whole, kept=Kept(tuned.kept.prefix, others))
+    return dataclasses.replace(tuned, session=whole, kept=TunedState(tuned.kept.prefix, others))
 
 
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
@@ -135,7 +135,7 @@ def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
 
 def write_texts(
     opened: Session,
-    kept: Kept | None,
+    kept: TunedState | None,
     sources: Sequence[str],
     label: str = "",
     progress: bool = True,
@@ -154,13 +154,13 @@ def write_texts(
     for row, source in enumerate(sources):
         if not source.strip():
             raise UserError(f"input {row + 1} is empty; give it text or leave it out")
-    kept = kept or Kept()
+    kept = kept or TunedState()
     ragged = _sources(opened, sources, where, kept.reserved)
-    ids = [[opened.spec.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
+    ids = [[opened.model_config.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
     model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
     batch = min(opened.config.decoding.batch, len(ids))
     try:
-        if not progress or not hosts.leader():
+        if not progress or not distributed.is_primary():
             return opened.printer.texts(decoding.decode_all(model, variables, prefix, ids, options, batch))
         with Progress(len(ids), start=0, label=label) as bar:
             done = lambda count: bar.update(count, {})
@@ -171,9 +171,9 @@ def write_texts(
     return opened.printer.texts(found)
 
 
-def _options(opened: Session) -> decoding.Options:
-    options = decoding.Options.from_config(opened.config.decoding, opened.more_ends)
-    if hosts.leader() and set(opened.printer.ends) <= set(options.banned_tokens):
+def _options(opened: Session) -> decoding.GenerationConfig:
+    options = decoding.GenerationConfig.from_config(opened.config.decoding, opened.more_ends)
+    if distributed.is_primary() and set(opened.printer.ends) <= set(options.banned_tokens):
         said = f"decoding.banned_tokens has every token that ends a text ({', '.join(map(str, opened.printer.ends))})"
         print(f"{said}: all texts run to decoding.max_length={options.max_length}", file=sys.stderr)
     return options
@@ -182,15 +182,15 @@ def _options(opened: Session) -> decoding.Options:
 def _sources(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
     """Returns the sources' ids, checked; says what the tokenizer did to them."""
     data, format = opened.config.data, opened.formats.source
-    limit, window = data.max_source_length, opened.spec.window
-    if opened.spec.encoder_layers and window is not None:  # as training cuts them
+    limit, window = data.max_source_length, opened.model_config.context_length
+    if opened.model_config.is_encoder_decoder and window is not None:  # as training cuts them
         limit = min(limit, window - reserved)
     ragged, whole = tokens.sources_and_lengths(sources, opened.tokenizer, format, limit)
     opened.check_ids(ragged, lambda i: f"input {i + 1}")
     if where:
         frame = tokens.frame(format, "source", opened.tokenizer)
         found = audit.source_findings(sources, ragged, whole, frame, opened.tokenizer, limit)
-        audit.say(where, found, audit.strict(data.strict), quiet=not hosts.leader())
+        audit.say(where, found, audit.strict(data.strict), quiet=not distributed.is_primary())
     return ragged
 
 
@@ -222,8 +222,8 @@ def evaluate(
     config = configured(workdir, overrides)
     records = session.text_inputs(config, split)
     if limit:
-        records = subsets.spread(records, limit) if spread else records[:limit]
-    hosts.by_leader(lambda: _try_out(config, workdir, records))
+        records = subsets.evenly_spaced(records, limit) if spread else records[:limit]
+    distributed.by_primary(lambda: _try_out(config, workdir, records))
     found = _open(workdir, config, opened)
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
@@ -236,8 +236,8 @@ def evaluate(
     for name in wanted:
         # What concerns the sources is said once.
         scored.decode(name, "" if name == "bare" and tuned else split)
-    entry = hosts.by_leader(lambda: scored.score(wanted))
-    if entry["verdict"] and hosts.leader():
+    entry = distributed.by_primary(lambda: scored.score(wanted))
+    if entry["verdict"] and distributed.is_primary():
         print(f"warning: {verdict.sentence(entry['verdict'])}", file=sys.stderr)
     return entry
 
@@ -246,11 +246,11 @@ def _say_of_references(opened: Session, records: Sequence[Record], split: str) -
     """Says which references no output can equal."""
     longest = opened.config.decoding.max_length
     lines = audit.reference_findings(records, opened.printer, opened.formats.target, longest)
-    audit.say(split, lines, audit.strict(opened.config.data.strict), quiet=not hosts.leader())
+    audit.say(split, lines, audit.strict(opened.config.data.strict), quiet=not distributed.is_primary())
 
 
 def _try_out(config: Config, workdir: Path, records: Sequence[Record]) -> None:
-    decoding.Options.from_config(config.decoding)
+    decoding.GenerationConfig.from_config(config.decoding)
     scorers.try_out(config)
     scorers.try_records(config, records)
     scorers.try_disk(workdir, records)
@@ -268,7 +268,7 @@ class _Scored:
         self.entry, self.texts = _earlier(workdir, split, about, own, records)
         self.earlier_prefix = self.entry.get("prefix")
         self.entry["prefix"] = found.sha256
-        hosts.wait("scores are read")  # before process 0 writes them
+        distributed.barrier("scores are read")  # before process 0 writes them
 
     def has(self, name: str) -> bool:
         """Whether there are texts of this prefix, or for "bare" of this model."""
@@ -282,7 +282,7 @@ class _Scored:
         unscored = self.entry.setdefault("unscored", {})
         key = _key(self.config, self.found.sha256 if name == "tuned" else None)
         if self.has(name) and unscored.get(name) == key:
-            if hosts.leader():
+            if distributed.is_primary():
                 print(f"scoring the texts that an earlier call has decoded ({self.split}, {name})", file=sys.stderr)
             return
         kept = self.found.kept if name == "tuned" else None
@@ -291,7 +291,7 @@ class _Scored:
         self.texts[name], seconds = _timed(self.found.session, kept, sources, f"{self.split}, {what}", where)
         self.entry["seconds"] = {**self.entry.get("seconds", {}), name: round(seconds, 1)}
         unscored[name] = key
-        if hosts.leader():
+        if distributed.is_primary():
             files.write_samples(self.workdir, self.split, self.records, self.texts, self.others)
             files.write_scores(self.workdir, self.split, self.entry)
 
@@ -347,7 +347,7 @@ def _earlier(
     wanted = {"spread": None, "keep_special_tokens": None, **about}
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in wanted.items())
     if not same or not files.same_records(rows, records):
-        if entry.get("records", 0) > about["records"] and hosts.leader():
+        if entry.get("records", 0) > about["records"] and distributed.is_primary():
             print(f"replacing the scores of {entry['records']} records of {split} by those of fewer", file=sys.stderr)
         return dict(about), {"tuned": [], "bare": []}
     texts = {name: [row.get(name) for row in rows] for name in ("tuned", "bare")}
@@ -365,7 +365,9 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _timed(opened: Session, kept: Kept | None, sources: list[str], label: str, where: str) -> tuple[list[str], float]:
+def _timed(
+    opened: Session, kept: TunedState | None, sources: list[str], label: str, where: str
+) -> tuple[list[str], float]:
     start = time.monotonic()
     return write_texts(opened, kept, sources, label, where=where), time.monotonic() - start
 

@@ -45,7 +45,7 @@ def main() -> None:
 def _other(tuned: Any) -> Any:
     from prefix_jax.tuning import store
 
-    kept, _ = store.load(str(_AGAINST.value), tuned.session.spec, tuned.session.pretrained.identity)
+    kept, _ = store.load(str(_AGAINST.value), tuned.session.model_config, tuned.session.pretrained.identity)
     if kept.prefix is None or tuned.kept.prefix is None:
         raise UserError("--against compares prefixes, and one of the two runs keeps none")
     return kept.prefix

@@ -31,17 +31,17 @@ def main() -> None:
     from prefix_jax.planning import report, shapes
 
     config = _CONFIG.value
-    spec = shapes.spec_of(config.model.source)
-    work = planning.work_of(config, spec, _ROWS.value, _COLUMNS.value, _TARGETS.value)
+    model_config = shapes.spec_of(config.model.source)
+    work = planning.work_of(config, model_config, _ROWS.value, _COLUMNS.value, _TARGETS.value)
     if not _SEARCH.value:
-        found = planning.plan(config, spec, topology, work)
+        found = planning.plan(config, model_config, topology, work)
         print(json.dumps(found.as_json()) if _JSON.value else report.told(config.model.source, found))
         return
 
     def tell(plan: planning.Plan) -> None:
         print(f"compiled {vars(plan.mesh)} in {plan.compile_seconds:.0f} s", file=sys.stderr)
 
-    plans = planning.search(config, spec, topology, work, _MOST.value, tell)
+    plans = planning.search(config, model_config, topology, work, _MOST.value, tell)
     if _JSON.value:
         print(json.dumps([plan.as_json() for plan in plans]))
     else:

@@ -33,7 +33,7 @@ _PLAN = flags.DEFINE_bool("plan", False, "Only print which rows would train toge
 def main() -> None:
     cli.required(config=_CONFIG.value, workdir=_WORKDIR.value)
     from prefix_jax.data.tasks import check_split
-    from prefix_jax.decoding import Options as Decoding
+    from prefix_jax.decoding import GenerationConfig as Decoding
     from prefix_jax.sweeping.groups import groups, holding
     from prefix_jax.sweeping.rows import read_rows
 
@@ -49,20 +49,20 @@ def main() -> None:
         return
     workdir = cli.new_directory(_WORKDIR.value)
     cli.enable_compile_cache()
-    from prefix_jax.parallel import hosts
+    from prefix_jax.parallel import distributed
     from prefix_jax.reporting.sweep import read_sweep, sweep_table
     from prefix_jax.sweeping.jobs import Jobs
-    from prefix_jax.sweeping.sweep import Options, sweep, sweep_in_jobs
+    from prefix_jax.sweeping.sweep import SweepOptions, sweep, sweep_in_jobs
 
-    words = cli.command_line()
-    options = Options(_MEMBERS.value, _SPLIT.value, _LIMIT.value, _SPREAD.value, _ONLY.value)
+    argv = cli.command_line()
+    options = SweepOptions(_MEMBERS.value, _SPLIT.value, _LIMIT.value, _SPREAD.value, _ONLY.value)
     if _JOBS.value:
-        state = sweep_in_jobs(rows, workdir, options, words, Jobs(_JOBS.value, _JOB.value))
+        state = sweep_in_jobs(rows, workdir, options, argv, Jobs(_JOBS.value, _JOB.value))
     else:
         configs = sha256("".join(row.config.to_json() for row in rows).encode()).hexdigest()
         _JOIN({"workdir": str(workdir), **vars(options), "rows": configs})
-        state = sweep(rows, workdir, options, words)
-    if not hosts.leader():
+        state = sweep(rows, workdir, options, argv)
+    if not distributed.is_primary():
         return
     print(sweep_table(read_sweep(workdir)))
     _end([state.status(name) for group in state.chosen for name in group], _SPLIT.value, workdir)

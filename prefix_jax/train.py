@@ -19,14 +19,14 @@ def main() -> None:
     workdir = cli.new_directory(_WORKDIR.value)
     cli.enable_compile_cache()
     from prefix_jax.config import flat
-    from prefix_jax.decoding import Options as Decoding
-    from prefix_jax.parallel import hosts
+    from prefix_jax.decoding import GenerationConfig as Decoding
+    from prefix_jax.parallel import distributed
     from prefix_jax.training import pipeline
 
     Decoding.from_config(_CONFIG.value.decoding)  # what is wrong with them shows before the training
     _JOIN({"workdir": _WORKDIR.value, **flat(_CONFIG.value.to_dict())})
     outcome = pipeline.tune(_CONFIG.value, workdir, cli.command_line())
-    if not outcome.finished and hosts.leader():
+    if not outcome.finished and distributed.is_primary():
         print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
     cli.end_failed_run(pipeline.judged(outcome), _CONFIG.value.evaluation.failed_run)
 

@@ -47,7 +47,7 @@ def test_imports_go_down_the_floors(floor: str):
 
 def test_nothing_outside_models_knows_a_family():
     """A family is a file and a row in `models.families`: what others want to know stands in its row or its spec."""
-    names = {name for f in FAMILIES.values() for name in (f.spec.family, *f.readers, f.spec.__name__)}
+    names = {name for f in FAMILIES.values() for name in (f.model_config.family, *f.readers, f.model_config.__name__)}
     for path in PACKAGE.rglob("*.py"):
         if PACKAGE / "models" in path.parents:
             continue
@@ -103,18 +103,22 @@ def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeyp
 @pytest.mark.parametrize("size", [("gpt2-medium", 24, 1024, 16)])
 def test_gpt2_medium_prefix_of_the_paper_fits_its_spec(size):
     name, layers, width, heads = size
-    spec = from_hf(dict(model_type="gpt2", n_layer=layers, n_embd=width, n_head=heads, vocab_size=50257))
-    assert (spec.head_dim, spec.site_layers("decoder"), spec.window) == (64, 24, 1024), name
+    model_config = from_hf(dict(model_type="gpt2", n_layer=layers, n_embd=width, n_head=heads, vocab_size=50257))
+    assert (model_config.head_dim, model_config.site_layers("decoder"), model_config.context_length) == (
+        64,
+        24,
+        1024,
+    ), name
 
 
 def test_shapes_in_signatures_are_checked():
     from jaxtyping import TypeCheckError
 
-    from prefix_jax.models.attention import Source, attend
+    from prefix_jax.models.attention import KVSource, attend
 
     key = jax.numpy.ones((2, 3, 4))
     with pytest.raises(TypeCheckError):
-        attend(jax.numpy.ones((3, 4)), (Source(key, key),), 1.0, "float32")
+        attend(jax.numpy.ones((3, 4)), (KVSource(key, key),), 1.0, "float32")
 
 
 def test_lines_end_at_line_ends_alone():

@@ -14,16 +14,16 @@ from benchmarks.accelerator import flops
 from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.data.batching import Batch
-from prefix_jax.decoding.cached import Inputs, prefill, step
+from prefix_jax.decoding.kv_cache import Inputs, prefill, step
 from prefix_jax.models import Model, build
 from prefix_jax.models.prefix import KeyValues
 from prefix_jax.parallel.program import product_flops
 from prefix_jax.planning.abstract import base_shapes
 from prefix_jax.planning.shapes import spec_of
 from prefix_jax.training.loss import loss_sums
-from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.training.optimizer import hyperparameters_from
 from prefix_jax.training.step import initial_state, make_step
-from prefix_jax.tuning import Kept, Method, lora
+from prefix_jax.tuning import Method, TunedState, lora
 
 ROWS, COLUMNS, TARGETS = 8, 512, 128  # of a training step
 NEW = 16  # places for new tokens in a decoding step's cache
@@ -57,9 +57,9 @@ def count(source: str, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _model(source: str) -> tuple[Model, dict[str, Any]]:
-    spec = spec_of(source)
+    model_config = spec_of(source)
     # A CPU works in float32 wherever it does not multiply matrices.
-    return build(spec, activations="float32"), {"params": base_shapes(spec, "bfloat16")}
+    return build(model_config, activations="float32"), {"params": base_shapes(model_config, "bfloat16")}
 
 
 def _of_method(model: Model, base: Any, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _of_method(model: Model, base: Any, name: str, options: dict[str, Any]) -> d
     config.update_from_flattened_dict(options)
     method = tuning.build(config, model)
     trainable = jax.eval_shape(method.init, jax.random.key(0), base)
-    kept = jax.eval_shape(lambda t, b: method.keep(t, b, None), trainable, base)
+    kept = jax.eval_shape(lambda t, b: method.export(t, b, None), trainable, base)
     found = {"stored": kept.count(), **training_cost(model, method, base, config)}
     found["inference"] = inference_flops(model, base, kept)
     if name == "lora":
@@ -79,7 +79,7 @@ def _of_method(model: Model, base: Any, name: str, options: dict[str, Any]) -> d
 
 def training_cost(model: Model, method: Method, base: Any, config: Any) -> dict[str, int]:
     """Compiles a step for this device and returns its operations and the bytes of what it keeps meanwhile."""
-    hyper = hyper_from(config.optimizer, 1000)
+    hyper = hyperparameters_from(config.optimizer, 1000)
     state = jax.eval_shape(lambda b: initial_state(method, b, hyper, 0, 0.0), base)
     compiled = make_step(model, method).lower(base, hyper, state, batch()).compile()
     return {"step_flops": product_flops(compiled.as_text()), "temporary_bytes": _temporary(compiled)}
@@ -104,16 +104,16 @@ def batch() -> Batch:
     return Batch(row, row, row, target, target, array(TARGETS, jnp.float32))
 
 
-def inference_flops(model: Model, base: Any, kept: Kept | None) -> dict[str, int]:
+def inference_flops(model: Model, base: Any, kept: TunedState | None) -> dict[str, int]:
     """Returns the operations of reading `COLUMNS` tokens, and of one new token after them."""
-    kept = kept or Kept()
+    kept = kept or TunedState()
     inputs = Inputs(*(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, COLUMNS), (1,), (1,))))
     read = jax.make_jaxpr(lambda b, k, i: prefill(model, k.onto(b), k.prefix, i))(base, kept, inputs)
     prompt, _ = jax.eval_shape(lambda b, k, i: prefill(model, k.onto(b), k.prefix, i), base, kept, inputs)
     cache = KeyValues(*(jax.ShapeDtypeStruct((*x.shape[:3], NEW, x.shape[-1]), x.dtype) for x in prompt.past))
     slots, token = jax.ShapeDtypeStruct((1, 1, NEW), jnp.int32), jax.ShapeDtypeStruct((1, 1), jnp.int32)
 
-    def write(base: Any, kept: Kept, prompt: Any, cache: KeyValues, slots: Any, token: Any) -> Any:
+    def write(base: Any, kept: TunedState, prompt: Any, cache: KeyValues, slots: Any, token: Any) -> Any:
         return step(model, kept.onto(base), kept.prefix, prompt, cache, slots, token, jnp.int32(0))
 
     written = jax.make_jaxpr(write)(base, kept, prompt, cache, slots, token)

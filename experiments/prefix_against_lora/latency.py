@@ -14,7 +14,7 @@ from prefix_jax import decoding, tuning
 from prefix_jax.config import default_config
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.training import session
-from prefix_jax.tuning import Kept, lora
+from prefix_jax.tuning import TunedState, lora
 
 PROMPT, NEW, ROUNDS = 128, 32, 5
 BATCHES = (1, 8)
@@ -54,18 +54,18 @@ def variants(opened: session.Session) -> list[Variant]:
     return found
 
 
-def _kept(opened: session.Session, name: str, options: dict[str, Any]) -> Kept:
+def _kept(opened: session.Session, name: str, options: dict[str, Any]) -> TunedState:
     config = opened.config.copy_and_resolve_references()
     config.method = name
     config.update_from_flattened_dict(options)
     method = tuning.build(config, opened.model)
-    return method.keep(method.init(jax.random.key(0), opened.base), opened.base, None)
+    return method.export(method.init(jax.random.key(0), opened.base), opened.base, None)
 
 
 def _turns(opened: session.Session, every: list[Variant], batch: int) -> dict[str, Any]:
     draw = np.random.default_rng(0)
-    sources = draw.integers(3, opened.spec.vocab_size, (batch, PROMPT)).tolist()
-    options = decoding.Options(strategy="greedy", max_length=NEW, min_length=NEW - 1)
+    sources = draw.integers(3, opened.model_config.vocab_size, (batch, PROMPT)).tolist()
+    options = decoding.GenerationConfig(strategy="greedy", max_length=NEW, min_length=NEW - 1)
 
     def once(variant: Variant) -> float:
         began = time.process_time()

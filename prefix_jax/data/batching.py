@@ -13,7 +13,7 @@ from prefix_jax.data.packing import EpochPlan, Plan, Shape, choose_shape, make_p
 from prefix_jax.data.tokens import Ragged, TokenisedSet
 from prefix_jax.dependencies import PackingPlan
 from prefix_jax.errors import UserError
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 
 Array = Any  # numpy or jax
 
@@ -49,8 +49,8 @@ class Layout:
     pad: int = 0
 
     @classmethod
-    def of(cls, spec: Spec) -> "Layout":
-        return cls(spec.encoder_layers > 0, spec.decoder_start, spec.pad_id)
+    def of(cls, model_config: ModelConfig) -> "Layout":
+        return cls(model_config.is_encoder_decoder, model_config.decoder_start, model_config.pad_id)
 
 
 class PackedBatches:

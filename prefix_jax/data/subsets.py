@@ -25,13 +25,13 @@ def of_categories(records: Sequence[Record], wanted: str, option: str = "data.ca
     return [record for record in records if (record.category in names) != wanted.startswith("-")]
 
 
-def drawn(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+def random_subset(records: Sequence[Record], count: int, seed: int) -> list[Record]:
     """Returns `count` records in their own order, drawn by the seed; a smaller draw is part of a larger one."""
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
     return [records[place] for place in sorted(chosen)]
 
 
-def spread(records: Sequence[Record], count: int) -> list[Record]:
+def evenly_spaced(records: Sequence[Record], count: int) -> list[Record]:
     """Returns `count` records, from the first on each k-th, k the largest whole number that gives so many; all where
     there are no more.
     """

@@ -27,7 +27,7 @@ class Printer:
           keep: `data.keep_special_tokens`.
 
         Raises:
-          UserError: `keep` names what is not a token, or an end.
+          UserError: `export` names what is not a token, or an end.
         """
         self.tokenizer, self.frame, self._keep = tokenizer, frame, keep
         added = added_tokens(tokenizer)
@@ -76,7 +76,7 @@ class Printer:
         return frozenset(id for id, token in added_tokens(self.tokenizer).items() if token.special)
 
     def _dropped(self) -> frozenset[int]:
-        """The special tokens that are left out of a text where `keep` is given."""
+        """The special tokens that are left out of a text where `export` is given."""
         names = [name.strip() for name in self._keep.split(",") if name.strip()]
         if names == ["all"]:
             roles = (getattr(self.tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "pad", "unk"))

@@ -1,7 +1,7 @@
 """Greedy decoding, sampling and beam search: compiled, cached, equal to `transformers` token for token."""
 
-from prefix_jax.decoding.cached import Inputs
 from prefix_jax.decoding.generate import Generated, NotFinite, decode_all, generate, make_inputs
-from prefix_jax.decoding.options import Options
+from prefix_jax.decoding.generation_config import GenerationConfig
+from prefix_jax.decoding.kv_cache import Inputs
 
-__all__ = ["Generated", "Inputs", "NotFinite", "Options", "decode_all", "generate", "make_inputs"]
+__all__ = ["Generated", "GenerationConfig", "Inputs", "NotFinite", "decode_all", "generate", "make_inputs"]

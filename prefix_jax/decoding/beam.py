@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from prefix_jax.decoding.cached import Inputs, Prompt, loop, prefill, step
-from prefix_jax.decoding.choice import allowed, best, ends, normaliser
-from prefix_jax.decoding.options import Options, candidates
-from prefix_jax.models import Model, Spec
+from prefix_jax.decoding.generation_config import GenerationConfig, candidates
+from prefix_jax.decoding.kv_cache import Inputs, Prompt, loop, prefill, step
+from prefix_jax.decoding.logits_processing import allowed, best, ends, normaliser
+from prefix_jax.models import Model, ModelConfig
 from prefix_jax.models.prefix import KeyValues, Prefix
 
 # The score of what is not there; finite, as `transformers` has it.
@@ -49,28 +49,28 @@ class State(NamedTuple):
 
 
 def search(
-    model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: Options
+    model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: GenerationConfig
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"], Float[Array, "B"]]:
     """Returns the best sequence of each input, its length and its score (log-probability over penalised length)."""
-    beams, spec = options.width, model.spec
+    beams, model_config = options.width, model.model_config
     prompt, logits = prefill(model, variables, prefix, inputs)
-    state = _select(_start(inputs, options, spec), logits[:, None], options, spec, prompt)
+    state = _select(_start(inputs, options, model_config), logits[:, None], options, model_config, prompt)
 
     def body(state: State, cache: KeyValues) -> tuple[State, KeyValues]:
         last = state.index - 1
         tokens = lax.dynamic_index_in_dim(state.running.tokens, last, axis=2, keepdims=False)
         logits, cache = step(model, variables, prefix, prompt, cache, state.running.slots, tokens, last)
-        return _select(state, logits, options, spec, prompt), cache
+        return _select(state, logits, options, model_config, prompt), cache
 
     state = loop(lambda state: state.open.any(), body, state, prompt.past, beams, options.max_length)
     finished = state.finished
     return finished.tokens[:, 0], finished.lengths[:, 0], finished.score[:, 0]
 
 
-def _start(inputs: Inputs, options: Options, spec: Spec) -> State:
+def _start(inputs: Inputs, options: GenerationConfig, model_config: ModelConfig) -> State:
     """One beam, empty; the first choice makes it `beams`."""
     batch, beams, steps = inputs.tokens.shape[0], options.width, options.max_length
-    empty = jnp.full((batch, beams, steps), spec.pad_id, jnp.int32)
+    empty = jnp.full((batch, beams, steps), model_config.pad_id, jnp.int32)
     running = Running(empty[:, :1], jnp.zeros((batch, 1, steps), jnp.int32), jnp.zeros((batch, 1), jnp.float32))
     finished = Finished(
         empty, jnp.zeros((batch, beams), jnp.int32), jnp.full((batch, beams), NONE), jnp.zeros((batch, beams), bool)
@@ -78,13 +78,15 @@ def _start(inputs: Inputs, options: Options, spec: Spec) -> State:
     return State(jnp.int32(0), running, finished, inputs.lengths > 0)
 
 
-def _select(state: State, logits: Float[Array, "B M V"], options: Options, spec: Spec, prompt: Prompt) -> State:
+def _select(
+    state: State, logits: Float[Array, "B M V"], options: GenerationConfig, model_config: ModelConfig, prompt: Prompt
+) -> State:
     """Chooses token number `index` of every beam."""
     index, running = state.index, state.running
     scores = logits - normaliser(logits)
-    scores = allowed(scores, options, spec, prompt, running.tokens, index) + running.score[..., None]
-    score, parent, token = best(scores, candidates(options, spec))
-    ended = ends(token, options, spec) | (index + 1 >= options.max_length)
+    scores = allowed(scores, options, model_config, prompt, running.tokens, index) + running.score[..., None]
+    score, parent, token = best(scores, candidates(options, model_config))
+    ended = ends(token, options, model_config) | (index + 1 >= options.max_length)
     tokens = lax.dynamic_update_slice_in_dim(
         _of(running.tokens, parent), token.astype(jnp.int32)[..., None], index, axis=2
     )
@@ -93,7 +95,7 @@ def _select(state: State, logits: Float[Array, "B M V"], options: Options, spec:
     return State(index + 1, running, finished, state.open & _can_gain(running, finished, index + 1, options))
 
 
-def _finish(state: State, tokens: Array, score: Array, ended: Array, options: Options) -> Finished:
+def _finish(state: State, tokens: Array, score: Array, ended: Array, options: GenerationConfig) -> Finished:
     """Merges the candidates that ended with those that had."""
     old, length = state.finished, state.index + 1
     first = jnp.arange(score.shape[1]) < options.width
@@ -117,7 +119,7 @@ def _go_on(old: Running, parent: Array, tokens: Array, score: Array, ended: Arra
     return Running(_of(tokens, place), lax.dynamic_update_slice_in_dim(slots, here, index, axis=2), score)
 
 
-def _can_gain(running: Running, finished: Finished, length: Array, options: Options) -> Bool[Array, "B"]:
+def _can_gain(running: Running, finished: Finished, length: Array, options: GenerationConfig) -> Bool[Array, "B"]:
     hope = running.score[:, 0] / length.astype(jnp.float32) ** options.length_penalty
     full = finished.present.all(axis=1)
     return ~full | (hope > finished.score.min(axis=1))

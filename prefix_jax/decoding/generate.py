@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.decoding import beam, single
-from prefix_jax.decoding.cached import Inputs
-from prefix_jax.decoding.options import Options, check_for, check_ids, check_window, end_ids
+from prefix_jax.decoding import beam
+from prefix_jax.decoding.generation_config import GenerationConfig, check_for, check_ids, check_window, end_ids
+from prefix_jax.decoding.kv_cache import Inputs
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix, check
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 
 # Inputs are padded to a multiple of this: few lengths, few programs.
 PADDING = 32
@@ -40,23 +40,25 @@ class Generated(NamedTuple):
     scores: Float[Array, "B"]
 
 
-def generate(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: Options) -> Generated:
+def generate(
+    model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: GenerationConfig
+) -> Generated:
     """Decodes one batch; compiled once for each shape and set of options.
 
     Raises:
       UserError: the options do not fit the model, or input, prefix and output exceed its window.
     """
-    check_for(options, model.spec)
+    check_for(options, model.model_config)
     if prefix is not None:
-        check(prefix, model.spec)
+        check(prefix, model.model_config)
     offset = 0 if prefix is None else int(prefix.position_offset)
-    check_window(int(np.max(inputs.lengths, initial=0)), offset, options, model.spec)
+    check_window(int(np.max(inputs.lengths, initial=0)), offset, options, model.model_config)
     return _generate(model, options.program(), variables, prefix, inputs, np.uint32(options.seed))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _generate(
-    model: Model, options: Options, variables: dict, prefix: Prefix | None, inputs: Inputs, seed: Array
+    model: Model, options: GenerationConfig, variables: dict, prefix: Prefix | None, inputs: Inputs, seed: Array
 ) -> Generated:
     if options.width > 1:
         tokens, lengths, scores = beam.search(model, variables, prefix, inputs, options)
@@ -65,7 +67,7 @@ def _generate(
         scores = scores / jnp.maximum(lengths, 1).astype(jnp.float32) ** options.length_penalty
     lengths = jnp.where(inputs.lengths > 0, lengths, 0)
     kept = jnp.arange(tokens.shape[1]) < lengths[:, None]
-    return Generated(jnp.where(kept, tokens, model.spec.pad_id), lengths, jnp.where(lengths > 0, scores, 0.0))
+    return Generated(jnp.where(kept, tokens, model.model_config.pad_id), lengths, jnp.where(lengths > 0, scores, 0.0))
 
 
 def make_inputs(token_lists: Sequence[Sequence[int]], width: int, batch: int, rows: Sequence[int]) -> Inputs:
@@ -85,7 +87,7 @@ def decode_all(
     variables: dict,
     prefix: Prefix | None,
     token_lists: Sequence[Sequence[int]],
-    options: Options,
+    options: GenerationConfig,
     batch: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
@@ -101,15 +103,15 @@ def decode_all(
     for row, ids in enumerate(token_lists):
         if not len(ids):
             raise UserError(f"input {row + 1} has no tokens; give it text or leave it out")
-    check_ids(token_lists, model.spec)
-    ends = end_ids(options, model.spec)
+    check_ids(token_lists, model.model_config)
+    ends = end_ids(options, model.model_config)
     order = sorted(range(len(token_lists)), key=lambda row: -len(token_lists[row]))
     results: list[list[int]] = [[] for _ in token_lists]
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         width = -(-len(token_lists[rows[0]]) // PADDING) * PADDING
         inputs = make_inputs([token_lists[row] for row in rows], width, batch, rows)
-        done = hosts.fetch(generate(model, variables, prefix, inputs, options))
+        done = distributed.fetch(generate(model, variables, prefix, inputs, options))
         for place, row in enumerate(rows):
             if np.isnan(done.scores[place]):
                 raise NotFinite(row)

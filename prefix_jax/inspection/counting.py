@@ -6,7 +6,7 @@ from typing import Any
 from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.models import build
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.planning.abstract import base_shapes
 from prefix_jax.tuning.method import Parameters, parameter_counts
 
@@ -35,7 +35,7 @@ METHODS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
-def parameters(spec: Spec, method: str, options: Mapping[str, Any]) -> Parameters:
+def parameters(model_config: ModelConfig, method: str, options: Mapping[str, Any]) -> Parameters:
     """Returns the counts of one method; `share` in place of `adapter.width` is of the model, in percent.
 
     Raises:
@@ -43,34 +43,36 @@ def parameters(spec: Spec, method: str, options: Mapping[str, Any]) -> Parameter
     """
     options = dict(options)
     if share := options.pop("share", None):
-        options["adapter.width"] = adapter_width(spec, share)
+        options["adapter.width"] = adapter_width(model_config, share)
     config = default_config()
     config.method = method
     config.update_from_flattened_dict(options)
-    made = tuning.build(config, build(spec))
-    return parameter_counts(made, {"params": base_shapes(spec, "float32")})
+    made = tuning.build(config, build(model_config))
+    return parameter_counts(made, {"params": base_shapes(model_config, "float32")})
 
 
-def adapter_width(spec: Spec, share: float) -> int:
+def adapter_width(model_config: ModelConfig, share: float) -> int:
     """Returns the width, at least 1, at which adapters are nearest to a share of the model, in percent."""
-    one, two = (parameters(spec, "adapter", {"adapter.width": width}) for width in (1, 2))
+    one, two = (parameters(model_config, "adapter", {"adapter.width": width}) for width in (1, 2))
     each = two.stored - one.stored
     return max(1, round((share / 100 * one.base - (one.stored - each)) / each))
 
 
-def parameters_by_method(spec: Spec) -> dict[str, Parameters]:
+def parameters_by_method(model_config: ModelConfig) -> dict[str, Parameters]:
     """Returns the counts of every method that the model can have, by its name."""
-    possible = [row for row in METHODS if row[1] != "infix" or not spec.encoder_layers]
-    return {name: parameters(spec, method, options) for name, method, options in possible}
+    possible = [row for row in METHODS if row[1] != "infix" or not model_config.is_encoder_decoder]
+    return {name: parameters(model_config, method, options) for name, method, options in possible}
 
 
-def parameters_by_length(spec: Spec) -> dict[str, list[int]]:
+def parameters_by_length(model_config: ModelConfig) -> dict[str, list[int]]:
     """Returns what a prefix and a prompt store and train at each of `LENGTHS`."""
-    lengths = [length for length in LENGTHS if spec.window is None or length < spec.window]
+    lengths = [
+        length for length in LENGTHS if model_config.context_length is None or length < model_config.context_length
+    ]
     found = {"prefix, stored": [], "prefix, trained through an MLP": [], "prompt": []}
     for length in lengths:
-        prefix = parameters(spec, "prefix", {"prefix.length": length})
+        prefix = parameters(model_config, "prefix", {"prefix.length": length})
         found["prefix, stored"].append(prefix.stored)
         found["prefix, trained through an MLP"].append(prefix.trained)
-        found["prompt"].append(parameters(spec, "prompt", {"prompt.length": length}).stored)
+        found["prompt"].append(parameters(model_config, "prompt", {"prompt.length": length}).stored)
     return {"length": lengths, **found}

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.prefix import SITES, Prefix, site_of
+from prefix_jax.models.prefix import SITES, Prefix, prefix_of
 
 
 class Distance(NamedTuple):
@@ -32,7 +32,7 @@ def distances(one: Prefix, other: Prefix) -> dict[str, dict[str, Distance]]:
     """
     found = {}
     for site in SITES:
-        a, b = site_of(one, site), site_of(other, site)
+        a, b = prefix_of(one, site), prefix_of(other, site)
         if a is None and b is None:
             continue
         if a is None or b is None or a.key.shape != b.key.shape or a.layers != b.layers:

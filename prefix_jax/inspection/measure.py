@@ -7,9 +7,9 @@ import numpy as np
 
 from prefix_jax.data.records import Record
 from prefix_jax.inspection.observe import each_alone, log_probabilities, observed
-from prefix_jax.models.prefix import Prefix, site_of
+from prefix_jax.models.prefix import Prefix, prefix_of
 from prefix_jax.training.session import Session
-from prefix_jax.tuning import Kept
+from prefix_jax.tuning import TunedState
 
 
 class Findings(NamedTuple):
@@ -32,7 +32,7 @@ class Findings(NamedTuple):
     tokens: int
 
 
-def measure(opened: Session, kept: Kept, records: Sequence[Record]) -> Findings:
+def measure(opened: Session, kept: TunedState, records: Sequence[Record]) -> Findings:
     """Measures a prefix, or whatever else a method keeps, on records; see `Findings`.
 
     Raises:
@@ -67,5 +67,5 @@ def _by_place(changes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _slots(prefix: Prefix | None, site: str) -> int:
-    found = site_of(prefix, site)
+    found = prefix_of(prefix, site)
     return 0 if found is None else found.key.shape[-2]

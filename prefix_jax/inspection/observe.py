@@ -12,11 +12,11 @@ from prefix_jax.data.batching import Batch, Layout, PackedBatches
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
-from prefix_jax.models.layers import OBSERVED
+from prefix_jax.models.layers import INTERMEDIATES
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.training.loss import model_inputs
 from prefix_jax.training.session import Session, tokenised
-from prefix_jax.tuning import Kept
+from prefix_jax.tuning import TunedState
 
 # Where the modules of a site leave their weights.
 _PATHS = {
@@ -50,7 +50,7 @@ class Attention(NamedTuple):
         return self.weights[..., : self.slots].sum(-1).mean(-1)
 
 
-def attention(opened: Session, kept: Kept | None, source: str, target: str | None = None) -> dict[str, Attention]:
+def attention(opened: Session, kept: TunedState | None, source: str, target: str | None = None) -> dict[str, Attention]:
     """Returns the real attention of one record, by site.
 
     Args:
@@ -68,21 +68,21 @@ def attention(opened: Session, kept: Kept | None, source: str, target: str | Non
     }
 
 
-def each_alone(opened: Session, kept: Kept | None, records: Sequence[Record]) -> list[Batch]:
+def each_alone(opened: Session, kept: TunedState | None, records: Sequence[Record]) -> list[Batch]:
     """Returns a batch for each record, in a row of its own; all are of one shape, so that one program serves them."""
-    layout = Layout.of(opened.spec)
+    layout = Layout.of(opened.model_config)
     data = tokenised(opened, records).reserving(0 if kept is None else kept.reserved)
     batches = PackedBatches(data, layout, batch=1, shuffle=False)
     found = {int(batches.records_at(step)[0][0]): batches.batch_at(step) for step in range(batches.steps_per_epoch)}
     return [found[place] for place in range(len(records))]
 
 
-def observed(opened: Session, kept: Kept | None, batch: Batch) -> dict[str, np.ndarray]:
+def observed(opened: Session, kept: TunedState | None, batch: Batch) -> dict[str, np.ndarray]:
     """Returns each site's weights, `[layers, query heads, queries, slots + keys]`, of the tokens that are there."""
-    kept = kept or Kept()
+    kept = kept or TunedState()
     seen = _seen(opened.model, kept.onto(opened.base), kept.prefix, model_inputs(batch))
     found = {}
-    for site, (*path, module) in _PATHS[opened.spec.encoder_layers > 0].items():
+    for site, (*path, module) in _PATHS[opened.model_config.is_encoder_decoder].items():
         tree: Mapping[str, Any] = seen
         for part in path:
             tree = tree[part]
@@ -91,13 +91,13 @@ def observed(opened: Session, kept: Kept | None, batch: Batch) -> dict[str, np.n
     return found
 
 
-def log_probabilities(opened: Session, kept: Kept | None, batch: Batch) -> np.ndarray:
+def log_probabilities(opened: Session, kept: TunedState | None, batch: Batch) -> np.ndarray:
     """Returns the logarithms of the next token's probabilities at each target of a batch, `[targets, vocabulary]`.
 
     Raises:
       UserError: they are not finite.
     """
-    kept = kept or Kept()
+    kept = kept or TunedState()
     found = _next_tokens(opened.model, kept.onto(opened.base), kept.prefix, model_inputs(batch))
     found = np.asarray(found)[np.asarray(batch.weights) > 0]
     if np.isnan(found).any():
@@ -107,8 +107,8 @@ def log_probabilities(opened: Session, kept: Kept | None, batch: Batch) -> np.nd
 
 @partial(jax.jit, static_argnums=0)
 def _seen(model: Model, variables: Any, prefix: Prefix | None, inputs: Any) -> Any:
-    _, state = model.apply(variables, **inputs, prefix=prefix, method="target_hidden", mutable=[OBSERVED])
-    return state[OBSERVED]
+    _, state = model.apply(variables, **inputs, prefix=prefix, method="target_hidden", mutable=[INTERMEDIATES])
+    return state[INTERMEDIATES]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -138,9 +138,9 @@ def _joined(runs: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.pad(run, ((0, 0),) * 3 + ((widest - run.shape[-1], 0),)) for run in runs])
 
 
-def _labelled(opened: Session, kept: Kept | None, batch: Batch, site: str, weights: np.ndarray) -> Attention:
+def _labelled(opened: Session, kept: TunedState | None, batch: Batch, site: str, weights: np.ndarray) -> Attention:
     queries, keys = (_words(opened, tokens, segments) for tokens, segments in _sides(batch, site))
-    reserved = 0 if kept is None or (site == "decoder" and opened.spec.encoder_layers) else kept.reserved
+    reserved = 0 if kept is None or (site == "decoder" and opened.model_config.is_encoder_decoder) else kept.reserved
     prompt = [f"prompt {n}" for n in range(reserved)]
     slots = weights.shape[-1] - len(keys)
     if site != "cross":

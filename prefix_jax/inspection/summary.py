@@ -16,10 +16,12 @@ from prefix_jax.inspection.observe import Attention, attention
 from prefix_jax.inspection.words import nearest_words, next_words
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.training.session import Session, text_pairs
-from prefix_jax.tuning import Kept
+from prefix_jax.tuning import TunedState
 
 
-def summary(opened: Session, kept: Kept, records: Sequence[Record], against: Prefix | None = None) -> dict[str, Any]:
+def summary(
+    opened: Session, kept: TunedState, records: Sequence[Record], against: Prefix | None = None
+) -> dict[str, Any]:
     """Returns what `measure` finds; of the shortest record, attention and next words; of a prompt, the nearest words;
     and how many numbers each method would train and store on this model.
 
@@ -42,7 +44,10 @@ def summary(opened: Session, kept: Kept, records: Sequence[Record], against: Pre
         "source": shown.source,
         "target": shown.target,
         "attention": {site: _head(matrix) for site, matrix in matrices.items() if matrix.slots},
-        "parameters": {"by_method": parameters_by_method(opened.spec), "by_length": parameters_by_length(opened.spec)},
+        "parameters": {
+            "by_method": parameters_by_method(opened.model_config),
+            "by_length": parameters_by_length(opened.model_config),
+        },
         "next_words": [place._asdict() for place in next_words(opened, kept, shown.source, shown.target)],
     }
     if kept.reserved:
@@ -55,7 +60,7 @@ def summary(opened: Session, kept: Kept, records: Sequence[Record], against: Pre
 def write(
     workdir: Path,
     opened: Session,
-    kept: Kept,
+    kept: TunedState,
     split: str,
     limit: int = 32,
     against: Prefix | None = None,

@@ -9,9 +9,9 @@ from prefix_jax.data.records import pair
 from prefix_jax.errors import UserError
 from prefix_jax.inspection.measure import divergence
 from prefix_jax.inspection.observe import each_alone, log_probabilities
-from prefix_jax.models.injected import PROMPT
+from prefix_jax.models.adapter_layers import PROMPT
 from prefix_jax.training.session import Session
-from prefix_jax.tuning import Kept
+from prefix_jax.tuning import TunedState
 
 
 class Place(NamedTuple):
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     bare: tuple[tuple[str, float], ...]
 
 
-def next_words(opened: Session, kept: Kept, source: str, target: str, count: int = 3) -> list[Place]:
+def next_words(opened: Session, kept: TunedState, source: str, target: str, count: int = 3) -> list[Place]:
     """Returns for each token of a target what the tuned and the bare model expect there.
 
     Raises:
@@ -47,7 +47,7 @@ def _likeliest(opened: Session, logs: np.ndarray, count: int) -> tuple[tuple[str
     return tuple((opened.tokenizer.decode([token]), float(np.exp(logs[token]))) for token in order)
 
 
-def nearest_words(opened: Session, kept: Kept, count: int = 5) -> list[list[str]]:
+def nearest_words(opened: Session, kept: TunedState, count: int = 5) -> list[list[str]]:
     """Returns for each virtual token of a prompt the tokens whose embeddings are nearest, by the angle.
 
     Raises:

@@ -12,22 +12,22 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from prefix_jax.models.masks import MASKED, Interval, Oriented, columns_last, columns_of, rows_of, rows_of_interval
-from prefix_jax.models.products import batched, keep_residual, transposed
-from prefix_jax.models.specs import Rotary
+from prefix_jax.models.masks import MASKED, Interval, MaskPair, columns_last, columns_of, rows_of, rows_of_interval
+from prefix_jax.models.matmul import batched, save_vjp_residual, transposed
+from prefix_jax.models.model_config import Rotary
 
 
-class Source(NamedTuple):
+class KVSource(NamedTuple):
     """Keys and values with what is added to their logits; `bias` and `mask` broadcast to `[*batch, K, G, T, S]`."""
 
     key: Float[Array, "*source K S D"]
     value: Float[Array, "*source K S D"]
-    bias: Float[Array, "..."] | Oriented | None = None
-    mask: Bool[Array, "..."] | Oriented | Interval | None = None
+    bias: Float[Array, "..."] | MaskPair | None = None
+    mask: Bool[Array, "..."] | MaskPair | Interval | None = None
 
 
 def attend(
-    query: Float[Array, "*batch K G T D"], sources: tuple[Source, ...], scale: float, operands: Any
+    query: Float[Array, "*batch K G T D"], sources: tuple[KVSource, ...], scale: float, compute_dtype: Any
 ) -> Float[Array, "*batch K G T D"]:
     """Softmax attention of the queries over all sources together, logits and softmax in float32.
 
@@ -37,31 +37,31 @@ def attend(
     """
     *others, own = sources
     if isinstance(own.mask, Interval):
-        from prefix_jax.models import fused  # takes long to import, and few need it
-
         assert len(others) <= 1 and all(other.mask is None for other in others), "a kernel takes a prefix that all see"
         slots = others[0].key.shape[-2] if others else 0
-        if not fused.fits(query, own.key, slots, own.bias is not None, operands):
-            return attend(query, (*others, _in_rows(own)), scale, operands)
+        if not fused.fits(query, own.key, slots, own.bias is not None, compute_dtype):
+            return attend(query, (*others, _in_rows(own)), scale, compute_dtype)
         prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
-        return fused.attend(query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, operands)
+        return fused.attend(query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, compute_dtype)
     masks = tuple(source.mask for source in sources)
-    return _attend(query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(operands))
+    return _attend(
+        query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(compute_dtype)
+    )
 
 
-def _in_rows(source: Source) -> Any:
+def _in_rows(source: KVSource) -> Any:
     """Returns a source with a mask of booleans where it has an interval."""
     if not isinstance(source.mask, Interval):
         return source
     return source._replace(mask=rows_of_interval(source.mask, source.key.shape[-2]))
 
 
-def _rows_or_none(bias: Array | Oriented | None) -> Array | None:
+def _rows_or_none(bias: Array | MaskPair | None) -> Array | None:
     return None if bias is None else rows_of(bias)
 
 
 def attention_weights(
-    query: Float[Array, "*batch K G T D"], sources: tuple[Source, ...], scale: float
+    query: Float[Array, "*batch K G T D"], sources: tuple[KVSource, ...], scale: float
 ) -> Float[Array, "*batch K G T S"]:
     """Returns the weights that each query gives to the keys of all sources, in their order: they sum to 1."""
     query = query * jnp.asarray(scale, query.dtype)
@@ -71,45 +71,51 @@ def attention_weights(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _attend(query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any) -> Array:
-    return _attended(query, sources, masks, scale, low)[0]
+def _attend(query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any) -> Array:
+    return _attended(query, sources, masks, scale, compute_dtype)[0]
 
 
 def _attended(
-    query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any
+    query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any
 ) -> tuple[Array, Array, Array]:
     """Returns the output, and the maximum and the sum of each query's weights, `[*batch, K, G, T, 1]`."""
     query = query * jnp.asarray(scale, query.dtype)
-    logits = [_logits(query, source, mask, low) for source, mask in zip(sources, masks, strict=True)]
+    logits = [_logits(query, source, mask, compute_dtype) for source, mask in zip(sources, masks, strict=True)]
     top = logits[0].max(-1, keepdims=True)
     for more in logits[1:]:
         top = jnp.maximum(top, more.max(-1, keepdims=True))
     weights = [jnp.exp(logit - top) for logit in logits]
     total = sum(w.sum(-1, keepdims=True) for w in weights)
-    mixed = sum(_mixed(w, source, low) for w, source in zip(weights, sources, strict=True))
+    mixed = sum(_mixed(w, source, compute_dtype) for w, source in zip(weights, sources, strict=True))
     return jnp.asarray(mixed / total).astype(query.dtype), top, jnp.asarray(total)
 
 
-def _logits(query: Array, source: Source, mask: Array | Oriented | None, low: Any) -> Float[Array, "*batch K G T S"]:
+def _logits(
+    query: Array, source: KVSource, mask: Array | MaskPair | None, compute_dtype: Any
+) -> Float[Array, "*batch K G T S"]:
     own = source.key.ndim - 3
-    logits = _unmerged(batched(_merged(query, own), source.key, low, transposed=True), query.shape, own)
+    logits = _unmerged(batched(_merged(query, own), source.key, compute_dtype, transposed=True), query.shape, own)
     if source.bias is not None:
         logits = logits + rows_of(source.bias)
     return logits if mask is None else jnp.where(rows_of(mask), logits, MASKED)
 
 
-def _mixed(weights: Array, source: Source, low: Any) -> Float[Array, "*batch K G T D"]:
+def _mixed(weights: Array, source: KVSource, compute_dtype: Any) -> Float[Array, "*batch K G T D"]:
     own = source.value.ndim - 3
-    return _unmerged(batched(_merged(weights.astype(low), own), source.value, low), weights.shape, own)
+    return _unmerged(
+        batched(_merged(weights.astype(compute_dtype), own), source.value, compute_dtype), weights.shape, own
+    )
 
 
-def _attend_fwd(query: Array, sources: tuple[Source, ...], masks: tuple, scale: float, low: Any) -> tuple[Array, tuple]:
-    out, top, total = _attended(query, sources, masks, scale, low)
-    out = keep_residual(out, low)
-    return out, (query, sources, masks, out, keep_residual(top), keep_residual(total))
+def _attend_fwd(
+    query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any
+) -> tuple[Array, tuple]:
+    out, top, total = _attended(query, sources, masks, scale, compute_dtype)
+    out = save_vjp_residual(out, compute_dtype)
+    return out, (query, sources, masks, out, save_vjp_residual(top), save_vjp_residual(total))
 
 
-def _attend_bwd(scale: float, low: Any, kept: tuple, g: Array) -> tuple[Array, tuple[Source, ...], None]:
+def _attend_bwd(scale: float, compute_dtype: Any, kept: tuple, g: Array) -> tuple[Array, tuple[KVSource, ...], None]:
     query, sources, masks, out, top, total = kept
     scaled = query * jnp.asarray(scale, query.dtype)
     mean = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
@@ -117,36 +123,41 @@ def _attend_bwd(scale: float, low: Any, kept: tuple, g: Array) -> tuple[Array, t
     statistics = tuple(columns_last(x) for x in (top, share, mean))
     d_query, d_sources = jnp.zeros(query.shape, jnp.float32), []
     for source, mask in zip(sources, masks, strict=True):
-        part, d_source = _source_gradient(scaled, source, mask, statistics, g, low)
+        part, d_source = _source_gradient(scaled, source, mask, statistics, g, compute_dtype)
         d_query += part
         d_sources.append(d_source)
     return (d_query * scale).astype(query.dtype), tuple(d_sources), None
 
 
 def _source_gradient(
-    query: Array, source: Source, mask: Array | Oriented | None, statistics: tuple[Array, ...], g: Array, low: Any
-) -> tuple[Array, Source]:
+    query: Array,
+    source: KVSource,
+    mask: Array | MaskPair | None,
+    statistics: tuple[Array, ...],
+    g: Array,
+    compute_dtype: Any,
+) -> tuple[Array, KVSource]:
     """Returns what one source adds to the gradient of the scaled query, and the source's own.
 
     Weights stand transposed here, `[*batch, K, S, G, T]`: then only arrays of the size of keys are ever transposed.
     """
     own, (top, share, mean) = source.key.ndim - 3, statistics
-    query_rows, g_rows = _merged(query.astype(low), own), _merged(g.astype(low), own)
-    logits = _unmerged_columns(batched(source.key, query_rows, low, transposed=True), query.shape, own)
+    query_rows, g_rows = _merged(query.astype(compute_dtype), own), _merged(g.astype(compute_dtype), own)
+    logits = _unmerged_columns(batched(source.key, query_rows, compute_dtype, transposed=True), query.shape, own)
     if source.bias is not None:
         logits = logits + columns_of(source.bias)
     if mask is not None:
         logits = jnp.where(columns_of(mask), logits, MASKED)
     weights = jnp.exp(logits - top) * share
-    d_weights = _unmerged_columns(batched(source.value, g_rows, low, transposed=True), query.shape, own)
+    d_weights = _unmerged_columns(batched(source.value, g_rows, compute_dtype, transposed=True), query.shape, own)
     d_logits = weights * (d_weights - mean)
-    d_rows = _merged_columns(d_logits.astype(low), own)
+    d_rows = _merged_columns(d_logits.astype(compute_dtype), own)
     # Behind barriers, or the compiler would transpose the gradient of the logits in place of the keys.
-    key = lax.optimization_barrier(transposed(source.key, low))
-    d_query = lax.optimization_barrier(batched(key, d_rows, low))
-    d_value = batched(_merged_columns(weights.astype(low), own), g_rows, low)
-    d_key = batched(d_rows, query_rows, low)
-    d_source = Source(
+    key = lax.optimization_barrier(transposed(source.key, compute_dtype))
+    d_query = lax.optimization_barrier(batched(key, d_rows, compute_dtype))
+    d_value = batched(_merged_columns(weights.astype(compute_dtype), own), g_rows, compute_dtype)
+    d_key = batched(d_rows, query_rows, compute_dtype)
+    d_source = KVSource(
         d_key.astype(source.key.dtype), d_value.astype(source.value.dtype), _bias_gradient(d_logits, source.bias)
     )
     return _unmerged(jnp.swapaxes(d_query, -1, -2), query.shape, own), d_source
@@ -156,7 +167,7 @@ def _bias_gradient(d_logits: Float[Array, "*batch K S G T"], bias: Any) -> Any:
     if bias is None:
         return None
     d_rows = _like(jnp.moveaxis(d_logits, -3, -1), rows_of(bias))
-    return Oriented(d_rows, None) if isinstance(bias, Oriented) else d_rows
+    return MaskPair(d_rows, None) if isinstance(bias, MaskPair) else d_rows
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
@@ -205,9 +216,9 @@ def _scaled(frequency: Array, scaling: tuple) -> Array:
     kind, factor, *rest = scaling
     if kind == "linear":
         return frequency / factor
-    low, high, original = rest  # Llama 3.1: long waves are stretched, short ones kept, with a ramp between
+    compute_dtype, high, original = rest  # Llama 3.1: long waves are stretched, short ones kept, with a ramp between
     wave = 2 * jnp.pi / frequency
-    smooth = jnp.clip((original / wave - low) / (high - low), 0.0, 1.0)
+    smooth = jnp.clip((original / wave - compute_dtype) / (high - compute_dtype), 0.0, 1.0)
     return (1 - smooth) * frequency / factor + smooth * frequency
 
 

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from prefix_jax.models.attention import Source
-from prefix_jax.models.masks import Oriented
+from prefix_jax.models.attention import KVSource
+from prefix_jax.models.masks import MaskPair
 from prefix_jax.models.prefix import KeyValues, Past
 
 
@@ -28,29 +28,29 @@ class LayerContext(NamedTuple):
     """
 
     mask: Any  # Oriented | Interval
-    bias: Oriented | None = None
+    bias: MaskPair | None = None
     rotary: tuple[Array, Array] | None = None
-    prefix_mask: Oriented | None = None
+    prefix_mask: MaskPair | None = None
     cache_masks: tuple[Array, ...] = ()
     cache_biases: tuple[Array | None, ...] = ()
     cross_mask: Any = None  # Oriented | Interval | None
     memory: Array | None = None
-    prefix: Source | None = None
+    prefix: KVSource | None = None
     caches: tuple[KeyValues, ...] = ()
-    cross_prefix: Source | None = None
+    cross_prefix: KVSource | None = None
     cross_cache: KeyValues | None = None
 
-    def sources(self, own: KeyValues) -> tuple[Source, ...]:
+    def sources(self, own: KeyValues) -> tuple[KVSource, ...]:
         """Returns what self-attention reads, the call's own keys and values last."""
         prefix = () if self.prefix is None else (self.prefix._replace(mask=self.prefix_mask),)
         caches = zip(self.caches, self.cache_biases, self.cache_masks, strict=True)
-        past = tuple(Source(cache.key, cache.value, bias, mask) for cache, bias, mask in caches)
-        return (*prefix, *past, Source(own.key, own.value, self.bias, self.mask))
+        past = tuple(KVSource(cache.key, cache.value, bias, mask) for cache, bias, mask in caches)
+        return (*prefix, *past, KVSource(own.key, own.value, self.bias, self.mask))
 
-    def cross_sources(self, memory: KeyValues) -> tuple[Source, ...]:
+    def cross_sources(self, memory: KeyValues) -> tuple[KVSource, ...]:
         """Returns what cross-attention reads, the encoder's keys and values last."""
         prefix = () if self.cross_prefix is None else (self.cross_prefix,)
-        return (*prefix, Source(memory.key, memory.value, None, self.cross_mask))
+        return (*prefix, KVSource(memory.key, memory.value, None, self.cross_mask))
 
 
 def window_masks(past: tuple[Past, ...], positions: Array, window: int | None) -> tuple[Array, ...]:

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.models import masks
+from prefix_jax.models.adapter_layers import PROMPT, with_prompt
 from prefix_jax.models.attention import rotary_angles
 from prefix_jax.models.context import LayerContext, window_masks
-from prefix_jax.models.injected import PROMPT, with_prompt
-from prefix_jax.models.layers import Embedding, Places, gather_columns
-from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
-from prefix_jax.models.specs import LayerKind
+from prefix_jax.models.layers import Embedding, Sharder, gather_columns
+from prefix_jax.models.model_config import LayerKind
+from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, prefix_of
 from prefix_jax.models.stack import Stack
 
 
@@ -23,10 +23,10 @@ class DecoderOnly(nn.Module):
     Embeddings are multiplied by `embedding_scale`; a head of its own may have a bias.
     """
 
-    spec: Any
+    model_config: Any
     rematerialise: bool = False
     activations: Any = None
-    placement: Places | None = None
+    sharder: Sharder | None = None
     fused: bool = False
     head_bias: ClassVar[bool] = False
 
@@ -41,13 +41,13 @@ class DecoderOnly(nn.Module):
         return 1.0
 
     def setup(self) -> None:
-        s = self.spec
+        s = self.model_config
         sizes, learned = (s.vocab_size, s.d_model), s.learned_positions
-        self.embedding = Embedding(*sizes, learned, self.activations, self.placement, self.embedding_scale)
-        self.layers = Stack(self.make_block(), s.layer_pattern, self.rematerialise, self.placement)
+        self.embedding = Embedding(*sizes, learned, self.activations, self.sharder, self.embedding_scale)
+        self.layers = Stack(self.make_block(), s.layer_pattern, self.rematerialise, self.sharder)
         self.final_norm = self.make_norm()
         if not s.tie_embeddings:
-            self.head = Embedding(*sizes, placement=self.placement, bias=self.head_bias)
+            self.head = Embedding(*sizes, sharder=self.sharder, bias=self.head_bias)
 
     def __call__(
         self,
@@ -97,23 +97,23 @@ class DecoderOnly(nn.Module):
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
         put = partial(with_prompt, positions=positions, prompt=prompt)
         moved = positions + (offset(prefix) if seen is None else jnp.where(seen, offset(prefix), 0))
-        sees = None if seen is None else masks.oriented(seen[..., None, None, :, None])
+        sees = None if seen is None else masks.mask_pair(seen[..., None, None, :, None])
         segments = jnp.ones_like(tokens) if segment_ids is None else segment_ids
 
         def context(kind: LayerKind) -> LayerContext:
             if self.fused and not past and seen is None:
-                mask: Any = masks.causal_interval(segments, kind.window, self.placement)
+                mask: Any = masks.causal_interval(segments, kind.window, self.sharder)
             else:
                 mask = masks.shared_by_layers(masks.causal_mask(positions, segment_ids, kind.window))
-            rotary = None if kind.rotary is None else rotary_angles(moved, self.spec.head_dim, kind.rotary)
+            rotary = None if kind.rotary is None else rotary_angles(moved, self.model_config.head_dim, kind.rotary)
             past_masks = window_masks(past, positions, kind.window)
             return LayerContext(mask, None, rotary, sees, past_masks, (None,) * len(past))
 
-        contexts = {kind: context(kind) for kind in dict.fromkeys(self.spec.layer_pattern)}
+        contexts = {kind: context(kind) for kind in dict.fromkeys(self.model_config.layer_pattern)}
         caches = tuple(KeyValues(p.key, p.value) for p in past)
-        embedded = self.embedding(tokens, moved if self.spec.learned_positions else None, put)
-        x, key_values = self.layers(embedded, contexts, (site_of(prefix, "decoder"),), caches)
+        embedded = self.embedding(tokens, moved if self.model_config.learned_positions else None, put)
+        x, key_values = self.layers(embedded, contexts, (prefix_of(prefix, "decoder"),), caches)
         return self.final_norm(x), key_values
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
-        return (self.embedding if self.spec.tie_embeddings else self.head).logits(hidden)
+        return (self.embedding if self.model_config.tie_embeddings else self.head).logits(hidden)

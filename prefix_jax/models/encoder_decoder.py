@@ -7,20 +7,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from prefix_jax.models.adapter_layers import PROMPT, with_prompt
 from prefix_jax.models.context import LayerContext
-from prefix_jax.models.injected import PROMPT, with_prompt
-from prefix_jax.models.layers import Embedding, Places, Projection, gather_columns, heads_first
+from prefix_jax.models.layers import Embedding, Projection, Sharder, gather_columns, heads_first
 from prefix_jax.models.masks import (
     causal_interval,
     causal_mask,
-    oriented,
+    mask_pair,
     segment_interval,
     segment_mask,
     segment_positions,
     shared_by_layers,
 )
-from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, site_of
-from prefix_jax.models.specs import LayerKind
+from prefix_jax.models.model_config import LayerKind
+from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, prefix_of
 from prefix_jax.models.stack import Stack, whole_layers
 
 
@@ -30,10 +30,10 @@ class Side(nn.Module):
     Subclasses give the block, and may add to embeddings (`begin`), to logits (`bias`) and to the last layer (`end`).
     """
 
-    spec: Any
+    model_config: Any
     decoder: bool
     rematerialise: bool = False
-    placement: Places | None = None
+    sharder: Sharder | None = None
 
     def make_block(self) -> nn.Module:
         raise NotImplementedError
@@ -49,8 +49,8 @@ class Side(nn.Module):
         return x
 
     def setup(self) -> None:
-        pattern = self.spec.layer_pattern if self.decoder else (LayerKind(),) * self.spec.encoder_layers
-        self.layers = Stack(self.make_block(), pattern, self.rematerialise, self.placement)
+        pattern = self.model_config.layer_pattern if self.decoder else (LayerKind(),) * self.model_config.encoder_layers
+        self.layers = Stack(self.make_block(), pattern, self.rematerialise, self.sharder)
 
     def __call__(
         self,
@@ -72,7 +72,7 @@ class Side(nn.Module):
         """
         bias = self.bias(columns, columns)
         context = context._replace(
-            bias=None if bias is None else oriented(bias),
+            bias=None if bias is None else mask_pair(bias),
             cache_masks=tuple(p.mask for p in past),
             cache_biases=tuple(self.bias(columns, p.positions) for p in past),
         )
@@ -81,7 +81,7 @@ class Side(nn.Module):
         x, key_values = self.layers(
             self.begin(x, positions + offset(prefix) if self.decoder else positions),
             {LayerKind(): context},
-            tuple(site_of(prefix, site) for site in sites),
+            tuple(prefix_of(prefix, site) for site in sites),
             caches,
             cross,
         )
@@ -91,10 +91,10 @@ class Side(nn.Module):
 class EncoderDecoder(nn.Module):
     """A pure function of (variables, prefix, encoder tokens, decoder tokens). Subclasses name the sides' class."""
 
-    spec: Any
+    model_config: Any
     rematerialise: bool = False
     activations: Any = None
-    placement: Places | None = None
+    sharder: Sharder | None = None
     fused: bool = False
     side: ClassVar[type[Side]]
     # Whether projections have biases.
@@ -105,12 +105,12 @@ class EncoderDecoder(nn.Module):
         return 1.0
 
     def setup(self) -> None:
-        s = self.spec
-        self.embedding = Embedding(s.vocab_size, s.d_model, 0, self.activations, self.placement, self.embedding_scale)
-        self.encoder = self.side(s, False, self.rematerialise, self.placement)
-        self.decoder = self.side(s, True, self.rematerialise, self.placement)
+        s = self.model_config
+        self.embedding = Embedding(s.vocab_size, s.d_model, 0, self.activations, self.sharder, self.embedding_scale)
+        self.encoder = self.side(s, False, self.rematerialise, self.sharder)
+        self.decoder = self.side(s, True, self.rematerialise, self.sharder)
         if not s.tie_embeddings:
-            self.head = Embedding(s.vocab_size, s.d_model, placement=self.placement)
+            self.head = Embedding(s.vocab_size, s.d_model, sharder=self.sharder)
 
     def __call__(
         self,
@@ -158,7 +158,7 @@ class EncoderDecoder(nn.Module):
         memory = self.encode(encoder_tokens, theirs, encoder_positions, prefix=prefix)
         columns = jnp.arange(tokens.shape[-1])
         positions = segment_positions(own) if positions is None else positions
-        mask = causal_interval(own, places=self.placement) if self.fused else causal_mask(columns, own)
+        mask = causal_interval(own, sharder=self.sharder) if self.fused else causal_mask(columns, own)
         cross_mask = shared_by_layers(self._same_segment(own, theirs))
         context = LayerContext(shared_by_layers(mask), cross_mask=cross_mask, memory=memory)
         hidden, _ = self.decoder(self.embedding(tokens), positions, columns, context, prefix)
@@ -181,7 +181,7 @@ class EncoderDecoder(nn.Module):
         return self.encoder(embedded, positions, jnp.arange(tokens.shape[-1]), context, prefix)
 
     def _same_segment(self, query_ids: Array, key_ids: Array) -> Any:
-        return segment_interval(query_ids, key_ids, self.placement) if self.fused else segment_mask(query_ids, key_ids)
+        return segment_interval(query_ids, key_ids, self.sharder) if self.fused else segment_mask(query_ids, key_ids)
 
     def decode(
         self,
@@ -204,9 +204,9 @@ class EncoderDecoder(nn.Module):
 
     def cross_key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
         """Returns the keys and values that every decoder layer's cross-attention reads, stacked over layers."""
-        projection = Projection((self.spec.heads, 2, self.spec.head_dim), bias=self.biases, parent=None)
+        projection = Projection((self.model_config.heads, 2, self.model_config.head_dim), bias=self.biases, parent=None)
         parts = []
-        for weights in whole_layers(self.decoder.layers.variables, self.spec.layers):
+        for weights in whole_layers(self.decoder.layers.variables, self.model_config.layers):
             crosses = {name: tree.get("cross", {}) for name, tree in weights.items()}
             own = {name: tree["key_value"] for name, tree in crosses.items() if "key_value" in tree}
             found: Any = jax.vmap(projection.apply, in_axes=(0, None))(own, memory)
@@ -215,4 +215,4 @@ class EncoderDecoder(nn.Module):
         return KeyValues(both[..., 0, :, :], both[..., 1, :, :])
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
-        return (self.embedding if self.spec.tie_embeddings else self.head).logits(hidden)
+        return (self.embedding if self.model_config.tie_embeddings else self.head).logits(hidden)

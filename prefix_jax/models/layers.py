@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from prefix_jax.models.attention import Source, attend, attention_weights, rotate
+from prefix_jax.models.adapter_layers import LORA, Adapter, low_rank
+from prefix_jax.models.attention import KVSource, attend, attention_weights, rotate
 from prefix_jax.models.context import LayerContext
-from prefix_jax.models.injected import LORA, Adapter, low_rank
 from prefix_jax.models.masks import Interval
+from prefix_jax.models.matmul import matmul, matmul_transposed, operand, save_residual
 from prefix_jax.models.prefix import KeyValues
-from prefix_jax.models.products import keep, operand, product, product_transposed
 
 # A collection that a caller asks for with `mutable`, to look inside.
-OBSERVED = "observed"
+INTERMEDIATES = "observed"
 
 _embedding_init = nn.initializers.normal(0.02)
 
 
-class Places(Protocol):
+class Sharder(Protocol):
     """What holds arrays to their shardings, where there are several devices."""
 
     def hidden(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]: ...
@@ -89,8 +89,8 @@ class Projection(nn.Module):
         return y
 
     def _product(self, x: Float[Array, "*batch C"], kernel: Array, inputs: int) -> Array:
-        y = product(x, kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *kernel.shape[inputs:])
-        return keep(y, kernel.dtype) if self.kept else y
+        y = matmul(x, kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *kernel.shape[inputs:])
+        return save_residual(y, kernel.dtype) if self.kept else y
 
     def _each(self, function: Callable, *arrays: Any) -> Any:
         """Calls a function of arrays, or of the parts of each."""
@@ -99,7 +99,7 @@ class Projection(nn.Module):
         cut = [x if isinstance(x, tuple) else tuple(lax.split(x, self.parts, axis=x.ndim - 2)) for x in arrays]
         return tuple(function(*parts) for parts in zip(*cut, strict=True))
 
-    def operands(self, x: Array) -> Any:
+    def compute_dtype(self, x: Array) -> Any:
         """The type in which attention over these outputs multiplies: a single query a row gains nothing by rounding."""
         return x.dtype if x.shape[-2] == 1 else self.rounded
 
@@ -118,7 +118,7 @@ class Embedding(nn.Module):
     width: int
     max_positions: int = 0
     activations: Any = None
-    placement: Places | None = None
+    sharder: Sharder | None = None
     scale: float = 1.0
     bias: bool = False
 
@@ -142,11 +142,11 @@ class Embedding(nn.Module):
         return rows + jnp.take(self.positions, positions, axis=0, mode="clip").astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
-        logits = product_transposed(hidden.astype(jnp.float32), self._table())
+        logits = matmul_transposed(hidden.astype(jnp.float32), self._table())
         return logits + self.logits_bias.astype(jnp.float32) if self.bias else logits
 
     def _table(self) -> Array:
-        return self.tokens if self.placement is None else self.placement.table(self.tokens)
+        return self.tokens if self.sharder is None else self.sharder.table(self.tokens)
 
 
 def heads_first(x: Float[Array, "*batch T K N D"]) -> Float[Array, "*batch K N T D"]:
@@ -180,9 +180,11 @@ class SelfAttention(nn.Module):
         query = self._positioned("query_norm", heads_first(query), context, x.ndim)
         key = self._positioned("key_norm", heads_first(key)[..., 0, :, :], context, x.ndim)
         # Kept as attention multiplies them, so that the gradient neither turns nor moves them again.
-        query, key, value = (keep(part, projection.rounded) for part in (query, key, heads_first(value)[..., 0, :, :]))
+        query, key, value = (
+            save_residual(part, projection.rounded) for part in (query, key, heads_first(value)[..., 0, :, :])
+        )
         sources = context.sources(KeyValues(key, value))
-        out = attend(query, sources, self.scale, projection.operands(x))
+        out = attend(query, sources, self.scale, projection.compute_dtype(x))
         observe(self, query, sources, self.scale)
         out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
         return out, KeyValues(key, value)
@@ -215,7 +217,7 @@ class CrossAttention(nn.Module):
     def __call__(self, x: Array, context: LayerContext) -> Array:
         memory = self._key_values(context.memory) if context.cross_cache is None else context.cross_cache
         query, sources = heads_first(self.query(x)), context.cross_sources(memory)
-        out = attend(query, sources, self.scale, operands=self.query.operands(x))
+        out = attend(query, sources, self.scale, compute_dtype=self.query.compute_dtype(x))
         observe(self, query, sources, self.scale)
         return self.out(jnp.moveaxis(out, -2, -4))
 
@@ -225,10 +227,10 @@ class CrossAttention(nn.Module):
         return KeyValues(both[..., 0, :, :], both[..., 1, :, :])
 
 
-def observe(module: nn.Module, query: Array, sources: tuple[Source, ...], scale: float) -> None:
+def observe(module: nn.Module, query: Array, sources: tuple[KVSource, ...], scale: float) -> None:
     """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it."""
-    if module.is_mutable_collection(OBSERVED):
-        module.put_variable(OBSERVED, "weights", attention_weights(query, sources, scale))
+    if module.is_mutable_collection(INTERMEDIATES):
+        module.put_variable(INTERMEDIATES, "weights", attention_weights(query, sources, scale))
 
 
 class GatedMLP(nn.Module):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 MASKED = -1e30
 
 
-class Oriented(NamedTuple):
+class MaskPair(NamedTuple):
     """A mask or bias that all layers share, with its transpose for their gradients: computed once, read in order."""
 
     rows: Array  # broadcasts to [*batch, K, G, T, S]
@@ -21,28 +21,29 @@ class Oriented(NamedTuple):
 class Interval:
     """The keys that each query sees, those at places `first` to `last`; none where `first` is greater.
 
-    Attention with such a mask is one kernel (`fused`). `places` divides its call over a mesh; None: one device.
+    Attention with such a mask is one kernel (`attention_pallas`). `sharder` divides its call over a mesh; None: one
+    device.
     """
 
     first: Int[Array, "B T"]
     last: Int[Array, "B T"]
-    places: Any = struct.field(pytree_node=False, default=None)
+    sharder: Any = struct.field(pytree_node=False, default=None)
 
 
-def oriented(mask: Array) -> Oriented:
-    return Oriented(mask, columns_last(mask))
+def mask_pair(mask: Array) -> MaskPair:
+    return MaskPair(mask, columns_last(mask))
 
 
-def shared_by_layers(mask: Array | Interval) -> Oriented | Interval:
-    return mask if isinstance(mask, Interval) else oriented(mask)
+def shared_by_layers(mask: Array | Interval) -> MaskPair | Interval:
+    return mask if isinstance(mask, Interval) else mask_pair(mask)
 
 
-def rows_of(x: Array | Oriented) -> Array:
-    return x.rows if isinstance(x, Oriented) else x
+def rows_of(x: Array | MaskPair) -> Array:
+    return x.rows if isinstance(x, MaskPair) else x
 
 
-def columns_of(x: Array | Oriented) -> Array:
-    return x.columns if isinstance(x, Oriented) and x.columns is not None else columns_last(rows_of(x))
+def columns_of(x: Array | MaskPair) -> Array:
+    return x.columns if isinstance(x, MaskPair) and x.columns is not None else columns_last(rows_of(x))
 
 
 def columns_last(x: Array) -> Array:
@@ -82,21 +83,21 @@ def segment_positions(segment_ids: Array) -> Array:
     return jnp.arange(segment_ids.shape[-1]) - first
 
 
-def segment_interval(query_ids: Int[Array, "B T"], key_ids: Int[Array, "B S"], places: Any = None) -> Interval:
+def segment_interval(query_ids: Int[Array, "B T"], key_ids: Int[Array, "B S"], sharder: Any = None) -> Interval:
     """Returns the keys of each query's own segment, which stand side by side. What has the id 0 sees nothing."""
     same = same_segment(query_ids, key_ids) & (query_ids > 0)[..., None]
     some, end = same.any(-1), key_ids.shape[-1] - 1
     first = jnp.where(some, jnp.argmax(same, axis=-1), end + 1)
     last = jnp.where(some, end - jnp.argmax(same[..., ::-1], axis=-1), -1)
-    return Interval(first.astype(jnp.int32), last.astype(jnp.int32), places)
+    return Interval(first.astype(jnp.int32), last.astype(jnp.int32), sharder)
 
 
-def causal_interval(segment_ids: Int[Array, "B T"], window: int | None = None, places: Any = None) -> Interval:
+def causal_interval(segment_ids: Int[Array, "B T"], window: int | None = None, sharder: Any = None) -> Interval:
     """Returns the keys of each query's own segment up to itself, within the window: `causal_mask` as intervals."""
-    whole = segment_interval(segment_ids, segment_ids, places)
+    whole = segment_interval(segment_ids, segment_ids, sharder)
     columns = jnp.arange(segment_ids.shape[-1], dtype=jnp.int32)
     first = whole.first if window is None else jnp.maximum(whole.first, columns - window + 1)
-    return Interval(first, jnp.minimum(whole.last, columns), places)
+    return Interval(first, jnp.minimum(whole.last, columns), sharder)
 
 
 def rows_of_interval(seen: Interval, keys: int) -> Bool[Array, "B 1 1 T S"]:

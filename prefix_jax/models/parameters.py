@@ -13,7 +13,7 @@ import numpy as np
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf, stack, transpose
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 
 _ROWS = 4096  # of two matrices that are compared
 # Tied to "shared.weight".
@@ -106,22 +106,22 @@ def linear(leaf: Leaf) -> Leaf:
     return transpose(leaf, (1, 0))
 
 
-def embedding(spec: Spec, names: Names, name: str, *copies: str) -> Leaf:
+def embedding(model_config: ModelConfig, names: Names, name: str, *copies: str) -> Leaf:
     """The matrix of words, which may be stored under the name of one that is tied to it alone."""
-    tied = ("lm_head.weight",) if spec.tie_embeddings else ()
+    tied = ("lm_head.weight",) if model_config.tie_embeddings else ()
     found = next((other for other in (name, *copies, *tied) if other in names), name)
-    return names(found, spec.vocab_size, spec.d_model)
+    return names(found, model_config.vocab_size, model_config.d_model)
 
 
-def head(spec: Spec, names: Names, embedding: str) -> Tree:
+def head(model_config: ModelConfig, names: Names, embedding: str) -> Tree:
     """The output matrix, where the model has one of its own: also where the configuration says that it is tied, and the
     file has another, which transformers 5 saves so.
     """
-    shape = (spec.vocab_size, spec.d_model)
-    if spec.tie_embeddings and ("lm_head.weight" not in names or embedding not in names):
+    shape = (model_config.vocab_size, model_config.d_model)
+    if model_config.tie_embeddings and ("lm_head.weight" not in names or embedding not in names):
         return {}
     head = names("lm_head.weight", *shape)
-    return {} if spec.tie_embeddings and equal(head, names(embedding, *shape)) else {"head": {"tokens": head}}
+    return {} if model_config.tie_embeddings and equal(head, names(embedding, *shape)) else {"head": {"tokens": head}}
 
 
 def equal(a: Leaf, b: Leaf) -> bool:
@@ -129,9 +129,9 @@ def equal(a: Leaf, b: Leaf) -> bool:
     return all(np.array_equal(a.read((rows, slice(None))), b.read((rows, slice(None)))) for rows in parts)
 
 
-def only_copies(spec: Spec, names: Names, *copies: str) -> None:
+def only_copies(model_config: ModelConfig, names: Names, *copies: str) -> None:
     """Takes the encoder's and the decoder's embeddings, which must be the shared one."""
-    shape = (spec.vocab_size, spec.d_model)
+    shape = (model_config.vocab_size, model_config.d_model)
     first, *others = [name for name in ("shared.weight", *copies) if name in names] or [""]
     for name in others:
         if not equal(names(name, *shape), names(first, *shape)):

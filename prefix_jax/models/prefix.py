@@ -8,13 +8,13 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 
 SITES = ("encoder", "decoder", "cross")
 
 
 @struct.dataclass
-class Site:
+class PrefixKV:
     """The prefix of one kind of attention, stacked over the layers that carry one.
 
     Keys are as attention sees them: after rotary. `bias` is added to the logits of the slots (-inf closes a slot).
@@ -34,9 +34,9 @@ class Prefix:
     An infix is seen only by the tokens from the last of the source on, and only they are moved by `position_offset`.
     """
 
-    decoder: Site | None = None
-    encoder: Site | None = None
-    cross: Site | None = None
+    decoder: PrefixKV | None = None
+    encoder: PrefixKV | None = None
+    cross: PrefixKV | None = None
     position_offset: Array | int = 0
     infix: bool = struct.field(pytree_node=False, default=False)
 
@@ -60,7 +60,7 @@ class KeyValues(NamedTuple):
     value: Array
 
 
-def site_of(prefix: Prefix | None, site: str) -> Site | None:
+def prefix_of(prefix: Prefix | None, site: str) -> PrefixKV | None:
     return None if prefix is None else getattr(prefix, site)
 
 
@@ -72,31 +72,31 @@ def length(prefix: Prefix) -> int:
 def shortened(prefix: Prefix, length: Int[Array, ""]) -> Prefix:
     """Closes all slots but the first `length`, which may be traced: the model then sees a prefix of that length."""
 
-    def closed(site: Site) -> Site:
+    def closed(site: PrefixKV) -> PrefixKV:
         bias = jnp.where(jnp.arange(site.key.shape[-2]) < length, 0.0, -jnp.inf)
         bias = jnp.broadcast_to(bias, site.key.shape[:-1])
         return dataclasses.replace(site, bias=bias if site.bias is None else site.bias + bias)
 
-    sites = {name: closed(site) for name in SITES if (site := site_of(prefix, name)) is not None}
+    sites = {name: closed(site) for name in SITES if (site := prefix_of(prefix, name)) is not None}
     return dataclasses.replace(prefix, position_offset=jnp.minimum(prefix.position_offset, length), **sites)
 
 
-def check(prefix: Prefix, spec: Spec) -> None:
+def check(prefix: Prefix, model_config: ModelConfig) -> None:
     """Raises UserError unless the prefix has the shapes that the model's attention has."""
     for name in SITES:
-        site = site_of(prefix, name)
+        site = prefix_of(prefix, name)
         if site is None:
             continue
-        if name not in spec.sites:
+        if name not in model_config.sites:
             raise UserError(f'the prefix has a site "{name}", but the model has only {", ".join(spec.sites)}')
-        layers = spec.site_layers(name) if site.layers is None else len(site.layers)
-        expected = (layers, spec.kv_heads, site.key.shape[-2], spec.head_dim)
+        layers = model_config.site_layers(name) if site.layers is None else len(site.layers)
+        expected = (layers, model_config.kv_heads, site.key.shape[-2], model_config.head_dim)
         if site.key.shape != expected or site.value.shape != expected:
             raise UserError(
                 f"the prefix's {name} keys and values are {site.key.shape} and {site.value.shape}, but this model "
                 f"takes {expected} (layers, KV heads, length, head dimension); use the model the prefix was made for"
             )
-        if site.layers is not None and not all(0 <= layer < spec.site_layers(name) for layer in site.layers):
+        if site.layers is not None and not all(0 <= layer < model_config.site_layers(name) for layer in site.layers):
             raise UserError(f"the prefix names {name} layers {site.layers}, but there are {spec.site_layers(name)}")
 
 

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from prefix_jax.models.attention import Source
+from prefix_jax.models.adapter_layers import TUNED
+from prefix_jax.models.attention import KVSource
 from prefix_jax.models.context import LayerContext
-from prefix_jax.models.injected import TUNED
-from prefix_jax.models.layers import OBSERVED, Places
-from prefix_jax.models.prefix import KeyValues, Site
-from prefix_jax.models.products import KEPT, as_bits
-from prefix_jax.models.specs import LayerKind
+from prefix_jax.models.layers import INTERMEDIATES, Sharder
+from prefix_jax.models.matmul import KEPT, as_bits
+from prefix_jax.models.model_config import LayerKind
+from prefix_jax.models.prefix import KeyValues, PrefixKV
 
 
 class LayerSlice(NamedTuple):
     """What differs from layer to layer: a prefix for each site, and the caches."""
 
-    sites: tuple[Source | None, ...] = ()
+    sites: tuple[KVSource | None, ...] = ()
     caches: tuple[KeyValues, ...] = ()
     cross_cache: KeyValues | None = None
 
@@ -40,7 +40,7 @@ class Run(NamedTuple):
     offsets: tuple[int | None, ...]
 
 
-def layer_runs(count: int, sites: tuple[Site | None, ...], tuned_from: int) -> tuple[Run, ...]:
+def layer_runs(count: int, sites: tuple[PrefixKV | None, ...], tuned_from: int) -> tuple[Run, ...]:
     """Divides the layers where the set of sites that carry a prefix changes, and before layer `tuned_from`."""
     rows: list[dict[int, int]] = []
     for site in sites:
@@ -61,7 +61,7 @@ class Stack(nn.Module):
 
     The block is called as `block(x, context) -> (x, output)`. `pattern` names each layer's kind; `contexts` has a
     context for each kind. Layers without a prefix below the first that has one are a scan of their own: no gradient
-    runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input. `placement`
+    runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input. `sharder`
     constrains each layer's input to its sharding. The collection `observed` gets the attention's weights of each run of
     layers, under the number of its first. Weights of the last layers in the collection `tuned` take the place of those
     in `params`.
@@ -70,18 +70,18 @@ class Stack(nn.Module):
     block: nn.Module
     pattern: tuple[LayerKind, ...]
     rematerialise: bool = False
-    placement: Places | None = None
+    sharder: Sharder | None = None
 
     @nn.compact
     def __call__(
         self,
         x: Array,
         contexts: Mapping[LayerKind, LayerContext],
-        sites: tuple[Site | None, ...] = (),
+        sites: tuple[PrefixKV | None, ...] = (),
         caches: tuple[KeyValues, ...] = (),
         cross_cache: KeyValues | None = None,
     ) -> tuple[Array, Any]:
-        observing = self.is_mutable_collection(OBSERVED) and not self.is_initializing()
+        observing = self.is_mutable_collection(INTERMEDIATES) and not self.is_initializing()
         block, length = self.block.clone(parent=None), len(self.pattern)
         if self.is_initializing():
             first = jax.tree.map(lambda leaf: leaf[0], LayerSlice((), caches, cross_cache))
@@ -89,17 +89,17 @@ class Stack(nn.Module):
             keys = jax.random.split(self.make_rng("params"), length)
             for name, leaf in jax.vmap(lambda key: block.init(key, x, context)["params"])(keys).items():
                 self.put_variable("params", name, leaf)
-        variables = {name: tree for name, tree in self.variables.items() if name != OBSERVED}
+        variables = {name: tree for name, tree in self.variables.items() if name != INTERMEDIATES}
 
         def body(kind: LayerKind, x: Array, layer: tuple) -> tuple[Array, Any]:
             frozen, injected, own = layer
-            if self.placement is not None:
-                x, frozen = self.placement.hidden(x), self.placement.gathered(x, frozen)
+            if self.sharder is not None:
+                x, frozen = self.sharder.hidden(x), self.sharder.gathered(x, frozen)
             weights, context = {**frozen, **injected}, own.within(contexts[kind])
             if not observing:
                 return block.apply(weights, x, context)
-            (x, output), seen = block.apply(weights, x, context, mutable=[OBSERVED])
-            return x, (output, seen[OBSERVED])
+            (x, output), seen = block.apply(weights, x, context, mutable=[INTERMEDIATES])
+            return x, (output, seen[INTERMEDIATES])
 
         policy = jax.checkpoint_policies.save_only_these_names(*(() if self.rematerialise else (KEPT,)))
         checkpointed = partial(jax.checkpoint, prevent_cse=False, policy=policy)
@@ -109,7 +109,7 @@ class Stack(nn.Module):
             x, output = scan(x, run)
             if observing:
                 output, seen = output
-                self.put_variable(OBSERVED, str(run.start), seen)
+                self.put_variable(INTERMEDIATES, str(run.start), seen)
             outputs.append(output)
         return x, _joined(outputs)
 
@@ -124,7 +124,7 @@ class _Scan(NamedTuple):
     body: Callable[[LayerKind, Array, tuple], tuple[Array, Any]]
     checkpointed: Callable[[Callable], Callable]
     variables: Any
-    sites: tuple[Site | None, ...]
+    sites: tuple[PrefixKV | None, ...]
     past: tuple[tuple[KeyValues, ...], KeyValues | None]
     pattern: tuple[LayerKind, ...]
 
@@ -237,11 +237,11 @@ def _narrow(leaf: Array, x: Array) -> bool:
     return leaf.dtype == jnp.bfloat16 and x.dtype == jnp.float32
 
 
-def prefix_source(site: Site, start: int, count: int) -> Source:
+def prefix_source(site: PrefixKV, start: int, count: int) -> KVSource:
     """Returns the rows of a site as sources stacked over layers; their bias broadcasts over groups and queries."""
 
     def rows(leaf: Array) -> Array:
         return leaf if leaf.shape[0] == count else leaf[start : start + count]
 
     bias = None if site.bias is None else rows(site.bias)[:, :, None, None, :]
-    return Source(rows(site.key), rows(site.value), bias)
+    return KVSource(rows(site.key), rows(site.value), bias)

@@ -13,14 +13,14 @@ from jaxtyping import Array, PyTree
 
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.parallel import rules
 
 AXES = ("member", "data", "fsdp", "tensor", "groups")
 
 
 @dataclass(frozen=True)
-class Placement:
+class MeshSharder:
     """A mesh, and the rules by which arrays are divided over it.
 
     Its axis `tensor` divides KV heads. Where the configuration's `mesh.tensor` is more than they can be divided by,
@@ -134,7 +134,7 @@ class Placement:
         return PartitionSpec(*(fitting(axis, size) for axis, size in zip(axes, shape, strict=True)))
 
 
-def place(section: Config, spec: Spec, devices: Sequence[Any]) -> Placement:
+def place(section: Config, model_config: ModelConfig, devices: Sequence[Any]) -> MeshSharder:
     """Returns the placement on these devices that the section `mesh` asks for.
 
     Raises:
@@ -146,7 +146,7 @@ def place(section: Config, spec: Spec, devices: Sequence[Any]) -> Placement:
             f"mesh.member is {member}; it must be at least 1 and divide the {len(devices)} devices that there are"
         )
     data, fsdp, tensor = sizes(section, len(devices) // member)
-    return Placement(_mesh(devices, (member, data, fsdp, *_tensor_axes(tensor, spec))))
+    return MeshSharder(_mesh(devices, (member, data, fsdp, *_tensor_axes(tensor, model_config))))
 
 
 def sizes(section: Config, count: int) -> tuple[int, int, int]:
@@ -175,14 +175,14 @@ def sizes(section: Config, count: int) -> tuple[int, int, int]:
     return data, fsdp, tensor
 
 
-def _tensor_axes(tensor: int, spec: Spec) -> tuple[int, int]:
+def _tensor_axes(tensor: int, model_config: ModelConfig) -> tuple[int, int]:
     """Returns the sizes of the mesh axes `tensor` and `groups`."""
-    if spec.heads % tensor:
+    if model_config.heads % tensor:
         raise UserError(
             f"mesh.tensor is {tensor}, and the model's {spec.heads} query heads cannot be divided by it; choose a "
             f"divisor of {spec.heads}"
         )
-    shared = math.gcd(tensor, spec.kv_heads)
+    shared = math.gcd(tensor, model_config.kv_heads)
     return shared, tensor // shared
 
 

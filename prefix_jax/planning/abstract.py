@@ -12,11 +12,11 @@ from prefix_jax import tuning
 from prefix_jax.config import Config
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import quantised
 from prefix_jax.models.pretrained.loading import flatten, unflatten
-from prefix_jax.models.specs import Spec
-from prefix_jax.parallel.mesh import Placement
-from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.parallel.mesh import MeshSharder
+from prefix_jax.training.optimizer import hyperparameters_from
 from prefix_jax.training.session import check_attention
 from prefix_jax.training.step import initial_state, make_step
 
@@ -35,18 +35,18 @@ class Work:
 
 
 @functools.cache
-def base_shapes(spec: Spec, dtype: str, quantisation: str = "none") -> PyTree:
+def base_shapes(model_config: ModelConfig, dtype: str, quantisation: str = "none") -> PyTree:
     """Returns the frozen parameters of a model, as they are loaded, without their values."""
-    model = build(spec)
+    model = build(model_config)
     ids = jnp.zeros((1, 2), jnp.int32)
-    more = {"encoder_tokens": ids} if spec.encoder_layers else {}
+    more = {"encoder_tokens": ids} if model_config.is_encoder_decoder else {}
     made = jax.eval_shape(lambda key: model.init(key, ids, **more), jax.random.key(0))["params"]
     flat = {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flatten(made).items()}
     quantised.check(quantisation)
     return unflatten(flat | (quantised.shapes(flat, jax.ShapeDtypeStruct) if quantisation == "int8" else {}))
 
 
-def lowered_step(config: Config, spec: Spec, placement: Placement, work: Work) -> Any:
+def lowered_step(config: Config, model_config: ModelConfig, sharder: MeshSharder, work: Work) -> Any:
     """Returns the training step of a configuration, lowered for the devices of a placement.
 
     Raises:
@@ -54,21 +54,21 @@ def lowered_step(config: Config, spec: Spec, placement: Placement, work: Work) -
     """
     check_attention(config)
     fused = config.model.attention == "fused"
-    model = build(spec, config.model.rematerialise, config.model.dtype, placement, fused)
+    model = build(model_config, config.model.rematerialise, config.model.dtype, sharder, fused)
     method = tuning.build(config, model, {name: (1,) for name in tuning.names(config)})
-    base = {"params": base_shapes(spec, config.model.dtype, config.model.quantisation)}
+    base = {"params": base_shapes(model_config, config.model.dtype, config.model.quantisation)}
     options = config.training
-    numbers = hyper_from(config.optimizer, _STEPS)
+    numbers = hyperparameters_from(config.optimizer, _STEPS)
     state = jax.eval_shape(lambda b: initial_state(method, b, numbers, 0, options.ema), base)
-    shardings = placement.trained(state)
+    shardings = sharder.trained(state)
     step = make_step(model, method, options.loss == "examples", options.ema, shardings=shardings)
     hyper = jax.eval_shape(lambda: numbers)
-    everywhere = jax.tree.map(lambda leaf: placement.replicated, hyper)
+    everywhere = jax.tree.map(lambda leaf: sharder.replicated, hyper)
     return step.lower(
-        _placed(base, {"params": placement.base(base["params"])}),
+        _placed(base, {"params": sharder.base(base["params"])}),
         _placed(hyper, everywhere),
         _placed(state, shardings),
-        _batch(spec, work, options.accumulation, placement),
+        _batch(model_config, work, options.accumulation, sharder),
     )
 
 
@@ -76,15 +76,15 @@ def _placed(shapes: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)
 
 
-def _batch(spec: Spec, work: Work, parts: int, placement: Placement) -> Batch:
+def _batch(model_config: ModelConfig, work: Work, parts: int, sharder: MeshSharder) -> Batch:
     lead = (parts, work.rows // parts) if parts > 1 else (work.rows,)
-    sharding = placement.rows(leading=len(lead) - 1)
+    sharding = sharder.rows(leading=len(lead) - 1)
 
     def array(columns: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*lead, columns), dtype, sharding=sharding)
 
     source, target = array(work.columns), array(work.targets)
     weights = array(work.targets, jnp.float32)
-    if spec.encoder_layers:
+    if model_config.is_encoder_decoder:
         return Batch(target, target, target, target, target, weights, source, source, source)
     return Batch(source, source, source, target, target, weights)

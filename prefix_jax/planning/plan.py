@@ -11,7 +11,7 @@ import jax
 
 from prefix_jax.config import Config, check_ranges
 from prefix_jax.errors import UserError
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.parallel.mesh import place, sizes
 from prefix_jax.planning.abstract import Work, base_shapes, lowered_step
 from prefix_jax.planning.cost import Cost, cost_of
@@ -101,16 +101,16 @@ class Plan:
         }
 
 
-def work_of(config: Config, spec: Spec, rows: int = 0, columns: int = 0, targets: int = 0) -> Work:
+def work_of(config: Config, model_config: ModelConfig, rows: int = 0, columns: int = 0, targets: int = 0) -> Work:
     """Returns what a step takes: what is given, and for the rest each record of a step in a row of its own, as long as
     the configuration lets it be.
     """
     data = config.data
-    longest = data.max_source_length + (0 if spec.encoder_layers else data.max_target_length)
+    longest = data.max_source_length + (0 if model_config.is_encoder_decoder else data.max_target_length)
     return Work(rows or config.training.batch, columns or data.row_length or longest, targets or data.max_target_length)
 
 
-def plan(config: Config, spec: Spec, topology: Topology, work: Work) -> Plan:
+def plan(config: Config, model_config: ModelConfig, topology: Topology, work: Work) -> Plan:
     """Compiles the step of a configuration for a topology.
 
     Raises:
@@ -120,11 +120,11 @@ def plan(config: Config, spec: Spec, topology: Topology, work: Work) -> Plan:
     if config.mesh.member != 1:
         raise UserError(f"mesh.member is {config.mesh.member}, and what is planned is one run; leave it at 1")
     mesh = Mesh(*sizes(config.mesh, topology.chips))
-    _check(spec, work, mesh, config.training.accumulation)
-    placement = place(config.mesh, spec, devices(topology))
+    _check(model_config, work, mesh, config.training.accumulation)
+    sharder = place(config.mesh, model_config, devices(topology))
     began = time.monotonic()
-    lowered = lowered_step(config, spec, placement, work)
-    tokens = work.rows * (work.columns + (work.targets if spec.encoder_layers else 0))
+    lowered = lowered_step(config, model_config, sharder, work)
+    tokens = work.rows * (work.columns + (work.targets if model_config.is_encoder_decoder else 0))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -137,7 +137,7 @@ def plan(config: Config, spec: Spec, topology: Topology, work: Work) -> Plan:
     return Plan(topology, mesh, work, tokens, cost, cost.peak, time.monotonic() - began)
 
 
-def _check(spec: Spec, work: Work, mesh: Mesh, parts: int) -> None:
+def _check(model_config: ModelConfig, work: Work, mesh: Mesh, parts: int) -> None:
     shards = mesh.data * mesh.fsdp * parts
     if work.rows % shards:
         raise UserError(
@@ -145,43 +145,43 @@ def _check(spec: Spec, work: Work, mesh: Mesh, parts: int) -> None:
             + (f" in {parts} parts" if parts > 1 else "")
             + f"; set --rows to a multiple of {shards}, or more --config.mesh.tensor"
         )
-    if spec.window is not None and work.columns > spec.window:
+    if model_config.context_length is not None and work.columns > model_config.context_length:
         raise UserError(f"rows of {work.columns} columns exceed the model's window of {spec.window}; set --columns")
 
 
 def search(
-    config: Config, spec: Spec, topology: Topology, work: Work, most: int, done: Callable[[Plan], None]
+    config: Config, model_config: ModelConfig, topology: Topology, work: Work, most: int, done: Callable[[Plan], None]
 ) -> list[Plan]:
     """Compiles the `most` promising meshes of a topology; returns the plans, what fits and is fastest first.
 
     Raises:
       UserError: no mesh divides the model's heads and the rows.
     """
-    meshes = list(candidates(config, spec, topology, work))
+    meshes = list(candidates(config, model_config, topology, work))
     if not meshes:
         raise UserError(
             f"no mesh of {topology.chips} devices divides {work.rows} rows and {spec.heads} query heads; set --rows to "
             f"a multiple of {topology.chips}"
         )
     plans = []
-    for mesh in sorted(meshes, key=lambda mesh: _promise(config, spec, topology, work, mesh))[:most]:
+    for mesh in sorted(meshes, key=lambda mesh: _promise(config, model_config, topology, work, mesh))[:most]:
         chosen = config.copy_and_resolve_references()
         chosen.mesh.update(vars(mesh))
-        plans.append(plan(chosen, spec, topology, work))
+        plans.append(plan(chosen, model_config, topology, work))
         done(plans[-1])
     return sorted(plans, key=lambda found: (found.shortfall, found.step_seconds))
 
 
-def candidates(config: Config, spec: Spec, topology: Topology, work: Work) -> Iterator[Mesh]:
+def candidates(config: Config, model_config: ModelConfig, topology: Topology, work: Work) -> Iterator[Mesh]:
     """Yields the meshes whose sizes divide what they have to."""
     for tensor in _divisors(topology.chips):
-        if tensor > _LARGEST_TENSOR or spec.heads % tensor:
+        if tensor > _LARGEST_TENSOR or model_config.heads % tensor:
             continue
         rest = topology.chips // tensor
         if work.rows % (rest * config.training.accumulation):
             continue
         for fsdp in _divisors(rest):
-            if spec.d_model % fsdp == 0:
+            if model_config.d_model % fsdp == 0:
                 yield Mesh(rest // fsdp, fsdp, tensor)
 
 
@@ -189,13 +189,15 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _promise(config: Config, spec: Spec, topology: Topology, work: Work, mesh: Mesh) -> tuple[float, float]:
+def _promise(
+    config: Config, model_config: ModelConfig, topology: Topology, work: Work, mesh: Mesh
+) -> tuple[float, float]:
     """Guesses, without compiling, how much memory a mesh lacks and how many bytes its chips send: less is better."""
     width = 2 if config.model.dtype == "bfloat16" else 4
-    leaves = jax.tree.leaves(base_shapes(spec, config.model.dtype, config.model.quantisation))
+    leaves = jax.tree.leaves(base_shapes(model_config, config.model.dtype, config.model.quantisation))
     base = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    layers = spec.layers + spec.encoder_layers
-    states = width * work.rows * work.columns * spec.d_model / (mesh.data * mesh.fsdp)
+    layers = model_config.layers + model_config.encoder_layers
+    states = width * work.rows * work.columns * model_config.d_model / (mesh.data * mesh.fsdp)
     kept = 1 if config.model.rematerialise else 8
     memory = base / (mesh.fsdp * mesh.tensor) + kept * layers * states
     gathered = 2 * base / mesh.tensor * (mesh.fsdp - 1) / mesh.fsdp

@@ -2,14 +2,14 @@
 
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import FAMILIES, from_hf
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import open_checkpoint
-from prefix_jax.models.specs import Spec
 
 # From the models' papers and their published config.json.
 KNOWN = {name: config for family in FAMILIES.values() for name, config in family.known.items()}
 
 
-def spec_of(source: str) -> Spec:
+def spec_of(source: str) -> ModelConfig:
     """Returns the shapes of a model by one of the names here, or by what `model.source` takes.
 
     Raises:

@@ -11,7 +11,7 @@ from prefix_jax.config import changed
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import scorers
 from prefix_jax.models.pretrained import identity_of
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from prefix_jax.sweeping.groups import groups, holding
 from prefix_jax.sweeping.rows import Row, value_of
 from prefix_jax.training import run_directory, sameness
@@ -19,7 +19,7 @@ from prefix_jax.training import run_directory, sameness
 FILE_NAME = "sweep.json"
 
 
-class State:
+class SweepState:
     """What is known of a sweep in its directory; every change is on the disk when the call returns.
 
     A row is "waiting", "trained", "scored", "diverged" (its loss was not finite) or "failed" (`error` says why).
@@ -109,7 +109,7 @@ class State:
             }
             rows.append({**about, **self.found[name]})
         record = {**self.about, **self.scoring, "groups": self.groups, "rows": rows}
-        if hosts.leader():
+        if distributed.is_primary():
             disk.write_text(self.file, json.dumps(record, indent=1) + "\n")
 
     def _earlier(self, row: Row, before: dict[str, Any]) -> dict[str, Any]:

@@ -12,19 +12,19 @@ from prefix_jax import disk, inference
 from prefix_jax.errors import UserError, one_line
 from prefix_jax.evaluation import scorers
 from prefix_jax.models.pretrained.cache import keep_programs
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from prefix_jax.reporting.report import write_report
 from prefix_jax.reporting.sweep import write_sweep
 from prefix_jax.sweeping.jobs import Job, Jobs, Work, follow
 from prefix_jax.sweeping.rows import Row
-from prefix_jax.sweeping.state import State
+from prefix_jax.sweeping.state import SweepState
 from prefix_jax.training import pipeline
 from prefix_jax.training.session import Session, model_options, open_session
 from prefix_jax.training.trainer import prepare_together
 
 
 @dataclass(frozen=True)
-class Options:
+class SweepOptions:
     """How a sweep is run: at most `members` rows in one program; the split that is scored ("" for none), how many
     of its records (0: all), and whether evenly spaced over it; only the programs with a row whose name holds `only`.
     """
@@ -36,18 +36,18 @@ class Options:
     only: str = ""
 
 
-def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str]) -> State:
+def sweep(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequence[str]) -> SweepState:
     """Trains and scores the rows that are not done; a row that fails leaves the others alone.
 
     Raises:
       UserError: the directory holds other runs, or cannot be written.
     """
     _try_scorers(rows, options)
-    with hosts.holding(workdir):
-        if hosts.leader():
+    with distributed.holding(workdir):
+        if distributed.is_primary():
             disk.drop_leftovers(workdir)
-        state = _state(rows, workdir, options, words)
-        runner = _Runner(state, options, list(words))
+        state = _state(rows, workdir, options, argv)
+        runner = _Runner(state, options, list(argv))
         for group in state.chosen:
             if not runner.take(group):
                 break
@@ -56,7 +56,9 @@ def sweep(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[
     return state
 
 
-def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str], jobs: Jobs) -> State:
+def sweep_in_jobs(
+    rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequence[str], jobs: Jobs
+) -> SweepState:
     """Does the same with a job for each group that is not done, and waits for them.
 
     A job that an earlier call started and that has not ended is waited for, not started again.
@@ -65,14 +67,14 @@ def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: S
       UserError: as `sweep`, or the cluster takes no job.
     """
     _try_scorers(rows, options)
-    state = _state(rows, workdir, options, words)
+    state = _state(rows, workdir, options, argv)
     running: dict[str, Job] = {}
     for group in state.chosen:
         folder = state.job_folder(group[0])
         job = jobs.started(folder)
         if job is None and state.undone(group):
             own = [state.rows[name] for name in group]
-            job = jobs.start(folder, Work(_in_job, (own, workdir, options, list(words), group[0])))
+            job = jobs.start(folder, Work(_in_job, (own, workdir, options, list(argv), group[0])))
             print(f"job {job.number}: {', '.join(group)}", file=sys.stderr)
         if job is not None:
             running[group[0]] = job
@@ -89,41 +91,41 @@ def sweep_in_jobs(rows: Sequence[Row], workdir: Path, options: Options, words: S
     return state
 
 
-def _try_scorers(rows: Sequence[Row], options: Options) -> None:
+def _try_scorers(rows: Sequence[Row], options: SweepOptions) -> None:
     """Raises UserError where what the rows are scored with is not here, before anything is trained."""
     if options.split:
-        hosts.by_leader(lambda: [scorers.try_out(row.config) for row in rows])
+        distributed.by_primary(lambda: [scorers.try_out(row.config) for row in rows])
 
 
-def _in_job(rows: Sequence[Row], workdir: Path, options: Options, words: list[str], job: str) -> None:
+def _in_job(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: list[str], job: str) -> None:
     """What a job does: its group alone, written down in a file of its own."""
     keep_programs()
-    hosts.join()
-    state = _state(rows, workdir, options, words, job)
-    runner = _Runner(state, options, words)
+    distributed.join()
+    state = _state(rows, workdir, options, argv, job)
+    runner = _Runner(state, options, argv)
     for group in state.groups:
         runner.take(group)
 
 
-def _state(rows: Sequence[Row], workdir: Path, options: Options, words: Sequence[str], job: str = "") -> State:
+def _state(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequence[str], job: str = "") -> SweepState:
     scoring: dict[str, Any] = {"split": options.split, "limit": options.limit}
     scoring |= {"spread": True} if options.spread else {}
-    about = {"command": " ".join(words)}
-    state = State(workdir, rows, options.members, scoring, about, options.only, job)
-    hosts.wait("sweep")
+    about = {"command": " ".join(argv)}
+    state = SweepState(workdir, rows, options.members, scoring, about, options.only, job)
+    distributed.barrier("sweep")
     return state
 
 
-def _write(state: State) -> None:
-    if hosts.leader():
+def _write(state: SweepState) -> None:
+    if distributed.is_primary():
         write_sweep(state.workdir)
 
 
 class _Runner:
     """Holds the model from one group to the next, as long as it is the same."""
 
-    def __init__(self, state: State, options: Options, words: list[str]):
-        self.state, self.options, self.words = state, options, words
+    def __init__(self, state: SweepState, options: SweepOptions, argv: list[str]):
+        self.state, self.options, self.argv = state, options, argv
         self._session: Session | None = None
 
     def take(self, group: Sequence[str]) -> bool:
@@ -141,7 +143,7 @@ class _Runner:
             undone = [name for name in group if self.state.status(name) in ("waiting", "trained")]
             for name in undone:
                 self.state.set(name, "failed", error=str(error))
-            if hosts.several():
+            if distributed.is_multiprocess():
                 raise  # the others may be in the middle of a step, and cannot go on without this process
             print(f"{', '.join(undone)}: {one_line(error)}", file=sys.stderr)
         return True
@@ -151,7 +153,7 @@ class _Runner:
         _say(f"\n{', '.join(group)}")
         runs = [(row.config, self.state.directory(row.name)) for row in rows]
         session = self._opened(rows[0])
-        outcomes = pipeline.run(prepare_together(session, runs, self.state.folder(group), self.words))
+        outcomes = pipeline.run(prepare_together(session, runs, self.state.folder(group), self.argv))
         for name, outcome in zip(group, outcomes, strict=True):
             if self.state.status(name) != "waiting":
                 continue  # a kill came between the members of a group that had ended
@@ -178,7 +180,7 @@ class _Runner:
             spread=self.options.spread,
             opened=self._opened(row),
         )
-        if hosts.leader():
+        if distributed.is_primary():
             write_report(directory)
         more = {key: known[key] for key in ("step", "seconds") if key in known}
         if found["verdict"]:
@@ -194,5 +196,5 @@ class _Runner:
 
 
 def _say(text: str) -> None:
-    if hosts.leader():
+    if distributed.is_primary():
         print(text, file=sys.stderr)

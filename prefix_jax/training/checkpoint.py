@@ -19,10 +19,10 @@ import jax
 from jaxtyping import PyTree
 
 from prefix_jax.errors import UserError, first_line
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from prefix_jax.training import soundness
 from prefix_jax.training.soundness import Damaged
-from prefix_jax.training.step import State
+from prefix_jax.training.step import TrainState
 
 # How long the end of a failed run waits for a save of several processes, some of which may be gone.
 _PATIENCE_SECONDS = 60
@@ -30,11 +30,11 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 # A checkpoint that could not be read for such a reason is not damaged.
 _NOT_DAMAGE = ("PERMISSION_DENIED", "Permission denied", "Too many open files")
 
-Restored = tuple[State, PyTree, dict[str, Any]]
+Restored = tuple[TrainState, PyTree, dict[str, Any]]
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`; saves in the background, keeps the newest `keep`.
+    """The checkpoints of one run, in `folder`; saves in the background, keeps the newest `export`.
 
     A save that a kill cut short leaves nothing that counts as a checkpoint. On leaving a `with` block, however it is
     left, what is being saved is finished.
@@ -90,7 +90,7 @@ class Checkpoints:
 
     def _sorted_out(self) -> list[int | str]:
         """Removes what is left of unfinished saves and deletions; returns what stands where a step should be."""
-        if not hosts.leader():
+        if not distributed.is_primary():
             return []
         found = list(self._folder.iterdir())
         whole = [_number(path) for path in found if (path / "_CHECKPOINT_METADATA").is_file()]
@@ -101,7 +101,7 @@ class Checkpoints:
                 shutil.rmtree(path)
             elif step is not None and not (path / "_CHECKPOINT_METADATA").is_file():
                 if step < newest and path.is_dir():
-                    shutil.rmtree(path)  # the newest but `keep` are deleted, which a kill may have cut short
+                    shutil.rmtree(path)  # the newest but `export` are deleted, which a kill may have cut short
                 else:
                     damaged.append(step)
             elif step is None and path.name.rpartition("_")[2].isdigit():
@@ -113,7 +113,7 @@ class Checkpoints:
         steps = [_number(path) for path in self._folder.iterdir()]
         return sorted((step for step in steps if step is not None and step not in self._damaged), reverse=True)
 
-    def save(self, state: State, best: PyTree, progress: dict[str, Any]) -> None:
+    def save(self, state: TrainState, best: PyTree, progress: dict[str, Any]) -> None:
         """Starts to save the state, the best trainable tree so far, and JSON values (data position, early stopping).
 
         Raises:
@@ -130,7 +130,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.save(step, args=args)
 
-    def restore(self, like: State, best: PyTree) -> Restored | None:
+    def restore(self, like: TrainState, best: PyTree) -> Restored | None:
         """Returns the newest sound checkpoint, with shapes, types and shardings as in `like` and `best`.
 
         Damaged ones that are newer are renamed, with a line on stderr. None where there is no checkpoint.
@@ -139,10 +139,10 @@ class Checkpoints:
           UserError: all are damaged, or the newest is another run's.
         """
         tree = _tree(like, best)
-        restored, damage = self._agreed(tree) if hosts.several() else self._newest_sound(tree)
-        if hosts.leader():
+        restored, damage = self._agreed(tree) if distributed.is_multiprocess() else self._newest_sound(tree)
+        if distributed.is_primary():
             self._set_aside(damage)
-        hosts.wait("damaged checkpoints are renamed")
+        distributed.barrier("damaged checkpoints are renamed")
         return restored
 
     def _agreed(self, like: PyTree) -> tuple[Restored | None, dict[int | str, str]]:
@@ -151,13 +151,13 @@ class Checkpoints:
         Process 0 reads first, alone: where each found damage on its own, they would wait for each other.
         """
         step, damage, error = -1, {}, UserError("process 0 could read no checkpoint; its own message says why")
-        if hosts.leader():
+        if distributed.is_primary():
             try:
                 restored, damage = self._newest_sound(like, alone=True)
                 step = -1 if restored is None else restored[2]["next_step"]
             except UserError as refused:
                 step, error = -2, refused
-        step = hosts.of_leader(step)
+        step = distributed.of_primary(step)
         if step == -2:
             raise error
         try:
@@ -201,7 +201,7 @@ class Checkpoints:
             _compare_shapes(tree, like)
         soundness.verify(tree, values)
         best = tree.pop("best")
-        return State(**tree), best, values
+        return TrainState(**tree), best, values
 
     @contextlib.contextmanager
     def _damage(self, step: int) -> Iterator[None]:
@@ -256,7 +256,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self.close()
 
-        if not hosts.several():
+        if not distributed.is_multiprocess():
             finish()
             return
         thread = threading.Thread(target=finish, daemon=True)
@@ -348,7 +348,7 @@ def _compare_shapes(tree: PyTree, like: PyTree) -> None:
         raise Damaged("its arrays are not those of this run")
 
 
-def _tree(state: State, best: PyTree) -> dict[str, Any]:
+def _tree(state: TrainState, best: PyTree) -> dict[str, Any]:
     names = ("step", "trainable", "optimizer", "average", "key")
     return {name: getattr(state, name) for name in names} | {"best": best}
 

@@ -17,12 +17,12 @@ from jaxtyping import Array, PyTree
 
 from prefix_jax.data.batching import PackedBatches
 from prefix_jax.errors import UserError
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from prefix_jax.training import diagnosis, sameness
 from prefix_jax.training.checkpoint import Checkpoints
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
-from prefix_jax.training.step import State, exported, make_bare_evaluation, make_evaluation, make_step
+from prefix_jax.training.step import TrainState, exported, make_bare_evaluation, make_evaluation, make_step
 from prefix_jax.training.trainer import Member, Trainer
 from prefix_jax.training.writers import MetricWriter
 
@@ -79,7 +79,7 @@ class Outcome:
 class _Point:
     """Where a run is: all that a checkpoint holds of it."""
 
-    state: State
+    state: TrainState
     best: PyTree  # the trainable tree with the best validation loss
     patience: list[Patience]
     step: int = 0
@@ -118,10 +118,14 @@ class Stop:
 
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            # Of several processes, SIGTERM to one stops all at the same step: see `hosts.asked_to_stop`.
-            numbers = [signal.SIGINT] if hosts.several() else [signal.SIGTERM, signal.SIGINT]
+            # Of several processes, SIGTERM to one stops all at the same step: see `distributed.asked_to_stop`.
+            numbers = [signal.SIGINT] if distributed.is_multiprocess() else [signal.SIGTERM, signal.SIGINT]
             hangup = getattr(signal, "SIGHUP", None)
-            if hangup is not None and not hosts.several() and signal.getsignal(hangup) is not signal.SIG_IGN:
+            if (
+                hangup is not None
+                and not distributed.is_multiprocess()
+                and signal.getsignal(hangup) is not signal.SIG_IGN
+            ):
                 numbers.append(hangup)
             self._before = {s: signal.signal(s, ask) for s in numbers}
         return self
@@ -148,7 +152,7 @@ def train(trainer: Trainer) -> list[Outcome]:
         writers = [
             stack.enter_context(MetricWriter(member.workdir, options.tensorboard, options.wandb))
             for member in trainer.members
-            if hosts.leader()
+            if distributed.is_primary()
         ]
         point = _Point.of(trainer, checkpoints)
         if point.step > trainer.total_steps:
@@ -187,7 +191,7 @@ class _Run:
         self._step = make_step(
             model, trainer.method, per_record, options.ema, trainer.lengths, trainer.shardings(point.state)
         )
-        self._evaluate = make_evaluation(model, trainer.method, trainer.lengths, trainer.session.placement is not None)
+        self._evaluate = make_evaluation(model, trainer.method, trainer.lengths, trainer.session.sharder is not None)
         self._window: list[dict[str, Array]] = []
         self._logged: float | None = None
         self.diverged: set[int] = set()
@@ -208,11 +212,11 @@ class _Run:
     def to_the_end(self) -> None:
         options, total = self.t.options, self.t.total_steps
         label = "train" if self.t.lengths is None else f"train {len(self.t.members)} members"
-        stream = None if hosts.leader() else io.StringIO()
-        if self.over and hosts.leader():
+        stream = None if distributed.is_primary() else io.StringIO()
+        if self.over and distributed.is_primary():
             print(f"at step {self.at.step} already: nothing to train", file=sys.stderr)
-        with Progress(total, start=self.at.step, label=label, stream=stream) as bar, hosts.lost_processes():
-            while not self.over and not self.stop.asked and not hosts.asked_to_stop(self.at.step):
+        with Progress(total, start=self.at.step, label=label, stream=stream) as bar, distributed.lost_processes():
+            while not self.over and not self.stop.asked and not distributed.asked_to_stop(self.at.step):
                 batch = self.t.batch_at(self.at.step)
                 self.at.state, metrics = self._step(self.t.session.base, self.t.hyper, self.at.state, batch)
                 self.at.step += 1
@@ -308,8 +312,8 @@ class _Run:
 
     def _taken(self, trees: PyTree, m: int) -> PyTree:
         """Returns one member's tree, in every process whole."""
-        placement = self.t.session.placement
-        whole = None if placement is None else placement.replicated
+        sharder = self.t.session.sharder
+        whole = None if sharder is None else sharder.replicated
         return jax.jit(lambda trees: jax.tree.map(lambda leaf: leaf[m], trees), out_shardings=whole)(trees)
 
 
@@ -336,7 +340,7 @@ def _copy(tree: PyTree) -> PyTree:
 
 def bare_validation_loss(trainer: Trainer, writers: Sequence[MetricWriter]) -> float:
     """Returns the validation loss of the model without what is tuned: from an earlier part of the run, or measured."""
-    known = hosts.by_leader(lambda: writers[0].last("bare_validation_loss"))
+    known = distributed.by_primary(lambda: writers[0].last("bare_validation_loss"))
     if known is not None:
         return known
     evaluate = make_bare_evaluation(trainer.session.model)
@@ -347,7 +351,7 @@ def bare_validation_loss(trainer: Trainer, writers: Sequence[MetricWriter]) -> f
 def validation_loss(evaluate: Callable, session: Session, trainable: PyTree, batches: PackedBatches | None) -> Any:
     """Returns the mean loss of a target token over all batches, of each member where there are several."""
     assert batches is not None
-    put = session.placement.batch if session.placement else lambda batch: batch
-    sums = hosts.fetch([evaluate(session.base, trainable, put(batch)) for batch in batches.epoch()])
+    put = session.sharder.batch if session.sharder else lambda batch: batch
+    sums = distributed.fetch([evaluate(session.base, trainable, put(batch)) for batch in batches.epoch()])
     losses, weights = np.moveaxis(np.asarray(sums), 1, 0)
     return losses.sum(0) / weights.sum(0)

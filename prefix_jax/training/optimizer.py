@@ -15,7 +15,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 
 @struct.dataclass
-class Hyper:
+class Hyperparameters:
     """The numbers of the optimizer: traced, so that members of a sweep differ in them without a new program."""
 
     learning_rate: Array
@@ -30,7 +30,7 @@ class Hyper:
     schedule: str = struct.field(pytree_node=False)
 
 
-def hyper_from(section: Config, total_steps: int) -> Hyper:
+def hyperparameters_from(section: Config, total_steps: int) -> Hyperparameters:
     """Returns the optimizer's numbers; `clip` 0 means none.
 
     Raises:
@@ -41,10 +41,10 @@ def hyper_from(section: Config, total_steps: int) -> Hyper:
     names = ("learning_rate", "warmup_steps", "final_fraction", "weight_decay", "b1", "b2", "epsilon")
     values = {name: jnp.float32(section[name]) for name in names}
     clip = jnp.float32(section.clip or jnp.inf)
-    return Hyper(**values, clip=clip, total_steps=jnp.float32(total_steps), schedule=section.schedule)
+    return Hyperparameters(**values, clip=clip, total_steps=jnp.float32(total_steps), schedule=section.schedule)
 
 
-def learning_rate(hyper: Hyper, step: Array | int) -> Array:
+def learning_rate(hyper: Hyperparameters, step: Array | int) -> Array:
     """Returns the rate of a step counted from 0: linear growth to the peak, then the schedule's decay."""
     step = jnp.asarray(step, jnp.float32)
     warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(hyper.warmup_steps, 1))
@@ -55,7 +55,7 @@ def learning_rate(hyper: Hyper, step: Array | int) -> Array:
     return hyper.learning_rate * warm * (hyper.final_fraction + (1 - hyper.final_fraction) * share)
 
 
-def transformation(hyper: Hyper, mask: PyTree) -> optax.GradientTransformation:
+def make_optimizer(hyper: Hyperparameters, mask: PyTree) -> optax.GradientTransformation:
     """Returns clipping, Adam and decay inside the mask, and zero updates outside it.
 
     `optax.masked` alone would pass raw gradients through for the leaves it leaves out.

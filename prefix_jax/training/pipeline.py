@@ -8,7 +8,7 @@ import jax
 from prefix_jax import disk, verdict
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.training.trainer import Trainer, prepare
@@ -17,7 +17,7 @@ from prefix_jax.tuning import store
 from prefix_jax.verdict import Finding
 
 
-def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
+def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
     """Trains as `config` says and writes `tuned/`; goes on where an earlier call stopped.
 
     Raises:
@@ -28,7 +28,7 @@ def tune(config: Config, workdir: Path, words: list[str]) -> Outcome:
             f"mesh.member is {config.mesh.member}, and this is one run; it divides the members of a sweep (see "
             "prefix_jax.sweep)"
         )
-    (outcome,) = run(prepare(open_session(config), workdir, words))
+    (outcome,) = run(prepare(open_session(config), workdir, argv))
     if outcome.finished and outcome.diverged:
         raise UserError(
             f"what was trained is not finite at step {outcome.step}; lower --config.optimizer.learning_rate and start "
@@ -43,16 +43,16 @@ def run(trainer: Trainer) -> list[Outcome]:
     Raises:
       UserError: a run alone diverges, the disk is full, or another process trains in the same directory.
     """
-    with hosts.holding(trainer.folder):
-        if hosts.leader():
+    with distributed.holding(trainer.folder):
+        if distributed.is_primary():
             for member in trainer.members:
                 disk.drop_leftovers(member.workdir, member.workdir / "tuned")
         _announce(trainer)
         outcomes = train(trainer)
         for outcome in outcomes:
             if outcome.finished and not outcome.diverged:
-                keep(trainer.session, outcome)
-    hosts.wait("kept")  # process 0 has written what the others may read next
+                save_tuned(trainer.session, outcome)
+    distributed.barrier("kept")  # process 0 has written what the others may read next
     return outcomes
 
 
@@ -62,26 +62,26 @@ def judged(outcome: Outcome) -> list[Finding]:
     if not outcome.finished or outcome.diverged:
         return []
     best_kept = bool(member.config.training.patience)
-    findings = hosts.by_leader(lambda: list(verdict.of_metrics(read_metrics(member.workdir), best_kept)))
-    if findings and hosts.leader():
+    findings = distributed.by_primary(lambda: list(verdict.of_metrics(read_metrics(member.workdir), best_kept)))
+    if findings and distributed.is_primary():
         print(f"warning: {verdict.sentence(findings)}", file=sys.stderr)
     return findings
 
 
-def keep(session: Session, outcome: Outcome) -> None:
+def save_tuned(session: Session, outcome: Outcome) -> None:
     """Writes what the method keeps to `tuned/` in the member's directory."""
     member = outcome.member
-    everywhere = None if session.placement is None else session.placement.replicated
-    kept_of = jax.jit(lambda t, b: member.method.keep(t, b, None), out_shardings=everywhere)
+    everywhere = None if session.sharder is None else session.sharder.replicated
+    kept_of = jax.jit(lambda t, b: member.method.export(t, b, None), out_shardings=everywhere)
     kept = jax.device_get(kept_of(outcome.trainable, session.base))
-    if not hosts.leader():
+    if not distributed.is_primary():
         return
     extra = {"method": member.config.method, "step": outcome.step, "config": member.config.to_dict()}
-    store.save(member.workdir / "tuned", kept, session.pretrained.identity, session.spec, extra)
+    store.save(member.workdir / "tuned", kept, session.pretrained.identity, session.model_config, extra)
 
 
 def _announce(trainer: Trainer) -> None:
-    if not hosts.leader():
+    if not distributed.is_primary():
         return
     counts, packed = [member.counts for member in trainer.members], trainer.batches.statistics()
     trained, stored, base = (_range([c[name] for c in counts]) for name in ("trained", "stored", "base"))

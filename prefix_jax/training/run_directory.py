@@ -14,7 +14,7 @@ import prefix_jax
 from prefix_jax.config import Config
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from prefix_jax.training import sameness
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -58,7 +58,7 @@ def claim(
     workdir: Path,
     config: Config,
     parameters: dict[str, int],
-    words: Sequence[str],
+    argv: Sequence[str],
     batch_shape: Sequence[int],
     ground: Mapping[str, Any] | None = None,
     audit: dict[str, Any] | None = None,
@@ -76,7 +76,7 @@ def claim(
     before, on = earlier(workdir, config, ground), ground or {}
     record = {
         "config": json.loads(config.to_json()),
-        "command": " ".join(words),
+        "command": " ".join(argv),
         "started": before.get("started", now),
         "batch_shape": list(batch_shape),
         "commit": commit(),
@@ -87,7 +87,7 @@ def claim(
         **({"tokenizer": before["tokenizer"]} if before.get("tokenizer") else {}),
         "audit": audit or {},
     }
-    if hosts.leader():
+    if distributed.is_primary():
         write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
 
 
@@ -111,6 +111,6 @@ def commit() -> str | None:
         return None
 
 
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+def _git(folder: Path, *argv: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *argv], capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -20,10 +20,10 @@ from prefix_jax.data.tokens import Formats, Limits, Ragged, TokenisedSet, defaul
 from prefix_jax.dependencies import DataAudit, TokenIds
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import Pretrained, cache_path, load
-from prefix_jax.models.specs import Spec
-from prefix_jax.parallel import hosts
-from prefix_jax.parallel.mesh import Placement, place
+from prefix_jax.parallel import distributed
+from prefix_jax.parallel.mesh import MeshSharder, place
 from prefix_jax.tuning import Method
 
 
@@ -31,22 +31,22 @@ from prefix_jax.tuning import Method
 class Session:
     """The frozen model of a configuration and how text becomes its tokens. `base` is what `model.apply` takes first.
 
-    `placement` says where arrays lie on the devices; None where there is only one.
+    `sharder` says where arrays lie on the devices; None where there is only one.
     """
 
     config: Config
     pretrained: Pretrained
     model: Model
     base: dict[str, Any]
-    placement: Placement | None = None
+    sharder: MeshSharder | None = None
 
     def of(self, config: Config) -> "Session":
         """Returns the session of another configuration with the same model."""
         return dataclasses.replace(self, config=config)
 
     @property
-    def spec(self) -> Spec:
-        return self.pretrained.spec
+    def model_config(self) -> ModelConfig:
+        return self.pretrained.model_config
 
     @property
     def tokenizer(self) -> Any:
@@ -54,26 +54,26 @@ class Session:
 
     @property
     def formats(self) -> Formats:
-        default = default_formats(self.tokenizer, self.spec.encoder_layers > 0)
+        default = default_formats(self.tokenizer, self.model_config.is_encoder_decoder)
         data = self.config.data
         return Formats(data.source_format or default.source, data.target_format or default.target)
 
     @property
     def limits(self) -> Limits:
         data = self.config.data
-        window = self.spec.window
+        window = self.model_config.context_length
         if window is None:
             return Limits(source=data.max_source_length, target=data.max_target_length)
         method = self.method()
         room = window - method.positions
         # A window each: a prompt is in the encoder's, the positions before a text in the decoder's.
         source, target = window - method.reserved, room + method.reserved
-        if (min(source, target) if self.spec.encoder_layers else room) < 1:
+        if (min(source, target) if self.model_config.is_encoder_decoder else room) < 1:
             raise UserError(
                 f"the virtual tokens of config.method={self.config.method} take all of this model's {window} positions "
                 "and leave none for a text; lower their length"
             )
-        if not self.spec.encoder_layers:
+        if not self.model_config.is_encoder_decoder:
             return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
         return Limits(source=min(data.max_source_length, source), target=min(data.max_target_length, target))
 
@@ -88,17 +88,17 @@ class Session:
     def printer(self) -> Printer:
         """How decoding makes text of new tokens, and which of them end it."""
         target = tokens.frame(self.formats.target, "target", self.tokenizer)
-        return Printer(self.tokenizer, target, self.spec.eos_ids, self.config.data.keep_special_tokens)
+        return Printer(self.tokenizer, target, self.model_config.eos_ids, self.config.data.keep_special_tokens)
 
     @property
     def more_ends(self) -> tuple[int, ...]:
         """The tokens that end a text beside those that the model's configuration names."""
-        known = self.spec.eos_ids
-        return tuple(id for id in self.printer.ends if id not in known and 0 <= id < self.spec.vocab_size)
+        known = self.model_config.eos_ids
+        return tuple(id for id in self.printer.ends if id not in known and 0 <= id < self.model_config.vocab_size)
 
     def check_ids(self, ids: Ragged, place: Callable[[int], str]) -> None:
         """Refuses ids that the embedding does not have; `place` names a sequence by its number."""
-        tokens.check_ids(ids, self.spec.vocab_size, self._word, place)
+        tokens.check_ids(ids, self.model_config.vocab_size, self._word, place)
 
     def _word(self, token: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(token) if token >= 0 else "")
@@ -118,24 +118,24 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     devices = jax.devices() if devices is None else devices
 
     @functools.cache
-    def placed(spec: Spec) -> Placement | None:
-        placement = place(config.mesh, spec, devices)
-        return None if len(devices) == 1 else placement
+    def placed(model_config: ModelConfig) -> MeshSharder | None:
+        sharder = place(config.mesh, model_config, devices)
+        return None if len(devices) == 1 else sharder
 
-    def sharding(spec: Spec) -> Any:
-        placement = placed(spec)
-        return None if placement is None else placement.base
+    def sharding(model_config: ModelConfig) -> Any:
+        sharder = placed(model_config)
+        return None if sharder is None else sharder.base
 
     pretrained = load(config.model.source, config.model.dtype, sharding, config.model.quantisation)
-    pretrained = dataclasses.replace(pretrained, spec=_within(pretrained.spec, config.model.source))
-    placement = placed(pretrained.spec)
+    pretrained = dataclasses.replace(pretrained, model_config=_within(pretrained.model_config, config.model.source))
+    sharder = placed(pretrained.model_config)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
-    model = build(pretrained.spec, config.model.rematerialise, activations, placement, _fused(config))
-    return Session(config, pretrained, model, {"params": pretrained.params}, placement)
+    model = build(pretrained.model_config, config.model.rematerialise, activations, sharder, _fused(config))
+    return Session(config, pretrained, model, {"params": pretrained.params}, sharder)
 
 
-def _within(spec: Spec, name: str) -> Spec:
+def _within(model_config: ModelConfig, name: str) -> ModelConfig:
     """Returns a spec whose ids the embedding has.
 
     Nothing that is computed depends on what fills the places without a text, so that any id will do there.
@@ -143,13 +143,13 @@ def _within(spec: Spec, name: str) -> Spec:
     Raises:
       UserError: the token that a decoder begins with is outside.
     """
-    rows, start = spec.vocab_size, spec.decoder_start
+    rows, start = model_config.vocab_size, model_config.decoder_start
     if not 0 <= start < rows:
         raise UserError(
             f"the config.json of {name} has decoder_start_token_id={start}, but the embedding has {rows} rows "
             f"(ids 0 to {rows - 1}); correct it"
         )
-    return spec if 0 <= spec.pad_id < rows else dataclasses.replace(spec, pad_id=0)
+    return model_config if 0 <= model_config.pad_id < rows else dataclasses.replace(model_config, pad_id=0)
 
 
 def _fused(config: Config) -> bool:
@@ -185,7 +185,7 @@ def text_pairs(config: Config, split: str) -> list[Record]:
     records = _wanted(config, split, _read(config, split))
     if split != "train" or not data.limit:
         return records
-    return records[: data.limit] if data.limit_seed < 0 else subsets.drawn(records, data.limit, data.limit_seed)
+    return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
 
 
 def text_inputs(config: Config, split: str) -> list[Record]:
@@ -202,7 +202,7 @@ _said: set[str] = set()
 def _read(config: Config, split: str) -> list[Record]:
     reading = tasks.read(config.data.task, split, config.data.path, columns(config))
     for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
-        if line not in _said and hosts.leader() and sys.stderr is not None:
+        if line not in _said and distributed.is_primary() and sys.stderr is not None:
             with contextlib.suppress(OSError, ValueError):  # a stream that is closed
                 print(line, file=sys.stderr)
         _said.add(line)
@@ -224,7 +224,7 @@ def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
         tokenizer=session.pretrained.tokenizer_key,
         source_format=data.source_format,
         target_format=data.target_format,
-        encoder_decoder=session.spec.encoder_layers > 0,
+        encoder_decoder=session.model_config.is_encoder_decoder,
         limits=dataclasses.astuple(limits),
         sources=[record.source for record in records],
         targets=[record.target for record in records],
@@ -249,16 +249,16 @@ def audited(session: Session, records: Sequence[Record], data: TokenisedSet, whe
     Raises:
       UserError: there is something that `data.strict` makes an error.
     """
-    options, spec, limit = session.config.data, session.spec, session.limits.source
+    options, model_config, limit = session.config.data, session.model_config, session.limits.source
     depends = DataAudit(
         version=audit.VERSION,
         token_version=tokens.VERSION,
         tokenizer=session.pretrained.tokenizer_key,
         source_format=options.source_format,
         target_format=options.target_format,
-        encoder_decoder=spec.encoder_layers > 0,
+        encoder_decoder=model_config.is_encoder_decoder,
         limit=limit,
-        ends=spec.eos_ids,
+        ends=model_config.eos_ids,
         keep_special_tokens=options.keep_special_tokens,
         names=[record.id for record in records],
         sources=[record.source for record in records],
@@ -272,5 +272,5 @@ def audited(session: Session, records: Sequence[Record], data: TokenisedSet, whe
     measured = audit.kept(cache_path("tokens"), depends, measure)
     wanted = audit.strict(options.strict)
     found = audit.findings(measured, data, limit, session.config.decoding.max_length, wanted)
-    audit.say(where, found, wanted, quiet=not hosts.leader())
+    audit.say(where, found, wanted, quiet=not distributed.is_primary())
     return {**measured, "said": list(found.values())}

@@ -16,14 +16,14 @@ from jaxtyping import Array, PyTree
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import Model
 from prefix_jax.training.loss import loss_sums, record_count
-from prefix_jax.training.optimizer import Hyper, learning_rate, transformation
+from prefix_jax.training.optimizer import Hyperparameters, learning_rate, make_optimizer
 from prefix_jax.tuning import Method
 
 Base = Mapping[str, Any]
 
 
 @struct.dataclass
-class State:
+class TrainState:
     """Everything that a run changes. `key` seeds dropout; `average` is the moving average, or None."""
 
     step: Array
@@ -34,16 +34,21 @@ class State:
 
 
 def initial_state(
-    method: Method, base: Base, hyper: Hyper, seed: int, ema: float, shard: Callable[[PyTree], PyTree] | None = None
-) -> State:
+    method: Method,
+    base: Base,
+    hyper: Hyperparameters,
+    seed: int,
+    ema: float,
+    shard: Callable[[PyTree], PyTree] | None = None,
+) -> TrainState:
     """Returns the state before the first step; `shard` gives its shardings from its shapes."""
 
-    def make(key: Array, base: Base) -> State:
+    def make(key: Array, base: Base) -> TrainState:
         key_init, key_train = jax.random.split(key)
         trainable = method.init(key_init, base)
-        optimizer = transformation(hyper, method.mask(trainable)).init(trainable)
+        optimizer = make_optimizer(hyper, method.mask(trainable)).init(trainable)
         average = jax.tree.map(jnp.copy, trainable) if ema else None
-        return State(jnp.int32(0), trainable, optimizer, average, key_train)
+        return TrainState(jnp.int32(0), trainable, optimizer, average, key_train)
 
     key = jax.random.key(seed)
     if shard is None:
@@ -51,7 +56,7 @@ def initial_state(
     return jax.jit(make, out_shardings=shard(jax.eval_shape(make, key, base)))(key, base)
 
 
-def exported(state: State) -> PyTree:
+def exported(state: TrainState) -> PyTree:
     """Returns the trainable tree that is used after training: the moving average if there is one."""
     return state.trainable if state.average is None else state.average
 
@@ -87,7 +92,7 @@ def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
 
 
 # Members of a sweep stand on a leading axis of everything but the step.
-_MEMBERS = State(step=None, trainable=0, optimizer=0, average=0, key=0)  # type: ignore[arg-type]
+_MEMBERS = TrainState(step=None, trainable=0, optimizer=0, average=0, key=0)  # type: ignore[arg-type]
 
 
 def make_step(
@@ -96,7 +101,7 @@ def make_step(
     per_record: bool = False,
     ema: float = 0.0,
     lengths: Sequence[int] | None = None,
-    shardings: State | None = None,
+    shardings: TrainState | None = None,
 ) -> Callable:
     """Returns the compiled `(base, hyper, state, batch) -> (state, metrics)`; the state's buffers are reused.
 
@@ -105,11 +110,13 @@ def make_step(
     member m sees the first `lengths[m]` virtual tokens. `shardings` are the state's, which it keeps.
     """
 
-    def step(base: Base, hyper: Hyper, state: State, batch: Batch, length: Any) -> tuple[State, dict[str, Array]]:
+    def step(
+        base: Base, hyper: Hyperparameters, state: TrainState, batch: Batch, length: Any
+    ) -> tuple[TrainState, dict[str, Array]]:
         here = method if length is None else method.of_length(length)
         key = jax.random.fold_in(state.key, state.step)
         loss, grads, weight = make_gradient(model, here, per_record)(base, state.trainable, batch, key)
-        optimizer = transformation(hyper, method.mask(state.trainable))
+        optimizer = make_optimizer(hyper, method.mask(state.trainable))
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         rate = learning_rate(hyper, state.step)
         trainable = optax.apply_updates(state.trainable, jax.tree.map(lambda u: -rate * u, updates))
@@ -118,7 +125,7 @@ def make_step(
             decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, average, trainable)
         metrics = dict(loss=loss, learning_rate=rate, gradient_norm=optax.global_norm(grads), target_tokens=weight)
-        return State(state.step + 1, trainable, optimizer_state, average, state.key), metrics
+        return TrainState(state.step + 1, trainable, optimizer_state, average, state.key), metrics
 
     own, axis = _own_lengths(lengths)
     over = None if shardings is None else "member"

@@ -19,11 +19,11 @@ from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import cache_path
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from prefix_jax.training import run_directory, sameness
-from prefix_jax.training.optimizer import Hyper, hyper_from, transformation
+from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
 from prefix_jax.training.session import Session, audited, text_pairs, tokenised
-from prefix_jax.training.step import State, initial_state
+from prefix_jax.training.step import TrainState, initial_state
 from prefix_jax.tuning import Method
 from prefix_jax.tuning.method import parameter_counts
 
@@ -35,10 +35,10 @@ class Member:
     config: Config
     workdir: Path
     method: Method
-    hyper: Hyper
+    hyper: Hyperparameters
     counts: dict[str, int]
 
-    def initial(self, base: Any, shard: Callable[[PyTree], PyTree] | None) -> State:
+    def initial(self, base: Any, shard: Callable[[PyTree], PyTree] | None) -> TrainState:
         options = self.config.training
         return initial_state(self.method, base, self.hyper, options.seed, options.ema, shard)
 
@@ -73,69 +73,69 @@ class Trainer:
         """The method of the member with the longest prefix."""
         return max(self.members, key=lambda member: member.config.prefix.length).method
 
-    def shardings(self, state: State) -> State | None:
+    def shardings(self, state: TrainState) -> TrainState | None:
         """Returns where a state's arrays lie; None where there is one device."""
-        placement = self.session.placement
-        return None if placement is None else placement.trained(state, members=self.lengths is not None)
+        sharder = self.session.sharder
+        return None if sharder is None else sharder.trained(state, members=self.lengths is not None)
 
     def batch_at(self, step: int) -> Batch:
         """Returns the batch of a training step in the parts of its accumulation, on the devices."""
         parts = self.options.accumulation
-        placement = self.session.placement
-        if placement is None:
+        sharder = self.session.sharder
+        if sharder is None:
             return split(self.batches.batch_at(step), parts)
         batch = self.batches.batch_at(step, self._own_rows)
-        return placement.batch(split(batch, parts), leading=int(parts > 1))
+        return sharder.batch(split(batch, parts), leading=int(parts > 1))
 
     @functools.cached_property
     def _own_rows(self) -> np.ndarray | None:
         """The rows of a batch that this process reads; None: all."""
-        placement = self.session.placement
-        if placement is None or not hosts.several():
+        sharder = self.session.sharder
+        if sharder is None or not distributed.is_multiprocess():
             return None
-        return placement.own_rows(self.batches.shape.rows, self.options.accumulation)
+        return sharder.own_rows(self.batches.shape.rows, self.options.accumulation)
 
     @functools.cached_property
-    def hyper(self) -> Hyper:
+    def hyper(self) -> Hyperparameters:
         # As numpy arrays, which every process may hand to a program of all devices.
         return jax.tree.map(np.asarray, self._stacked([member.hyper for member in self.members]))
 
-    def initial(self) -> State:
+    def initial(self) -> TrainState:
         """Returns the state before the first step: each member's own, with zeros for the slots it does not have."""
-        base, placement = self.session.base, self.session.placement
-        shard = None if placement is None else placement.trained
+        base, sharder = self.session.base, self.session.sharder
+        shard = None if sharder is None else sharder.trained
         states = [member.initial(base, shard) for member in self.members]
         if self.lengths is None:
             return states[0]
-        shardings = None if placement is None else self.shardings(jax.eval_shape(self._joined, states))
+        shardings = None if sharder is None else self.shardings(jax.eval_shape(self._joined, states))
         return jax.jit(self._joined, out_shardings=shardings)(states)
 
-    def _joined(self, states: Sequence[State]) -> State:
+    def _joined(self, states: Sequence[TrainState]) -> TrainState:
         slots = max(self.lengths or (0,))
         widened = [self._widened(member, state, slots) for member, state in zip(self.members, states, strict=True)]
         return self._stacked(widened).replace(step=jnp.int32(0))
 
-    def _widened(self, member: Member, state: State, slots: int) -> State:
+    def _widened(self, member: Member, state: TrainState, slots: int) -> TrainState:
         trainable = member.method.resize(state.trainable, slots)
         average = None if state.average is None else jax.tree.map(jnp.copy, trainable)
-        optimizer = transformation(member.hyper, member.method.mask(trainable)).init(trainable)
-        return State(state.step, trainable, optimizer, average, state.key)
+        optimizer = make_optimizer(member.hyper, member.method.mask(trainable)).init(trainable)
+        return TrainState(state.step, trainable, optimizer, average, state.key)
 
     def _stacked(self, trees: Sequence[PyTree]) -> PyTree:
         return trees[0] if self.lengths is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def prepare(session: Session, workdir: Path, words: Sequence[str]) -> Trainer:
+def prepare(session: Session, workdir: Path, argv: Sequence[str]) -> Trainer:
     """Reads the data, checks the configuration against the run directory, and writes `config.json`.
 
     Raises:
       UserError: the data, an option or the run directory does not fit.
     """
-    return prepare_together(session, [(session.config, workdir)], workdir, words)
+    return prepare_together(session, [(session.config, workdir)], workdir, argv)
 
 
 def prepare_together(
-    session: Session, runs: Sequence[tuple[Config, Path]], folder: Path, words: Sequence[str]
+    session: Session, runs: Sequence[tuple[Config, Path]], folder: Path, argv: Sequence[str]
 ) -> Trainer:
     """Prepares runs, as (configuration, run directory), that differ only in what a program's members may.
 
@@ -146,7 +146,7 @@ def prepare_together(
         check_options(config)
     ground = sameness.ground(session)
     known = [run_directory.earlier(workdir, config, ground) for config, workdir in runs]
-    for (_, workdir), before in zip(runs, known, strict=True) if hosts.leader() else ():
+    for (_, workdir), before in zip(runs, known, strict=True) if distributed.is_primary() else ():
         sameness.say_other_tokenizer(workdir, before, ground)
     runs = [(sameness.spelled(config, before), w) for (config, w), before in zip(runs, known, strict=True)]
     # What the longest prefix leaves of the window, every record must fit into.
@@ -160,7 +160,7 @@ def prepare_together(
     validation = _batches(longest, "validation", audit, shuffle=False) if options.evaluate_every else None
     for member in members:
         capacities = dataclasses.astuple(batches.shape)
-        run_directory.claim(member.workdir, member.config, member.counts, words, capacities, ground, audit)
+        run_directory.claim(member.workdir, member.config, member.counts, argv, capacities, ground, audit)
     bare = None
     if validation is not None and longest.method().reserved:
         bare = _batches(longest, "validation", {}, shuffle=False, bare=True)
@@ -183,7 +183,7 @@ def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps:
             method = session.of(config).method()
             known[section] = method, parameter_counts(method, session.base)._asdict()
         method, counts = known[section]
-        members.append(Member(config, workdir, method, hyper_from(config.optimizer, total_steps), counts))
+        members.append(Member(config, workdir, method, hyperparameters_from(config.optimizer, total_steps), counts))
     return tuple(members)
 
 
@@ -220,15 +220,15 @@ def _batches(
     config = session.config
     records = text_pairs(config, split_name)
     wanted = config.training.evaluate_records
-    shards = session.placement.row_shards if session.placement else 1
+    shards = session.sharder.row_shards if session.sharder else 1
     if not shuffle and wanted:
-        records = subsets.spread(records, wanted)
+        records = subsets.evenly_spaced(records, wanted)
     data = tokenised(session, records)
     if records and not bare:
         audit[split_name] = audited(session, records, data, split_name)
     return PackedBatches(
         data.reserving(0 if bare else session.method().reserved),
-        Layout.of(session.spec),
+        Layout.of(session.model_config),
         batch=config.training.batch,
         seed=config.data.seed,
         row_length=config.data.row_length,

@@ -13,10 +13,10 @@ from jaxtyping import Array, PyTree
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
-from prefix_jax.models.injected import ADAPTER
-from prefix_jax.models.specs import Spec
-from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.models.adapter_layers import ADAPTER
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 PLACES = ("attention", "cross", "mlp")
 
@@ -27,7 +27,7 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     for name in named:
         if name not in PLACES:
             raise UserError(f'adapter.places has "{name}"{did_you_mean(name, PLACES)}')
-    stacks = _stacks(model.spec, named)
+    stacks = _stacks(model.model_config, named)
     if not any(places for _, places in stacks.values()):
         raise UserError(f'adapter.places is "{section.places}", and this model has no such attention')
 
@@ -39,20 +39,20 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
                 node = node.setdefault(part, {})
             for place in places:
                 own = jax.random.fold_in(jax.random.fold_in(key, number), PLACES.index(place))
-                node[f"{place}_adapter"] = _bottleneck(own, layers, model.spec.d_model, section.width)
+                node[f"{place}_adapter"] = _bottleneck(own, layers, model.model_config.d_model, section.width)
         return tree
 
-    return Method(init, lambda trainable, base, key=None: Kept(None, {ADAPTER: trainable}))
+    return Method(init, lambda trainable, base, key=None: TunedState(None, {ADAPTER: trainable}))
 
 
-def _stacks(spec: Spec, named: Sequence[str]) -> dict[tuple[str, ...], tuple[int, list[str]]]:
+def _stacks(model_config: ModelConfig, named: Sequence[str]) -> dict[tuple[str, ...], tuple[int, list[str]]]:
     """Returns for each stack of layers, by its path, how many there are and where adapters go."""
     inside = [place for place in PLACES if place in named and place != "cross"]
-    if not spec.encoder_layers:
-        return {("layers",): (spec.layers, inside)}
+    if not model_config.is_encoder_decoder:
+        return {("layers",): (model_config.layers, inside)}
     return {
-        ("encoder", "layers"): (spec.encoder_layers, inside),
-        ("decoder", "layers"): (spec.layers, [place for place in PLACES if place in named]),
+        ("encoder", "layers"): (model_config.encoder_layers, inside),
+        ("decoder", "layers"): (model_config.layers, [place for place in PLACES if place in named]),
     }
 
 

@@ -1,7 +1,8 @@
 """What is saved after tuning a prefix: `prefix.safetensors` and, beside it, `prefix.json`, in a run's `tuned/` folder.
 
-The tensors are float32, `SITE.key`, `SITE.value` and, where slots have one, `SITE.bias`, as in `models.prefix.Site`.
-The JSON says what model and shape they are for, which layers carry them, and where token positions start.
+The tensors are float32, `SITE.key`, `SITE.value` and, where slots have one, `SITE.bias`, as in
+`models.prefix.PrefixKV`. The JSON says what model and shape they are for, which layers carry them, and where token
+positions start.
 """
 
 import os
@@ -16,9 +17,9 @@ import prefix_jax
 from prefix_jax.disk import write_all
 from prefix_jax.errors import UserError
 from prefix_jax.models import FAMILIES
-from prefix_jax.models.prefix import SITES, Prefix, Site, check, length, site_of
+from prefix_jax.models.model_config import ModelConfig, model_config_json
+from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, check, length, prefix_of
 from prefix_jax.models.pretrained import check_same_model
-from prefix_jax.models.specs import Spec, spec_dict
 from prefix_jax.tuning.pair import Pair, described
 
 PAIR = Pair("prefix", ("method", "spec", "sites", "layers", "position_offset"))
@@ -31,7 +32,7 @@ def save(
     folder: str | os.PathLike,
     prefix: Prefix,
     model_identity: Mapping[str, Any],
-    spec: Spec,
+    model_config: ModelConfig,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a materialised prefix into `folder`, made if absent; what was there is replaced only by whole files.
@@ -46,12 +47,12 @@ def save(
     Raises:
       UserError: the prefix does not fit the spec, or the disk is full or not writable (what was there stays).
     """
-    check(prefix, spec)
-    write_all(folder, encode(prefix, meta_of(prefix, model_identity, spec, extra)))
+    check(prefix, model_config)
+    write_all(folder, encode(prefix, meta_of(prefix, model_identity, model_config, extra)))
 
 
 def load(
-    folder: str | os.PathLike, spec: Spec | None = None, identity: Mapping[str, Any] | None = None
+    folder: str | os.PathLike, model_config: ModelConfig | None = None, identity: Mapping[str, Any] | None = None
 ) -> tuple[Prefix, dict[str, Any]]:
     """Returns the prefix in a run directory or its `tuned/` folder, and what its JSON says.
 
@@ -71,20 +72,23 @@ def load(
     prefix = _read_prefix(found, meta)
     if identity is not None:
         _check_identity(found, meta["model"], identity)
-    if spec is not None:
-        check_spec(f"the prefix in {found}", meta, spec)
-        check(prefix, spec)
+    if model_config is not None:
+        check_model_config(f"the prefix in {found}", meta, model_config)
+        check(prefix, model_config)
     return prefix, meta
 
 
 def meta_of(
-    prefix: Prefix, model_identity: Mapping[str, Any], spec: Spec | None, extra: Mapping[str, Any] | None = None
+    prefix: Prefix,
+    model_identity: Mapping[str, Any],
+    model_config: ModelConfig | None,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns what the JSON says of a prefix."""
-    found = {name: site for name in SITES if (site := site_of(prefix, name)) is not None}
+    found = {name: site for name in SITES if (site := prefix_of(prefix, name)) is not None}
     layers = {name: site.layers for name, site in found.items()}
     return {
-        **described(model_identity, spec),
+        **described(model_identity, model_config),
         "method": "prefix",
         "length": length(prefix),
         "sites": list(found),
@@ -99,14 +103,14 @@ def encode(prefix: Prefix, meta: Mapping[str, Any]) -> dict[str, bytes]:
     """Returns the contents of the two files, by name."""
     tensors = {}
     for name in SITES:
-        site = site_of(prefix, name)
+        site = prefix_of(prefix, name)
         for part in ("key", "value", "bias") if site is not None else ():
             if (leaf := getattr(site, part)) is not None:
                 tensors[f"{name}.{part}"] = leaf
     return PAIR.encode(tensors, meta)
 
 
-def spec_of(meta: Mapping[str, Any]) -> Spec | None:
+def spec_of(meta: Mapping[str, Any]) -> ModelConfig | None:
     """Returns the spec of the model that a prefix was made for, if its JSON says it.
 
     Raises:
@@ -116,7 +120,7 @@ def spec_of(meta: Mapping[str, Any]) -> Spec | None:
         return None
     try:
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["spec"].items()}
-        return FAMILIES[str(fields.pop("family"))].spec(**fields)
+        return FAMILIES[str(fields.pop("family"))].model_config(**fields)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"the prefix's spec is not one that prefix_jax {prefix_jax.__version__} knows ({error}); use the version "
@@ -143,7 +147,7 @@ def _read_prefix(folder: Path, meta: dict[str, Any]) -> Prefix:
         raise UserError(f"{folder / PAIR.about} has no whole number as position_offset; copy it again") from None
 
 
-def _site(path: Path, name: str, parts: dict[str, np.ndarray], chosen: list[int] | None) -> Site:
+def _site(path: Path, name: str, parts: dict[str, np.ndarray], chosen: list[int] | None) -> PrefixKV:
     shape = parts["key"].shape
     if len(shape) != 4 or parts["value"].shape != shape or parts.get("bias", parts["key"][..., 0]).shape != shape[:3]:
         raise UserError(f"{path} has {name} keys, values and biases whose shapes do not agree; copy it again")
@@ -151,7 +155,7 @@ def _site(path: Path, name: str, parts: dict[str, np.ndarray], chosen: list[int]
         raise UserError(f"{path} has {shape[0]} {name} layers, but {PAIR.about} names {chosen}; copy both again")
     arrays = {part: jnp.array(leaf) for part, leaf in parts.items()}
     layers = None if chosen is None else tuple(chosen)
-    return Site(arrays["key"], arrays["value"], arrays.get("bias"), layers=layers)
+    return PrefixKV(arrays["key"], arrays["value"], arrays.get("bias"), layers=layers)
 
 
 def _describe(identity: Mapping[str, Any]) -> str:
@@ -165,12 +169,12 @@ def _check_identity(folder: Path, own: Mapping[str, Any], other: Mapping[str, An
         check_same_model(own, other, f"the prefix in {folder}")
 
 
-def check_spec(thing: str, meta: Mapping[str, Any], spec: Spec) -> None:
+def check_model_config(thing: str, meta: Mapping[str, Any], model_config: ModelConfig) -> None:
     """Raises UserError where `thing`, whose JSON is `meta`, was made for a model of other shapes."""
     earlier = spec_of(meta)
     if earlier is None:
         return
-    own, here = spec_dict(earlier), spec_dict(spec)
+    own, here = model_config_json(earlier), model_config_json(model_config)
     for field, value in here.items():
         if field not in _IMMATERIAL and own.get(field) != value:
             raise UserError(

@@ -13,28 +13,28 @@ from jaxtyping import Array, PyTree
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
-from prefix_jax.models.injected import TUNED
-from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.models.adapter_layers import TUNED
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 
 def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     """Returns fine-tuning for a model; see `tuning.build`. `section.layers` 0: everything."""
-    spec, layers = model.spec, section.layers
-    if not 0 <= layers <= spec.layers:
+    model_config, layers = model.model_config, section.layers
+    if not 0 <= layers <= model_config.layers:
         raise UserError(f"finetune.layers is {layers}; it must be 0 (all weights) or at most {spec.layers}")
 
     def init(key: Array, base: Variables) -> PyTree:
         for leaf in jax.tree.leaves(base["params"]):
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise UserError("weights of 8 bits cannot be tuned; set --config.model.quantisation=none")
-        chosen = base["params"] if not layers else _last(base["params"], layers, bool(spec.encoder_layers))
+        chosen = base["params"] if not layers else _last(base["params"], layers, model_config.is_encoder_decoder)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), chosen)
 
-    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
-        return Kept(None, {TUNED: _in_type(trainable, base["params"], model.activations)})
+    def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
+        return TunedState(None, {TUNED: _in_type(trainable, base["params"], model.activations)})
 
-    return Method(init, keep)
+    return Method(init, export)
 
 
 def _last(params: Mapping[str, Any], layers: int, encoder_decoder: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prefix_jax.tuning.method import Method
 
 def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     """Returns infix tuning for a model; see `tuning.build`."""
-    if model.spec.encoder_layers:
+    if model.model_config.is_encoder_decoder:
         raise UserError(
             "an infix is for decoder-only models: in an encoder-decoder the whole target sees a prefix of the decoder; "
             "set --config.method=prefix --config.prefix.sites=decoder"

@@ -14,9 +14,9 @@ from jaxtyping import Array, PyTree
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
-from prefix_jax.models.injected import LORA, PARTS
-from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.models.adapter_layers import LORA, PARTS
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 # What a target names: the projections, and the parts of those that are fused.
 _FUSED = {"qkv": PARTS, "key_value": PARTS[1:]}
@@ -33,11 +33,11 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
             raise UserError(f'lora.targets is "{section.targets}", and this model has none of these')
         return found
 
-    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
+    def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
         scale = section.alpha / section.rank
-        return Kept(None, {LORA: _map_pairs(lambda pair: {"a": pair["a"], "b": scale * pair["b"]}, trainable)})
+        return TunedState(None, {LORA: _map_pairs(lambda pair: {"a": pair["a"], "b": scale * pair["b"]}, trainable)})
 
-    return Method(init, keep)
+    return Method(init, export)
 
 
 def _targets(section: Config) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from prefix_jax.config import Config, check_ranges
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import shortened
-from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 # Each is the name of a module here, and of its section of the configuration.
 METHODS = ("prefix", "infix", "prompt", "lora", "adapter", "finetune")
@@ -35,7 +35,7 @@ class Method(NamedTuple):
     """
 
     init: Callable[[Array, Variables], PyTree]
-    keep: Callable[[PyTree, Variables, Array | None], Kept]
+    export: Callable[[PyTree, Variables, Array | None], TunedState]
     mask: Callable[[PyTree], PyTree] = everything
     resize: Callable[[PyTree, int], PyTree] = lambda trainable, slots: trainable
     positions: int = 0
@@ -43,17 +43,17 @@ class Method(NamedTuple):
 
     def materialise(self, trainable: PyTree, base: Variables, key: Array | None = None) -> tuple[Variables, Any]:
         """Returns the variables and the prefix that `model.apply` takes."""
-        kept = self.keep(trainable, base, key)
+        kept = self.export(trainable, base, key)
         return kept.onto(base), kept.prefix
 
     def of_length(self, length: Array) -> "Method":
         """Returns the method with only the first `length` virtual tokens seen; the length may be traced."""
 
-        def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
-            kept = self.keep(trainable, base, key)
-            return kept if kept.prefix is None else Kept(shortened(kept.prefix, length), kept.collections)
+        def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
+            kept = self.export(trainable, base, key)
+            return kept if kept.prefix is None else TunedState(shortened(kept.prefix, length), kept.collections)
 
-        return self._replace(keep=keep)
+        return self._replace(export=export)
 
 
 def build(config: Config, model: Model, words: Mapping[str, Sequence[int]] | None = None) -> Method:
@@ -101,16 +101,16 @@ def _together(title: str, methods: Mapping[str, Method]) -> Method:
         keys = jax.random.split(key, len(methods))
         return {name: method.init(one, base) for (name, method), one in zip(methods.items(), keys, strict=True)}
 
-    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
-        kept = Kept()
+    def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
+        kept = TunedState()
         for number, (name, method) in enumerate(methods.items()):
             own = None if key is None else jax.random.fold_in(key, number)
-            kept = kept.joined(method.keep(trainable[name], base, own))
+            kept = kept.joined(method.export(trainable[name], base, own))
         return kept
 
     return Method(
         init,
-        keep,
+        export,
         mask=lambda trainable: {name: method.mask(trainable[name]) for name, method in methods.items()},
         resize=lambda trainable, slots: {n: m.resize(trainable[n], slots) for n, m in methods.items()},
         positions=sum(method.positions for method in methods.values()),
@@ -139,7 +139,7 @@ class Parameters(NamedTuple):
 def parameter_counts(method: Method, base: Variables) -> Parameters:
     """Returns the counts of a method on a model, of which the shapes are enough."""
     trainable = jax.eval_shape(method.init, jax.random.key(0), base)
-    kept = jax.eval_shape(lambda t, b: method.keep(t, b, None), trainable, base)
+    kept = jax.eval_shape(lambda t, b: method.export(t, b, None), trainable, base)
     return Parameters(trained_count(method, trainable), kept.count(), count(base))
 
 

@@ -13,8 +13,8 @@ from safetensors.numpy import save as safetensors_bytes
 
 import prefix_jax
 from prefix_jax.errors import UserError
+from prefix_jax.models.model_config import ModelConfig, model_config_json
 from prefix_jax.models.pretrained import safetensors_file
-from prefix_jax.models.specs import Spec, spec_dict
 
 FORMAT = 1
 
@@ -83,12 +83,12 @@ class Pair:
         return {name: np.array(leaf.all(), np.float32) for name, leaf in table.items()}
 
 
-def described(identity: Mapping[str, Any], spec: Spec | None) -> dict[str, Any]:
+def described(identity: Mapping[str, Any], model_config: ModelConfig | None) -> dict[str, Any]:
     """Returns what the JSON of any pair says: its format, the model it is for, and what wrote it."""
     return {
         "format": FORMAT,
         "model": dict(identity),
-        "spec": None if spec is None else spec_dict(spec),
+        "spec": None if model_config is None else model_config_json(model_config),
         "library": "prefix_jax",
         "version": prefix_jax.__version__,
     }

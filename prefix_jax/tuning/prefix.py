@@ -1,6 +1,6 @@
 """Prefix tuning (Li & Liang 2021): keys and values themselves, or an embedding and an MLP that makes them.
 
-The trainable tree is a dictionary of sites. Direct: `{"key", "value"}` as in `models.prefix.Site`. Through the MLP:
+The trainable tree is a dictionary of sites. Direct: `{"key", "value"}` as in `models.prefix.PrefixKV`. Through the MLP:
 `{"embedding": [P, E], "hidden": {kernel [E, H], bias}, "out": {kernel [H, layers, 2, K, D], bias}}`, tanh between the
 two.
 """
@@ -16,11 +16,11 @@ from jaxtyping import Array, Float, PyTree
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
-from prefix_jax.models.prefix import SITES, Prefix, Site, parse_layers
-from prefix_jax.models.specs import Spec
-from prefix_jax.tuning.activations import cycled, frequent_words, site_key_values
-from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, parse_layers
+from prefix_jax.tuning.init_from_model import cycled, frequent_words, site_key_values
 from prefix_jax.tuning.method import Method, everything
+from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 # Frequent words whose keys and values give the scale of a random start.
 _STATISTICS_WORDS = 64
@@ -28,46 +28,49 @@ _STATISTICS_WORDS = 64
 
 def method(model: Model, section: Config, words: Sequence[int], infix: bool = False) -> Method:
     """Returns prefix tuning for a model; see `tuning.build`. An infix stands between the source and the target."""
-    spec = model.spec
-    layers = {site: parse_layers(section.layers, spec.site_layers(site)) for site in chosen_sites(section, spec)}
-    _check(section, spec, words)
+    model_config = model.model_config
+    layers = {
+        site: parse_layers(section.layers, model_config.site_layers(site))
+        for site in chosen_sites(section, model_config)
+    }
+    _check(section, model_config, words)
 
     def init(key: Array, base: Variables) -> PyTree:
         return _init(key, base, model, section, layers, words)
 
     offset = section.length if section.position_offset == "length" else 0
 
-    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
-        sites: dict[str, Site] = {}
+    def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
+        sites: dict[str, PrefixKV] = {}
         for name, leaves in trainable.items():
             pair = mlp_output(leaves) if "embedding" in leaves else jnp.stack([leaves["key"], leaves["value"]])
             if key is not None and section.dropout:
                 pair = _dropout(jax.random.fold_in(key, SITES.index(name)), pair, section.dropout)
             bias = section.gate * leaves["gate"] if "gate" in leaves else None
-            sites[name] = Site(pair[0], pair[1], bias, layers=layers[name])
-        return Kept(Prefix(position_offset=jnp.int32(offset), infix=infix, **sites))
+            sites[name] = PrefixKV(pair[0], pair[1], bias, layers=layers[name])
+        return TunedState(Prefix(position_offset=jnp.int32(offset), infix=infix, **sites))
 
     def mask(trainable: PyTree) -> PyTree:
         still = {"keys": ("value",), "values": ("key",), "both": ()}[section.trained]
         return {site: {name: name not in still for name in leaves} for site, leaves in trainable.items()}
 
     moves = mask if section.reparameterisation == "none" else everything
-    return Method(init, keep, mask=moves, resize=resize, positions=offset)
+    return Method(init, export, mask=moves, resize=resize, positions=offset)
 
 
-def chosen_sites(section: Config, spec: Spec) -> tuple[str, ...]:
+def chosen_sites(section: Config, model_config: ModelConfig) -> tuple[str, ...]:
     """Returns the sites that `section.sites` names, in the order of SITES.
 
     Raises:
       UserError: a site is unknown or the model does not have it.
     """
     if section.sites == "all":
-        return spec.sites
+        return model_config.sites
     named = [part.strip() for part in section.sites.split(",")]
     for name in named:
         if name not in SITES:
             raise UserError(f'prefix.sites has "{name}"{did_you_mean(name, SITES)}')
-        if name not in spec.sites:
+        if name not in model_config.sites:
             raise UserError(f'prefix.sites has "{name}", but this model has only: {", ".join(spec.sites)}')
     return tuple(site for site in SITES if site in named)
 
@@ -88,7 +91,7 @@ def resize(trainable: PyTree, slots: int) -> PyTree:
     return {name: site(leaves) for name, leaves in trainable.items()}
 
 
-def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
+def _check(section: Config, model_config: ModelConfig, words: Sequence[int]) -> None:
     choices = {
         "reparameterisation": ("mlp", "none"),
         "initialisation": ("random", "vocabulary", "text"),
@@ -105,7 +108,7 @@ def _check(section: Config, spec: Spec, words: Sequence[int]) -> None:
             f'prefix.trained is "{section.trained}", and an MLP makes keys and values together; set '
             "--config.prefix.reparameterisation=none"
         )
-    if spec.window is not None and section.length >= spec.window:
+    if model_config.context_length is not None and section.length >= model_config.context_length:
         raise UserError(f"prefix.length is {section.length}, but the model's window has only {spec.window} positions")
 
 
@@ -135,7 +138,7 @@ def _init(
         if section.reparameterisation == "none":
             trainable[name] = {"key": pair[0], "value": pair[1]}
         else:
-            mlp = _init_mlp(jax.random.fold_in(key_mlp, SITES.index(name)), model.spec, section, mu, sigma)
+            mlp = _init_mlp(jax.random.fold_in(key_mlp, SITES.index(name)), model.model_config, section, mu, sigma)
             trainable[name] = mlp if start is None else fit_mlp(mlp, pair)
         if section.gate:
             # Times `gate`, the slots' logit bias: it opens in about 1 / learning rate steps of Adam.
@@ -145,7 +148,7 @@ def _init(
 
 def _statistics(key: Array, base: Variables, model: Model, length: int) -> tuple[dict, dict]:
     """Mean and deviation of the model's keys and values, `[2, layers, K, D]` for each site, over frequent words."""
-    words = frequent_words(jax.random.fold_in(key, 1), _STATISTICS_WORDS, model.spec)[:, None]
+    words = frequent_words(jax.random.fold_in(key, 1), _STATISTICS_WORDS, model.model_config)[:, None]
     positions = jnp.arange(_STATISTICS_WORDS)[:, None] % length
     pairs = {name: jnp.stack(kv)[:, :, :, :, 0] for name, kv in site_key_values(model, base, words, positions).items()}
     return (
@@ -161,12 +164,12 @@ def _word_key_values(
     order.
     """
     slots = jnp.arange(section.length)
-    if section.position_offset == "zero" and model.spec.positions == "rotary":
+    if section.position_offset == "zero" and model.model_config.positions == "rotary":
         slots = slots - section.length  # the slots before position 0
     if section.initialisation == "text":
         found = site_key_values(model, base, cycled(words, section.length)[None], slots[None])
         return {name: jnp.stack(kv)[:, :, 0] for name, kv in found.items()}
-    drawn = frequent_words(jax.random.fold_in(key, 0), section.length, model.spec)
+    drawn = frequent_words(jax.random.fold_in(key, 0), section.length, model.model_config)
     found = site_key_values(model, base, drawn[:, None], slots[:, None])
     return {name: jnp.moveaxis(jnp.stack(kv)[..., 0, :], 2, 3) for name, kv in found.items()}
 
@@ -180,9 +183,9 @@ def _normal_slots(key: Array, length: int, shape: tuple[int, ...]) -> Float[Arra
     return jnp.moveaxis(jax.vmap(draw)(jnp.arange(length)), 0, -2)
 
 
-def _init_mlp(key: Array, spec: Spec, section: Config, mu: Array, sigma: Array) -> PyTree:
+def _init_mlp(key: Array, model_config: ModelConfig, section: Config, mu: Array, sigma: Array) -> PyTree:
     """An MLP whose outputs have the mean and deviation given, `[2, layers, K, D]`."""
-    width = section.embedding or spec.d_model
+    width = section.embedding or model_config.d_model
     key_embedding, key_hidden, key_out = jax.random.split(key, 3)
     embedding = _normal_slots(key_embedding, section.length, (width,))
     hidden = jax.random.normal(key_hidden, (width, section.hidden)) * width**-0.5

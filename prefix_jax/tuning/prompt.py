@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, PyTree
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
-from prefix_jax.models.injected import PROMPT
-from prefix_jax.tuning.activations import cycled, frequent_words
-from prefix_jax.tuning.kept import Kept, Variables
+from prefix_jax.models.adapter_layers import PROMPT
+from prefix_jax.tuning.init_from_model import cycled, frequent_words
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 REPARAMETERISATIONS = ("none", "mlp", "lstm")
 INITIALISATIONS = ("random", "vocabulary", "text")
@@ -30,7 +30,7 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
             raise UserError(f'prompt.{option} is "{section[option]}"{did_you_mean(str(section[option]), known)}')
     if section.initialisation == "text" and not words:
         raise UserError('prompt.initialisation is "text", but prompt.text names no words; set --config.prompt.text')
-    width = model.spec.d_model
+    width = model.model_config.d_model
 
     def init(key: Array, base: Variables) -> PyTree:
         key_start, key_net = jax.random.split(key)
@@ -44,24 +44,24 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
         lstm = _init_lstm(key_lstm, width, section.hidden)
         return {"embeddings": start, "lstm": lstm, **_init_mlp(key_mlp, 2 * section.hidden, 2 * section.hidden, start)}
 
-    def keep(trainable: PyTree, base: Variables, key: Array | None = None) -> Kept:
-        return Kept(None, {PROMPT: {"embeddings": encoded(trainable)}})
+    def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
+        return TunedState(None, {PROMPT: {"embeddings": encoded(trainable)}})
 
-    return Method(init, keep, positions=section.length, reserved=section.length)
+    return Method(init, export, positions=section.length, reserved=section.length)
 
 
 def _start(
     key: Array, table: Float[Array, "V E"], model: Model, section: Config, words: Sequence[int]
 ) -> Float[Array, "P E"]:
     if section.initialisation == "random":
-        rows = jnp.take(table, frequent_words(key, 256, model.spec), axis=0).astype(jnp.float32)
+        rows = jnp.take(table, frequent_words(key, 256, model.model_config), axis=0).astype(jnp.float32)
 
         def draw(slot: Array) -> Array:
             return jax.random.normal(jax.random.fold_in(key, slot), rows.shape[1:])
 
         return rows.mean(0) + rows.std(0) * jax.vmap(draw)(jnp.arange(section.length))
     text = section.initialisation == "text"
-    ids = cycled(words, section.length) if text else frequent_words(key, section.length, model.spec)
+    ids = cycled(words, section.length) if text else frequent_words(key, section.length, model.model_config)
     return jnp.take(table, ids, axis=0).astype(jnp.float32)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from prefix_jax.config import default_config
 from prefix_jax.data.records import pair
-from prefix_jax.data.subsets import drawn, of_categories, spread
+from prefix_jax.data.subsets import of_categories
 from prefix_jax.errors import UserError
 from prefix_jax.training.session import text_inputs, text_pairs
 from tests import tiny
@@ -39,16 +39,16 @@ def test_a_category_that_no_record_has_is_named():
 
 
 def test_a_draw_is_the_seeds_and_holds_the_smaller_ones():
-    small, large = sources(drawn(RECORDS, 5, seed=1)), sources(drawn(RECORDS, 12, seed=1))
+    small, large = sources(random_subset(RECORDS, 5, seed=1)), sources(random_subset(RECORDS, 12, seed=1))
     assert len(small) == 5 and len(large) == 12 and set(small) < set(large)
-    assert small != sources(drawn(RECORDS, 5, seed=2))
+    assert small != sources(random_subset(RECORDS, 5, seed=2))
     assert large == [source for source in sources(RECORDS) if source in large]
-    assert sources(drawn(RECORDS, 99, seed=1)) == sources(RECORDS)
+    assert sources(random_subset(RECORDS, 99, seed=1)) == sources(RECORDS)
 
 
 def test_records_are_spread_evenly():
-    assert sources(spread(RECORDS, 3)) == ["s0", "s10", "s20"]
-    assert spread(RECORDS, 99) == RECORDS
+    assert sources(evenly_spaced(RECORDS, 3)) == ["s0", "s10", "s20"]
+    assert evenly_spaced(RECORDS, 99) == RECORDS
 
 
 def test_only_the_training_split_is_drawn_from(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import torch_models as tm
 from torch_models import torch
 
-from prefix_jax.decoding import Options
+from prefix_jax.decoding import GenerationConfig
 
 PAD, END = 0, 1
 torch.set_num_threads(1)  # more only get in each other's way on networks this small
@@ -53,7 +53,7 @@ def network(family: str, seed: int = 0, scale: float = 1.6) -> tm.Pair:
             if parameter.ndim > 1:
                 parameter.mul_(scale)
     _rename(pair, _frequent(pair, seed))
-    return tm.Pair(pair.torch, pair.model, {"params": tm.tree_of(pair.torch, pair.spec)})
+    return tm.Pair(pair.torch, pair.model, {"params": tm.tree_of(pair.torch, pair.model_config)})
 
 
 def _rename(pair: tm.Pair, token: int) -> None:
@@ -73,10 +73,10 @@ def _rename(pair: tm.Pair, token: int) -> None:
 def _frequent(pair: tm.Pair, seed: int) -> int:
     """A token that the network likes to write, but not at once: most used as the end token, it ends some rows."""
     pair.torch.generation_config.eos_token_id = None
-    options = Options(strategy="greedy", max_length=9)
-    rows = generate(pair.torch, prompts(12, seed + 100), options, bool(pair.spec.encoder_layers)).tokens
+    options = GenerationConfig(strategy="greedy", max_length=9)
+    rows = generate(pair.torch, prompts(12, seed + 100), options, pair.model_config.is_encoder_decoder).tokens
     found = [set(row[3:]) - set(row[:2]) - {PAD} for row in rows]
-    return max(range(2, pair.spec.vocab_size), key=lambda token: sum(token in row for row in found))
+    return max(range(2, pair.model_config.vocab_size), key=lambda token: sum(token in row for row in found))
 
 
 def prompts(count: int, seed: int, longest: int = 9, vocab_size: int = 61) -> list[list[int]]:
@@ -85,7 +85,7 @@ def prompts(count: int, seed: int, longest: int = 9, vocab_size: int = 61) -> li
     return [generator.integers(2, vocab_size, length).tolist() for length in lengths]
 
 
-def generate(network: Any, token_lists: list[list[int]], options: Options, encoder: bool) -> Expected:
+def generate(network: Any, token_lists: list[list[int]], options: GenerationConfig, encoder: bool) -> Expected:
     """All inputs in one batch, padded on the side that the family wants.
 
     Transformers counts the padding before a prompt as n-grams; callers ban the pad token where that would show.

@@ -8,7 +8,7 @@ import pytest
 import reference
 
 from prefix_jax import inference
-from prefix_jax.decoding import Options, decode_all
+from prefix_jax.decoding import GenerationConfig, decode_all
 from prefix_jax.training import session
 from tests import tiny
 
@@ -24,10 +24,10 @@ def pair():
 def test_more_ends_are_as_if_the_model_named_them(pair, strategy):
     """`transformers` takes a list of ends; here some of it comes with the options."""
     prompts = reference.prompts(6, 5)
-    options = Options(max_length=8, min_length=3, **strategy)
+    options = GenerationConfig(max_length=8, min_length=3, **strategy)
     plain = decode_all(pair.model, pair.variables, None, prompts, options, 6)
     end = max(range(2, 61), key=lambda token: sum(token in row[3:] for row in plain))
-    both = pair.model.clone(spec=dataclasses.replace(pair.spec, more_eos_ids=(end,)))
+    both = pair.model.clone(model_config=dataclasses.replace(pair.model_config, more_eos_ids=(end,)))
     named = decode_all(both, pair.variables, None, prompts, options, 6)
     assert named != plain
     given = decode_all(pair.model, pair.variables, None, prompts, dataclasses.replace(options, more_ends=(end,)), 6)
@@ -67,7 +67,7 @@ def test_weights_that_are_not_finite_end_decoding_with_an_error(pair):
     spoilt = jax.tree.map(lambda leaf: leaf, pair.variables)
     spoilt["params"]["embedding"] = {**spoilt["params"]["embedding"], "tokens": table.at[7].set(np.nan)}
     with pytest.raises(NotFinite, match="input 1 are not finite"):
-        decode_all(pair.model, spoilt, None, [[3, 7], [4]], Options(strategy="greedy", max_length=2), 2)
+        decode_all(pair.model, spoilt, None, [[3, 7], [4]], GenerationConfig(strategy="greedy", max_length=2), 2)
 
 
 def test_a_source_beyond_an_encoders_window_is_cut_as_training_cuts_it(tiny_models, tmp_path, capsys):

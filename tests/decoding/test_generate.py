@@ -9,11 +9,11 @@ import reference
 import torch_models as tm
 
 from prefix_jax.config import default_config
-from prefix_jax.decoding import Options, decode_all, generate, make_inputs
+from prefix_jax.decoding import GenerationConfig, decode_all, generate, make_inputs
 from prefix_jax.decoding.generate import _generate
 from prefix_jax.errors import UserError
 
-GREEDY = Options(strategy="greedy", max_length=6)
+GREEDY = GenerationConfig(strategy="greedy", max_length=6)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_decode_all_of_nothing(pair):
 
 
 def test_beam_result_does_not_depend_on_the_batch(pair):
-    options = Options(beams=3, max_length=6)
+    options = GenerationConfig(beams=3, max_length=6)
     token_lists = reference.prompts(5, 6)
     runs = [decode_all(pair.model, pair.variables, None, token_lists, options, batch) for batch in (2, 5)]
     assert runs[0] == runs[1]
@@ -51,9 +51,9 @@ def test_width_one_beam_is_greedy(pair):
 
 def test_no_second_program_for_the_same_shapes(pair):
     """Other inputs, other prefix values, another seed: the same program. Weights and prefix are its arguments."""
-    prefixes = [tm.random_prefix(pair.spec, 4, seed) for seed in (0, 1)]
+    prefixes = [tm.random_prefix(pair.model_config, 4, seed) for seed in (0, 1)]
     inputs = [make_inputs(reference.prompts(4, seed), 12, 4, range(4)) for seed in (0, 1)]
-    options = [Options(strategy="sample", max_length=5, seed=seed) for seed in (0, 1)]
+    options = [GenerationConfig(strategy="sample", max_length=5, seed=seed) for seed in (0, 1)]
     generate(pair.model, pair.variables, prefixes[0], inputs[0], options[0])
     before = _generate._cache_size()
     moved = jax.tree.map(lambda leaf: leaf * 1.01, pair.variables)
@@ -65,8 +65,8 @@ def test_no_second_program_for_the_same_shapes(pair):
 def test_options_come_from_the_config():
     section = default_config().decoding
     section.banned_tokens = (628, 198)
-    options = Options.from_config(section)
-    assert options == Options(banned_tokens=(628, 198))
+    options = GenerationConfig.from_config(section)
+    assert options == GenerationConfig(banned_tokens=(628, 198))
     assert options.beams == section.beams and options.max_length == section.max_length
 
 
@@ -90,7 +90,7 @@ def test_options_come_from_the_config():
 )
 def test_bad_option(change, words):
     with pytest.raises(UserError) as error:
-        Options(**change)
+        GenerationConfig(**change)
     assert all(word in str(error.value) for word in words)
 
 
@@ -105,7 +105,7 @@ def test_banned_token_outside_the_vocabulary(pair):
 
 
 def test_too_many_beams(pair):
-    assert "decoding.beams=31" in _refusal(pair, [[3]], Options(beams=31))
+    assert "decoding.beams=31" in _refusal(pair, [[3]], GenerationConfig(beams=31))
 
 
 def test_empty_input(pair):
@@ -114,7 +114,7 @@ def test_empty_input(pair):
 
 def test_window(pair):
     """40 positions: an input of 20, a prefix of 10 and 10 new tokens fit, one more does not."""
-    prefix = tm.random_prefix(pair.spec, 10)
+    prefix = tm.random_prefix(pair.model_config, 10)
     fits = dataclasses.replace(GREEDY, max_length=10)
     found = decode_all(pair.model, pair.variables, prefix, [[5] * 20], fits, 1)
     assert 0 < len(found[0]) <= 10
@@ -126,14 +126,14 @@ def test_window(pair):
 
 def test_prefix_of_another_model(pair):
     other = reference.network("llama")
-    assert "made for" in _refusal(pair, [[3]], GREEDY, tm.random_prefix(other.spec, 4))
+    assert "made for" in _refusal(pair, [[3]], GREEDY, tm.random_prefix(other.model_config, 4))
 
 
 def test_rows_beyond_the_inputs_do_not_keep_the_loop_running(pair):
     """A row of length 0 has ended: its tokens are padding and its score is 0."""
     inputs = make_inputs([[4, 9]], 8, 3, [0])
-    for options in (GREEDY, Options(beams=2, max_length=6)):
+    for options in (GREEDY, GenerationConfig(beams=2, max_length=6)):
         found = jax.device_get(generate(pair.model, pair.variables, None, inputs, options))
         assert found.lengths[0] > 0 and not found.lengths[1:].any()
-        assert (found.tokens[1:] == pair.spec.pad_id).all() and not found.scores[1:].any()
+        assert (found.tokens[1:] == pair.model_config.pad_id).all() and not found.scores[1:].any()
         assert np.isfinite(found.scores).all()

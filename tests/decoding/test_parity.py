@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import reference
 
-from prefix_jax.decoding import Options, generate, make_inputs
+from prefix_jax.decoding import GenerationConfig, generate, make_inputs
 
 MARGIN = 1e-4
 PAD = (reference.PAD,)
@@ -29,19 +29,19 @@ SEEDS = range(4)
 def _ours(pair, token_lists, options):
     inputs = make_inputs(token_lists, 11, len(token_lists) + 1, range(len(token_lists)))
     found = jax.device_get(generate(pair.model, pair.variables, None, inputs, options))
-    assert found.lengths[-1] == 0 and (found.tokens[-1] == pair.spec.pad_id).all()
+    assert found.lengths[-1] == 0 and (found.tokens[-1] == pair.model_config.pad_id).all()
     rows = [found.tokens[row, : found.lengths[row]].tolist() for row in range(len(token_lists))]
     return rows, found.scores[:-1]
 
 
 @pytest.mark.parametrize(("family", "changes"), GREEDY)
 def test_greedy_parity(family, changes):
-    options = Options(strategy="greedy", **{"max_length": 16, **changes})
+    options = GenerationConfig(strategy="greedy", **{"max_length": 16, **changes})
     compared, total, ended = 0, 0, 0
     for seed in SEEDS:
         pair = reference.network(family, seed)
         token_lists = reference.prompts(6, seed)
-        expected = reference.generate(pair.torch, token_lists, options, bool(pair.spec.encoder_layers))
+        expected = reference.generate(pair.torch, token_lists, options, pair.model_config.is_encoder_decoder)
         found, _ = _ours(pair, token_lists, options)
         for mine, theirs, margin in zip(found, expected.tokens, expected.margins, strict=True):
             total += 1
@@ -56,12 +56,12 @@ def test_greedy_parity(family, changes):
 @pytest.mark.parametrize(("family", "changes"), BEAM)
 def test_beam_parity(family, changes):
     """Scores agree always; where the tokens differ, the scores say that it is a tie, and most do not differ."""
-    options = Options(strategy="beam", **{"max_length": 12, "beams": 3, **changes})
+    options = GenerationConfig(strategy="beam", **{"max_length": 12, "beams": 3, **changes})
     same, total, ended = 0, 0, 0
     for seed in SEEDS:
         pair = reference.network(family, seed)
         token_lists = reference.prompts(6, seed + 10)
-        expected = reference.generate(pair.torch, token_lists, options, bool(pair.spec.encoder_layers))
+        expected = reference.generate(pair.torch, token_lists, options, pair.model_config.is_encoder_decoder)
         found, scores = _ours(pair, token_lists, options)
         np.testing.assert_allclose(scores, expected.scores, atol=MARGIN, rtol=1e-5)
         total += len(found)

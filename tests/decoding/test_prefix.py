@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch_models as tm
 
-from prefix_jax.decoding import Options, generate, make_inputs
+from prefix_jax.decoding import GenerationConfig, generate, make_inputs
 
 STEPS, WIDTH = 10, 9
 LAYERS = {"gpt2": {"decoder": (1,)}, "t5": {"encoder": (2,), "decoder": (0,)}}
@@ -19,7 +19,7 @@ def case(request):
     pair = reference.network(request.param)
     token_lists = reference.prompts(4, 3, WIDTH)
     layers = LAYERS.get(request.param)
-    prefixes = [tm.random_prefix(pair.spec, 7, 1, offset, layers) for offset in (None, 0)]
+    prefixes = [tm.random_prefix(pair.model_config, 7, 1, offset, layers) for offset in (None, 0)]
     return pair, _forward(pair), token_lists, prefixes
 
 
@@ -43,8 +43,8 @@ def _forward(pair):
         return jnp.asarray(ids + [0] * (width - len(ids)), jnp.int32)
 
     def forward(prefix, prompt, new):
-        if pair.spec.encoder_layers:
-            start = [pair.spec.decoder_start_id, *new]
+        if pair.model_config.is_encoder_decoder:
+            start = [pair.model_config.decoder_start_id, *new]
             scores = encoder_decoder(prefix, padded(prompt, WIDTH), len(prompt), padded(start, STEPS + 1))
             return np.asarray(scores[: len(start)])
         whole = prompt + new
@@ -70,11 +70,11 @@ def _roll_out(forward, prefix, prompt, end):
 @pytest.mark.parametrize("which", [0, 1], ids=["offset_length", "offset_zero"])
 def test_greedy_equals_uncached_forward(case, which):
     pair, forward, token_lists, prefixes = case
-    found, scores = _decoded(pair, prefixes[which], token_lists, Options(strategy="greedy", max_length=STEPS))
-    bare, _ = _decoded(pair, None, token_lists, Options(strategy="greedy", max_length=STEPS))
+    found, scores = _decoded(pair, prefixes[which], token_lists, GenerationConfig(strategy="greedy", max_length=STEPS))
+    bare, _ = _decoded(pair, None, token_lists, GenerationConfig(strategy="greedy", max_length=STEPS))
     assert found != bare
     for prompt, new, score in zip(token_lists, found, scores, strict=True):
-        assert new == _roll_out(forward, prefixes[which], prompt, pair.spec.eos_id)
+        assert new == _roll_out(forward, prefixes[which], prompt, pair.model_config.eos_id)
         assert score == pytest.approx(_score(forward, prefixes[which], prompt, new), abs=1e-4)
 
 
@@ -82,9 +82,11 @@ def test_greedy_equals_uncached_forward(case, which):
 def test_beam_score_equals_uncached_forward(case, which):
     """Every returned sequence has the score that a plain forward gives it, and none is worse than the greedy one."""
     pair, forward, token_lists, prefixes = case
-    found, scores = _decoded(pair, prefixes[which], token_lists, Options(strategy="beam", beams=3, max_length=STEPS))
+    found, scores = _decoded(
+        pair, prefixes[which], token_lists, GenerationConfig(strategy="beam", beams=3, max_length=STEPS)
+    )
     for prompt, new, score in zip(token_lists, found, scores, strict=True):
-        assert new[-1] == pair.spec.eos_id or len(new) == STEPS
+        assert new[-1] == pair.model_config.eos_id or len(new) == STEPS
         assert score == pytest.approx(_score(forward, prefixes[which], prompt, new), abs=1e-4)
 
 
@@ -96,10 +98,10 @@ def _score(forward, prefix, prompt, new):
 def test_beam_search_equals_uncached_search(case):
     """The whole search, written out in Python over plain forward passes, with a prefix."""
     pair, forward, token_lists, prefixes = case
-    options = Options(strategy="beam", beams=3, max_length=6)
+    options = GenerationConfig(strategy="beam", beams=3, max_length=6)
     found, scores = _decoded(pair, prefixes[0], token_lists, options)
     for prompt, new, score in zip(token_lists, found, scores, strict=True):
-        tokens, expected = _plain_beam(forward, prefixes[0], prompt, pair.spec.eos_id, options)
+        tokens, expected = _plain_beam(forward, prefixes[0], prompt, pair.model_config.eos_id, options)
         assert score == pytest.approx(expected, abs=1e-4)
         assert new == tokens
 

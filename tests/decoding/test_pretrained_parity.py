@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 
-from prefix_jax.decoding import Options, generate, make_inputs
+from prefix_jax.decoding import GenerationConfig, generate, make_inputs
 from prefix_jax.models import build
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "pretrained"))
@@ -32,10 +32,10 @@ def case(request):
     loaded = load(request.param)
     token_lists = [loaded.tokenizer(text)["input_ids"] for text in TEXTS]
     network = hf.torch_model(request.param)
-    network.generation_config.pad_token_id = loaded.spec.pad_id
-    network.generation_config.eos_token_id = loaded.spec.eos_id
-    assert checkpoint.config["vocab_size"] == loaded.spec.vocab_size
-    return build(loaded.spec), {"params": jax.tree.map(jnp.asarray, loaded.params)}, token_lists, network
+    network.generation_config.pad_token_id = loaded.model_config.pad_id
+    network.generation_config.eos_token_id = loaded.model_config.eos_id
+    assert checkpoint.config["vocab_size"] == loaded.model_config.vocab_size
+    return build(loaded.model_config), {"params": jax.tree.map(jnp.asarray, loaded.params)}, token_lists, network
 
 
 def _ours(model, variables, token_lists, options):
@@ -47,8 +47,8 @@ def _ours(model, variables, token_lists, options):
 @pytest.mark.slow
 def test_greedy_parity(case):
     model, variables, token_lists, network = case
-    options = Options(strategy="greedy", max_length=24)
-    expected = reference.generate(network, token_lists, options, bool(model.spec.encoder_layers))
+    options = GenerationConfig(strategy="greedy", max_length=24)
+    expected = reference.generate(network, token_lists, options, model.model_config.is_encoder_decoder)
     found, _ = _ours(model, variables, token_lists, options)
     sure = expected.margins > MARGIN
     assert sure.mean() >= 0.75
@@ -63,8 +63,8 @@ def test_greedy_parity(case):
 )
 def test_beam_parity(case, changes):
     model, variables, token_lists, network = case
-    options = Options(strategy="beam", beams=5, max_length=24, **changes)
-    expected = reference.generate(network, token_lists, options, bool(model.spec.encoder_layers))
+    options = GenerationConfig(strategy="beam", beams=5, max_length=24, **changes)
+    expected = reference.generate(network, token_lists, options, model.model_config.is_encoder_decoder)
     found, scores = _ours(model, variables, token_lists, options)
     np.testing.assert_allclose(scores, expected.scores, atol=MARGIN)
     assert found == expected.tokens

@@ -5,7 +5,7 @@ import pytest
 import reference
 from scipy import stats
 
-from prefix_jax.decoding import Options, decode_all, generate, make_inputs
+from prefix_jax.decoding import GenerationConfig, decode_all, generate, make_inputs
 
 PROMPT = [7, 21, 3]
 
@@ -25,7 +25,7 @@ def first(pair):
 
 def _first_tokens(pair, count=4096, **options):
     inputs = make_inputs([PROMPT] * count, len(PROMPT), count, range(count))
-    settings = Options(strategy="sample", max_length=1, **options)
+    settings = GenerationConfig(strategy="sample", max_length=1, **options)
     return np.asarray(generate(pair.model, pair.variables, None, inputs, settings).tokens)[:, 0]
 
 
@@ -72,7 +72,7 @@ def test_seed_decides(pair):
     token_lists = reference.prompts(6, 1)
     options = dict(strategy="sample", max_length=8)
     runs = [
-        decode_all(pair.model, pair.variables, None, token_lists, Options(seed=seed, **options), 4)
+        decode_all(pair.model, pair.variables, None, token_lists, GenerationConfig(seed=seed, **options), 4)
         for seed in (5, 5, 6)
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -80,11 +80,13 @@ def test_seed_decides(pair):
 
 def test_row_does_not_depend_on_its_neighbours(pair):
     token_lists = reference.prompts(9, 2)
-    options = Options(strategy="sample", max_length=8, seed=3)
+    options = GenerationConfig(strategy="sample", max_length=8, seed=3)
     runs = [decode_all(pair.model, pair.variables, None, token_lists, options, batch) for batch in (2, 4, 9)]
     assert runs[0] == runs[1] == runs[2]
 
 
 def test_same_prompt_in_two_rows_draws_twice(pair):
-    found = decode_all(pair.model, pair.variables, None, [PROMPT] * 8, Options(strategy="sample", max_length=8), 8)
+    found = decode_all(
+        pair.model, pair.variables, None, [PROMPT] * 8, GenerationConfig(strategy="sample", max_length=8), 8
+    )
     assert len({tuple(row) for row in found}) > 1

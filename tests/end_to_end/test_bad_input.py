@@ -15,7 +15,7 @@ from prefix_jax.config import default_config
 from prefix_jax.data.files import read_rows
 from prefix_jax.errors import UserError
 from prefix_jax.sweeping.rows import Row
-from prefix_jax.sweeping.state import State
+from prefix_jax.sweeping.state import SweepState
 from prefix_jax.training import pipeline, run_directory, session
 from prefix_jax.training.trainer import prepare
 from tests import runs, tiny
@@ -174,7 +174,7 @@ def test_fewer_steps_than_were_done_are_refused(run_of_llama, setting, tiny_mode
 def test_a_run_and_a_sweep_do_not_share_a_directory(run_of_llama, setting, tiny_models, tmp_path):
     config = config_for(setting, tiny_models)
     with pytest.raises(UserError, match="holds a run; name another --workdir for a sweep"):
-        State(run_of_llama, [Row("a", {}, config)], 1, {}, {})
+        SweepState(run_of_llama, [Row("a", {}, config)], 1, {}, {})
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match="holds a sweep; name another --workdir for a run"):
         pipeline.tune(config, tmp_path, [])

@@ -80,7 +80,7 @@ def test_a_method_learns_and_is_kept(family, method, options, configured, tmp_pa
 
     expected = lines(workdir, "validation_loss")[12]
     assert loss(tuned.kept) == pytest.approx(expected, abs=1e-4)
-    start = trainer.members[0].method.keep(trainer.initial().trainable, tuned.session.base, None)
+    start = trainer.members[0].method.export(trainer.initial().trainable, tuned.session.base, None)
     assert expected < loss(start) - 1e-4
 
     entry = inference.evaluate(workdir, "validation", limit=4)
@@ -120,25 +120,25 @@ def test_greedy_text_with_a_prompt_is_that_of_whole_forwards(configured, tmp_pat
 
 
 def whole_forwards(opened, kept, source: str, count: int) -> str:
-    spec, form = opened.spec, opened.formats.source
+    model_config, form = opened.model_config, opened.formats.source
     before, after = form.split("{source}")
     names = {"{eos}": opened.tokenizer.eos_token, "{bos}": opened.tokenizer.bos_token}
     for name, token in names.items():
         before, after = before.replace(name, token), after.replace(name, token)
     ids = opened.tokenizer(before + source + after, add_special_tokens=False)["input_ids"]
-    ids = [spec.pad_id] * kept.reserved + ids
+    ids = [model_config.pad_id] * kept.reserved + ids
     written: list[int] = []
     variables = kept.onto(opened.base)
     while len(written) < count:
-        if spec.encoder_layers:
-            tokens = np.array([[spec.decoder_start_id, *written]])
+        if model_config.is_encoder_decoder:
+            tokens = np.array([[model_config.decoder_start_id, *written]])
             logits = opened.model.apply(variables, tokens, encoder_tokens=np.array([ids]), prefix=kept.prefix)
         else:
             tokens = np.array([ids + written])
             targets = np.arange(len(ids) - 1, tokens.shape[1])[None]
             logits = opened.model.apply(variables, tokens, target_positions=targets, prefix=kept.prefix)
         written.append(int(logits[0, -1].argmax()))
-        if written[-1] == spec.eos_id:
+        if written[-1] == model_config.eos_id:
             written.pop()
             break
     return opened.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()

@@ -6,7 +6,7 @@ from ml_collections import config_flags
 
 from prefix_jax import cli
 from prefix_jax.config import default_config, flat
-from prefix_jax.decoding import Options as Decoding
+from prefix_jax.decoding import GenerationConfig as Decoding
 from prefix_jax.errors import one_line
 from prefix_jax.training import session
 from prefix_jax.training.trainer import prepare

@@ -180,7 +180,7 @@ def test_the_bare_loss_is_that_of_the_model_without_a_prefix(trained, tiny_model
     workdir, _ = trained
     config = inference.configured(workdir)
     opened = session.open_session(config)
-    records = subsets.spread(session.text_pairs(config, "validation"), config.training.evaluate_records)
+    records = subsets.evenly_spaced(session.text_pairs(config, "validation"), config.training.evaluate_records)
     tokens, losses = session.tokenised(opened, records), []
     for i in range(len(records)):
         source, target = tokens.sources[i].tolist(), tokens.targets[i].tolist()

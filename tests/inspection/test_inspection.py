@@ -13,10 +13,10 @@ from prefix_jax.data.records import pair
 from prefix_jax.errors import UserError
 from prefix_jax.inspection.measure import _by_place
 from prefix_jax.inspection.observe import each_alone
-from prefix_jax.models.prefix import Prefix, Site
+from prefix_jax.models.prefix import Prefix, PrefixKV
 from prefix_jax.models.pretrained import load
 from prefix_jax.training import session
-from prefix_jax.tuning import Kept
+from prefix_jax.tuning import TunedState
 from tests import runs, tiny
 
 RECORDS = [pair(row["source"], row["target"], None, str(i), 0) for i, row in enumerate(tiny.rows(3))]
@@ -29,13 +29,15 @@ def opened(source, **options):
     return session.open_session(config)
 
 
-def prefix(spec, length: int = 3, layers=None, scale: float = 1.0) -> Prefix:
+def prefix(model_config, length: int = 3, layers=None, scale: float = 1.0) -> Prefix:
     draw = np.random.default_rng(0)
     sites = {}
-    for site in spec.sites:
-        count = spec.site_layers(site) if layers is None else len(layers)
-        key, value = scale * draw.standard_normal((2, count, spec.kv_heads, length, spec.head_dim)).astype(np.float32)
-        sites[site] = Site(jnp.asarray(key), jnp.asarray(value), layers=layers)
+    for site in model_config.sites:
+        count = model_config.site_layers(site) if layers is None else len(layers)
+        key, value = scale * draw.standard_normal(
+            (2, count, model_config.kv_heads, length, model_config.head_dim)
+        ).astype(np.float32)
+        sites[site] = PrefixKV(jnp.asarray(key), jnp.asarray(value), layers=layers)
     return Prefix(**sites, position_offset=jnp.int32(0))
 
 
@@ -47,7 +49,11 @@ def test_attention_is_what_transformers_returns(family, tiny_models):
 
     here = opened(tiny_models[family])
     found = inspection.attention(here, None, RECORDS[0].source, RECORDS[0].target)
-    kind = transformers.AutoModelForSeq2SeqLM if here.spec.encoder_layers else transformers.AutoModelForCausalLM
+    kind = (
+        transformers.AutoModelForSeq2SeqLM
+        if here.model_config.is_encoder_decoder
+        else transformers.AutoModelForCausalLM
+    )
     network = kind.from_pretrained(tiny_models[family], attn_implementation="eager").eval()
     (batch,) = each_alone(here, None, RECORDS[:1])
 
@@ -56,7 +62,7 @@ def test_attention_is_what_transformers_returns(family, tiny_models):
 
     own = ids(batch.tokens, batch.segment_ids)
     with torch.no_grad():
-        if here.spec.encoder_layers:
+        if here.model_config.is_encoder_decoder:
             encoder = ids(batch.encoder_tokens, batch.encoder_segment_ids)
             out = network(input_ids=encoder, decoder_input_ids=own, output_attentions=True)
             expected = {
@@ -72,10 +78,10 @@ def test_attention_is_what_transformers_returns(family, tiny_models):
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_shares_are_those_of_the_matrix(family, tiny_models):
     here = opened(tiny_models[family])
-    kept = Kept(prefix(here.spec))
+    kept = TunedState(prefix(here.model_config))
     matrix = inspection.attention(here, kept, RECORDS[0].source, RECORDS[0].target)
     found = inspection.measure(here, kept, RECORDS[:1])
-    assert found.prefix_share.keys() == set(here.spec.sites)
+    assert found.prefix_share.keys() == set(here.model_config.sites)
     for site, one in matrix.items():
         assert one.slots == 3 and one.weights.shape[2:] == (len(one.queries), len(one.keys))
         np.testing.assert_allclose(one.weights.sum(-1), 1, atol=1e-5)
@@ -91,7 +97,7 @@ def test_keys_of_zero_get_the_share_that_counting_gives(tiny_models):
     qkv = params["layers"]["attention"]["qkv"]
     params["layers"]["attention"]["qkv"] = jax.tree.map(jnp.zeros_like, qkv)
     here.base["params"] = params
-    found = inspection.measure(here, Kept(prefix(here.spec, scale=0.0)), RECORDS[:1])
+    found = inspection.measure(here, TunedState(prefix(here.model_config, scale=0.0)), RECORDS[:1])
     length = inspection.attention(here, None, RECORDS[0].source, RECORDS[0].target)["decoder"].weights.shape[-1]
     expected = np.mean([3 / (3 + seen) for seen in range(1, length + 1)])
     np.testing.assert_allclose(found.prefix_share["decoder"], expected, rtol=1e-5)
@@ -99,27 +105,27 @@ def test_keys_of_zero_get_the_share_that_counting_gives(tiny_models):
 
 def test_layers_without_a_prefix_give_it_nothing(tiny_models):
     here = opened(tiny_models["llama"])
-    found = inspection.measure(here, Kept(prefix(here.spec, layers=(1,))), RECORDS[:2])
+    found = inspection.measure(here, TunedState(prefix(here.model_config, layers=(1,))), RECORDS[:2])
     assert (found.prefix_share["decoder"][0] == 0).all() and (found.prefix_share["decoder"][1] > 0).all()
 
 
 def test_nothing_kept_changes_nothing(tiny_models):
-    found = inspection.measure(opened(tiny_models["t5"]), Kept(), RECORDS[:2])
+    found = inspection.measure(opened(tiny_models["t5"]), TunedState(), RECORDS[:2])
     assert found.change == pytest.approx(0, abs=1e-6) and found.changed_words == 0 and not found.prefix_share
 
 
 def test_nearest_words_of_a_prompt_are_its_own(tiny_models):
     here = opened(tiny_models["llama"])
     rows = load(str(tiny_models["llama"])).params["embedding"]["tokens"][jnp.array([50, 90])]
-    found = inspection.nearest_words(here, Kept(None, {"prompt": {"embeddings": 3.0 * rows}}), count=2)
+    found = inspection.nearest_words(here, TunedState(None, {"prompt": {"embeddings": 3.0 * rows}}), count=2)
     assert [words[0] for words in found] == [here.tokenizer.decode([n]) for n in (50, 90)]
     with pytest.raises(UserError, match="nearest words are for prompts"):
-        inspection.nearest_words(here, Kept())
+        inspection.nearest_words(here, TunedState())
 
 
 def test_distances(tiny_models):
-    spec = opened(tiny_models["llama"]).spec
-    one, twice = prefix(spec), prefix(spec, scale=2.0)
+    model_config = opened(tiny_models["llama"]).model_config
+    one, twice = prefix(model_config), prefix(model_config, scale=2.0)
     for kind, same in inspection.distances(one, one)["decoder"].items():
         np.testing.assert_allclose(same.relative, 0, err_msg=kind)
         np.testing.assert_allclose([same.cosine, same.nearest], 1, rtol=1e-6)
@@ -127,15 +133,15 @@ def test_distances(tiny_models):
         np.testing.assert_allclose(scaled.relative, 2 / 3, rtol=1e-6)
         np.testing.assert_allclose(scaled.cosine, 1, rtol=1e-6)
     with pytest.raises(UserError, match="differ in the shape"):
-        inspection.distances(one, prefix(spec, length=4))
+        inspection.distances(one, prefix(model_config, length=4))
 
 
 def test_distances_tell_keys_from_values_and_layers_and_the_order_of_slots():
     draw = np.random.default_rng(1)
     key, value = draw.standard_normal((2, 2, 1, 3, 4)).astype(np.float32)
     turned = np.stack([key[0], -key[1]])
-    one = Prefix(decoder=Site(jnp.asarray(key), jnp.asarray(value)))
-    found = inspection.distances(one, Prefix(decoder=Site(jnp.asarray(turned), jnp.asarray(value[..., ::-1, :]))))
+    one = Prefix(decoder=PrefixKV(jnp.asarray(key), jnp.asarray(value)))
+    found = inspection.distances(one, Prefix(decoder=PrefixKV(jnp.asarray(turned), jnp.asarray(value[..., ::-1, :]))))
     np.testing.assert_allclose(found["decoder"]["key"].cosine, [1, -1], rtol=1e-6)
     np.testing.assert_allclose(found["decoder"]["key"].relative, [0, 2], rtol=1e-6)
     np.testing.assert_allclose(found["decoder"]["value"].nearest, 1, rtol=1e-6)
@@ -151,9 +157,9 @@ def test_attention_with_a_prefix_is_what_transformers_gives_past_key_values(fami
     import transformers
 
     here = opened(tiny_models[family])
-    made = prefix(here.spec)
+    made = prefix(here.model_config)
     made = made.replace(position_offset=jnp.int32(3))
-    found = inspection.attention(here, Kept(made), RECORDS[0].source, RECORDS[0].target)["decoder"]
+    found = inspection.attention(here, TunedState(made), RECORDS[0].source, RECORDS[0].target)["decoder"]
     (batch,) = each_alone(here, None, RECORDS[:1])
     ids = torch.tensor(np.asarray(batch.tokens)[np.asarray(batch.segment_ids) > 0][None]).long()
     cache = transformers.DynamicCache()
@@ -172,8 +178,8 @@ def test_attention_with_a_prefix_is_what_transformers_gives_past_key_values(fami
 
 def test_a_text_of_the_models_own_and_the_places_of_a_prompt(tiny_models):
     here = opened(tiny_models["t5"], **{"decoding.strategy": "greedy", "decoding.max_length": 6})
-    prompt = 0.1 * np.random.default_rng(0).standard_normal((2, here.spec.d_model)).astype(np.float32)
-    kept = Kept(None, {"prompt": {"embeddings": jnp.asarray(prompt)}})
+    prompt = 0.1 * np.random.default_rng(0).standard_normal((2, here.model_config.d_model)).astype(np.float32)
+    kept = TunedState(None, {"prompt": {"embeddings": jnp.asarray(prompt)}})
     found = inspection.attention(here, kept, RECORDS[0].source)
     (written,) = inference.write_texts(here, kept, [RECORDS[0].source], progress=False)
     again = inspection.attention(here, kept, RECORDS[0].source, written)
@@ -186,7 +192,7 @@ def test_a_text_of_the_models_own_and_the_places_of_a_prompt(tiny_models):
 def test_next_words_are_those_of_whole_softmaxes(tiny_models):
     """The divergence by its definition, from logits with and without the prefix; its mean is what `measure` says."""
     here = opened(tiny_models["llama"])
-    kept = Kept(prefix(here.spec))
+    kept = TunedState(prefix(here.model_config))
     places = inspection.next_words(here, kept, RECORDS[0].source, RECORDS[0].target)
     found = inspection.measure(here, kept, RECORDS[:1])
     assert len(places) == found.tokens

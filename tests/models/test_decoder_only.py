@@ -67,7 +67,7 @@ class Calls:
 
     def __init__(self, pair):
         self.pair = pair
-        self.prefix = tm.random_prefix(pair.spec, LENGTH)
+        self.prefix = tm.random_prefix(pair.model_config, LENGTH)
         self.plain = tm.jit(lambda tokens, segments: pair.model.apply(pair.variables, tokens, segment_ids=segments))
 
         @tm.jit
@@ -91,7 +91,7 @@ class Calls:
         leaves = tm.leaves_of(self.prefix)
         out = self.pair.torch(
             torch.tensor(tokens),
-            attention_mask=tm.masks(self.pair.spec, segments, LENGTH),
+            attention_mask=tm.masks(self.pair.model_config, segments, LENGTH),
             position_ids=torch.tensor(positions) + LENGTH,
             past_key_values=tm.cache_of(leaves, len(tokens)),
         )

@@ -27,8 +27,8 @@ class Calls:
     def __init__(self, pair):
         self.pair = pair
         self.prefixes = {
-            "all": tm.random_prefix(pair.spec, LENGTH, offset=0),
-            "subsets": tm.random_prefix(pair.spec, LENGTH, offset=0, layers=SUBSETS),
+            "all": tm.random_prefix(pair.model_config, LENGTH, offset=0),
+            "subsets": tm.random_prefix(pair.model_config, LENGTH, offset=0, layers=SUBSETS),
         }
         self.plain = tm.jit(self._logits)
 

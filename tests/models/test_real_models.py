@@ -28,13 +28,13 @@ def opened(source: str):
     network = hf.torch_model(source)
     network.set_attn_implementation("eager")
     found = load(source)
-    base, model = {"params": found.params}, build(found.spec)
+    base, model = {"params": found.params}, build(found.model_config)
     config = default_config()
     config.prefix.update(length=LENGTH, reparameterisation="none")
     method = tuning.build(config, model)
     prefix = method.materialise(jax.jit(method.init)(jax.random.key(0), base), base, None)[1]
     ids = [found.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (SOURCE, TARGET)]
-    return network, model, base, prefix, [np.array([[*row, found.spec.eos_id]], np.int32) for row in ids]
+    return network, model, base, prefix, [np.array([[*row, found.model_config.eos_id]], np.int32) for row in ids]
 
 
 def ours(model, base, prefix, targets, **inputs):

@@ -11,7 +11,7 @@ import pytest
 from prefix_jax.errors import UserError
 from prefix_jax.models import build, from_hf
 from prefix_jax.models.masks import MASKED
-from prefix_jax.models.prefix import Past, Prefix, Site, check, length
+from prefix_jax.models.prefix import Past, Prefix, PrefixKV, check, length
 from prefix_jax.tuning.formats.layout import with_offset
 from tests.models import torch_models as tm
 
@@ -23,7 +23,7 @@ class Calls:
     """A small model and its compiled call; tokens are `[2, 7]`, encoder tokens `[2, 8]`."""
 
     def __init__(self, pair):
-        self.pair, self.spec, self.model = pair, pair.spec, pair.model
+        self.pair, self.model_config, self.model = pair, pair.model_config, pair.model
         generator = np.random.default_rng(0)
         self.tokens = generator.integers(2, 61, (2, COLUMNS))
         self.encoder_tokens = generator.integers(2, 61, (2, SOURCE))
@@ -35,12 +35,12 @@ class Calls:
 
     def apply(self, prefix=None, tokens=None, positions=None, variables=None):
         tokens = self.tokens if tokens is None else tokens
-        extra = {"encoder_tokens": self.encoder_tokens} if self.spec.encoder_layers else {}
+        extra = {"encoder_tokens": self.encoder_tokens} if self.model_config.is_encoder_decoder else {}
         variables = self.pair.variables if variables is None else variables
         return self.model.apply(variables, tokens, positions, prefix=prefix, **extra)
 
     def prefix(self, **options):
-        return tm.random_prefix(self.spec, LENGTH, **options)
+        return tm.random_prefix(self.model_config, LENGTH, **options)
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def test_trap_01_every_trained_leaf_has_a_gradient(t5):
     gradients = tm.jit(jax.grad(lambda p: (t5.apply(p) * target).sum(), allow_int=True))(prefix)
     for name in ("encoder", "decoder", "cross"):
         site = getattr(gradients, name)
-        assert site.key.shape[0] == t5.spec.site_layers(name)
+        assert site.key.shape[0] == t5.model_config.site_layers(name)
         for leaf in (np.abs(site.key).max(-1), np.abs(site.value).max(-1), np.abs(site.bias)):
             assert (leaf > 1e-6).all(), name
 
@@ -102,7 +102,7 @@ def test_trap_02_relative_bias_ignores_prefix(calls):
 
 def test_trap_02_no_prefix_is_the_plain_model(calls):
     """Bit for bit: it is the same program."""
-    extra = {"encoder_tokens": calls.encoder_tokens} if calls.spec.encoder_layers else {}
+    extra = {"encoder_tokens": calls.encoder_tokens} if calls.model_config.is_encoder_decoder else {}
     plain = jax.make_jaxpr(lambda v: calls.model.apply(v, calls.tokens, **extra))(calls.pair.variables)
     none = jax.make_jaxpr(lambda v: calls.model.apply(v, calls.tokens, prefix=None, **extra))(calls.pair.variables)
     assert str(plain) == str(none)
@@ -120,7 +120,7 @@ def test_trap_02_closed_slots_have_finite_gradients(llama):
 @pytest.mark.parametrize("layers", [(0,), (1,)])
 def test_trap_03_layer_subsets_keep_the_shared_bias(t5, layers):
     """Closed slots in some of T5's layers, the first or a later one, leave the logits of no prefix."""
-    subset = {site: layers for site in t5.spec.sites}
+    subset = {site: layers for site in t5.model_config.sites}
     closed = _with_bias(t5.prefix(layers=subset), [True] * LENGTH)
     _equal(t5.logits(closed), t5.logits(), 1e-6)
 
@@ -159,7 +159,7 @@ def test_trap_08_rotary_conversion_keeps_the_logits(llama):
     """K_0 = R(-m) K_m: the converted prefix gives the same logits, the unconverted one does not."""
     prefix = llama.prefix()
     expected = llama.logits(prefix)
-    _equal(llama.logits(with_offset(prefix, llama.spec, 0)), expected, 1e-5)
+    _equal(llama.logits(with_offset(prefix, llama.model_config, 0)), expected, 1e-5)
     wrong = llama.logits(prefix.replace(position_offset=jnp.int32(0)))
     assert np.abs(np.asarray(wrong) - np.asarray(expected)).max() > 1e-2
 
@@ -222,7 +222,7 @@ def test_trap_12_head_shapes_come_from_the_configuration():
     check(tm.random_prefix(grouped, 3), grouped)
     wrong = jnp.zeros((2, 6, 3, 512 // 6))
     with pytest.raises(UserError, match=r"\(2, 6, 3, 64\)"):
-        check(Prefix(encoder=Site(wrong, wrong)), flan)
+        check(Prefix(encoder=PrefixKV(wrong, wrong)), flan)
     with pytest.raises(UserError, match="only decoder"):
         check(tm.random_prefix(flan, 3), grouped)
 
@@ -255,7 +255,7 @@ def test_trap_15_the_prefix_is_shared_by_broadcasting(llama):
     _equal(found[:, 0], alone, 1e-5)
     _equal(found[:, 1], alone[::-1], 1e-5)
     program = jax.make_jaxpr(lambda p: llama.apply(p, beams))(prefix).jaxpr
-    k, d = llama.spec.kv_heads, llama.spec.head_dim
+    k, d = llama.model_config.kv_heads, llama.model_config.head_dim
     tiled = {(2, k, LENGTH, d), (2, 2, k, LENGTH, d), (4, k, LENGTH, d)}
     shapes = {v.aval.shape for eqn in _equations(program) for v in eqn.outvars}
     assert not shapes & tiled
@@ -290,7 +290,7 @@ def test_trap_21_bfloat16_base_has_float32_prefix_and_softmax(family):
 
 def test_trap_22_a_fully_padded_row_is_finite(calls):
     segments = np.zeros_like(calls.tokens)
-    extra = {"encoder_tokens": calls.encoder_tokens} if calls.spec.encoder_layers else {}
+    extra = {"encoder_tokens": calls.encoder_tokens} if calls.model_config.is_encoder_decoder else {}
 
     @tm.jit
     def run(prefix):
@@ -302,8 +302,8 @@ def test_trap_22_a_fully_padded_row_is_finite(calls):
 def test_trap_23_only_target_positions_meet_the_vocabulary():
     """The compiled FLOPs grow by 2 E V with each target position, and the vocabulary product has M rows."""
     calls = Calls(tm.gpt2())
-    spec = dataclasses.replace(calls.spec, vocab_size=4096)
-    model = build(spec)
+    model_config = dataclasses.replace(calls.model_config, vocab_size=4096)
+    model = build(model_config)
     shapes = jax.eval_shape(lambda k: model.init(k, calls.tokens), jax.random.key(0))
 
     def flops(targets):
@@ -312,12 +312,12 @@ def test_trap_23_only_target_positions_meet_the_vocabulary():
         return run.lower(shapes).compile().cost_analysis()["flops"]
 
     one, five = flops(1), flops(5)
-    assert (five - one) / 4 == pytest.approx(2 * 2 * spec.d_model * 4096, rel=0.01)
+    assert (five - one) / 4 == pytest.approx(2 * 2 * model_config.d_model * 4096, rel=0.01)
 
 
 def test_target_positions_are_gathered(calls):
     columns = np.array([[0, 6, 3], [5, 5, 1]])
-    extra = {"encoder_tokens": calls.encoder_tokens} if calls.spec.encoder_layers else {}
+    extra = {"encoder_tokens": calls.encoder_tokens} if calls.model_config.is_encoder_decoder else {}
     run = tm.jit(
         lambda p: calls.model.apply(calls.pair.variables, calls.tokens, target_positions=columns, prefix=p, **extra)
     )
@@ -348,7 +348,7 @@ def test_no_gradient_runs_below_the_first_trained_layer(family):
 
 def test_rematerialised_gradients_equal_plain(llama):
     prefix = llama.prefix()
-    again = Calls(llama.pair._replace(model=build(llama.spec, rematerialise=True)))
+    again = Calls(llama.pair._replace(model=build(llama.model_config, rematerialise=True)))
 
     def gradients(which):
         return tm.jit(jax.grad(lambda t: which.apply(tm.with_leaves(prefix, t)).std()))(tm.differentiable(prefix))

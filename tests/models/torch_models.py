@@ -22,12 +22,12 @@ from transformers.models.t5 import modeling_t5  # noqa: E402
 
 from prefix_jax.models import (  # noqa: E402
     Model,
-    Spec,
+    ModelConfig,
     build,
     from_hf,
 )
 from prefix_jax.models.leaves import Leaf, from_array  # noqa: E402
-from prefix_jax.models.prefix import Past, Prefix, Site  # noqa: E402, F401
+from prefix_jax.models.prefix import Past, Prefix, PrefixKV  # noqa: E402, F401
 from prefix_jax.models.pretrained.mapping import to_tree  # noqa: E402
 
 # XLA's lowest level of optimisation: half the time to compile, and the same mathematics.
@@ -47,8 +47,8 @@ class Pair(NamedTuple):
     variables: dict
 
     @property
-    def spec(self) -> Spec:
-        return self.model.spec
+    def model_config(self) -> ModelConfig:
+        return self.model.model_config
 
 
 def gpt2(**options: Any) -> Pair:
@@ -56,7 +56,7 @@ def gpt2(**options: Any) -> Pair:
     config = transformers.GPT2Config(**{**shape, **options}, attn_implementation="eager")
     network = _random(transformers.GPT2LMHeadModel(config))
     model = build(from_hf(network.config.to_dict()))
-    return Pair(network, model, {"params": _gpt2_tree(network, model.spec)})
+    return Pair(network, model, {"params": _gpt2_tree(network, model.model_config)})
 
 
 def llama(kind: str = "Llama", **options: Any) -> Pair:
@@ -66,7 +66,7 @@ def llama(kind: str = "Llama", **options: Any) -> Pair:
     config = getattr(transformers, f"{kind}Config")(**{**shape, **heads, "attn_implementation": "eager", **options})
     network = _random(getattr(transformers, f"{kind}ForCausalLM")(config))
     model = build(from_hf(config.to_dict()))
-    return Pair(network, model, {"params": _llama_tree(network, model.spec)})
+    return Pair(network, model, {"params": _llama_tree(network, model.model_config)})
 
 
 def decoder_only(kind: str, **options: Any) -> Pair:
@@ -76,18 +76,18 @@ def decoder_only(kind: str, **options: Any) -> Pair:
     config = config_class(**options, attn_implementation="eager")
     network = _random(getattr(transformers, f"{kind}ForCausalLM")(config))
     model = build(from_hf(config.to_dict()))
-    return Pair(network, model, {"params": _tree_by_rules(network, model.spec)})
+    return Pair(network, model, {"params": _tree_by_rules(network, model.model_config)})
 
 
-def _tree_by_rules(network: Any, spec: Spec) -> dict:
-    tree = to_tree(spec, {name: from_array(value) for name, value in _state(network).items()})
+def _tree_by_rules(network: Any, model_config: ModelConfig) -> dict:
+    tree = to_tree(model_config, {name: from_array(value) for name, value in _state(network).items()})
     return jax.tree.map(lambda leaf: jnp.asarray(leaf.all()), tree, is_leaf=lambda x: isinstance(x, Leaf))
 
 
-def tree_of(network: Any, spec: Spec) -> dict:
+def tree_of(network: Any, model_config: ModelConfig) -> dict:
     """Our tree of a torch network's weights: by a mapping written here, for the families that have one."""
     own = {"gpt2": _gpt2_tree, "llama": _llama_tree, "t5": _t5_tree, "bart": _bart_tree}
-    return own.get(spec.family, _tree_by_rules)(network, spec)
+    return own.get(model_config.family, _tree_by_rules)(network, model_config)
 
 
 def t5(**options: Any) -> Pair:
@@ -103,7 +103,7 @@ def t5(**options: Any) -> Pair:
     network = _random(network)
     assert (network.lm_head.weight is network.shared.weight) == raw["tie_word_embeddings"]
     model = build(from_hf(raw))
-    return Pair(network, model, {"params": _t5_tree(network, model.spec)})
+    return Pair(network, model, {"params": _t5_tree(network, model.model_config)})
 
 
 def bart(**options: Any) -> Pair:
@@ -114,7 +114,7 @@ def bart(**options: Any) -> Pair:
     with torch.no_grad():
         network.final_logits_bias.normal_(generator=torch.Generator().manual_seed(1))
     model = build(from_hf(config.to_dict()))
-    return Pair(network, model, {"params": _bart_tree(network, model.spec)})
+    return Pair(network, model, {"params": _bart_tree(network, model.model_config)})
 
 
 def _random(network: Any, seed: int = 0) -> Any:
@@ -139,27 +139,27 @@ def _layers(trees: list[dict]) -> dict:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _out(weight: np.ndarray, spec: Spec) -> np.ndarray:
+def _out(weight: np.ndarray, model_config: ModelConfig) -> np.ndarray:
     """[E, (K G) D] of a torch Linear to [K, G, D, E]."""
-    groups = spec.heads // spec.kv_heads
-    return weight.T.reshape(spec.kv_heads, groups, spec.head_dim, weight.shape[0])
+    groups = model_config.heads // model_config.kv_heads
+    return weight.T.reshape(model_config.kv_heads, groups, model_config.head_dim, weight.shape[0])
 
 
-def _gpt2_tree(network: Any, spec: Spec) -> dict:
+def _gpt2_tree(network: Any, model_config: ModelConfig) -> dict:
     w = _state(network)
 
     def layer(i: int) -> dict:
         p = f"transformer.h.{i}."
         query, key, value = np.split(w[p + "attn.c_attn.weight"], 3, axis=1)
         biases = np.split(w[p + "attn.c_attn.bias"], 3)
-        heads = (spec.heads, spec.head_dim)
+        heads = (model_config.heads, model_config.head_dim)
         qkv = np.stack([m.reshape(-1, *heads) for m in (query, key, value)], axis=2)
         return {
             "attention_norm": {"scale": w[p + "ln_1.weight"], "bias": w[p + "ln_1.bias"]},
             "attention": {
                 "qkv": {"kernel": qkv, "bias": np.stack([b.reshape(heads) for b in biases], axis=1)},
                 "out": {
-                    "kernel": w[p + "attn.c_proj.weight"].reshape(spec.heads, 1, spec.head_dim, -1),
+                    "kernel": w[p + "attn.c_proj.weight"].reshape(model_config.heads, 1, model_config.head_dim, -1),
                     "bias": w[p + "attn.c_proj.bias"],
                 },
             },
@@ -172,35 +172,35 @@ def _gpt2_tree(network: Any, spec: Spec) -> dict:
 
     tree = {
         "embedding": {"tokens": w["transformer.wte.weight"], "positions": w["transformer.wpe.weight"]},
-        "layers": _layers([layer(i) for i in range(spec.layers)]),
+        "layers": _layers([layer(i) for i in range(model_config.layers)]),
         "final_norm": {"scale": w["transformer.ln_f.weight"], "bias": w["transformer.ln_f.bias"]},
     }
-    return _with_head(tree, w, spec)
+    return _with_head(tree, w, model_config)
 
 
-def _with_head(tree: dict, w: dict[str, np.ndarray], spec: Spec) -> dict:
-    if not spec.tie_embeddings:
+def _with_head(tree: dict, w: dict[str, np.ndarray], model_config: ModelConfig) -> dict:
+    if not model_config.tie_embeddings:
         tree["head"] = {"tokens": w["lm_head.weight"]}
     return jax.tree.map(jnp.asarray, tree)
 
 
-def _llama_tree(network: Any, spec: Spec) -> dict:
+def _llama_tree(network: Any, model_config: ModelConfig) -> dict:
     w = _state(network)
 
     def qkv(path: str, kind: str) -> np.ndarray:
         """[..., K, G + 2, D]: query head k * G + g belongs to key-value head k."""
         query, key, value = (w[f"{path}.{part}_proj.{kind}"] for part in "qkv")
         rest = (query.shape[1],) if query.ndim == 2 else ()
-        heads = [m.reshape(spec.kv_heads, -1, spec.head_dim, *rest) for m in (query, key, value)]
+        heads = [m.reshape(model_config.kv_heads, -1, model_config.head_dim, *rest) for m in (query, key, value)]
         fused = np.concatenate(heads, axis=1)
         return np.moveaxis(fused, -1, 0) if rest else fused
 
     def layer(i: int) -> dict:
         p = f"model.layers.{i}."
         attention = {"qkv": {"kernel": qkv(p + "self_attn", "weight")}}
-        if spec.qkv_bias:
+        if model_config.qkv_bias:
             attention["qkv"]["bias"] = qkv(p + "self_attn", "bias")
-        attention["out"] = {"kernel": _out(w[p + "self_attn.o_proj.weight"], spec)}
+        attention["out"] = {"kernel": _out(w[p + "self_attn.o_proj.weight"], model_config)}
         mlp = {name: {"kernel": w[p + f"mlp.{name}_proj.weight"].T} for name in ("gate", "up", "down")}
         return {
             "attention_norm": {"scale": w[p + "input_layernorm.weight"]},
@@ -211,22 +211,24 @@ def _llama_tree(network: Any, spec: Spec) -> dict:
 
     tree = {
         "embedding": {"tokens": w["model.embed_tokens.weight"]},
-        "layers": _layers([layer(i) for i in range(spec.layers)]),
+        "layers": _layers([layer(i) for i in range(model_config.layers)]),
         "final_norm": {"scale": w["model.norm.weight"]},
     }
-    return _with_head(tree, w, spec)
+    return _with_head(tree, w, model_config)
 
 
-def _t5_tree(network: Any, spec: Spec) -> dict:
+def _t5_tree(network: Any, model_config: ModelConfig) -> dict:
     w = _state(network)
 
     def parts(path: str, names: str) -> np.ndarray:
         """[E, H, parts, D]"""
-        return np.stack([w[f"{path}.{n}.weight"].T.reshape(-1, spec.heads, spec.head_dim) for n in names], axis=2)
+        return np.stack(
+            [w[f"{path}.{n}.weight"].T.reshape(-1, model_config.heads, model_config.head_dim) for n in names], axis=2
+        )
 
     def mlp(path: str) -> dict:
         down = {"kernel": w[f"{path}.wo.weight"].T}
-        if not spec.gated:
+        if not model_config.gated:
             return {"up": {"kernel": w[f"{path}.wi.weight"].T}, "down": down}
         gate, up = ({"kernel": w[f"{path}.wi_{j}.weight"].T} for j in (0, 1))
         return {"gate": gate, "up": up, "down": down}
@@ -237,7 +239,10 @@ def _t5_tree(network: Any, spec: Spec) -> dict:
         own = f"{block}.0.SelfAttention"
         tree = {
             "attention_norm": {"scale": w[f"{block}.0.layer_norm.weight"]},
-            "attention": {"qkv": {"kernel": parts(own, "qkv")}, "out": {"kernel": _out(w[f"{own}.o.weight"], spec)}},
+            "attention": {
+                "qkv": {"kernel": parts(own, "qkv")},
+                "out": {"kernel": _out(w[f"{own}.o.weight"], model_config)},
+            },
             "mlp_norm": {"scale": w[f"{block}.{last}.layer_norm.weight"]},
             "mlp": mlp(f"{block}.{last}.DenseReluDense"),
         }
@@ -247,7 +252,7 @@ def _t5_tree(network: Any, spec: Spec) -> dict:
             tree["cross"] = {
                 "query": {"kernel": parts(cross, "q")},
                 "key_value": {"kernel": parts(cross, "kv")},
-                "out": {"kernel": _out(w[f"{cross}.o.weight"], spec)},
+                "out": {"kernel": _out(w[f"{cross}.o.weight"], model_config)},
             }
         return tree
 
@@ -260,13 +265,13 @@ def _t5_tree(network: Any, spec: Spec) -> dict:
 
     tree = {
         "embedding": {"tokens": w["shared.weight"]},
-        "encoder": side("encoder", spec.encoder_layers),
-        "decoder": side("decoder", spec.layers),
+        "encoder": side("encoder", model_config.encoder_layers),
+        "decoder": side("decoder", model_config.layers),
     }
-    return _with_head(tree, w, spec)
+    return _with_head(tree, w, model_config)
 
 
-def _bart_tree(network: Any, spec: Spec) -> dict:
+def _bart_tree(network: Any, model_config: ModelConfig) -> dict:
     w = _state(network)
 
     def norm(path: str) -> dict:
@@ -276,13 +281,13 @@ def _bart_tree(network: Any, spec: Spec) -> dict:
         return {"kernel": w[f"{path}.weight"].T, "bias": w[f"{path}.bias"]}
 
     def parts(path: str, names: str) -> dict:
-        heads = (spec.heads, spec.head_dim)
+        heads = (model_config.heads, model_config.head_dim)
         kernels = [w[f"{path}.{n}_proj.weight"].T.reshape(-1, *heads) for n in names]
         biases = [w[f"{path}.{n}_proj.bias"].reshape(heads) for n in names]
         return {"kernel": np.stack(kernels, axis=2), "bias": np.stack(biases, axis=1)}
 
     def out(path: str) -> dict:
-        return {"kernel": _out(w[f"{path}.out_proj.weight"], spec), "bias": w[f"{path}.out_proj.bias"]}
+        return {"kernel": _out(w[f"{path}.out_proj.weight"], model_config), "bias": w[f"{path}.out_proj.bias"]}
 
     def layer(path: str) -> dict:
         tree = {
@@ -304,25 +309,25 @@ def _bart_tree(network: Any, spec: Spec) -> dict:
 
     tree = {
         "embedding": {"tokens": w["model.shared.weight"]},
-        "encoder": side("encoder", spec.encoder_layers),
-        "decoder": side("decoder", spec.layers),
+        "encoder": side("encoder", model_config.encoder_layers),
+        "decoder": side("decoder", model_config.layers),
         "logits_bias": w["final_logits_bias"][0],
     }
-    return _with_head(tree, w, spec)
+    return _with_head(tree, w, model_config)
 
 
 def random_prefix(
-    spec: Spec, length: int, seed: int = 0, offset: int | None = None, layers: dict | None = None
+    model_config: ModelConfig, length: int, seed: int = 0, offset: int | None = None, layers: dict | None = None
 ) -> Prefix:
     """A prefix at every site, of unit scale; `layers` names those of a site that carry one."""
     generator = np.random.default_rng(seed)
     sites = {}
-    for name in spec.sites:
+    for name in model_config.sites:
         chosen = (layers or {}).get(name)
-        count = spec.site_layers(name) if chosen is None else len(chosen)
-        shape = (2, count, spec.kv_heads, length, spec.head_dim)
+        count = model_config.site_layers(name) if chosen is None else len(chosen)
+        shape = (2, count, model_config.kv_heads, length, model_config.head_dim)
         key, value = generator.standard_normal(shape, np.float32)
-        sites[name] = Site(jnp.asarray(key), jnp.asarray(value), layers=chosen)
+        sites[name] = PrefixKV(jnp.asarray(key), jnp.asarray(value), layers=chosen)
     return Prefix(**sites, position_offset=jnp.int32(length if offset is None else offset))
 
 
@@ -345,9 +350,9 @@ def cache_of(leaves: dict[str, Any], batch: int) -> DynamicCache:
     return cache
 
 
-def masks(spec: Spec, segment_ids: np.ndarray, prefix: int) -> Any:
+def masks(model_config: ModelConfig, segment_ids: np.ndarray, prefix: int) -> Any:
     """The mask of all layers, or where they are of two kinds, those of full and of sliding layers by name."""
-    windows = {kind.window for kind in spec.layer_pattern}
+    windows = {kind.window for kind in model_config.layer_pattern}
     if len(windows) == 1:
         return visible(segment_ids, prefix, *windows)
     near = max(window for window in windows if window is not None)
@@ -435,5 +440,5 @@ def assert_gradients(found: dict[str, Any], leaves: dict[str, Any], tolerance: f
         np.testing.assert_allclose(found[site][part], expected, atol=tolerance, rtol=tolerance, err_msg=name)
 
 
-def replaced(spec: Spec, **changes: Any) -> Spec:
-    return dataclasses.replace(spec, **changes)
+def replaced(model_config: ModelConfig, **changes: Any) -> ModelConfig:
+    return dataclasses.replace(model_config, **changes)

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models import from_hf
-from prefix_jax.parallel.mesh import AXES, Placement, place, sizes
+from prefix_jax.parallel.mesh import AXES, MeshSharder, place, sizes
 from tests import runs, tiny
 from tests.conftest import ROOT
 
@@ -102,9 +102,9 @@ def test_a_mesh_that_does_not_divide_the_devices_is_refused(changes, devices, wo
 
 
 def test_heads_that_tensor_does_not_divide_are_refused():
-    spec = from_hf(dict(model_type="gpt2", n_layer=2, n_embd=36, n_head=6, vocab_size=100))
+    model_config = from_hf(dict(model_type="gpt2", n_layer=2, n_embd=36, n_head=6, vocab_size=100))
     with pytest.raises(UserError, match="6 query heads cannot be divided by it; choose a divisor of 6"):
-        place(section(tensor=4), spec, [jax.devices()[0]] * 4)
+        place(section(tensor=4), model_config, [jax.devices()[0]] * 4)
 
 
 def test_a_run_on_a_mesh_goes_on_without_it_and_is_scored(tiny_models, tmp_path, monkeypatch):
@@ -129,10 +129,10 @@ def test_a_run_on_a_mesh_goes_on_without_it_and_is_scored(tiny_models, tmp_path,
 
 
 def test_members_lie_on_their_own_axis_before_all_others():
-    placement = Placement(jax.sharding.AbstractMesh((2, 1, 2, 2, 1), AXES))  # type: ignore[arg-type]
+    sharder = MeshSharder(jax.sharding.AbstractMesh((2, 1, 2, 2, 1), AXES))  # type: ignore[arg-type]
     tree = {"mu": {"decoder": {"out": {"kernel": jax.ShapeDtypeStruct((4, 16, 2, 2, 2, 8), "float32")}}}}
-    (found,) = jax.tree.leaves(placement.trained(tree, members=True))
+    (found,) = jax.tree.leaves(sharder.trained(tree, members=True))
     assert found.spec == PartitionSpec("member", "fsdp", None, None, "tensor", None)
     odd = {"decoder": {"key": jax.ShapeDtypeStruct((3, 2, 2, 5, 8), "float32")}}
-    (found,) = jax.tree.leaves(placement.trained(odd, members=True))
+    (found,) = jax.tree.leaves(sharder.trained(odd, members=True))
     assert found.spec == PartitionSpec(None, None, "tensor", None, None), "three members stay together on two devices"

@@ -9,7 +9,7 @@ from jax.sharding import SingleDeviceSharding
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models import from_hf
-from prefix_jax.models.attention import Source, attend
+from prefix_jax.models.attention import KVSource, attend
 from prefix_jax.models.masks import causal_interval
 from prefix_jax.models.pretrained import load
 from prefix_jax.planning import plan as planning
@@ -83,7 +83,7 @@ def test_the_kernels_compile_for_every_chip(compiler, topology, columns, width, 
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     def loss(query, key, slots, ids):
-        sources = (Source(slots, slots), Source(key, key, None, causal_interval(ids)))
+        sources = (KVSource(slots, slots), KVSource(key, key, None, causal_interval(ids)))
         return attend(query, sources, 1.0, jax.numpy.dtype(dtype)).astype("float32").sum()
 
     arguments = array(2, 2, 2, columns, width), array(2, 2, columns, width), array(2, 100, width)
@@ -98,8 +98,8 @@ def test_relative_biases_go_into_the_kernel(compiler):
     config = configuration()
     config.method = "finetune"
     config.model.update(attention="fused", dtype="float32")
-    spec = from_hf({**shapes.KNOWN["t5-small"], "num_layers": 1, "vocab_size": 512})
-    found = planning.plan(config, spec, topologies.parse("v5e:1x1"), Work(2, 256, 128))
+    model_config = from_hf({**shapes.KNOWN["t5-small"], "num_layers": 1, "vocab_size": 512})
+    found = planning.plan(config, model_config, topologies.parse("v5e:1x1"), Work(2, 256, 128))
     assert found.cost is not None and found.cost.kernel_flops
 
 
@@ -108,8 +108,8 @@ def test_weights_are_gathered_once_for_each_direction(compiler):
     """Two layers of GPT-J's size over 16 chips: a layer computed again has its weights for its gradient too."""
     config, work, e = configuration(fsdp=16), Work(64, 512, 128), 4096
     config.model.rematerialise = True
-    spec = from_hf({**shapes.KNOWN["gpt-j-6b-size"], "n_layer": 2})
-    found = planning.plan(config, spec, topologies.parse("v5e:4x4"), work)
+    model_config = from_hf({**shapes.KNOWN["gpt-j-6b-size"], "n_layer": 2})
+    found = planning.plan(config, model_config, topologies.parse("v5e:4x4"), work)
     tokens = work.rows * work.columns
     # Forwards, again, and back; the last product of a layer is not wanted again.
     frozen = 3 * 2 * tokens * 12 * e * e - 2 * tokens * 4 * e * e
@@ -170,8 +170,8 @@ def test_rows_that_the_mesh_does_not_divide_are_refused():
 
 
 def test_candidates_divide_heads_rows_and_width():
-    config, spec = configuration(), from_hf(MODEL)
-    found = list(planning.candidates(config, spec, topologies.parse("v5e:4x4"), Work(8, 128, 16)))
+    config, model_config = configuration(), from_hf(MODEL)
+    found = list(planning.candidates(config, model_config, topologies.parse("v5e:4x4"), Work(8, 128, 16)))
     assert planning.Mesh(1, 8, 2) in found and planning.Mesh(2, 1, 8) in found
     assert all(m.data * m.fsdp * m.tensor == 16 and 8 % m.tensor == 0 and 8 % (m.data * m.fsdp) == 0 for m in found)
 
@@ -180,13 +180,15 @@ def test_candidates_divide_heads_rows_and_width():
 def test_abstract_parameters_are_those_that_are_loaded(family, tiny_models):
     loaded = load(str(tiny_models[family]), "bfloat16")
     shapes_of = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), loaded.params)
-    assert shapes_of == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), base_shapes(loaded.spec, "bfloat16"))
+    assert shapes_of == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), base_shapes(loaded.model_config, "bfloat16")
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "millions"), [("gpt2-xl", 1558), ("t5-11b", 11307), ("gpt-j-6b-size", 5_850), ("llama-2-70b", 68_977)]
 )
 def test_known_shapes_have_the_published_number_of_parameters(name, millions):
-    spec = shapes.spec_of(name)
-    found = sum(leaf.size for leaf in jax.tree.leaves(base_shapes(spec, "bfloat16")))
+    model_config = shapes.spec_of(name)
+    found = sum(leaf.size for leaf in jax.tree.leaves(base_shapes(model_config, "bfloat16")))
     assert found == pytest.approx(1e6 * millions, rel=0.01)

@@ -10,7 +10,7 @@ import pytest
 from prefix_jax.config import default_config
 from prefix_jax.reporting.sweep import write_sweep
 from prefix_jax.sweeping.rows import read_rows
-from prefix_jax.sweeping.sweep import Options, sweep
+from prefix_jax.sweeping.sweep import SweepOptions, sweep
 from tests import runs, tiny
 
 SWEEP = """
@@ -82,7 +82,7 @@ def test_compiled_programs_go_with_their_rows(tiny_models, tmp_path):
     client = jax.devices()[0].client
     before = len(client.live_executables())
     rows = read_rows(str(tmp_path / "recipe.py"), config)
-    state = sweep(rows, tmp_path / "sweep", Options(members=1, split=""), [])
+    state = sweep(rows, tmp_path / "sweep", SweepOptions(members=1, split=""), [])
     assert [state.status(row.name) for row in rows] == ["trained", "trained"]
     assert len(client.live_executables()) <= before
 

@@ -12,15 +12,17 @@ import pytest
 
 from prefix_jax.errors import UserError
 from prefix_jax.training.checkpoint import Checkpoints
-from prefix_jax.training.step import State
+from prefix_jax.training.step import TrainState
 
 OPTIONS = [{"prefix.length": 3, "training.seed": 1}]
 
 
-def state(step: int, length: int = 3) -> State:
+def state(step: int, length: int = 3) -> TrainState:
     key = jax.random.fold_in(jax.random.key(0), step)
     trained = {"weights": jax.random.normal(key, (length, 8)), "scale": jnp.float32(step)}
-    return State(jnp.int32(step), trained, {"moments": trained, "count": jnp.int32(step)}, None, jax.random.key(step))
+    return TrainState(
+        jnp.int32(step), trained, {"moments": trained, "count": jnp.int32(step)}, None, jax.random.key(step)
+    )
 
 
 def values(step: int) -> dict:

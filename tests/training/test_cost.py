@@ -15,10 +15,10 @@ from tests.training.test_step import make
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
-def made(spec, dtype: str):
+def made(model_config, dtype: str):
     """As `make`, with a base of a type, and float32 between its products: as on a CPU."""
-    _, base, method, batches, hyper = make(spec, reparameterisation="none")
-    model = build(spec, activations="float32")
+    _, base, method, batches, hyper = make(model_config, reparameterisation="none")
+    model = build(model_config, activations="float32")
     return model, jax.tree.map(lambda leaf: leaf.astype(dtype), base), method, batches, hyper
 
 
@@ -59,24 +59,27 @@ def test_a_step_multiplies_no_more_than_the_count_by_hand(dtype):
 @DTYPES
 def test_only_products_are_kept_for_the_gradient(dtype):
     """No weights of attention, no gate times up and no normed input of any layer."""
-    spec = dataclasses.replace(LLAMA, layers=3)  # a number that no other axis has
-    model, base, method, batches, _ = made(spec, dtype)
+    model_config = dataclasses.replace(LLAMA, layers=3)  # a number that no other axis has
+    model, base, method, batches, _ = made(model_config, dtype)
     batch = batches.batch_at(0)
     prefix = method.materialise(jax.jit(method.init)(jax.random.key(0), base), base, None)[1]
     program = jax.make_jaxpr(
         lambda site: jax.vjp(lambda s: loss_sums(model, base, prefix.replace(decoder=s), batch)[0], site)[1]
     )(prefix.decoder)
-    lead = (spec.layers, *batch.tokens.shape)
-    heads, group = spec.kv_heads, spec.heads // spec.kv_heads
-    keys = (spec.layers, len(batch.tokens), heads, batch.tokens.shape[1])
-    attended = (spec.layers, len(batch.tokens), heads, group, batch.tokens.shape[1])
+    lead = (model_config.layers, *batch.tokens.shape)
+    heads, group = model_config.kv_heads, model_config.heads // model_config.kv_heads
+    keys = (model_config.layers, len(batch.tokens), heads, batch.tokens.shape[1])
+    attended = (model_config.layers, len(batch.tokens), heads, group, batch.tokens.shape[1])
+    head = model_config.head_dim
     allowed = [
-        (*lead, spec.d_model),  # the layer's input
-        (*attended, spec.head_dim), (*keys, spec.head_dim), (*keys, spec.head_dim),  # queries, keys and values
-        (*attended, spec.head_dim), (*attended, 1), (*attended, 1),  # what attention gives, its maxima and its sums
-        (*lead, spec.d_model),  # attention's output product
-        (*lead, spec.d_ff), (*lead, spec.d_ff),  # gate and up
+        (*lead, model_config.d_model),  # the layer's input
+        (*attended, head), (*keys, head), (*keys, head),  # queries, keys and values
+        (*attended, head), (*attended, 1), (*attended, 1),  # what attention gives, its maxima, its sums
+        (*lead, model_config.d_model),  # attention's output product
+        (*lead, model_config.d_ff), (*lead, model_config.d_ff),  # gate and up
     ]  # fmt: skip
     weights = {leaf.shape for leaf in jax.tree.leaves(base["params"]["layers"])} | {prefix.decoder.key.shape}
-    kept = [v.aval.shape for v in program.jaxpr.outvars if v.aval.shape[:1] == (spec.layers,) and v.aval.ndim > 1]
+    kept = [
+        v.aval.shape for v in program.jaxpr.outvars if v.aval.shape[:1] == (model_config.layers,) and v.aval.ndim > 1
+    ]
     assert sorted(shape for shape in kept if shape not in weights) == sorted(allowed)

@@ -56,9 +56,9 @@ def tuned(config, workdir):
     """Writes a prefix as it begins, with the run's configuration."""
     opened = session.open_session(config)
     method = opened.method()
-    kept = method.keep(method.init(jax.random.key(0), opened.base), opened.base, None)
+    kept = method.export(method.init(jax.random.key(0), opened.base), opened.base, None)
     extra = {"method": config.method, "step": 1, "config": config.to_dict()}
-    store.save(workdir / "tuned", kept, opened.pretrained.identity, opened.spec, extra)
+    store.save(workdir / "tuned", kept, opened.pretrained.identity, opened.model_config, extra)
     return inference.open_tuned(workdir)
 
 
@@ -95,7 +95,7 @@ def test_token_ids_from_the_cache_are_checked_too(config, tmp_path):
 
 def test_a_sweep_says_it_of_its_row(config, tmp_path, capsys):
     config.data.path = table(tmp_path / "data", target=True)
-    state = sweeping.sweep([Row("one", {}, config)], tmp_path / "sweep", sweeping.Options(), [])
+    state = sweeping.sweep([Row("one", {}, config)], tmp_path / "sweep", sweeping.SweepOptions(), [])
     assert state.found["one"]["status"] == "failed" and WORD in state.found["one"]["error"]
     assert WORD in capsys.readouterr().err
 
@@ -112,7 +112,7 @@ def test_ids_that_decoding_gets_are_checked(config):
     opened = session.open_session(config)
     for ids in ([3, ROWS], [3, -1]):
         with pytest.raises(UserError, match=rf"input 2 has the token id {ids[1]}, but .* {ROWS} rows"):
-            decoding.decode_all(opened.model, opened.base, None, [[3], ids], decoding.Options(), 2)
+            decoding.decode_all(opened.model, opened.base, None, [[3], ids], decoding.GenerationConfig(), 2)
 
 
 def with_ids(source, folder, **ids):
@@ -134,7 +134,7 @@ def test_special_ids_that_nothing_reads_refuse_no_model(ids, tiny_models, config
         config.model.source = source
         opened = session.open_session(config)
         assert 1 in decoding.options.end_ids(
-            decoding.Options.from_config(config.decoding, opened.more_ends), opened.spec
+            decoding.GenerationConfig.from_config(config.decoding, opened.more_ends), opened.model_config
         )
         batch = prepare(opened, tmp_path / f"run{len(texts)}", []).batches.batch_at(0)
         for leaf in (batch.tokens, batch.encoder_tokens):
@@ -166,9 +166,9 @@ def test_columns_beyond_the_positions_change_nothing(tiny_models, tmp_path):
     opened = session.open_session(config)
     config.prefix.length = 20
     method = opened.method()
-    kept = method.keep(method.init(jax.random.key(0), opened.base), opened.base, None)
+    kept = method.export(method.init(jax.random.key(0), opened.base), opened.base, None)
     inputs = decoding.make_inputs([[7] * 225], 256, 1, [0])
-    options = decoding.Options(strategy="greedy", max_length=5)
+    options = decoding.GenerationConfig(strategy="greedy", max_length=5)
     found = decoding.generate(opened.model, opened.base, kept.prefix, inputs, options)
     whole = decoding.generate(
         opened.model, opened.base, kept.prefix, decoding.make_inputs([[7] * 225], 225, 1, [0]), options

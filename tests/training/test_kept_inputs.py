@@ -108,7 +108,7 @@ def opened_with(config: Any, cached: dict[str, session.Session]) -> session.Sess
     if key not in cached:
         cached[key] = session.open_session(config)
     shards = int(np.prod([max(1, config.mesh[axis]) for axis in rules.ROWS]))
-    return replace(cached[key], placement=SimpleNamespace(row_shards=shards) if shards > 1 else None)  # pyright: ignore
+    return replace(cached[key], sharder=SimpleNamespace(row_shards=shards) if shards > 1 else None)  # pyright: ignore
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bart"])

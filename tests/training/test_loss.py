@@ -9,10 +9,10 @@ import pytest
 
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
-from prefix_jax.models.families.llama import LlamaSpec
+from prefix_jax.models.families.llama import LlamaConfig
 from prefix_jax.training.loss import loss_sums, record_count, token_losses
 
-SPEC = LlamaSpec(
+SPEC = LlamaConfig(
     vocab_size=23, layers=2, d_model=16, heads=4, kv_heads=2, head_dim=4, d_ff=24, norm_epsilon=1e-5,
     tie_embeddings=True, eos_id=1, bos_id=2, pad_id=0, max_positions=64, rope_base=1e4, rope_scaling=None,
     qkv_bias=False, sliding_window=None,
@@ -20,11 +20,11 @@ SPEC = LlamaSpec(
 
 
 @functools.cache
-def random_base(spec):
+def random_base(model_config):
     """Random variables of a model."""
     tokens = jnp.zeros((1, 4), jnp.int32)
-    extra = {"encoder_tokens": tokens} if spec.encoder_layers else {}
-    return jax.jit(build(spec).init)(jax.random.key(0), tokens, **extra)
+    extra = {"encoder_tokens": tokens} if model_config.is_encoder_decoder else {}
+    return jax.jit(build(model_config).init)(jax.random.key(0), tokens, **extra)
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,20 @@ import pytest
 
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
-from prefix_jax.training.optimizer import hyper_from, learning_rate, transformation
+from prefix_jax.training.optimizer import hyperparameters_from, learning_rate, make_optimizer
 
 
 def hyper(total: int = 100, **changes):
     section = default_config().optimizer
     section.update(changes)
-    return hyper_from(section, total)
+    return hyperparameters_from(section, total)
 
 
 def test_equals_optax_adamw_with_clipping():
     rng = np.random.default_rng(0)
     values = {"a": jnp.array(rng.normal(size=(3, 4))), "b": jnp.array(rng.normal(size=5))}
     mask = jax.tree.map(lambda _: True, values)
-    ours = transformation(hyper(clip=0.7, weight_decay=0.1, b2=0.99), mask)
+    ours = make_optimizer(hyper(clip=0.7, weight_decay=0.1, b2=0.99), mask)
     theirs = optax.chain(
         optax.clip_by_global_norm(0.7), optax.scale_by_adam(0.9, 0.99, 1e-8), optax.add_decayed_weights(0.1)
     )
@@ -37,10 +37,10 @@ def test_trap_17_masked_out_leaves_stay_and_do_not_count_in_the_clipping():
     values = {"moves": jnp.ones(3), "stays": jnp.ones(3)}
     mask = {"moves": True, "stays": False}
     grads = {"moves": jnp.full(3, 0.1), "stays": jnp.full(3, 1e6)}
-    optimizer = transformation(hyper(clip=1.0), mask)
+    optimizer = make_optimizer(hyper(clip=1.0), mask)
     updates, _ = optimizer.update(grads, optimizer.init(values), values)
     assert not np.any(updates["stays"])
-    alone = transformation(hyper(clip=1.0), {"moves": True})
+    alone = make_optimizer(hyper(clip=1.0), {"moves": True})
     wanted, _ = alone.update(
         {"moves": grads["moves"]}, alone.init({"moves": values["moves"]}), {"moves": values["moves"]}
     )

@@ -13,7 +13,7 @@ from prefix_jax import inference
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import identity_of
 from prefix_jax.sweeping.rows import make_rows
-from prefix_jax.sweeping.state import State
+from prefix_jax.sweeping.state import SweepState
 from prefix_jax.training import pipeline, sameness
 from prefix_jax.training.loop import Outcome
 from prefix_jax.training.session import open_session
@@ -205,7 +205,7 @@ def test_an_edited_tokenizer_is_said(model, tmp_path, capfd):
 def test_a_sweep_resumes_with_a_model_that_moved_and_refuses_another(model, tmp_path):
     def state(source):
         rows = make_rows([{"prefix.length": 2}], configuration(source, tmp_path))
-        return State(tmp_path / "sweep", rows, 8, {"split": ""}, {})
+        return SweepState(tmp_path / "sweep", rows, 8, {"split": ""}, {})
 
     first = state(model)
     (name,) = first.rows

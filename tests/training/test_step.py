@@ -9,13 +9,13 @@ from prefix_jax.config import default_config
 from prefix_jax.data.batching import Layout, PackedBatches, split
 from prefix_jax.data.tokens import Ragged, TokenisedSet
 from prefix_jax.models import build
-from prefix_jax.models.families.t5 import T5Spec
-from prefix_jax.training.optimizer import hyper_from
+from prefix_jax.models.families.t5 import T5Config
+from prefix_jax.training.optimizer import hyperparameters_from
 from prefix_jax.training.step import initial_state, make_gradient, make_step
 from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_loss import random_base
 
-T5 = T5Spec(
+T5 = T5Config(
     vocab_size=23, layers=2, d_model=16, heads=2, kv_heads=2, head_dim=6, d_ff=24, norm_epsilon=1e-6,
     tie_embeddings=False,
     eos_id=1, bos_id=None, pad_id=0, encoder_depth=2, gated=True, activation="gelu", buckets=8, max_distance=16,
@@ -28,20 +28,20 @@ def ragged(rng: np.random.Generator, count: int) -> Ragged:
     return Ragged(rng.integers(3, 23, lengths.sum()).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def make(spec, accumulation: int = 1, **options):
+def make(model_config, accumulation: int = 1, **options):
     config = default_config()
     config.prefix.update(dict(length=3, hidden=8, **options))
-    model, base = build(spec), random_base(spec)
+    model, base = build(model_config), random_base(model_config)
     rng = np.random.default_rng(0)
     data = TokenisedSet(ragged(rng, 64), ragged(rng, 64))
-    batches = PackedBatches(data, Layout(spec.encoder_layers > 0), batch=16, rows_multiple=accumulation)
-    return model, base, tuning.build(config, model), batches, hyper_from(config.optimizer, 20)
+    batches = PackedBatches(data, Layout(model_config.is_encoder_decoder), batch=16, rows_multiple=accumulation)
+    return model, base, tuning.build(config, model), batches, hyperparameters_from(config.optimizer, 20)
 
 
 @pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
 @pytest.mark.parametrize("reparameterisation", ["none", "mlp"])
-def test_frozen_base_is_bitwise_equal_and_every_trained_leaf_moves(spec, reparameterisation):
-    model, base, method, batches, hyper = make(spec, reparameterisation=reparameterisation)
+def test_frozen_base_is_bitwise_equal_and_every_trained_leaf_moves(model_config, reparameterisation):
+    model, base, method, batches, hyper = make(model_config, reparameterisation=reparameterisation)
     before = jax.tree.map(np.array, base)
     state = initial_state(method, base, hyper, seed=1, ema=0.0)
     start = jax.tree.map(np.array, state.trainable)
@@ -108,14 +108,14 @@ def test_moving_average_follows_the_trained_values():
 
 @pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
 @pytest.mark.parametrize("activations", ["float32", "bfloat16"])
-def test_bfloat16_weights_give_the_gradients_of_float32_but_for_rounding(spec, activations):
+def test_bfloat16_weights_give_the_gradients_of_float32_but_for_rounding(model_config, activations):
     """The same numbers as weights, once multiplied as bfloat16, with either type between the products."""
-    model, base, method, batches, hyper = make(spec)
+    model, base, method, batches, hyper = make(model_config)
     low = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), base)
     exact = jax.tree.map(lambda leaf: leaf.astype("float32"), low)
     state = initial_state(method, exact, hyper, seed=1, ema=0.0)
     found = {}
-    for name, used, variables in (("exact", model, exact), ("low", build(spec, activations=activations), low)):
+    for name, used, variables in (("exact", model, exact), ("low", build(model_config, activations=activations), low)):
         gradient = jax.jit(make_gradient(used, method, per_record=False))
         found[name] = gradient(variables, state.trainable, batches.batch_at(0), None)
     (loss, gradients, _), (low_loss, low_gradients, _) = found["exact"], found["low"]

@@ -12,42 +12,47 @@ from safetensors.numpy import load_file
 
 from prefix_jax import disk
 from prefix_jax.errors import UserError
-from prefix_jax.models.families.bart import BartSpec
-from prefix_jax.models.families.gpt2 import GPT2Spec
-from prefix_jax.models.families.llama import LlamaSpec
-from prefix_jax.models.families.t5 import T5Spec
-from prefix_jax.models.prefix import Prefix, Site
+from prefix_jax.models.families.bart import BartConfig
+from prefix_jax.models.families.gpt2 import GPT2Config
+from prefix_jax.models.families.llama import LlamaConfig
+from prefix_jax.models.families.t5 import T5Config
+from prefix_jax.models.prefix import Prefix, PrefixKV
 from prefix_jax.tuning import files, store
-from prefix_jax.tuning.kept import Kept
+from prefix_jax.tuning.tuned_state import TunedState
 
 COMMON = dict(vocab_size=50, layers=3, d_model=12, heads=4, norm_epsilon=1e-6, tie_embeddings=True)
 IDS = dict(eos_id=1, bos_id=None, pad_id=0)
-T5 = T5Spec(
+T5 = T5Config(
     **{**COMMON, **IDS}, kv_heads=4, head_dim=5, d_ff=16, encoder_depth=2, gated=True, activation="gelu", buckets=8,
     max_distance=16, decoder_start_id=0, scale_outputs=False,
 )  # fmt: skip
-LLAMA = LlamaSpec(
+LLAMA = LlamaConfig(
     **{**COMMON, **IDS}, kv_heads=2, head_dim=6, d_ff=16, max_positions=64, rope_base=1e4, qkv_bias=False,
     rope_scaling=("llama3", 8.0, 1.0, 4.0, 32.0), sliding_window=None,
 )  # fmt: skip
-GPT2 = GPT2Spec(**{**COMMON, **IDS}, kv_heads=4, head_dim=3, d_ff=16, max_positions=32)
-BART = BartSpec(
+GPT2 = GPT2Config(**{**COMMON, **IDS}, kv_heads=4, head_dim=3, d_ff=16, max_positions=32)
+BART = BartConfig(
     **{**COMMON, **IDS}, kv_heads=4, head_dim=3, d_ff=16, encoder_depth=2, encoder_d_ff=16, activation="gelu",
     max_positions=32, decoder_start_id=1, scale_embeddings=False,
 )  # fmt: skip
 IDENTITY = {"source": "hub", "name": "some/t5", "revision": "abc", "spec": "11", "weights": "22"}
 
 
-def make(spec, length=4, layers=None, bias=False, offset=None, seed=0):
+def make(model_config, length=4, layers=None, bias=False, offset=None, seed=0):
     """A random prefix at all sites of a spec; `layers` names those of a site that carry one."""
     generator = np.random.default_rng(seed)
     sites = {}
-    for name in spec.sites:
+    for name in model_config.sites:
         chosen = (layers or {}).get(name)
-        shape = (spec.site_layers(name) if chosen is None else len(chosen), spec.kv_heads, length, spec.head_dim)
+        shape = (
+            model_config.site_layers(name) if chosen is None else len(chosen),
+            model_config.kv_heads,
+            length,
+            model_config.head_dim,
+        )
         key, value = (jnp.asarray(generator.standard_normal(shape, np.float32)) for _ in range(2))
         slot_bias = jnp.where(jnp.arange(length) < 1, -jnp.inf, jnp.zeros(shape[:3])) if bias else None
-        sites[name] = Site(key, value, slot_bias, layers=chosen)
+        sites[name] = PrefixKV(key, value, slot_bias, layers=chosen)
     return Prefix(**sites, position_offset=length if offset is None else offset)
 
 
@@ -65,14 +70,14 @@ def assert_equal(a, b):
 
 @pytest.mark.parametrize("spec", [T5, LLAMA, GPT2], ids=["t5", "llama", "gpt2"])
 @pytest.mark.parametrize("variant", [{}, {"bias": True}, {"offset": 0}])
-def test_round_trip_is_bit_exact(tmp_path, spec, variant):
-    prefix = make(spec, **variant)
-    files.save(tmp_path / "tuned", prefix, IDENTITY, spec, {"config": {"method": "prefix"}})
+def test_round_trip_is_bit_exact(tmp_path, model_config, variant):
+    prefix = make(model_config, **variant)
+    files.save(tmp_path / "tuned", prefix, IDENTITY, model_config, {"config": {"method": "prefix"}})
     for folder in (tmp_path, tmp_path / "tuned"):
-        again, meta = files.load(folder, spec, IDENTITY)
+        again, meta = files.load(folder, model_config, IDENTITY)
         assert_equal(prefix, again)
     assert meta["config"] == {"method": "prefix"} and meta["model"] == IDENTITY and meta["length"] == 4
-    assert files.spec_of(meta) == spec
+    assert files.spec_of(meta) == model_config
 
 
 def test_the_files_are_what_the_format_says(tmp_path):
@@ -180,7 +185,7 @@ def test_a_pair_that_a_kill_left_mixed_is_refused(tmp_path):
 
 
 def test_collections_without_the_hash_of_their_tensors_are_refused(tmp_path):
-    store.save(tmp_path, Kept(None, {"lora": {"a": jnp.ones(3)}}), IDENTITY, GPT2, {"method": "lora"})
+    store.save(tmp_path, TunedState(None, {"lora": {"a": jnp.ones(3)}}), IDENTITY, GPT2, {"method": "lora"})
     path = tmp_path / "collections.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"}))
     with pytest.raises(UserError, match="no sha256"):

@@ -87,13 +87,13 @@ def test_peft_import_parity(pair, own, tmp_path, kind):
         pair.torch.eval()
 
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"))
-    prefix, meta = files.load(tmp_path / "ours", pair.spec)
+    prefix, meta = files.load(tmp_path / "ours", pair.model_config)
     assert int(prefix.position_offset) == length and meta["sites"] == ["decoder"]
     gradients, found = own(prefix, cotangent)
     np.testing.assert_allclose(found, logits.detach().numpy(), atol=2e-5, rtol=2e-5)
     if kind == "PREFIX_TUNING":
         assert np.abs(weight).max() > 1e-3
-        expected = layout.from_flat(weight, pair.spec.kv_heads, pair.spec.head_dim)
+        expected = layout.from_flat(weight, pair.model_config.kv_heads, pair.model_config.head_dim)
         for part in ("key", "value"):
             np.testing.assert_allclose(gradients["decoder"][part], getattr(expected, part), atol=1e-4, rtol=1e-4)
 
@@ -102,9 +102,9 @@ def test_peft_import_parity(pair, own, tmp_path, kind):
 def test_peft_export_parity(pair, own, tmp_path, offset):
     """What we export PEFT loads, and gives our logits; RoPE keys for tokens from 0 on are turned first (trap 8)."""
     lib = _peft()
-    prefix = tm.random_prefix(pair.spec, 5, offset=5 if offset == "length" else 0)
-    files.save(tmp_path / "tuned", prefix, {"name": "a/model"}, pair.spec)
-    if offset == "zero" and pair.spec.positions == "learned":
+    prefix = tm.random_prefix(pair.model_config, 5, offset=5 if offset == "length" else 0)
+    files.save(tmp_path / "tuned", prefix, {"name": "a/model"}, pair.model_config)
+    if offset == "zero" and pair.model_config.positions == "learned":
         with pytest.raises(UserError, match="learned positions"):
             convert(str(tmp_path), "peft", str(tmp_path / "peft"))
         return
@@ -118,21 +118,24 @@ def test_peft_export_parity(pair, own, tmp_path, offset):
     found = own(prefix, np.ones((*TOKENS.shape, 61), np.float32))[1]
     np.testing.assert_allclose(found, logits, atol=5e-5, rtol=5e-5)
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
-    assert config["token_dim"] == pair.spec.kv_heads * pair.spec.head_dim and not config["prefix_projection"]
+    assert (
+        config["token_dim"] == pair.model_config.kv_heads * pair.model_config.head_dim
+        and not config["prefix_projection"]
+    )
 
 
-def _run(folder, prefix, spec):
-    files.save(folder / "tuned", prefix, IDENTITY, spec)
+def _run(folder, prefix, model_config):
+    files.save(folder / "tuned", prefix, IDENTITY, model_config)
     return str(folder)
 
 
 @pytest.mark.parametrize("spec", [GPT2, LLAMA], ids=["gpt2", "llama"])
-def test_peft_round_trip_is_bit_exact(tmp_path, spec):
-    prefix = make(spec)
-    source = _run(tmp_path, prefix, spec)
+def test_peft_round_trip_is_bit_exact(tmp_path, model_config):
+    prefix = make(model_config)
+    source = _run(tmp_path, prefix, model_config)
     assert "bit for bit" in convert(source, "peft", str(tmp_path / "peft"))
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "again"))
-    assert_equal(files.load(tmp_path / "again", spec)[0], prefix)
+    assert_equal(files.load(tmp_path / "again", model_config)[0], prefix)
 
 
 def test_peft_column_order(tmp_path):
@@ -179,11 +182,11 @@ ADAPTERS_CASES = {
 @pytest.mark.parametrize("case", ADAPTERS_CASES)
 def test_adapters_round_trip(tmp_path, case):
     """Bit for bit, with the layers that are left out."""
-    spec, layers = ADAPTERS_CASES[case]
-    spec = dataclasses.replace(spec, d_model=spec.heads * spec.head_dim)
-    prefix = make(spec, layers=layers, offset=0)
-    convert(_run(tmp_path, prefix, spec), "adapters", str(tmp_path / "adapters"), name="mine")
-    again, identity = adapters.read(tmp_path / "adapters", spec)
+    model_config, layers = ADAPTERS_CASES[case]
+    model_config = dataclasses.replace(model_config, d_model=model_config.heads * model_config.head_dim)
+    prefix = make(model_config, layers=layers, offset=0)
+    convert(_run(tmp_path, prefix, model_config), "adapters", str(tmp_path / "adapters"), name="mine")
+    again, identity = adapters.read(tmp_path / "adapters", model_config)
     assert_equal(again, prefix)
     assert identity["name"] == IDENTITY["name"]
 
@@ -205,18 +208,18 @@ def test_adapters_file_is_what_the_format_says(tmp_path):
 
 
 def test_adapters_repeats_grouped_heads(tmp_path):
-    spec = dataclasses.replace(LLAMA, d_model=24)
-    prefix = make(spec, offset=0)
-    convert(_run(tmp_path, prefix, spec), "adapters", str(tmp_path / "out"))
+    model_config = dataclasses.replace(LLAMA, d_model=24)
+    prefix = make(model_config, offset=0)
+    convert(_run(tmp_path, prefix, model_config), "adapters", str(tmp_path / "out"))
     (flat,) = load_file(tmp_path / "out" / "adapter.safetensors").values()
-    heads = flat.reshape(4, 2 * spec.layers, spec.heads, spec.head_dim)
+    heads = flat.reshape(4, 2 * model_config.layers, model_config.heads, model_config.head_dim)
     np.testing.assert_array_equal(heads[:, :, 0], heads[:, :, 1])
     np.testing.assert_array_equal(heads[:, 1, 3], prefix.decoder.value[0, 1])
     broken = flat.copy()
     broken[0] += 1
     _rewrite(tmp_path / "out" / "adapter.safetensors", broken)
     with pytest.raises(UserError, match="share a KV head"):
-        adapters.read(tmp_path / "out", spec)
+        adapters.read(tmp_path / "out", model_config)
 
 
 def _rewrite(path, numbers):
@@ -252,12 +255,14 @@ def test_adapters_mlp_is_evaluated(tmp_path):
 
 def test_trap_07_adapters_start_tokens_at_zero(tmp_path):
     """RoPE keys are turned on the way out and back; a GPT-2 prefix for tokens from m on is refused."""
-    spec = dataclasses.replace(LLAMA, d_model=24)
-    prefix = make(spec)
-    assert "exact to float32 rounding" in convert(_run(tmp_path, prefix, spec), "adapters", str(tmp_path / "out"))
-    again, _ = adapters.read(tmp_path / "out", spec)
+    model_config = dataclasses.replace(LLAMA, d_model=24)
+    prefix = make(model_config)
+    assert "exact to float32 rounding" in convert(
+        _run(tmp_path, prefix, model_config), "adapters", str(tmp_path / "out")
+    )
+    again, _ = adapters.read(tmp_path / "out", model_config)
     assert int(again.position_offset) == 0 and np.abs(again.decoder.key - prefix.decoder.key).max() > 0.1
-    back = layout.with_offset(again, spec, 4)
+    back = layout.with_offset(again, model_config, 4)
     np.testing.assert_allclose(back.decoder.key, prefix.decoder.key, atol=1e-6)
     np.testing.assert_array_equal(back.decoder.value, prefix.decoder.value)
     with pytest.raises(UserError, match="learned positions"):
@@ -294,7 +299,7 @@ def test_original_weights(tmp_path, form):
 
 
 def test_original_three_sites(tmp_path):
-    spec = dataclasses.replace(T5, encoder_depth=3)
+    model_config = dataclasses.replace(T5, encoder_depth=3)
     width, names = 3 * 2 * T5.heads * T5.head_dim, {"encoder": "_enc", "cross": "2", "decoder": ""}
     tensors = {}
     for seed, mark in enumerate(names.values()):
@@ -304,7 +309,7 @@ def test_original_three_sites(tmp_path):
             tensors[f"control_trans{mark}.{index}.weight"] = torch.randn(b, a)
             tensors[f"control_trans{mark}.{index}.bias"] = torch.randn(b)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    prefix, _ = original.read(tmp_path, spec)
+    prefix, _ = original.read(tmp_path, model_config)
     for site, mark in names.items():
         hidden = torch.tanh(tensors[f"wte{mark}.weight"] @ tensors[f"control_trans{mark}.0.weight"].T
                             + tensors[f"control_trans{mark}.0.bias"])  # fmt: skip
@@ -375,10 +380,14 @@ def test_foreign_damage_is_one_sentence(tmp_path, changes, words):
         (LLAMA, {}, "original", "GPT-2 only"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(tmp_path, spec, options, target, words):
-    spec = dataclasses.replace(spec, d_model=13) if spec is LLAMA and target == "adapters" else spec
+def test_what_a_format_cannot_hold_is_refused(tmp_path, model_config, options, target, words):
+    model_config = (
+        dataclasses.replace(model_config, d_model=13)
+        if model_config is LLAMA and target == "adapters"
+        else model_config
+    )
     with pytest.raises(UserError, match=words):
-        convert(_run(tmp_path, make(spec, **options), spec), target, str(tmp_path / "out"))
+        convert(_run(tmp_path, make(model_config, **options), model_config), target, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -387,9 +396,9 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, spec, options, target, w
     [(T5, "peft", "use --to adapters"), (BART, "peft", "keep it as prefix_jax"), (BART, "adapters", "BART")],
     ids=["t5", "bart", "bart-adapters"],
 )
-def test_an_encoder_decoders_prefix_on_one_site_is_no_decoder_only_models(tmp_path, spec, target, words):
-    prefix = make(spec, offset=0)
-    run = _run(tmp_path, prefix.replace(encoder=None, cross=None), spec)
+def test_an_encoder_decoders_prefix_on_one_site_is_no_decoder_only_models(tmp_path, model_config, target, words):
+    prefix = make(model_config, offset=0)
+    run = _run(tmp_path, prefix.replace(encoder=None, cross=None), model_config)
     with pytest.raises(UserError, match=words):
         convert(run, target, str(tmp_path / "out"))
 
@@ -409,8 +418,10 @@ def test_tensors_beside_a_prefix_are_not_dropped(tmp_path):
 
 
 def test_a_window_into_which_peft_counts_the_prefix_is_said(tmp_path):
-    spec = dataclasses.replace(LLAMA, sliding_window=5)
-    assert "window of 5 tokens" in convert(_run(tmp_path, make(spec), spec), "peft", str(tmp_path / "out"))
+    model_config = dataclasses.replace(LLAMA, sliding_window=5)
+    assert "window of 5 tokens" in convert(
+        _run(tmp_path, make(model_config), model_config), "peft", str(tmp_path / "out")
+    )
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):

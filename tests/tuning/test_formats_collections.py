@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from prefix_jax import inference
 from prefix_jax.convert import convert
 from prefix_jax.errors import UserError
-from prefix_jax.tuning import Kept, lora, store
+from prefix_jax.tuning import TunedState, lora, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
@@ -64,7 +64,7 @@ def ours(name: str, collections, reserved: int = 0) -> np.ndarray:
 def _ours(pair, collections, reserved: int):
     variables = {**pair.variables, **collections}
     ids = jnp.asarray(np.pad(IDS, [(0, 0), (reserved, 0)]))
-    if not pair.spec.encoder_layers:
+    if not pair.model_config.is_encoder_decoder:
         return pair.model.apply(variables, ids)[:, reserved:]
     memory = pair.model.apply(variables, ids, jnp.ones(ids.shape, jnp.int32), method="encode")
     cross = pair.model.apply(variables, memory, method="cross_key_values")
@@ -75,10 +75,10 @@ def _ours(pair, collections, reserved: int):
 
 def theirs(pair, model, reserved: int = 0) -> np.ndarray:
     ids = torch.tensor(IDS)
-    more = {"decoder_input_ids": torch.tensor(TARGET)} if pair.spec.encoder_layers else {}
+    more = {"decoder_input_ids": torch.tensor(TARGET)} if pair.model_config.is_encoder_decoder else {}
     with torch.no_grad():
         found = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits.numpy()
-    return found if pair.spec.encoder_layers else found[:, reserved:]
+    return found if pair.model_config.is_encoder_decoder else found[:, reserved:]
 
 
 def random_lora(pair, targets: str, seed: int = 0):
@@ -95,7 +95,13 @@ def config_of(pair, folder) -> str:
 
 
 def saved(folder, pair, collections) -> str:
-    store.save(folder / "tuned", Kept(None, collections), {"name": "a/model"}, pair.spec, {"method": "lora", "step": 1})
+    store.save(
+        folder / "tuned",
+        TunedState(None, collections),
+        {"name": "a/model"},
+        pair.model_config,
+        {"method": "lora", "step": 1},
+    )
     return str(folder)
 
 
@@ -124,7 +130,7 @@ def test_lora_goes_to_peft_and_back_bit_for_bit(name, tmp_path):
     tree = random_lora(pair, "all")
     convert(saved(tmp_path, pair, {"lora": tree}), "peft", str(tmp_path / "peft"))
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "again"), model=config_of(pair, tmp_path / "base"))
-    kept, _ = store.load(tmp_path / "again", pair.spec)
+    kept, _ = store.load(tmp_path / "again", pair.model_config)
     jax.tree.map(np.testing.assert_array_equal, kept.collections["lora"], tree)
 
 
@@ -148,13 +154,13 @@ def test_lora_import_parity(name, option, tmp_path):
         options |= dict(rank_pattern={modules[0]: 2}, alpha_pattern={modules[-1]: 5, modules[0]: 1})
     config = lib.LoraConfig(
         target_modules=modules, fan_in_fan_out=name == "gpt2", init_lora_weights=False,
-        task_type="SEQ_2_SEQ_LM" if pair.spec.encoder_layers else "CAUSAL_LM", **options,
+        task_type="SEQ_2_SEQ_LM" if pair.model_config.is_encoder_decoder else "CAUSAL_LM", **options,
     )  # fmt: skip
     torch.manual_seed(0)
     model = lib.get_peft_model(copy.deepcopy(pair.torch), config)
     model.save_pretrained(tmp_path / "peft")
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"), model=config_of(pair, tmp_path / "base"))
-    kept, meta = store.load(tmp_path / "ours", pair.spec, {"name": "x", "spec": "1", "weights": "2"})
+    kept, meta = store.load(tmp_path / "ours", pair.model_config, {"name": "x", "spec": "1", "weights": "2"})
     assert meta["config"]["method"] == "lora"
     found = ours(name, kept.collections)
     assert np.abs(found - theirs(pair, pair.torch)).max() > 1e-2
@@ -166,7 +172,7 @@ def test_lora_import_parity(name, option, tmp_path):
 )
 def test_prompt_import_parity(name, kind, tmp_path):
     pair = pair_of(name)
-    task = dict(task_type="SEQ_2_SEQ_LM" if pair.spec.encoder_layers else "CAUSAL_LM", num_virtual_tokens=4)
+    task = dict(task_type="SEQ_2_SEQ_LM" if pair.model_config.is_encoder_decoder else "CAUSAL_LM", num_virtual_tokens=4)
     if kind == "P_TUNING":
         config = lib.PromptEncoderConfig(**task, encoder_hidden_size=8, encoder_reparameterization_type="MLP")
     else:
@@ -175,7 +181,7 @@ def test_prompt_import_parity(name, kind, tmp_path):
     model = lib.get_peft_model(copy.deepcopy(pair.torch), config)
     model.save_pretrained(tmp_path / "peft")
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"), model=config_of(pair, tmp_path / "base"))
-    kept, _ = store.load(tmp_path / "ours", pair.spec)
+    kept, _ = store.load(tmp_path / "ours", pair.model_config)
     assert kept.reserved == 4
     np.testing.assert_allclose(ours(name, kept.collections, 4), theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
 
@@ -183,22 +189,22 @@ def test_prompt_import_parity(name, kind, tmp_path):
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bart scaled"])
 def test_prompt_export_parity(name, tmp_path):
     pair = pair_of(name)
-    rows = np.random.default_rng(0).standard_normal((4, pair.spec.d_model), np.float32)
+    rows = np.random.default_rng(0).standard_normal((4, pair.model_config.d_model), np.float32)
     convert(saved(tmp_path, pair, {"prompt": {"embeddings": rows}}), "peft", str(tmp_path / "peft"))
     model = lib.PeftModel.from_pretrained(copy.deepcopy(pair.torch), str(tmp_path / "peft"))
     found = ours(name, {"prompt": {"embeddings": rows}}, 4)
     np.testing.assert_allclose(found, theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
 
 
-def adapter(folder, change=None, tensors=None, spec=GPT2):
-    """A LoRA of PEFT's form on the query and value of `spec`, with some of its configuration changed."""
+def adapter(folder, change=None, tensors=None, model_config=GPT2):
+    """A LoRA of PEFT's form on the query and value of `model_config`, with some of its configuration changed."""
     shapes = {"query": (4, 1, 3), "value": (4, 1, 3)}
     tree = {"layers": {"attention": {"qkv": {
         part: {"a": np.ones((3, 12, 2), np.float32), "b": np.ones((3, 2, *outputs), np.float32)}
         for part, outputs in shapes.items()
     }}}}  # fmt: skip
     folder.mkdir()
-    for name, content in peft_lora.encode(tree, spec, {"name": "gpt2"}).items():
+    for name, content in peft_lora.encode(tree, model_config, {"name": "gpt2"}).items():
         (folder / name).write_bytes(content)
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **(change or {})}))
@@ -261,14 +267,14 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
 
 def test_several_things_tuned_together_have_no_format_in_common(tmp_path):
     tree = {"layers": {"attention": {"out": {"a": np.ones((3, 12, 2)), "b": np.ones((3, 2, 12))}}}}
-    store.save(tmp_path / "tuned", Kept(make(GPT2), {"lora": tree}), IDENTITY, GPT2, {"step": 1})
+    store.save(tmp_path / "tuned", TunedState(make(GPT2), {"lora": tree}), IDENTITY, GPT2, {"step": 1})
     with pytest.raises(UserError, match="prefix and lora"):
         convert(str(tmp_path), "peft", str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("collection", "words"), [("adapter", "bottleneck"), ("tuned", "fine-tuned")])
 def test_what_has_no_other_format_is_named(collection, words, tmp_path):
-    store.save(tmp_path / "tuned", Kept(None, {collection: {"x": np.ones(3)}}), IDENTITY, T5, {"step": 1})
+    store.save(tmp_path / "tuned", TunedState(None, {collection: {"x": np.ones(3)}}), IDENTITY, T5, {"step": 1})
     with pytest.raises(UserError, match=words):
         convert(str(tmp_path), "peft", str(tmp_path / "out"))
 
@@ -276,7 +282,7 @@ def test_what_has_no_other_format_is_named(collection, words, tmp_path):
 @pytest.mark.parametrize("target", ["adapters", "original"])
 def test_formats_of_prefixes_hold_no_lora(target, tmp_path):
     tree = {"layers": {"attention": {"out": {"a": np.ones((3, 12, 2)), "b": np.ones((3, 2, 12))}}}}
-    store.save(tmp_path / "tuned", Kept(None, {"lora": tree}), IDENTITY, LLAMA, {"step": 1})
+    store.save(tmp_path / "tuned", TunedState(None, {"lora": tree}), IDENTITY, LLAMA, {"step": 1})
     with pytest.raises(UserError, match="use --to peft"):
         convert(str(tmp_path), target, str(tmp_path / "out"))
 

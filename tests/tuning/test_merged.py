@@ -8,7 +8,7 @@ from prefix_jax import inference
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.training import session
-from prefix_jax.tuning import Kept
+from prefix_jax.tuning import TunedState
 from tests import runs, tiny
 
 SOURCES = [row["source"] for row in tiny.rows(3)]
@@ -36,14 +36,14 @@ def test_merged_and_beside_the_weights_agree(family, tiny_models):
     merged = inference.with_merged_lora(beside)
     assert merged.kept.count() == 0 and merged.session.base.keys() == {"params"}
     tokens = np.array([[5, 9, 12, 30, 7]])
-    more = {"encoder_tokens": tokens + 3} if beside.session.spec.encoder_layers else {}
+    more = {"encoder_tokens": tokens + 3} if beside.session.model_config.is_encoder_decoder else {}
 
     def logits(found: inference.Tuned):
         variables = found.kept.onto(found.session.base)
         return np.asarray(found.session.model.apply(variables, tokens, **more, prefix=found.kept.prefix))
 
     np.testing.assert_allclose(logits(merged), logits(beside), atol=3e-4)
-    bare = inference.Tuned(beside.session, Kept(), None)
+    bare = inference.Tuned(beside.session, TunedState(), None)
     assert np.abs(logits(bare) - logits(beside)).max() > 0.1
     jax.tree.map(np.testing.assert_array_equal, before, beside.session.base)
 

@@ -32,11 +32,11 @@ def method_of(pair, name: str, words=None, **options):
 
 
 def inputs(pair) -> dict[str, np.ndarray]:
-    return {"tokens": TOKENS, **({"encoder_tokens": ENCODED} if pair.spec.encoder_layers else {})}
+    return {"tokens": TOKENS, **({"encoder_tokens": ENCODED} if pair.model_config.is_encoder_decoder else {})}
 
 
 def torch_logits(pair, network):
-    if pair.spec.encoder_layers:
+    if pair.model_config.is_encoder_decoder:
         out = network(input_ids=torch.tensor(ENCODED).long(), decoder_input_ids=torch.tensor(TOKENS).long())
     else:
         out = network(input_ids=torch.tensor(TOKENS).long())
@@ -126,7 +126,7 @@ def test_merged_lora_computes_the_same(family):
     method = method_of(pair, "lora", rank=2, targets="all")
     trainable = randomised(method.init(jax.random.key(0), pair.variables))
     beside, _ = ours(pair, method, trainable)
-    kept = method.keep(trainable, pair.variables, None)
+    kept = method.export(trainable, pair.variables, None)
     merged = lora.merged(pair.variables["params"], kept.collections["lora"])
     close(pair.model.apply({"params": merged}, **inputs(pair)), beside)
 
@@ -140,7 +140,7 @@ def test_prompt_parity_with_peft(family):
     pair, length = PAIRS[family](), 4
     method = method_of(pair, "prompt", length=length)
     trainable = randomised(method.init(jax.random.key(0), pair.variables))
-    task = "SEQ_2_SEQ_LM" if pair.spec.encoder_layers else "CAUSAL_LM"
+    task = "SEQ_2_SEQ_LM" if pair.model_config.is_encoder_decoder else "CAUSAL_LM"
     network = peft.get_peft_model(
         PAIRS[family]().torch, peft.PromptTuningConfig(num_virtual_tokens=length, task_type=task)
     ).eval()
@@ -153,7 +153,7 @@ def test_prompt_parity_with_peft(family):
     def loss(trainable, base):
         variables, _ = method.materialise(trainable, base, None)
         given = inputs(pair)
-        side = "encoder_tokens" if pair.spec.encoder_layers else "tokens"
+        side = "encoder_tokens" if pair.model_config.is_encoder_decoder else "tokens"
         given[side] = np.pad(given[side], ((0, 0), (length, 0)))
         logits = pair.model.apply(variables, **given)[:, -COLUMNS:]
         return (logits * COTANGENT).sum(), logits
@@ -204,7 +204,7 @@ def test_infix_parity_with_two_passes_of_transformers(family):
     pair, source, length = PAIRS[family](), 4, 3
     method = method_of(pair, "infix", length=length, reparameterisation="none")
     trainable = randomised(method.init(jax.random.key(0), pair.variables))
-    kept = method.keep(trainable, pair.variables, None)
+    kept = method.export(trainable, pair.variables, None)
     targets = np.broadcast_to(np.arange(source, COLUMNS), (ROWS, COLUMNS - source))
     found = pair.model.apply(kept.onto(pair.variables), TOKENS, target_positions=targets, prefix=kept.prefix)
 
@@ -310,7 +310,7 @@ def test_fine_tuning_parity_with_torchs_gradients(family, layers):
     for parameter in pair.torch.parameters():
         parameter.requires_grad_(True)
     (torch_logits(pair, pair.torch) * torch.tensor(COTANGENT)).sum().backward()
-    side = gradient["decoder"] if pair.spec.encoder_layers else gradient
+    side = gradient["decoder"] if pair.model_config.is_encoder_decoder else gradient
     found = {name: value for name, value in pair.torch.named_parameters()}
     norm, mlp = {
         "gpt2": ("transformer.ln_f.weight", "transformer.h.{}.mlp.c_fc.weight"),
@@ -321,7 +321,7 @@ def test_fine_tuning_parity_with_torchs_gradients(family, layers):
     if norm:
         close(side["final_norm"]["scale"], found[norm].grad)
     kernels = side["layers"]["mlp"]["gate" if family == "llama" else "up"]["kernel"]
-    for row, layer in enumerate(range(pair.spec.layers - len(kernels), pair.spec.layers)):
+    for row, layer in enumerate(range(pair.model_config.layers - len(kernels), pair.model_config.layers)):
         expected = found[mlp.format(layer)].grad
         close(kernels[row], expected if family == "gpt2" else expected.T)
     if not layers:

@@ -62,18 +62,21 @@ def test_counts_on_models_with_three_sites_and_with_grouped_heads():
 
 def test_the_counts_that_the_authors_code_gives():
     """GPT-2 small, prefix 20, an MLP of 512: with an embedding of the model's width, as they have it, and of 512."""
-    spec = spec_of("gpt2")
-    assert parameters(spec, "prefix", {"prefix.length": 20})[:2] == (9_864_704, 368_640)
-    assert parameters(spec, "prefix", {"prefix.length": 20, "prefix.embedding": 512})[:2] == (9_728_512, 368_640)
+    model_config = spec_of("gpt2")
+    assert parameters(model_config, "prefix", {"prefix.length": 20})[:2] == (9_864_704, 368_640)
+    assert parameters(model_config, "prefix", {"prefix.length": 20, "prefix.embedding": 512})[:2] == (
+        9_728_512,
+        368_640,
+    )
 
 
 @pytest.mark.parametrize("model", ["gpt2-medium", "flan-t5-small", "bart-large", "llama-2-7b"])
 def test_adapters_are_as_near_to_their_share_as_a_width_can_be(model):
-    spec = spec_of(model)
+    model_config = spec_of(model)
     for share in (0.1, 3.0):
-        width = adapter_width(spec, share)
+        width = adapter_width(model_config, share)
         near, *others = (
-            abs(100 * parameters(spec, "adapter", {"adapter.width": max(1, w)}).share - share)
+            abs(100 * parameters(model_config, "adapter", {"adapter.width": max(1, w)}).share - share)
             for w in (width, width - 1, width + 1)
         )
         assert near <= min(others)

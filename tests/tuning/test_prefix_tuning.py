@@ -15,15 +15,15 @@ from tests.training.test_loss import random_base
 from tests.training.test_step import T5
 
 
-def method_for(spec, words=(5, 6, 7), **options):
+def method_for(model_config, words=(5, 6, 7), **options):
     config = default_config()
     config.prefix.update(options)
-    model, base = build(spec), random_base(spec)
+    model, base = build(model_config), random_base(model_config)
     return tuning.build(config, model, {"prefix": words}), base, model
 
 
-def prefix_for(spec, seed=0, words=(5, 6, 7), **options):
-    method, base, _ = method_for(spec, words, **options)
+def prefix_for(model_config, seed=0, words=(5, 6, 7), **options):
+    method, base, _ = method_for(model_config, words, **options)
     return method.materialise(jax.jit(method.init)(jax.random.key(seed), base), base, None)[1]
 
 
@@ -49,11 +49,11 @@ def test_text_start_is_the_models_own_keys_and_values():
 
 @pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
 @pytest.mark.parametrize("initialisation", ["vocabulary", "text"])
-def test_the_mlp_starts_from_the_words_too(spec, initialisation):
+def test_the_mlp_starts_from_the_words_too(model_config, initialisation):
     options = dict(length=4, hidden=16, initialisation=initialisation)
-    direct = prefix_for(spec, reparameterisation="none", **options)
-    through = prefix_for(spec, reparameterisation="mlp", **options)
-    for site in spec.sites:
+    direct = prefix_for(model_config, reparameterisation="none", **options)
+    through = prefix_for(model_config, reparameterisation="mlp", **options)
+    for site in model_config.sites:
         a, b = getattr(direct, site), getattr(through, site)
         np.testing.assert_allclose(a.key, b.key, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(a.value, b.value, rtol=1e-3, atol=1e-4)
@@ -90,7 +90,7 @@ def counts(config: dict, **options) -> tuple[int, int]:
     method = tuning.build(section, model)
     base = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
     trainable = jax.eval_shape(method.init, jax.random.key(0), base)
-    kept = jax.eval_shape(lambda t, b: method.keep(t, b, None), trainable, base)
+    kept = jax.eval_shape(lambda t, b: method.export(t, b, None), trainable, base)
     return count(trainable), kept.count()
 
 

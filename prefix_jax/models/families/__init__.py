@@ -5,19 +5,19 @@ from typing import Any
 from prefix_jax.errors import UserError
 from prefix_jax.models.families import bart, gemma3, gpt2, gptj, llama, qwen3, t5
 from prefix_jax.models.families.family import Family
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.spec.family: module.FAMILY for module in (gpt2, llama, t5, bart, gptj, qwen3, gemma3)
+    module.FAMILY.model_config.family: module.FAMILY for module in (gpt2, llama, t5, bart, gptj, qwen3, gemma3)
 }
 
 
-def of(spec: Spec) -> Family:
+def of(model_config: ModelConfig) -> Family:
     """Returns the family of a spec."""
-    return FAMILIES[spec.family]
+    return FAMILIES[model_config.family]
 
 
-def from_hf(config: dict[str, Any]) -> Spec:
+def from_hf(config: dict[str, Any]) -> ModelConfig:
     """Returns the spec of a model from the dictionary in its `config.json`.
 
     Raises:

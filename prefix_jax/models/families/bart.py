@@ -17,12 +17,12 @@ from prefix_jax.models.families.family import Family, Module, attention_modules,
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, CrossAttention, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, from_array, merge, split, stack, transpose
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import COPIES, Names, Tree, embedding, head, linear, only_copies, stacked
-from prefix_jax.models.specs import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class BartSpec(Spec):
+class BartConfig(ModelConfig):
     family: ClassVar[str] = "bart"
     hashed_as: ClassVar[str] = "BartSpec"
     positions: ClassVar[str] = "learned"
@@ -42,7 +42,7 @@ class BartSpec(Spec):
         return self.decoder_start_id
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         """Of the encoder and of the decoder, each for itself."""
         return self.max_positions
 
@@ -61,22 +61,22 @@ ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu}
 class Positions(nn.Module):
     """Adds learned positions to embeddings, and takes their norm."""
 
-    spec: BartSpec
+    model_config: BartConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
-        rows = (self.spec.max_positions + UNUSED_POSITIONS, self.spec.d_model)
+        rows = (self.model_config.max_positions + UNUSED_POSITIONS, self.model_config.d_model)
         table = self.param("table", nn.initializers.normal(0.02), rows)
         # Columns without a token may lie beyond the table, as in `layers.Embedding`.
         moved = x + jnp.take(table, positions + UNUSED_POSITIONS, axis=0, mode="clip").astype(x.dtype)
-        return LayerNorm(self.spec.norm_epsilon, name="norm")(moved)
+        return LayerNorm(self.model_config.norm_epsilon, name="norm")(moved)
 
 
 class BartSide(Side):
-    spec: BartSpec
+    model_config: BartConfig
 
     def make_block(self) -> nn.Module:
-        s, scale = self.spec, attention_scale(self.spec.head_dim)
+        s, scale = self.model_config, attention_scale(self.model_config.head_dim)
         cross = CrossAttention(s.heads, s.head_dim, s.d_model, scale, bias=True) if self.decoder else None
         return Block(
             attention=SelfAttention(s.heads, 1, s.head_dim, scale, bias=True, out_bias=True),
@@ -88,30 +88,30 @@ class BartSide(Side):
 
     def setup(self) -> None:
         super().setup()
-        self.positions = Positions(self.spec)
+        self.positions = Positions(self.model_config)
 
     def begin(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
         return self.positions(x, positions)
 
 
 class Bart(EncoderDecoder):
-    spec: BartSpec
+    model_config: BartConfig
     side: ClassVar[type[Side]] = BartSide
     biases: ClassVar[bool] = True
 
     @property
     def embedding_scale(self) -> float:
-        return self.spec.d_model**0.5 if self.spec.scale_embeddings else 1.0
+        return self.model_config.d_model**0.5 if self.model_config.scale_embeddings else 1.0
 
     def setup(self) -> None:
         super().setup()
-        self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (self.spec.vocab_size,))
+        self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (self.model_config.vocab_size,))
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
         return super().logits(hidden) + self.logits_bias.astype(jnp.float32)
 
 
-def read(c: dict[str, Any]) -> BartSpec:
+def read(c: dict[str, Any]) -> BartConfig:
     refuse(c, "activation_function", ("gelu", "relu"))
     heads = c["decoder_attention_heads"]
     if c["encoder_attention_heads"] != heads:
@@ -119,7 +119,7 @@ def read(c: dict[str, Any]) -> BartSpec:
             f"this bart model has {c['encoder_attention_heads']} heads in the encoder and {heads} in the decoder, "
             "which is not supported"
         )
-    return BartSpec(
+    return BartConfig(
         vocab_size=c["vocab_size"],
         layers=c["decoder_layers"],
         d_model=c["d_model"],
@@ -141,26 +141,26 @@ def read(c: dict[str, Any]) -> BartSpec:
     )
 
 
-def parameters(spec: BartSpec, names: Names) -> Tree:
-    only_copies(spec, names, *COPIES)
+def parameters(model_config: BartConfig, names: Names) -> Tree:
+    only_copies(model_config, names, *COPIES)
     return {
-        "embedding": {"tokens": embedding(spec, names, "shared.weight", *COPIES)},
-        "encoder": _side(spec, names, "encoder", spec.encoder_layers, spec.encoder_d_ff),
-        "decoder": _side(spec, names, "decoder", spec.layers, spec.d_ff),
-        "logits_bias": _logits_bias(spec, names),
-        **head(spec, names, "shared.weight"),
+        "embedding": {"tokens": embedding(model_config, names, "shared.weight", *COPIES)},
+        "encoder": _side(model_config, names, "encoder", model_config.encoder_layers, model_config.encoder_d_ff),
+        "decoder": _side(model_config, names, "decoder", model_config.layers, model_config.d_ff),
+        "logits_bias": _logits_bias(model_config, names),
+        **head(model_config, names, "shared.weight"),
     }
 
 
-def _logits_bias(spec: BartSpec, names: Names) -> Leaf:
+def _logits_bias(model_config: BartConfig, names: Names) -> Leaf:
     """A buffer that a model saved without its head does not have: zeros."""
     if "final_logits_bias" not in names:
-        return from_array(np.zeros(spec.vocab_size, np.float32))
-    return merge(names("final_logits_bias", 1, spec.vocab_size), 0, 2)
+        return from_array(np.zeros(model_config.vocab_size, np.float32))
+    return merge(names("final_logits_bias", 1, model_config.vocab_size), 0, 2)
 
 
-def _side(spec: BartSpec, names: Names, side: str, layers: int, f: int) -> Tree:
-    e, h, d = spec.d_model, spec.heads, spec.head_dim
+def _side(model_config: BartConfig, names: Names, side: str, layers: int, f: int) -> Tree:
+    e, h, d = model_config.d_model, model_config.heads, model_config.head_dim
 
     def norm(path: str) -> Tree:
         return {"scale": names(f"{path}.weight", e), "bias": names(f"{path}.bias", e)}
@@ -192,7 +192,7 @@ def _side(spec: BartSpec, names: Names, side: str, layers: int, f: int) -> Tree:
             tree |= {"cross": parts, "cross_norm": norm(f"{path}.encoder_attn_layer_norm")}
         return tree
 
-    rows = spec.max_positions + 2
+    rows = model_config.max_positions + 2
     return {
         "positions": {
             "table": names(f"{side}.embed_positions.weight", rows, e),
@@ -202,19 +202,19 @@ def _side(spec: BartSpec, names: Names, side: str, layers: int, f: int) -> Tree:
     }
 
 
-def modules(spec: BartSpec) -> list[Module]:
-    return [found for side in ("encoder", "decoder") for found in _side_modules(spec, side)]
+def modules(model_config: BartConfig) -> list[Module]:
+    return [found for side in ("encoder", "decoder") for found in _side_modules(model_config, side)]
 
 
-def _side_modules(spec: BartSpec, side: str) -> list[Module]:
+def _side_modules(model_config: BartConfig, side: str) -> list[Module]:
     encoder = side == "encoder"
-    stack = ((side, "layers"), spec.encoder_layers if encoder else spec.layers)
-    path, width = f"model.{side}.layers.{{}}", spec.encoder_d_ff if encoder else spec.d_ff
-    found = attention_modules(spec, stack, "attention", f"{path}.self_attn.{{}}_proj", "out")
+    stack = ((side, "layers"), model_config.encoder_layers if encoder else model_config.layers)
+    path, width = f"model.{side}.layers.{{}}", model_config.encoder_d_ff if encoder else model_config.d_ff
+    found = attention_modules(model_config, stack, "attention", f"{path}.self_attn.{{}}_proj", "out")
     if not encoder:
-        found += attention_modules(spec, stack, "cross", f"{path}.encoder_attn.{{}}_proj", "out")
-    up = module(stack, "mlp/up", f"{path}.fc1", spec.d_model, (width,))
-    return [*found, up, module(stack, "mlp/down", f"{path}.fc2", width, (spec.d_model,))]
+        found += attention_modules(model_config, stack, "cross", f"{path}.encoder_attn.{{}}_proj", "out")
+    up = module(stack, "mlp/up", f"{path}.fc1", model_config.d_model, (width,))
+    return [*found, up, module(stack, "mlp/down", f"{path}.fc2", width, (model_config.d_model,))]
 
 
 def sizes(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def sizes(layers: int, width: int, heads: int, inner: int) -> dict[str, Any]:
 
 FAMILY = Family(
     title="BART",
-    spec=BartSpec,
+    model_config=BartConfig,
     network=Bart,
     readers={"bart": read},
     parameters=parameters,

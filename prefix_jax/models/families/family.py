@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Tree
-from prefix_jax.models.specs import Spec
 
 
 class Gguf(NamedTuple):
@@ -59,14 +59,16 @@ def module(
     return Module(stack[0], tuple(path.split("/")), name, stack[1], inputs, outputs, slot)
 
 
-def attention_modules(spec: Spec, stack: tuple[tuple[str, ...], int], site: str, name: str, out: str) -> list[Module]:
+def attention_modules(
+    model_config: ModelConfig, stack: tuple[tuple[str, ...], int], site: str, name: str, out: str
+) -> list[Module]:
     """Returns the modules of an encoder-decoder's attention.
 
     Args:
       site: "attention" or "cross".
       name: of a module, with {} for the layer and then for the part: q, k, v or `out`.
     """
-    e, h, d = spec.d_model, spec.heads, spec.head_dim
+    e, h, d = model_config.d_model, model_config.heads, model_config.head_dim
     paths = {"attention": ("qkv/query", "qkv/key", "qkv/value"), "cross": ("query", "key_value/key", "key_value/value")}
     parts = zip(paths[site], "qkv", strict=True)
     found = [module(stack, f"{site}/{path}", name.format("{}", part), e, (h, 1, d)) for path, part in parts]
@@ -95,9 +97,9 @@ class Family:
     """
 
     title: str
-    spec: type[Spec]
+    model_config: type[ModelConfig]
     network: type[nn.Module]
-    readers: Mapping[str, Callable[[dict[str, Any]], Spec]]
+    readers: Mapping[str, Callable[[dict[str, Any]], ModelConfig]]
     parameters: Callable[[Any, Names], Tree]
     modules: Callable[[Any], list[Module]]
     anchor: str

@@ -16,14 +16,14 @@ from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rota
 from prefix_jax.models.families.llama import GGUF_TENSORS, attention_kernels, gated_mlp, modules
 from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import shifted
+from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
 from prefix_jax.models.parameters import Names, Tree, embedding, head, stacked
-from prefix_jax.models.specs import LayerKind, Rotary, Spec
 
 _PERIOD = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemma3Spec(Spec):
+class Gemma3Config(ModelConfig):
     family: ClassVar[str] = "gemma3"
     positions: ClassVar[str] = "rotary"
     max_positions: int
@@ -37,7 +37,7 @@ class Gemma3Spec(Spec):
     query_scale: float
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         return self.max_positions
 
     @property
@@ -48,14 +48,14 @@ class Gemma3Spec(Spec):
 
 
 class Gemma3(DecoderOnly):
-    spec: Gemma3Spec
+    model_config: Gemma3Config
 
     @property
     def embedding_scale(self) -> float:
-        return self.spec.d_model**0.5
+        return self.model_config.d_model**0.5
 
     def make_block(self) -> nn.Module:
-        s = self.spec
+        s = self.model_config
         groups, scale = s.heads // s.kv_heads, s.query_scale**-0.5
         return Block(
             attention=SelfAttention(s.kv_heads, groups, s.head_dim, scale, head_norm=s.norm_epsilon),
@@ -65,10 +65,10 @@ class Gemma3(DecoderOnly):
         )
 
     def make_norm(self) -> nn.Module:
-        return RMSNorm(self.spec.norm_epsilon)
+        return RMSNorm(self.model_config.norm_epsilon)
 
 
-def read(c: dict[str, Any]) -> Gemma3Spec:
+def read(c: dict[str, Any]) -> Gemma3Config:
     refuse(c, "hidden_activation", ("gelu_pytorch_tanh",))
     for option in ("attn_logit_softcapping", "final_logit_softcapping"):
         refuse(c, option, (None,))
@@ -78,7 +78,7 @@ def read(c: dict[str, Any]) -> Gemma3Spec:
     period = c.get("sliding_window_pattern") or c.get("_sliding_window_pattern") or _PERIOD
     whole = [("sliding", "full")[(i + 1) % period == 0] + "_attention" for i in range(layers)]
     far, near = _rope(c)
-    return Gemma3Spec(
+    return Gemma3Config(
         vocab_size=c.get("vocab_size", 262208),
         layers=layers,
         d_model=c["hidden_size"],
@@ -110,8 +110,8 @@ def _rope(c: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return far, {"rope_theta": c.get("rope_local_base_freq", 1e4)}
 
 
-def parameters(spec: Gemma3Spec, names: Names) -> Tree:
-    e, d = spec.d_model, spec.head_dim
+def parameters(model_config: Gemma3Config, names: Names) -> Tree:
+    e, d = model_config.d_model, model_config.head_dim
 
     def norm(name: str, width: int = e) -> Tree:
         """A norm multiplies by 1 + its weight."""
@@ -122,18 +122,18 @@ def parameters(spec: Gemma3Spec, names: Names) -> Tree:
         heads = {f"{part}_norm": norm(f"{path}.self_attn.{part[0]}_norm", d) for part in ("query", "key")}
         return {
             "attention_norm": norm(f"{path}.input_layernorm"),
-            "attention": {**attention_kernels(spec, names, f"{path}.self_attn"), **heads},
+            "attention": {**attention_kernels(model_config, names, f"{path}.self_attn"), **heads},
             "attention_post_norm": norm(f"{path}.post_attention_layernorm"),
             "mlp_norm": norm(f"{path}.pre_feedforward_layernorm"),
-            "mlp": gated_mlp(spec, names, f"{path}.mlp"),
+            "mlp": gated_mlp(model_config, names, f"{path}.mlp"),
             "mlp_post_norm": norm(f"{path}.post_feedforward_layernorm"),
         }
 
     return {
-        "embedding": {"tokens": embedding(spec, names, "embed_tokens.weight")},
-        "layers": stacked(spec.layers, layer),
+        "embedding": {"tokens": embedding(model_config, names, "embed_tokens.weight")},
+        "layers": stacked(model_config.layers, layer),
         "final_norm": norm("norm"),
-        **head(spec, names, "embed_tokens.weight"),
+        **head(model_config, names, "embed_tokens.weight"),
     }
 
 
@@ -170,7 +170,7 @@ _GGUF: Mapping[str, str] = {
 _LINEAR = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 FAMILY = Family(
     title="Gemma 3",
-    spec=Gemma3Spec,
+    model_config=Gemma3Config,
     network=Gemma3,
     readers={"gemma3_text": read},
     parameters=parameters,

@@ -14,12 +14,12 @@ from prefix_jax.models.families.family import Family, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import split, transpose
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Tree, embedding, head, stacked
-from prefix_jax.models.specs import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPT2Spec(Spec):
+class GPT2Config(ModelConfig):
     family: ClassVar[str] = "gpt2"
     hashed_as: ClassVar[str] = "GPT2Spec"
     positions: ClassVar[str] = "learned"
@@ -30,7 +30,7 @@ class GPT2Spec(Spec):
         return self.max_positions
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         return self.max_positions
 
 
@@ -39,10 +39,10 @@ def gelu(x: Array) -> Array:
 
 
 class GPT2(DecoderOnly):
-    spec: GPT2Spec
+    model_config: GPT2Config
 
     def make_block(self) -> nn.Module:
-        s = self.spec
+        s = self.model_config
         scale = attention_scale(s.head_dim)
         return Block(
             attention=SelfAttention(s.kv_heads, 1, s.head_dim, scale, bias=True, out_bias=True),
@@ -51,15 +51,15 @@ class GPT2(DecoderOnly):
         )
 
     def make_norm(self) -> nn.Module:
-        return LayerNorm(self.spec.norm_epsilon)
+        return LayerNorm(self.model_config.norm_epsilon)
 
 
-def read(c: dict[str, Any]) -> GPT2Spec:
+def read(c: dict[str, Any]) -> GPT2Config:
     refuse(c, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
     refuse(c, "scale_attn_by_inverse_layer_idx", (False,))
     refuse(c, "scale_attn_weights", (True,))
     d_model, heads = c["n_embd"], c["n_head"]
-    return GPT2Spec(
+    return GPT2Config(
         vocab_size=c["vocab_size"],
         layers=c["n_layer"],
         d_model=d_model,
@@ -76,8 +76,8 @@ def read(c: dict[str, Any]) -> GPT2Spec:
     )
 
 
-def parameters(spec: GPT2Spec, names: Names) -> Tree:
-    e, f, k, d = spec.d_model, spec.d_ff, spec.heads, spec.head_dim
+def parameters(model_config: GPT2Config, names: Names) -> Tree:
+    e, f, k, d = model_config.d_model, model_config.d_ff, model_config.heads, model_config.head_dim
 
     def norm(name: str) -> Tree:
         return {"scale": names(f"{name}.weight", e), "bias": names(f"{name}.bias", e)}
@@ -102,12 +102,12 @@ def parameters(spec: GPT2Spec, names: Names) -> Tree:
 
     return {
         "embedding": {
-            "tokens": embedding(spec, names, "wte.weight"),
-            "positions": names("wpe.weight", spec.max_positions, e),
+            "tokens": embedding(model_config, names, "wte.weight"),
+            "positions": names("wpe.weight", model_config.max_positions, e),
         },
-        "layers": stacked(spec.layers, layer),
+        "layers": stacked(model_config.layers, layer),
         "final_norm": norm("ln_f"),
-        **head(spec, names, "wte.weight"),
+        **head(model_config, names, "wte.weight"),
     }
 
 
@@ -116,21 +116,21 @@ def sizes(layers: int, width: int, heads: int, vocabulary: int = 50257, window: 
     return {"model_type": "gpt2", **sizes}
 
 
-def modules(spec: GPT2Spec) -> list[Module]:
-    e, k, d = spec.d_model, spec.heads, spec.head_dim
-    stack, base = (("layers",), spec.layers), "transformer.h.{}"
+def modules(model_config: GPT2Config) -> list[Module]:
+    e, k, d = model_config.d_model, model_config.heads, model_config.head_dim
+    stack, base = (("layers",), model_config.layers), "transformer.h.{}"
     parts = enumerate(("query", "key", "value"))
     return [
         *(module(stack, f"attention/qkv/{part}", f"{base}.attn.c_attn", e, (k, 1, d), slot) for slot, part in parts),
         module(stack, "attention/out", f"{base}.attn.c_proj", k * d, (e,)),
-        module(stack, "mlp/up", f"{base}.mlp.c_fc", e, (spec.d_ff,)),
-        module(stack, "mlp/down", f"{base}.mlp.c_proj", spec.d_ff, (e,)),
+        module(stack, "mlp/up", f"{base}.mlp.c_fc", e, (model_config.d_ff,)),
+        module(stack, "mlp/down", f"{base}.mlp.c_proj", model_config.d_ff, (e,)),
     ]
 
 
 FAMILY = Family(
     title="GPT-2",
-    spec=GPT2Spec,
+    model_config=GPT2Config,
     network=GPT2,
     readers={"gpt2": read},
     parameters=parameters,

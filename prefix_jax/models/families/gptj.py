@@ -13,19 +13,19 @@ from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import concatenate, split, transpose
+from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
 from prefix_jax.models.parameters import Names, Tree, embedding, linear, stacked
-from prefix_jax.models.specs import LayerKind, Rotary, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTJSpec(Spec):
+class GPTJConfig(ModelConfig):
     family: ClassVar[str] = "gptj"
     positions: ClassVar[str] = "rotary"
     max_positions: int
     rotary_dims: int
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         return self.max_positions
 
     @property
@@ -34,11 +34,11 @@ class GPTJSpec(Spec):
 
 
 class GPTJ(DecoderOnly):
-    spec: GPTJSpec
+    model_config: GPTJConfig
     head_bias: ClassVar[bool] = True
 
     def make_block(self) -> nn.Module:
-        s = self.spec
+        s = self.model_config
         return Block(
             attention=SelfAttention(s.kv_heads, 1, s.head_dim, attention_scale(s.head_dim), interleaved=True),
             mlp=MLP(s.d_ff, gelu, bias=True),
@@ -47,14 +47,14 @@ class GPTJ(DecoderOnly):
         )
 
     def make_norm(self) -> nn.Module:
-        return LayerNorm(self.spec.norm_epsilon)
+        return LayerNorm(self.model_config.norm_epsilon)
 
 
-def read(c: dict[str, Any]) -> GPTJSpec:
+def read(c: dict[str, Any]) -> GPTJConfig:
     refuse(c, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
     refuse(c, "tie_word_embeddings", (False,))
     d_model, heads = c["n_embd"], c["n_head"]
-    return GPTJSpec(
+    return GPTJConfig(
         vocab_size=c["vocab_size"],
         layers=c["n_layer"],
         d_model=d_model,
@@ -72,8 +72,8 @@ def read(c: dict[str, Any]) -> GPTJSpec:
     )
 
 
-def parameters(spec: GPTJSpec, names: Names) -> Tree:
-    e, f, k, d = spec.d_model, spec.d_ff, spec.heads, spec.head_dim
+def parameters(model_config: GPTJConfig, names: Names) -> Tree:
+    e, f, k, d = model_config.d_model, model_config.d_ff, model_config.heads, model_config.head_dim
 
     def affine(path: str, inputs: int, outputs: int) -> Tree:
         return {"kernel": linear(names(f"{path}.weight", outputs, inputs)), "bias": names(f"{path}.bias", outputs)}
@@ -92,31 +92,31 @@ def parameters(spec: GPTJSpec, names: Names) -> Tree:
         }
 
     return {
-        "embedding": {"tokens": embedding(spec, names, "wte.weight")},
-        "layers": stacked(spec.layers, layer),
+        "embedding": {"tokens": embedding(model_config, names, "wte.weight")},
+        "layers": stacked(model_config.layers, layer),
         "final_norm": {"scale": names("ln_f.weight", e), "bias": names("ln_f.bias", e)},
         "head": {
-            "tokens": names("lm_head.weight", spec.vocab_size, e),
-            "bias": names("lm_head.bias", spec.vocab_size),
+            "tokens": names("lm_head.weight", model_config.vocab_size, e),
+            "bias": names("lm_head.bias", model_config.vocab_size),
         },
     }
 
 
-def modules(spec: GPTJSpec) -> list[Module]:
-    e, k, d = spec.d_model, spec.heads, spec.head_dim
-    stack, base = (("layers",), spec.layers), "transformer.h.{}"
+def modules(model_config: GPTJConfig) -> list[Module]:
+    e, k, d = model_config.d_model, model_config.heads, model_config.head_dim
+    stack, base = (("layers",), model_config.layers), "transformer.h.{}"
     parts = ("query", "key", "value")
     return [
         *(module(stack, f"attention/qkv/{part}", f"{base}.attn.{part[0]}_proj", e, (k, 1, d)) for part in parts),
         module(stack, "attention/out", f"{base}.attn.out_proj", k * d, (e,)),
-        module(stack, "mlp/up", f"{base}.mlp.fc_in", e, (spec.d_ff,)),
-        module(stack, "mlp/down", f"{base}.mlp.fc_out", spec.d_ff, (e,)),
+        module(stack, "mlp/up", f"{base}.mlp.fc_in", e, (model_config.d_ff,)),
+        module(stack, "mlp/down", f"{base}.mlp.fc_out", model_config.d_ff, (e,)),
     ]
 
 
 FAMILY = Family(
     title="GPT-J",
-    spec=GPTJSpec,
+    model_config=GPTJConfig,
     network=GPTJ,
     readers={"gptj": read},
     parameters=parameters,

@@ -16,14 +16,14 @@ from prefix_jax.models.families.family import Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rope_parameters, rotary_scaling
 from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, concatenate, split, transpose
+from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
 from prefix_jax.models.parameters import Names, Tree, embedding, head, linear, stacked
-from prefix_jax.models.specs import LayerKind, Rotary, Spec
 
 _NORMED = ("query", "key")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaSpec(Spec):
+class LlamaConfig(ModelConfig):
     family: ClassVar[str] = "llama"
     hashed_as: ClassVar[str] = "LlamaSpec"
     positions: ClassVar[str] = "rotary"
@@ -38,7 +38,7 @@ class LlamaSpec(Spec):
     sliding: tuple[bool, ...] = ()
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         return self.max_positions
 
     @property
@@ -49,10 +49,10 @@ class LlamaSpec(Spec):
 
 
 class Llama(DecoderOnly):
-    spec: LlamaSpec
+    model_config: LlamaConfig
 
     def make_block(self) -> nn.Module:
-        s = self.spec
+        s = self.model_config
         groups, scale = s.heads // s.kv_heads, attention_scale(s.head_dim)
         return Block(
             attention=SelfAttention(
@@ -68,21 +68,21 @@ class Llama(DecoderOnly):
         )
 
     def make_norm(self) -> nn.Module:
-        return RMSNorm(self.spec.norm_epsilon)
+        return RMSNorm(self.model_config.norm_epsilon)
 
 
-def read(c: dict[str, Any]) -> LlamaSpec:
+def read(c: dict[str, Any]) -> LlamaConfig:
     refuse(c, "hidden_act", ("silu",))
     refuse(c, "mlp_bias", (False,))
     qwen = c["model_type"] == "qwen2"
     if not qwen:
         refuse(c, "attention_bias", (False,))
     window, sliding = windows(c)
-    return LlamaSpec(**sizes_of(c), qkv_bias=qwen, sliding_window=window, sliding=sliding)
+    return LlamaConfig(**sizes_of(c), qkv_bias=qwen, sliding_window=window, sliding=sliding)
 
 
 def sizes_of(c: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a `LlamaSpec` that a `config.json` says alike for all families of its kind."""
+    """Returns the fields of a `LlamaConfig` that a `config.json` says alike for all families of its kind."""
     heads, rope = c["num_attention_heads"], rope_parameters(c)
     return dict(
         vocab_size=c["vocab_size"],
@@ -118,32 +118,32 @@ def windows(c: dict[str, Any]) -> tuple[int | None, tuple[bool, ...]]:
     return window, () if all(sliding) else sliding
 
 
-def parameters(spec: LlamaSpec, names: Names) -> Tree:
-    e = spec.d_model
+def parameters(model_config: LlamaConfig, names: Names) -> Tree:
+    e = model_config.d_model
 
     def layer(i: int) -> Tree:
         return {
             "attention_norm": {"scale": names(f"layers.{i}.input_layernorm.weight", e)},
             "attention": {
-                **attention_kernels(spec, names, f"layers.{i}.self_attn", spec.qkv_bias),
-                **_head_norms(spec, names, f"layers.{i}.self_attn"),
+                **attention_kernels(model_config, names, f"layers.{i}.self_attn", model_config.qkv_bias),
+                **_head_norms(model_config, names, f"layers.{i}.self_attn"),
             },
             "mlp_norm": {"scale": names(f"layers.{i}.post_attention_layernorm.weight", e)},
-            "mlp": gated_mlp(spec, names, f"layers.{i}.mlp"),
+            "mlp": gated_mlp(model_config, names, f"layers.{i}.mlp"),
         }
 
     return {
-        "embedding": {"tokens": embedding(spec, names, "embed_tokens.weight")},
-        "layers": stacked(spec.layers, layer),
+        "embedding": {"tokens": embedding(model_config, names, "embed_tokens.weight")},
+        "layers": stacked(model_config.layers, layer),
         "final_norm": {"scale": names("norm.weight", e)},
-        **head(spec, names, "embed_tokens.weight"),
+        **head(model_config, names, "embed_tokens.weight"),
     }
 
 
-def attention_kernels(spec: Spec, names: Names, path: str, bias: bool = False) -> Tree:
+def attention_kernels(model_config: ModelConfig, names: Names, path: str, bias: bool = False) -> Tree:
     """Returns the projections of grouped queries from q_proj, k_proj, v_proj and o_proj."""
-    e, k, d = spec.d_model, spec.kv_heads, spec.head_dim
-    g = spec.heads // k
+    e, k, d = model_config.d_model, model_config.kv_heads, model_config.head_dim
+    g = model_config.heads // k
 
     def qkv(kind: str, *inner: int) -> Leaf:
         """[K, G+2, D, ...]: for each key-value head its queries, its key and its value."""
@@ -158,27 +158,29 @@ def attention_kernels(spec: Spec, names: Names, path: str, bias: bool = False) -
     }
 
 
-def gated_mlp(spec: Spec, names: Names, path: str) -> Tree:
+def gated_mlp(model_config: ModelConfig, names: Names, path: str) -> Tree:
     """Returns the projections of a gated MLP from gate_proj, up_proj and down_proj."""
-    e, f = spec.d_model, spec.d_ff
+    e, f = model_config.d_model, model_config.d_ff
     shapes = {"gate": (f, e), "up": (f, e), "down": (e, f)}
     return {name: {"kernel": linear(names(f"{path}.{name}_proj.weight", *shape))} for name, shape in shapes.items()}
 
 
-def _head_norms(spec: LlamaSpec, names: Names, path: str) -> Tree:
-    if not spec.head_norm:
+def _head_norms(model_config: LlamaConfig, names: Names, path: str) -> Tree:
+    if not model_config.head_norm:
         return {}
-    return {f"{part}_norm": {"scale": names(f"{path}.{part[0]}_norm.weight", spec.head_dim)} for part in _NORMED}
+    return {
+        f"{part}_norm": {"scale": names(f"{path}.{part[0]}_norm.weight", model_config.head_dim)} for part in _NORMED
+    }
 
 
-def modules(spec: Spec) -> list[Module]:
-    e, f, k, d = spec.d_model, spec.d_ff, spec.kv_heads, spec.head_dim
-    stack, base, one = (("layers",), spec.layers), "model.layers.{}", (k, 1, d)
+def modules(model_config: ModelConfig) -> list[Module]:
+    e, f, k, d = model_config.d_model, model_config.d_ff, model_config.kv_heads, model_config.head_dim
+    stack, base, one = (("layers",), model_config.layers), "model.layers.{}", (k, 1, d)
     return [
-        module(stack, "attention/qkv/query", f"{base}.self_attn.q_proj", e, (k, spec.heads // k, d)),
+        module(stack, "attention/qkv/query", f"{base}.self_attn.q_proj", e, (k, model_config.heads // k, d)),
         module(stack, "attention/qkv/key", f"{base}.self_attn.k_proj", e, one),
         module(stack, "attention/qkv/value", f"{base}.self_attn.v_proj", e, one),
-        module(stack, "attention/out", f"{base}.self_attn.o_proj", spec.heads * d, (e,)),
+        module(stack, "attention/out", f"{base}.self_attn.o_proj", model_config.heads * d, (e,)),
         module(stack, "mlp/gate", f"{base}.mlp.gate_proj", e, (f,)),
         module(stack, "mlp/up", f"{base}.mlp.up_proj", e, (f,)),
         module(stack, "mlp/down", f"{base}.mlp.down_proj", f, (e,)),
@@ -207,7 +209,7 @@ GGUF_TENSORS: Mapping[str, str] = {
 }
 FAMILY = Family(
     title="Llama",
-    spec=LlamaSpec,
+    model_config=LlamaConfig,
     network=Llama,
     readers={"llama": read, "mistral": read, "qwen2": read},
     parameters=parameters,

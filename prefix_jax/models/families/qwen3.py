@@ -6,26 +6,26 @@ from typing import Any, ClassVar
 
 from prefix_jax.models.families.family import Family, Gguf
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.llama import GGUF_TENSORS, Llama, LlamaSpec, modules, parameters, sizes_of, windows
+from prefix_jax.models.families.llama import GGUF_TENSORS, Llama, LlamaConfig, modules, parameters, sizes_of, windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qwen3Spec(LlamaSpec):
+class Qwen3Config(LlamaConfig):
     family: ClassVar[str] = "qwen3"
     hashed_as: ClassVar[str] = ""
     head_norm: ClassVar[bool] = True
 
 
 class Qwen3(Llama):
-    spec: Qwen3Spec
+    model_config: Qwen3Config
 
 
-def read(c: dict[str, Any]) -> Qwen3Spec:
+def read(c: dict[str, Any]) -> Qwen3Config:
     refuse(c, "hidden_act", ("silu",))
     refuse(c, "attention_bias", (False,))
     window, sliding = windows(c)
     c = {"head_dim": 128, **c}
-    return Qwen3Spec(**sizes_of(c), qkv_bias=False, sliding_window=window, sliding=sliding)
+    return Qwen3Config(**sizes_of(c), qkv_bias=False, sliding_window=window, sliding=sliding)
 
 
 def sizes(layers: int, width: int, heads: int, kv_heads: int, inner: int, tied: bool) -> dict[str, Any]:
@@ -39,7 +39,7 @@ _GGUF: Mapping[str, str] = {
 }  # fmt: skip
 FAMILY = Family(
     title="Qwen3",
-    spec=Qwen3Spec,
+    model_config=Qwen3Config,
     network=Qwen3,
     readers={"qwen3": read},
     parameters=parameters,

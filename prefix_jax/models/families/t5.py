@@ -20,14 +20,14 @@ from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, CrossAttention, GatedMLP, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, split, stack, transpose
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import COPIES, Names, Tree, embedding, head, linear, only_copies, stacked
-from prefix_jax.models.specs import Spec
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "gelu": gelu, "silu": jax.nn.silu}
 
 
 @dataclass(frozen=True, kw_only=True)
-class T5Spec(Spec):
+class T5Config(ModelConfig):
     family: ClassVar[str] = "t5"
     hashed_as: ClassVar[str] = "T5Spec"
     positions: ClassVar[str] = "relative"
@@ -66,10 +66,10 @@ def relative_buckets(distance: Int[Array, "T S"], bidirectional: bool, buckets: 
 
 
 class T5Side(Side):
-    spec: T5Spec
+    model_config: T5Config
 
     def make_block(self) -> nn.Module:
-        s = self.spec
+        s = self.model_config
         return Block(
             attention=SelfAttention(s.heads, 1, s.head_dim, scale=1.0),  # T5 does not scale its logits
             mlp=(GatedMLP if s.gated else MLP)(s.d_ff, _ACTIVATIONS[s.activation]),
@@ -79,13 +79,15 @@ class T5Side(Side):
 
     def setup(self) -> None:
         super().setup()
-        s = self.spec
+        s = self.model_config
         self.relative_bias = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
         self.final_norm = RMSNorm(s.norm_epsilon)
 
     def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Float[Array, "H 1 T S"]:
         distance = keys[None, :] - queries[:, None]
-        buckets = relative_buckets(distance, not self.decoder, self.spec.buckets, self.spec.max_distance)
+        buckets = relative_buckets(
+            distance, not self.decoder, self.model_config.buckets, self.model_config.max_distance
+        )
         return jnp.moveaxis(jnp.take(self.relative_bias.astype(jnp.float32), buckets, axis=0), -1, 0)[:, None]
 
     def end(self, x: Float[Array, "*batch T E"]) -> Float[Array, "*batch T E"]:
@@ -93,23 +95,23 @@ class T5Side(Side):
 
 
 class T5(EncoderDecoder):
-    spec: T5Spec
+    model_config: T5Config
     side: ClassVar[type[Side]] = T5Side
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
-        if self.spec.scale_outputs:
-            hidden = hidden * jnp.asarray(self.spec.d_model**-0.5, hidden.dtype)
+        if self.model_config.scale_outputs:
+            hidden = hidden * jnp.asarray(self.model_config.d_model**-0.5, hidden.dtype)
         return super().logits(hidden)
 
 
-def read(c: dict[str, Any]) -> T5Spec:
+def read(c: dict[str, Any]) -> T5Config:
     projection = c.get("feed_forward_proj", "relu")
     gated = projection.startswith("gated-")
     activation = projection.removeprefix("gated-").replace("gelu_new", "gelu")
     if activation not in ("relu", "gelu", "silu") or (activation == "gelu" and not gated):
         raise UserError(f'feed_forward_proj "{projection}" is not supported (only relu, gated-gelu, gated-silu)')
     refuse(c, "dense_act_fn", (activation.replace("gelu", "gelu_new"),))
-    return T5Spec(
+    return T5Config(
         vocab_size=c["vocab_size"],
         layers=c.get("num_decoder_layers") or c["num_layers"],
         d_model=c["d_model"],
@@ -133,18 +135,18 @@ def read(c: dict[str, Any]) -> T5Spec:
     )
 
 
-def parameters(spec: T5Spec, names: Names) -> Tree:
-    only_copies(spec, names, *COPIES)
+def parameters(model_config: T5Config, names: Names) -> Tree:
+    only_copies(model_config, names, *COPIES)
     return {
-        "embedding": {"tokens": embedding(spec, names, "shared.weight", *COPIES)},
-        "encoder": _side(spec, names, "encoder", spec.encoder_layers),
-        "decoder": _side(spec, names, "decoder", spec.layers),
-        **head(spec, names, "shared.weight"),
+        "embedding": {"tokens": embedding(model_config, names, "shared.weight", *COPIES)},
+        "encoder": _side(model_config, names, "encoder", model_config.encoder_layers),
+        "decoder": _side(model_config, names, "decoder", model_config.layers),
+        **head(model_config, names, "shared.weight"),
     }
 
 
-def _side(spec: T5Spec, names: Names, side: str, layers: int) -> Tree:
-    e, h, d = spec.d_model, spec.heads, spec.head_dim
+def _side(model_config: T5Config, names: Names, side: str, layers: int) -> Tree:
+    e, h, d = model_config.d_model, model_config.heads, model_config.head_dim
 
     def kernel(path: str, parts: str) -> Leaf:
         """[E, H, parts, D]"""
@@ -162,7 +164,7 @@ def _side(spec: T5Spec, names: Names, side: str, layers: int) -> Tree:
             "attention_norm": {"scale": names(f"{block}.0.layer_norm.weight", e)},
             "attention": {"qkv": {"kernel": kernel(attention, "qkv")}, "out": out(attention)},
             "mlp_norm": {"scale": names(f"{block}.{last}.layer_norm.weight", e)},
-            "mlp": _mlp(spec, names, f"{block}.{last}.DenseReluDense"),
+            "mlp": _mlp(model_config, names, f"{block}.{last}.DenseReluDense"),
         }
         if side == "decoder":
             tree["cross_norm"] = {"scale": names(f"{block}.1.layer_norm.weight", e)}
@@ -175,34 +177,37 @@ def _side(spec: T5Spec, names: Names, side: str, layers: int) -> Tree:
 
     bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     return {
-        "relative_bias": names(bias, spec.buckets, h),
+        "relative_bias": names(bias, model_config.buckets, h),
         "layers": stacked(layers, layer),
         "final_norm": {"scale": names(f"{side}.final_layer_norm.weight", e)},
     }
 
 
-def _mlp(spec: T5Spec, names: Names, path: str) -> Tree:
-    e, f = spec.d_model, spec.d_ff
+def _mlp(model_config: T5Config, names: Names, path: str) -> Tree:
+    e, f = model_config.d_model, model_config.d_ff
     down = {"kernel": linear(names(f"{path}.wo.weight", e, f))}
-    if not spec.gated:
+    if not model_config.gated:
         return {"up": {"kernel": linear(names(f"{path}.wi.weight", f, e))}, "down": down}
     gate, up = ({"kernel": linear(names(f"{path}.wi_{j}.weight", f, e))} for j in (0, 1))
     return {"gate": gate, "up": up, "down": down}
 
 
-def modules(spec: T5Spec) -> list[Module]:
-    return [found for side in ("encoder", "decoder") for found in _side_modules(spec, side)]
+def modules(model_config: T5Config) -> list[Module]:
+    return [found for side in ("encoder", "decoder") for found in _side_modules(model_config, side)]
 
 
-def _side_modules(spec: T5Spec, side: str) -> list[Module]:
-    stack = ((side, "layers"), spec.encoder_layers if side == "encoder" else spec.layers)
-    block, mlp = f"{side}.block.{{}}.layer", {"gate": "wi_0", "up": "wi_1"} if spec.gated else {"up": "wi"}
-    found = attention_modules(spec, stack, "attention", f"{block}.0.SelfAttention.{{}}", "o")
+def _side_modules(model_config: T5Config, side: str) -> list[Module]:
+    stack = ((side, "layers"), model_config.encoder_layers if side == "encoder" else model_config.layers)
+    block, mlp = f"{side}.block.{{}}.layer", {"gate": "wi_0", "up": "wi_1"} if model_config.gated else {"up": "wi"}
+    found = attention_modules(model_config, stack, "attention", f"{block}.0.SelfAttention.{{}}", "o")
     if side == "decoder":
-        found += attention_modules(spec, stack, "cross", f"{block}.1.EncDecAttention.{{}}", "o")
+        found += attention_modules(model_config, stack, "cross", f"{block}.1.EncDecAttention.{{}}", "o")
     inner = f"{block}.{1 if side == 'encoder' else 2}.DenseReluDense"
-    found += [module(stack, f"mlp/{ours}", f"{inner}.{name}", spec.d_model, (spec.d_ff,)) for ours, name in mlp.items()]
-    return [*found, module(stack, "mlp/down", f"{inner}.wo", spec.d_ff, (spec.d_model,))]
+    found += [
+        module(stack, f"mlp/{ours}", f"{inner}.{name}", model_config.d_model, (model_config.d_ff,))
+        for ours, name in mlp.items()
+    ]
+    return [*found, module(stack, "mlp/down", f"{inner}.wo", model_config.d_ff, (model_config.d_model,))]
 
 
 def sizes(layers: int, width: int, heads: int, head: int, inner: int, gated: bool = False) -> dict[str, Any]:
@@ -213,7 +218,7 @@ def sizes(layers: int, width: int, heads: int, head: int, inner: int, gated: boo
 
 FAMILY = Family(
     title="T5",
-    spec=T5Spec,
+    model_config=T5Config,
     network=T5,
     readers={"t5": read, "mt5": read},
     parameters=parameters,

@@ -8,12 +8,12 @@ import numpy as np
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 
 Identity = dict[str, str]
 
 
-def identify(kind: str, name: str, version: str, spec: Spec, weights: str) -> Identity:
+def identify(kind: str, name: str, version: str, model_config: ModelConfig, weights: str) -> Identity:
     """Returns what tells a model from another: JSON strings, stored with every prefix.
 
     Args:
@@ -29,15 +29,15 @@ def identify(kind: str, name: str, version: str, spec: Spec, weights: str) -> Id
         "source": kind,
         "name": name,
         **stamp,
-        "spec": spec_hash(spec),
+        "spec": shape_hash(model_config),
         "weights": weights,
     }
 
 
-def spec_hash(spec: Spec) -> str:
+def shape_hash(model_config: ModelConfig) -> str:
     """Returns a hash of the family and the sizes; not of options, whose list may grow."""
     sizes = ("vocab_size", "layers", "encoder_layers", "d_model", "heads", "kv_heads", "head_dim", "d_ff")
-    text = json.dumps([spec.hashed_as or spec.family, *(getattr(spec, name) for name in sizes)])
+    text = json.dumps([model_config.hashed_as or model_config.family, *(getattr(model_config, name) for name in sizes)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

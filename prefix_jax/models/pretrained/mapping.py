@@ -4,9 +4,9 @@ import sys
 
 from prefix_jax.errors import UserError
 from prefix_jax.models import families
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Table, Tree
 from prefix_jax.models.pretrained import causes
-from prefix_jax.models.specs import Spec
 
 # What says nothing new: masks, positions and frequencies that a model computes, and versions.
 _BUFFERS = ("*.attn.bias", "*.attn.masked_bias", "*rotary_emb.inv_freq", "*rotary_emb.*_cached", "*position_ids")
@@ -15,18 +15,18 @@ _BUFFERS += ("encoder.version", "decoder.version", "*embed_positions._float_tens
 _BUFFERS += ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 
-def to_tree(spec: Spec, table: Table) -> Tree:
-    """Returns the parameter tree of `spec` over the leaves of a checkpoint.
+def to_tree(model_config: ModelConfig, table: Table) -> Tree:
+    """Returns the parameter tree of `model_config` over the leaves of a checkpoint.
 
     Raises:
       UserError: a tensor is missing, has another shape than the configuration says, or does not belong to the model.
     """
-    family = families.of(spec)
+    family = families.of(model_config)
     causes.refuse_names(table, "the checkpoint")
     names = Names(causes.unwrapped(table, family.anchor, family.base))
     names.without(family.base)
     names.ignore(*_BUFFERS)
-    tree = family.parameters(spec, names)
+    tree = family.parameters(model_config, names)
     _refuse_unused(names.unused())
     return tree
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.injected import LORA, PROMPT
+from prefix_jax.models.adapter_layers import LORA, PROMPT
 from prefix_jax.tuning.formats import adapters, original, peft, peft_lora, peft_prompt
 
 FORMATS: dict[str, ModuleType] = {"peft": peft, "adapters": adapters, "original": original}

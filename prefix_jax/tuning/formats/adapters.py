@@ -18,8 +18,8 @@ from safetensors.numpy import save as safetensors_bytes
 
 from prefix_jax.errors import UserError
 from prefix_jax.models import families
-from prefix_jax.models.prefix import Prefix, Site, site_of
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.models.prefix import Prefix, PrefixKV, prefix_of
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
@@ -35,7 +35,7 @@ def is_mine(folder: Path) -> bool:
     return "peft_type" not in config and isinstance(config.get("config"), dict)
 
 
-def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
+def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[str, Any]]:
     """Returns the prefix of an adapter folder, MLP evaluated, and the base model's identity.
 
     Raises:
@@ -47,7 +47,7 @@ def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
         raise UserError(f'{folder} holds an adapter of architecture "{config.get("architecture")}", not a prefix')
     if config.get("use_gating"):
         raise UserError(f"{folder} holds a gated prefix, whose gate depends on each input; it is no fixed prefix")
-    if spec is None:
+    if model_config is None:
         raise UserError(f"{folder} does not say the model's heads and layers; name the model with --model")
     found: dict[str, dict[str, np.ndarray]] = {}
     for key, tensor in layout.read_tensors(folder, _WEIGHTS).items():
@@ -56,39 +56,41 @@ def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
     sites = {}
     for site, location in _LOCATIONS.items():
         if tensors := found.get(location.removesuffix("_prefix")):
-            if site not in spec.sites:
+            if site not in model_config.sites:
                 raise UserError(f"{folder} has a prefix for the {site} attention, which this model has not")
-            layers = _kept(spec, site, config.get("leave_out") or [])
-            sites[site] = _read_site(tensors, spec, config["prefix_length"], layers)
+            layers = _kept(model_config, site, config.get("leave_out") or [])
+            sites[site] = _read_site(tensors, model_config, config["prefix_length"], layers)
     if not sites:
         raise UserError(f"{folder} has no tensors of a prefix (prefix_tuning.prefix_tunings...); copy it again")
     return Prefix(**sites, position_offset=0), {"name": whole.get("model_name") or ""}
 
 
-def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name: str) -> dict[str, bytes]:
+def encode(
+    prefix: Prefix, model_config: ModelConfig | None, identity: Mapping[str, Any], name: str
+) -> dict[str, bytes]:
     """Returns the files that `model.load_adapter` loads, the prefix flat.
 
     Raises:
       UserError: adapters cannot hold such a prefix.
     """
-    if spec is None:
+    if model_config is None:
         raise UserError("adapters' files name the model's class, and the base model is not known; name it with --model")
-    family = families.of(spec)
+    family = families.of(model_config)
     if family.adapters is None:
         raise UserError(f"prefixes of {family.title} cannot be written for adapters; keep it as prefix_jax")
     layout.refuse_bias(prefix, "adapters")
-    if not spec.encoder_layers and spec.head_dim * spec.heads != spec.d_model:
+    if not model_config.is_encoder_decoder and model_config.head_dim * model_config.heads != model_config.d_model:
         raise UserError(
             f"adapters takes a head's width as {spec.d_model} / {spec.heads}, but this model's is {spec.head_dim}; "
             "keep it as prefix_jax"
         )
     base, model_class, model_type = family.adapters
-    length, left_out = layout.check_length(prefix), _left_out(prefix, spec)
-    prefix = layout.with_offset(prefix, spec, 0)
+    length, left_out = layout.check_length(prefix), _left_out(prefix, model_config)
+    prefix = layout.with_offset(prefix, model_config, 0)
     tensors = {}
     for site, location in _LOCATIONS.items():
-        if (own := site_of(prefix, site)) is not None:
-            flat = layout.to_flat(_repeated(own, spec.heads // spec.kv_heads)).reshape(-1)
+        if (own := prefix_of(prefix, site)) is not None:
+            flat = layout.to_flat(_repeated(own, model_config.heads // model_config.kv_heads)).reshape(-1)
             tensors[f"{base}prefix_tuning.prefix_tunings.{name}.{location}.control_trans"] = flat
     config = {
         "architecture": "prefix_tuning",
@@ -106,7 +108,7 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
     }
     whole = {
         "config": config,
-        "hidden_size": spec.d_model,
+        "hidden_size": model_config.d_model,
         "model_class": model_class,
         "model_name": identity.get("name") or "",
         "model_type": model_type,
@@ -119,41 +121,43 @@ def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name:
     }
 
 
-def _first_layer(spec: Spec, site: str) -> int:
+def _first_layer(model_config: ModelConfig, site: str) -> int:
     """The number that adapters gives the first layer of a site."""
-    return 0 if site == "encoder" else spec.encoder_layers
+    return 0 if site == "encoder" else model_config.is_encoder_decoder
 
 
-def _kept(spec: Spec, site: str, left_out: list[int]) -> tuple[int, ...] | None:
-    first = _first_layer(spec, site)
-    kept = tuple(layer for layer in range(spec.site_layers(site)) if first + layer not in left_out)
-    return None if len(kept) == spec.site_layers(site) else kept
+def _kept(model_config: ModelConfig, site: str, left_out: list[int]) -> tuple[int, ...] | None:
+    first = _first_layer(model_config, site)
+    kept = tuple(layer for layer in range(model_config.site_layers(site)) if first + layer not in left_out)
+    return None if len(kept) == model_config.site_layers(site) else kept
 
 
-def _left_out(prefix: Prefix, spec: Spec) -> list[int]:
+def _left_out(prefix: Prefix, model_config: ModelConfig) -> list[int]:
     """The layers without a prefix; a decoder's layers share one answer for self and cross attention."""
     decoder, cross = prefix.decoder, prefix.cross
-    if spec.encoder_layers and (decoder is None or (cross is not None and cross.layers != decoder.layers)):
+    if model_config.is_encoder_decoder and (decoder is None or (cross is not None and cross.layers != decoder.layers)):
         raise UserError(
             "adapters leaves a decoder layer's self and cross attention out together, and this prefix treats them "
             "apart; keep it as prefix_jax"
         )
     left_out = []
     for site in ("encoder", "decoder"):
-        own = site_of(prefix, site)
+        own = prefix_of(prefix, site)
         if own is not None and own.layers is not None:
-            first = _first_layer(spec, site)
-            left_out += [first + layer for layer in range(spec.site_layers(site)) if layer not in own.layers]
+            first = _first_layer(model_config, site)
+            left_out += [first + layer for layer in range(model_config.site_layers(site)) if layer not in own.layers]
     return left_out
 
 
-def _repeated(site: Site, groups: int) -> Site:
+def _repeated(site: PrefixKV, groups: int) -> PrefixKV:
     """A site with the keys and values of each KV head once for each of its query heads."""
     key, value = (jnp.repeat(leaf, groups, axis=1) for leaf in (site.key, site.value))
     return replace(site, key=key, value=value)
 
 
-def _read_site(tensors: dict[str, np.ndarray], spec: Spec, length: int, layers: tuple[int, ...] | None) -> Site:
+def _read_site(
+    tensors: dict[str, np.ndarray], model_config: ModelConfig, length: int, layers: tuple[int, ...] | None
+) -> PrefixKV:
     if "control_trans" in tensors:
         numbers = tensors["control_trans"]
         if numbers.size % length:
@@ -164,8 +168,8 @@ def _read_site(tensors: dict[str, np.ndarray], spec: Spec, length: int, layers: 
             flat = layout.mlp_output(tensors, "wte.weight", "control_trans")
         except (KeyError, ValueError) as error:
             raise UserError(f"the prefix's MLP is incomplete ({error}); copy the folder again") from None
-    site = layout.from_flat(flat, spec.heads, spec.head_dim, layers)
-    groups = spec.heads // spec.kv_heads
+    site = layout.from_flat(flat, model_config.heads, model_config.head_dim, layers)
+    groups = model_config.heads // model_config.kv_heads
     if groups == 1:
         return site
     own = replace(site, key=site.key[:, ::groups], value=site.value[:, ::groups])

@@ -16,19 +16,19 @@ import numpy as np
 from prefix_jax.errors import UserError
 from prefix_jax.models import families
 from prefix_jax.models.attention import rotary_angles, rotate
-from prefix_jax.models.prefix import Prefix, Site, length
+from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.models.prefix import Prefix, PrefixKV, length
 from prefix_jax.models.pretrained import safetensors_file, torch_file
-from prefix_jax.models.specs import Spec
 
 
-def to_flat(site: Site) -> np.ndarray:
+def to_flat(site: PrefixKV) -> np.ndarray:
     """Returns `[P, 2 L K D]`, float32, of a site's keys and values."""
     pair = np.stack([np.asarray(site.key, np.float32), np.asarray(site.value, np.float32)], axis=1)  # [L, 2, K, P, D]
     flat = np.moveaxis(pair, 3, 0)
     return np.ascontiguousarray(flat).reshape(flat.shape[0], -1)
 
 
-def from_flat(flat: np.ndarray, kv_heads: int, head_dim: int, layers: tuple[int, ...] | None = None) -> Site:
+def from_flat(flat: np.ndarray, kv_heads: int, head_dim: int, layers: tuple[int, ...] | None = None) -> PrefixKV:
     """Returns the site whose numbers are `[P, 2 L K D]`; `layers` names the layers that carry it.
 
     Raises:
@@ -43,10 +43,10 @@ def from_flat(flat: np.ndarray, kv_heads: int, head_dim: int, layers: tuple[int,
             "is it of another model?"
         )
     pair = np.moveaxis(flat.astype(np.float32).reshape(-1, count, 2, kv_heads, head_dim), 0, 3)
-    return Site(jnp.asarray(pair[:, 0]), jnp.asarray(pair[:, 1]), layers=layers)
+    return PrefixKV(jnp.asarray(pair[:, 0]), jnp.asarray(pair[:, 1]), layers=layers)
 
 
-def with_offset(prefix: Prefix, spec: Spec | None, offset: int) -> Prefix:
+def with_offset(prefix: Prefix, model_config: ModelConfig | None, offset: int) -> Prefix:
     """Returns the prefix that does the same where token positions start at `offset`.
 
     Rotary keys are turned by the difference (exact, up to one float32 rounding of each number); relative positions know
@@ -58,14 +58,14 @@ def with_offset(prefix: Prefix, spec: Spec | None, offset: int) -> Prefix:
     own = int(prefix.position_offset)
     if own == offset:
         return prefix
-    if spec is None:
+    if model_config is None:
         raise UserError(
             f"the target format starts token positions at {offset}, not {own}, and how to move this prefix depends on "
             "the base model, which is not known; name it with --model"
         )
-    if spec.positions == "rotary" and prefix.decoder is not None:
-        prefix = replace(prefix, decoder=_rotated(prefix.decoder, spec, offset - own))
-    elif spec.positions == "learned":
+    if model_config.positions == "rotary" and prefix.decoder is not None:
+        prefix = replace(prefix, decoder=_rotated(prefix.decoder, model_config, offset - own))
+    elif model_config.positions == "learned":
         raise UserError(
             f"this prefix was trained with token positions from {own}, and the target format starts them at {offset}; "
             f"with learned positions no conversion exists: tune with --config.prefix.position_offset="
@@ -74,27 +74,27 @@ def with_offset(prefix: Prefix, spec: Spec | None, offset: int) -> Prefix:
     return replace(prefix, position_offset=offset)
 
 
-def _rotated(site: Site, spec: Spec, by: int) -> Site:
+def _rotated(site: PrefixKV, model_config: ModelConfig, by: int) -> PrefixKV:
     """Returns a site with its keys moved by so many positions, each layer's by its own rotary."""
     keys = []
-    for layer, key in zip(site.layers or range(spec.layers), jnp.asarray(site.key), strict=True):
-        rotary = spec.layer_pattern[layer].rotary
+    for layer, key in zip(site.layers or range(model_config.layers), jnp.asarray(site.key), strict=True):
+        rotary = model_config.layer_pattern[layer].rotary
         if rotary is not None:
-            key = rotate(key, rotary_angles(jnp.array([by]), spec.head_dim, rotary), rotary.interleaved)
+            key = rotate(key, rotary_angles(jnp.array([by]), model_config.head_dim, rotary), rotary.interleaved)
         keys.append(key)
     return replace(site, key=jnp.stack(keys))
 
 
-def only_decoder(prefix: Prefix, spec: Spec | None, format_name: str) -> Site:
+def only_decoder(prefix: Prefix, model_config: ModelConfig | None, format_name: str) -> PrefixKV:
     """Returns the decoder's site of a decoder-only model's prefix, without slot bias and on all layers.
 
     Raises:
       UserError: the prefix is more than the format can say.
     """
     site = prefix.decoder
-    both = spec is not None and spec.encoder_layers > 0
+    both = model_config is not None and model_config.is_encoder_decoder
     if site is None or prefix.encoder is not None or prefix.cross is not None or both:
-        known = spec is None or families.of(spec).adapters is not None
+        known = model_config is None or families.of(model_config).adapters is not None
         instead = "use --to adapters" if known else "keep it as prefix_jax"
         raise UserError(
             f"{format_name} cannot hold the prefix of an encoder-decoder (it scrambles its sites); {instead}"

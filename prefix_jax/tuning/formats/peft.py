@@ -12,8 +12,8 @@ from typing import Any
 from safetensors.numpy import save as safetensors_bytes
 
 from prefix_jax.errors import UserError
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, length
-from prefix_jax.models.specs import Spec
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
@@ -37,7 +37,7 @@ def base_of(folder: Path) -> str:
     return layout.read_json(folder / CONFIG).get("base_model_name_or_path") or ""
 
 
-def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
+def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[str, Any]]:
     """Returns the prefix of an adapter folder and the base model's identity.
 
     Raises:
@@ -69,15 +69,17 @@ def read(folder: Path, spec: Spec | None) -> tuple[Prefix, dict[str, Any]]:
     return Prefix(decoder=site, position_offset=slots), {"name": config.get("base_model_name_or_path") or ""}
 
 
-def encode(prefix: Prefix, spec: Spec | None, identity: Mapping[str, Any], name: str) -> dict[str, bytes]:
+def encode(
+    prefix: Prefix, model_config: ModelConfig | None, identity: Mapping[str, Any], name: str
+) -> dict[str, bytes]:
     """Returns the files that `PeftModel.from_pretrained` loads.
 
     Raises:
       UserError: the prefix has other sites than the decoder's, a slot bias or a layer subset; or its token positions
         start elsewhere and are learned.
     """
-    layout.only_decoder(prefix, spec, "PEFT")
-    site = layout.only_decoder(layout.with_offset(prefix, spec, length(prefix)), spec, "PEFT")
+    layout.only_decoder(prefix, model_config, "PEFT")
+    site = layout.only_decoder(layout.with_offset(prefix, model_config, length(prefix)), model_config, "PEFT")
     layers, heads, slots, head_dim = site.key.shape
     config = {
         "auto_mapping": None,

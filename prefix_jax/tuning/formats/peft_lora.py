@@ -20,7 +20,7 @@ from safetensors.numpy import save as safetensors_bytes
 from prefix_jax.errors import UserError
 from prefix_jax.models import families
 from prefix_jax.models.families.family import Module
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.tuning.formats import layout
 from prefix_jax.tuning.formats.peft import CONFIG, VERSION, WEIGHTS
 
@@ -49,7 +49,7 @@ Pair = dict[str, np.ndarray]
 Tree = dict[str, Any]
 
 
-def read(folder: Path, spec: Spec) -> Tree:
+def read(folder: Path, model_config: ModelConfig) -> Tree:
     """Returns the collection of an adapter folder.
 
     Raises:
@@ -58,14 +58,14 @@ def read(folder: Path, spec: Spec) -> Tree:
     config = layout.read_json(folder / CONFIG)
     _check_config(folder, config)
     known: dict[str, tuple[list[Module], int]] = {}
-    for one in families.of(spec).modules(spec):
+    for one in families.of(model_config).modules(model_config):
         for layer in range(one.layers):
-            known.setdefault(_bare(one.name.format(layer), spec), ([], layer))[0].append(one)
+            known.setdefault(_bare(one.name.format(layer), model_config), ([], layer))[0].append(one)
     found: dict[Module, dict[int, Pair]] = {}
     for module, (a, b) in _pairs(folder).items():
-        if _bare(module, spec) not in known:
+        if _bare(module, model_config) not in known:
             raise UserError(f'{folder} has an update of "{module}", which cannot carry one here{_why(module)}')
-        projections, layer = known[_bare(module, spec)]
+        projections, layer = known[_bare(module, model_config)]
         wide = sum(math.prod(one.outputs) for one in projections)
         if a.shape[1:] != (projections[0].inputs,) or b.shape != (wide, a.shape[0]):
             raise UserError(
@@ -80,10 +80,10 @@ def read(folder: Path, spec: Spec) -> Tree:
     return _tree({one: _stacked(one, layers) for one, layers in found.items()})
 
 
-def encode(tree: Mapping[str, Any], spec: Spec, identity: Mapping[str, Any]) -> dict[str, bytes]:
+def encode(tree: Mapping[str, Any], model_config: ModelConfig, identity: Mapping[str, Any]) -> dict[str, bytes]:
     """Returns the files that `PeftModel.from_pretrained` loads, with alpha = rank."""
     modules: dict[str, list[tuple[Module, Pair]]] = {}
-    for one in families.of(spec).modules(spec):
+    for one in families.of(model_config).modules(model_config):
         node: Any = tree
         for name in (*one.stack, *one.path):
             node = node.get(name, {})
@@ -98,7 +98,7 @@ def encode(tree: Mapping[str, Any], spec: Spec, identity: Mapping[str, Any]) -> 
             name = _ROOT + module.format(layer)
             tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a[layer])
             tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b[layer])
-    config = _config(ranks, spec, identity)
+    config = _config(ranks, model_config, identity)
     return {
         CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
         WEIGHTS[0]: safetensors_bytes(tensors, {"format": "pt"}),
@@ -118,9 +118,9 @@ def targets(tree: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def _bare(module: str, spec: Spec) -> str:
+def _bare(module: str, model_config: ModelConfig) -> str:
     """A module's name without what a model with a head puts before it."""
-    return module.removeprefix(families.of(spec).base)
+    return module.removeprefix(families.of(model_config).base)
 
 
 def _why(module: str) -> str:
@@ -229,9 +229,9 @@ def _fused(pairs: Sequence[tuple[Module, Pair]]) -> tuple[np.ndarray, np.ndarray
     return down[0] if shared else np.concatenate(down, 1), b
 
 
-def _config(ranks: Mapping[str, int], spec: Spec, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _config(ranks: Mapping[str, int], model_config: ModelConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
     usual = Counter(ranks.values()).most_common(1)[0][0]
-    modules = {one.name: one.layers for one in families.of(spec).modules(spec)}
+    modules = {one.name: one.layers for one in families.of(model_config).modules(model_config)}
     named: dict[str, int] = {}
     for module, found in ranks.items():
         *_, above, last = module.split(".")
@@ -246,7 +246,7 @@ def _config(ranks: Mapping[str, int], spec: Spec, identity: Mapping[str, Any]) -
         "auto_mapping": None,
         "base_model_name_or_path": identity.get("name") or None,
         "bias": "none",
-        "fan_in_fan_out": families.of(spec).transposed,
+        "fan_in_fan_out": families.of(model_config).transposed,
         "inference_mode": True,
         "init_lora_weights": True,
         "layers_pattern": None,
@@ -260,7 +260,7 @@ def _config(ranks: Mapping[str, int], spec: Spec, identity: Mapping[str, Any]) -
         "rank_pattern": patterns,
         "revision": None,
         "target_modules": sorted(named),
-        "task_type": "SEQ_2_SEQ_LM" if spec.encoder_layers else "CAUSAL_LM",
+        "task_type": "SEQ_2_SEQ_LM" if model_config.is_encoder_decoder else "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": False,
     }

@@ -13,12 +13,12 @@ import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.specs import Spec
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.tuning.formats import layout
 from prefix_jax.tuning.formats.peft import CONFIG, TENSOR, VERSION, WEIGHTS
 
 
-def read(folder: Path, spec: Spec | None) -> dict[str, np.ndarray]:
+def read(folder: Path, model_config: ModelConfig | None) -> dict[str, np.ndarray]:
     """Returns the collection of an adapter folder.
 
     Raises:
@@ -32,18 +32,18 @@ def read(folder: Path, spec: Spec | None) -> dict[str, np.ndarray]:
     found = tensors[TENSOR].shape if TENSOR in tensors else "absent"
     if not isinstance(rows, int) or found == "absent" or len(found) != 2 or found[0] < rows:
         raise UserError(f"the tensor {TENSOR} in {folder} is {found}, but {CONFIG} says {rows} tokens; copy both again")
-    if spec is not None and found[1] != spec.d_model:
+    if model_config is not None and found[1] != model_config.d_model:
         raise UserError(f"{folder} has a prompt of width {found[1]}, and the model has {spec.d_model}; name its own")
     return {"embeddings": tensors[TENSOR][:rows].astype(np.float32)}
 
 
-def encode(tree: Mapping[str, Any], spec: Spec | None, identity: Mapping[str, Any]) -> dict[str, bytes]:
+def encode(tree: Mapping[str, Any], model_config: ModelConfig | None, identity: Mapping[str, Any]) -> dict[str, bytes]:
     """Returns the files that `PeftModel.from_pretrained` loads.
 
     Raises:
       UserError: the model is not known.
     """
-    if spec is None:
+    if model_config is None:
         raise UserError("which model the prompt is for is not known; name it with --model")
     table = np.ascontiguousarray(tree["embeddings"], np.float32)
     config = {
@@ -51,8 +51,8 @@ def encode(tree: Mapping[str, Any], spec: Spec | None, identity: Mapping[str, An
         "base_model_name_or_path": identity.get("name") or None,
         "inference_mode": True,
         "modules_to_save": None,
-        "num_attention_heads": spec.heads,
-        "num_layers": spec.layers,
+        "num_attention_heads": model_config.heads,
+        "num_layers": model_config.layers,
         "num_transformer_submodules": 1,
         "num_virtual_tokens": table.shape[0],
         "peft_type": "PROMPT_TUNING",
@@ -60,7 +60,7 @@ def encode(tree: Mapping[str, Any], spec: Spec | None, identity: Mapping[str, An
         "prompt_tuning_init": "RANDOM",
         "prompt_tuning_init_text": None,
         "revision": None,
-        "task_type": "SEQ_2_SEQ_LM" if spec.encoder_layers else "CAUSAL_LM",
+        "task_type": "SEQ_2_SEQ_LM" if model_config.is_encoder_decoder else "CAUSAL_LM",
         "token_dim": table.shape[1],
         "tokenizer_name_or_path": None,
     }

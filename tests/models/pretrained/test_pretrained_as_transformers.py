@@ -111,17 +111,17 @@ def torch_logits(model: Any) -> np.ndarray:
 def ours(opened: Pretrained, **variables: Any) -> np.ndarray:
     """Our logits, with collections beside the weights."""
     all_of = {"params": opened.params, **variables}
-    return np.asarray(_logits(opened.spec)(all_of))
+    return np.asarray(_logits(opened.model_config)(all_of))
 
 
 @functools.cache
-def _logits(spec: Any) -> Callable[[Any], Any]:
-    return tm.jit(functools.partial(_apply, build(spec)))
+def _logits(model_config: Any) -> Callable[[Any], Any]:
+    return tm.jit(functools.partial(_apply, build(model_config)))
 
 
 def _apply(model: Any, all_of: Any) -> Any:
     ids = jnp.asarray(IDS)[None]
-    if not model.spec.encoder_layers:
+    if not model.model_config.is_encoder_decoder:
         return model.apply(all_of, ids)[0]
     memory = model.apply(all_of, ids, jnp.ones(ids.shape, jnp.int32), method="encode")
     cross = model.apply(all_of, memory, method="cross_key_values")

@@ -15,7 +15,7 @@ def test_every_number_arrives_in_its_place(options, tmp_path):
     pair = tm.bart(**options)
     pair.torch.save_pretrained(tmp_path)
     loaded = load(str(tmp_path))
-    assert loaded.spec == pair.spec
+    assert loaded.model_config == pair.model_config
     jax.tree.map(np.testing.assert_array_equal, loaded.params, dict(pair.variables["params"]))
 
 

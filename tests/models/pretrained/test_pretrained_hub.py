@@ -94,7 +94,7 @@ def test_a_model_of_the_hub(hub):
         (files / other).parent.mkdir(exist_ok=True)
         (files / other).write_bytes(b"not this one")
     first = load("someone/small")
-    assert first.spec.d_model == 24
+    assert first.model_config.d_model == 24
     assert (first.identity["source"], first.identity["revision"]) == ("hub", COMMIT)
     assert pretrained.same_model(first.identity, pretrained.load(str(files)).identity)
     assert {"config.json", "model.safetensors.index.json"} <= set(asked)

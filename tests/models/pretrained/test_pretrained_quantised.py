@@ -48,8 +48,8 @@ def test_integers_times_scales_are_the_weights_to_half_a_step(family, tiny_model
 def test_a_quantised_model_computes_what_its_restored_weights_compute(family, tiny_models):
     """To the rounding of hidden states to bfloat16, which has 8 bits."""
     small = load(str(tiny_models[family]), quantisation="int8")
-    model, ids = build(small.spec), jnp.arange(3, 23)[None]
-    more = {"encoder_tokens": ids} if small.spec.encoder_layers else {}
+    model, ids = build(small.model_config), jnp.arange(3, 23)[None]
+    more = {"encoder_tokens": ids} if small.model_config.is_encoder_decoder else {}
     found = model.apply({"params": small.params}, ids, **more)
     expected = model.apply({"params": restored(small.params)}, ids, **more)
     np.testing.assert_allclose(found, expected, atol=2e-2 * float(jnp.abs(expected).max()))
@@ -57,7 +57,7 @@ def test_a_quantised_model_computes_what_its_restored_weights_compute(family, ti
 
 def test_gradients_of_a_prefix_go_through_integers(tiny_models):
     small = load(str(tiny_models["llama"]), quantisation="int8")
-    config, model, ids = default_config(), build(small.spec), jnp.arange(3, 23)[None]
+    config, model, ids = default_config(), build(small.model_config), jnp.arange(3, 23)[None]
     config.prefix.update(length=4, reparameterisation="none", initialisation="random")
     method = tuning.build(config, model)
 
@@ -95,7 +95,7 @@ def test_a_shard_is_read_as_it_is_in_the_whole():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_planner_has_the_shapes_that_are_loaded(family, tiny_models):
     small = load(str(tiny_models[family]), "bfloat16", quantisation="int8")
-    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), base_shapes(small.spec, "bfloat16", "int8"))
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), base_shapes(small.model_config, "bfloat16", "int8"))
     assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), small.params)
 
 

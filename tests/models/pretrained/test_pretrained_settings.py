@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefix_jax.decoding import Options, decode_all
+from prefix_jax.decoding import GenerationConfig, decode_all
 from prefix_jax.errors import UserError
 from prefix_jax.models import build, pretrained
 
@@ -52,7 +52,7 @@ def saved(folder: Path, family: str, config: dict, settings: dict | None = None,
 
 def ours(folder: Path):
     loaded = pretrained.load(str(folder))
-    return build(loaded.spec), {"params": loaded.params}
+    return build(loaded.model_config), {"params": loaded.params}
 
 
 def another_head(tensors: dict) -> None:
@@ -87,7 +87,7 @@ def test_settings_parity(case, tmp_path):
     network = saved(tmp_path, family, config, settings, weights)
     model, variables = ours(tmp_path)
     tokens = np.random.default_rng(1).integers(3, VOCAB, (2, LENGTH))
-    if model.spec.encoder_layers:
+    if model.model_config.is_encoder_decoder:
         with torch.no_grad():
             expected = network(input_ids=torch.tensor(tokens), decoder_input_ids=torch.tensor(tokens)).logits
         found = model.apply(variables, tokens, encoder_tokens=tokens)
@@ -146,6 +146,6 @@ def test_every_end_token_ends_a_text_parity(strategy, tmp_path):
         pytest.fail("no text of this network ends early")
     (tmp_path / "generation_config.json").write_text(json.dumps({**IDS, "eos_token_id": [VOCAB - 1, end]}))
     model, variables = ours(tmp_path)
-    assert model.spec.eos_ids == (VOCAB - 1, end)
-    (found,) = decode_all(model, variables, None, [prompt], Options(max_length=count, **strategy), 1)
+    assert model.model_config.eos_ids == (VOCAB - 1, end)
+    (found,) = decode_all(model, variables, None, [prompt], GenerationConfig(max_length=count, **strategy), 1)
     assert found == expected[:-1]

@@ -29,7 +29,7 @@ class LayerKind(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class ModelConfig:
     """What every family has. A decoder-only model has `encoder_layers == 0`.
 
     Attributes:
@@ -66,7 +66,11 @@ class Spec:
         return 0
 
     @property
-    def window(self) -> int | None:
+    def is_encoder_decoder(self) -> bool:
+        return self.encoder_layers > 0
+
+    @property
+    def context_length(self) -> int | None:
         """The most positions a sequence may have, prefix included; None where positions are relative."""
         return None
 
@@ -93,12 +97,12 @@ class Spec:
     @property
     def sites(self) -> tuple[str, ...]:
         """The attentions that can carry a prefix."""
-        return ("encoder", "decoder", "cross") if self.encoder_layers else ("decoder",)
+        return ("encoder", "decoder", "cross") if self.is_encoder_decoder else ("decoder",)
 
     def site_layers(self, site: str) -> int:
         return self.encoder_layers if site == "encoder" else self.layers
 
 
-def spec_dict(spec: Spec) -> dict[str, Any]:
+def model_config_json(model_config: ModelConfig) -> dict[str, Any]:
     """Returns the spec as JSON values, with the family's name."""
-    return {"family": spec.family, **dataclasses.asdict(spec)}
+    return {"family": model_config.family, **dataclasses.asdict(model_config)}

@@ -48,7 +48,7 @@ def prefill(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs
     tokens, lengths, _ = inputs
     mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
     segments = mask.astype(jnp.int32)
-    if not model.spec.encoder_layers:
+    if not model.model_config.is_encoder_decoder:
         columns = jnp.arange(tokens.shape[1])
         after = columns == lengths[:, None] - 1
         hidden, past = model.apply(variables, tokens, columns, segments, prefix=prefix, after=after, method="hidden")
@@ -56,7 +56,7 @@ def prefill(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs
         return Prompt(tokens, lengths, past, None, None), model.apply(variables, last, method="logits")
     memory = model.apply(variables, tokens, segments, prefix=prefix, method="encode")
     cross = model.apply(variables, memory, method="cross_key_values")
-    start = jnp.full((tokens.shape[0], 1), model.spec.decoder_start_id, tokens.dtype)
+    start = jnp.full((tokens.shape[0], 1), model.model_config.decoder_start_id, tokens.dtype)
     hidden, past = model.apply(variables, start, jnp.arange(1), cross, mask, prefix=prefix, method="decode")
     prompt = Prompt(start, jnp.ones_like(lengths), past, cross, mask)
     return prompt, model.apply(variables, hidden[:, 0], method="logits")

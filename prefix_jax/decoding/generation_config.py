@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from prefix_jax.errors import UserError, did_you_mean
-from prefix_jax.models import Spec
+from prefix_jax.models import ModelConfig
 
 STRATEGIES = ("greedy", "beam", "sample")
 
 
 @dataclass(frozen=True)
-class Options:
+class GenerationConfig:
     """Names and meanings are those of `transformers`' generation options, where it has them.
 
     `max_length` is its `max_new_tokens` (the end token counts), `min_length` its `min_new_tokens` (tokens before the
@@ -79,7 +79,7 @@ class Options:
 
     def program(self) -> "Options":
         """Returns the options that decide the compiled program: the others at their defaults."""
-        unused = Options()
+        unused = GenerationConfig()
         kept = replace(self, seed=0)
         if self.width > 1:
             return replace(kept, temperature=unused.temperature, top_k=unused.top_k, top_p=unused.top_p)
@@ -98,34 +98,34 @@ def _token_ids(given: Any) -> tuple[int, ...]:
         ) from None
 
 
-def check_for(options: Options, spec: Spec) -> None:
+def check_for(options: GenerationConfig, model_config: ModelConfig) -> None:
     """Raises UserError where the options do not fit the model's vocabulary."""
-    wrong = [token for token in options.banned_tokens if not 0 <= token < spec.vocab_size]
+    wrong = [token for token in options.banned_tokens if not 0 <= token < model_config.vocab_size]
     if wrong:
         raise UserError(
             f"decoding.banned_tokens has {wrong[0]}, but this model's token ids go from 0 to {spec.vocab_size - 1}; "
             "remove it"
         )
-    if candidates(options, spec) > spec.vocab_size:
+    if candidates(options, model_config) > model_config.vocab_size:
         raise UserError(
             f"decoding.beams={options.beams} is too many for this model's {spec.vocab_size} tokens; lower it"
         )
 
 
-def end_ids(options: Options, spec: Spec) -> tuple[int, ...]:
+def end_ids(options: GenerationConfig, model_config: ModelConfig) -> tuple[int, ...]:
     """Returns all tokens that end a text."""
-    return (*spec.eos_ids, *(id for id in options.more_ends if id not in spec.eos_ids))
+    return (*model_config.eos_ids, *(id for id in options.more_ends if id not in model_config.eos_ids))
 
 
-def candidates(options: Options, spec: Spec) -> int:
+def candidates(options: GenerationConfig, model_config: ModelConfig) -> int:
     """Returns how many tokens of a step are looked at: so many that of those that end no text, each beam has one."""
-    return (1 + len(end_ids(options, spec))) * options.width
+    return (1 + len(end_ids(options, model_config))) * options.width
 
 
-def check_ids(token_lists: Sequence[Sequence[int]], spec: Spec) -> None:
+def check_ids(token_lists: Sequence[Sequence[int]], model_config: ModelConfig) -> None:
     """Raises UserError where an input has an id that the embedding does not have."""
     for row, ids in enumerate(token_lists):
-        wrong = next((id for id in ids if not 0 <= id < spec.vocab_size), None)
+        wrong = next((id for id in ids if not 0 <= id < model_config.vocab_size), None)
         if wrong is not None:
             raise UserError(
                 f"input {row + 1} has the token id {wrong}, but the model's embedding has {spec.vocab_size} rows "
@@ -133,19 +133,19 @@ def check_ids(token_lists: Sequence[Sequence[int]], spec: Spec) -> None:
             )
 
 
-def check_window(longest: int, offset: int, options: Options, spec: Spec) -> None:
+def check_window(longest: int, offset: int, options: GenerationConfig, model_config: ModelConfig) -> None:
     """Raises UserError where input, prefix and output together have more positions than the model."""
-    if spec.window is None:
+    if model_config.context_length is None:
         return
-    if spec.encoder_layers:
-        if longest > spec.window or options.max_length + offset > spec.window:
+    if model_config.is_encoder_decoder:
+        if longest > model_config.context_length or options.max_length + offset > model_config.context_length:
             raise UserError(
                 f"an input of {longest} tokens, or the prefix's position offset of {offset} and decoding.max_length="
                 f"{options.max_length}, exceed this model's {spec.window} positions; shorten them"
             )
         return
     needed = longest + offset + options.max_length
-    if needed > spec.window:
+    if needed > model_config.context_length:
         raise UserError(
             f"an input of {longest} tokens, the prefix's position offset of {offset} and decoding.max_length="
             f"{options.max_length} make {needed} positions, but this model has {spec.window}; shorten the input or set "

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 KEPT = "kept"
 
 
-def keep(x: Array, dtype: Any = None) -> Array:
+def save_residual(x: Array, dtype: Any = None) -> Array:
     """Marks an intermediate value to be stored for the gradient where layers are otherwise computed again.
 
     A float32 value is rounded to a `dtype` of bfloat16; it is returned in its own type.
@@ -26,9 +26,11 @@ def keep(x: Array, dtype: Any = None) -> Array:
     return _keep_rounded(x, jnp.dtype(dtype)) if _narrows(x, dtype) else checkpoint_name(x, KEPT)
 
 
-def keep_residual(x: Array, dtype: Any = None) -> Array:
-    """Does what `keep` does inside the forward rule of a custom gradient, where nothing differentiates any more: there
-    `keep`, which has a gradient of its own, would hide the name of what it stores.
+def save_vjp_residual(x: Array, dtype: Any = None) -> Array:
+    """Does what `save_residual` does, inside the forward rule of a custom gradient.
+
+    Nothing differentiates there any more: `save_residual`, which has a gradient of its own, would hide the name of what
+    it stores.
     """
     return _rounded(x, jnp.dtype(dtype)) if _narrows(x, dtype) else checkpoint_name(x, KEPT)
 
@@ -79,12 +81,12 @@ def operand(kernel: Array) -> Array:
     return kernel.astype(jnp.bfloat16) if kernel.dtype == jnp.int8 else kernel
 
 
-def product(x: Float[Array, "... C"], kernel: Float[Array, "C N"]) -> Float[Array, "... N"]:
+def matmul(x: Float[Array, "... C"], kernel: Float[Array, "C N"]) -> Float[Array, "... N"]:
     """Returns `x @ kernel` in the type of x; x is rounded to the kernel's."""
     return jnp.reshape(_product(x.reshape(-1, x.shape[-1]), kernel, False), (*x.shape[:-1], kernel.shape[1]))
 
 
-def product_transposed(x: Float[Array, "... N"], kernel: Float[Array, "C N"]) -> Float[Array, "... C"]:
+def matmul_transposed(x: Float[Array, "... N"], kernel: Float[Array, "C N"]) -> Float[Array, "... C"]:
     """Returns `x @ kernel.T` in the type of x; x is rounded to the kernel's."""
     return jnp.reshape(_product(x.reshape(-1, x.shape[-1]), kernel, True), (*x.shape[:-1], kernel.shape[0]))
 

@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.models.masks import MASKED, Interval
-from prefix_jax.models.products import keep_residual
+from prefix_jax.models.matmul import save_vjp_residual
 
 # The logarithm of the sum of a query that sees nothing: its weights are 0.
 NOTHING = 1e30
@@ -132,9 +132,9 @@ def attend(
         last=in_blocks(seen.last, -1),
     )
     run = functools.partial(_attend, scale)
-    if seen.places is not None:
+    if seen.sharder is not None:
         axes = _Inputs(_QUERY, _KEY, _KEY, Slots(*[_HEAD] * 3), None if bias is None else _HEAD, _SEEN, _SEEN)
-        out = seen.places.divided(run, inputs, axes, _QUERY)
+        out = seen.sharder.divided(run, inputs, axes, _QUERY)
     else:
         out = run(inputs)
     return jnp.swapaxes(out[..., :queries], -1, -2).astype(query.dtype)
@@ -170,7 +170,7 @@ def _attend_fwd(scale: float, inputs: _Inputs) -> tuple[Array, tuple]:
     # The bias is frozen but where a whole T5 is tuned.
     tuned = () if inputs.bias is not None and inputs.bias.perturbed else None
     inputs = jax.tree.map(lambda leaf: leaf.value, inputs)
-    out, total = (keep_residual(x) for x in _forward(scale, inputs))
+    out, total = (save_vjp_residual(x) for x in _forward(scale, inputs))
     return out, (inputs, _Outputs(out, total), tuned)
 
 
@@ -272,7 +272,7 @@ def _specs(sizes: _Sizes, arrays: Any) -> Any:
     }[type(arrays)]
 
 
-def _call(kernel: Any, sizes: _Sizes, products: int, sums: list, shapes: Any, *operands: Any) -> Any:
+def _call(kernel: Any, sizes: _Sizes, matmul: int, sums: list, shapes: Any, *operands: Any) -> Any:
     """Runs a kernel over heads, rows of the batch and groups: compiled on TPUs, interpreted elsewhere.
 
     Groups come last and the batch second to last: gradients of keys are summed over the first, of slots over both.
@@ -301,10 +301,10 @@ def _call(kernel: Any, sizes: _Sizes, products: int, sums: list, shapes: Any, *o
                 vmem_limit_bytes=sizes.memory(low.itemsize, inputs.bias is not None),
             ),
             cost_estimate=pl.CostEstimate(
-                flops=2 * products * pairs * sizes.width, transcendentals=pairs, bytes_accessed=moved
+                flops=2 * matmul * pairs * sizes.width, transcendentals=pairs, bytes_accessed=moved
             ),
             interpret=interpret,
-            name="prefix_attention" if products == 2 else "prefix_attention_gradient",
+            name="prefix_attention" if matmul == 2 else "prefix_attention_gradient",
         )
 
     (found,) = lax.platform_dependent(start, stop, *operands, tpu=call(False), default=call(True))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefix_jax.models.attention import Source, attend
-from prefix_jax.models.masks import MASKED, oriented
-from prefix_jax.models.products import KEPT, as_bits, keep, product, product_transposed
+from prefix_jax.models.attention import KVSource, attend
+from prefix_jax.models.masks import MASKED, mask_pair
+from prefix_jax.models.matmul import KEPT, as_bits, keep, matmul, matmul_transposed
 
 
 def normal(seed: int, *shape: int):
@@ -18,7 +18,7 @@ def normal(seed: int, *shape: int):
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_gradients_of_a_product_are_those_of_the_formula(transposed, dtype, tolerance):
     x, kernel, g = normal(0, 3, 5, 8), normal(1, 8, 6).astype(dtype), normal(2, 3, 5, 6)
-    ours = lambda x, kernel: (product_transposed(x, kernel.T) if transposed else product(x, kernel)) * g
+    ours = lambda x, kernel: (matmul_transposed(x, kernel.T) if transposed else matmul(x, kernel)) * g
     plain = lambda x, kernel: x @ kernel.astype(jnp.float32) * g
     for which in (0, 1):
         found = jax.jit(jax.grad(lambda *a: ours(*a).sum(), which))(x, kernel)
@@ -32,13 +32,13 @@ def test_gradients_of_a_product_are_those_of_the_formula(transposed, dtype, tole
 
 def test_a_frozen_kernel_has_no_gradient_and_its_input_is_not_kept():
     kernel = normal(1, 8, 6)
-    program = jax.make_jaxpr(jax.grad(lambda x: product(x, kernel).sum()))(normal(0, 5, 8))
+    program = jax.make_jaxpr(jax.grad(lambda x: matmul(x, kernel).sum()))(normal(0, 5, 8))
     assert str(program).count("dot_general") == 2  # forwards, and back to x
 
 
 def test_a_product_under_vmap_is_one_of_each():
     x, kernels = normal(0, 5, 8), normal(1, 3, 8, 6)
-    found = jax.vmap(product, in_axes=(None, 0))(x, kernels)
+    found = jax.vmap(matmul, in_axes=(None, 0))(x, kernels)
     np.testing.assert_allclose(found, jnp.einsum("tc,lcn->ltn", x, kernels), rtol=1e-5, atol=1e-5)
 
 
@@ -80,11 +80,11 @@ def plain_attention(query, sources, scale):
 def cases():
     """A prefix with a bias for each slot, a cache that beams share, and fresh tokens with a mask and a bias."""
     b, n, k, g, t, d = 2, 3, 2, 2, 4, 8
-    prefix = Source(normal(1, k, 5, d), normal(2, k, 5, d), bias=normal(3, k, 1, 1, 5))
-    cache = Source(normal(4, b, k, 6, d), normal(5, b, k, 6, d), mask=jnp.arange(6) < 4)
+    prefix = KVSource(normal(1, k, 5, d), normal(2, k, 5, d), bias=normal(3, k, 1, 1, 5))
+    cache = KVSource(normal(4, b, k, 6, d), normal(5, b, k, 6, d), mask=jnp.arange(6) < 4)
     causal = jnp.tril(jnp.ones((t, t), bool))
-    for name, wrap in (("plain", lambda x: x), ("oriented", oriented)):
-        tokens = Source(normal(6, b, n, k, t, d), normal(7, b, n, k, t, d), wrap(normal(8, k, 1, t, t)), wrap(causal))
+    for name, wrap in (("plain", lambda x: x), ("oriented", mask_pair)):
+        tokens = KVSource(normal(6, b, n, k, t, d), normal(7, b, n, k, t, d), wrap(normal(8, k, 1, t, t)), wrap(causal))
         yield pytest.param(normal(0, b, n, k, g, t, d), (prefix, cache, tokens), id=name)
 
 
@@ -114,7 +114,7 @@ def test_gradients_of_attention_are_those_of_the_formula(query, sources, operand
 
 def test_a_query_that_sees_nothing_has_the_mean_and_no_gradient():
     query, key, value = normal(0, 1, 1, 2, 4), normal(1, 1, 3, 4), normal(2, 1, 3, 4)
-    attention = lambda q, k, v: attend(q, (Source(k, v, mask=jnp.array([[False], [True]])),), 1.0, "float32")
+    attention = lambda q, k, v: attend(q, (KVSource(k, v, mask=jnp.array([[False], [True]])),), 1.0, "float32")
     np.testing.assert_allclose(attention(query, key, value)[0, 0, 0], value[0].mean(0), rtol=1e-6)
     only = lambda q, k, v: attention(q, k, v)[0, 0, 0].sum()
     for gradient in jax.grad(only, (0, 1, 2))(query, key, value):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prefix_jax.models import masks
-from prefix_jax.models.attention import Source, attend, attention_weights
+from prefix_jax.models.attention import KVSource, attend, attention_weights
 from prefix_jax.models.prefix import shortened
 from tests.models import torch_models as tm
 
@@ -54,10 +54,10 @@ def sources_of(case, dtype):
 
 
 def attended(arrays, mask, dtype):
-    bias = masks.oriented(arrays["bias"]) if "bias" in arrays else None
-    sources = (Source(arrays["key"], arrays["value"], bias, mask),)
+    bias = masks.mask_pair(arrays["bias"]) if "bias" in arrays else None
+    sources = (KVSource(arrays["key"], arrays["value"], bias, mask),)
     if "prefix_key" in arrays:
-        sources = (Source(arrays["prefix_key"], arrays["prefix_value"], arrays.get("slot_bias")), *sources)
+        sources = (KVSource(arrays["prefix_key"], arrays["prefix_value"], arrays.get("slot_bias")), *sources)
     scale = arrays["query"].shape[-1] ** -0.5
     return attend(arrays["query"], sources, scale, jnp.dtype(dtype)).astype(jnp.float32)
 
@@ -72,7 +72,7 @@ def test_the_kernel_is_plain_attention_forwards_and_back(name, dtype, tolerance)
     arrays = sources_of(case, dtype)
     real = (ids > 0)[:, None, None, :, None]
     cotangent = jnp.where(real, normal(9, *arrays["query"].shape), 0)
-    plain = masks.oriented(masks.causal_mask(masks.segment_positions(ids), ids, case[6]))
+    plain = masks.mask_pair(masks.causal_mask(masks.segment_positions(ids), ids, case[6]))
     interval = masks.causal_interval(ids, case[6])
 
     def loss(arrays, mask):
@@ -114,7 +114,7 @@ def test_intervals_are_the_masks_they_stand_for():
 def test_rows_too_long_for_a_cores_memory_are_plain():
     def program(columns):
         def run(query, key, ids):
-            sources = (Source(key[0, :, :4], key[0, :, :4]), Source(key, key, None, masks.causal_interval(ids)))
+            sources = (KVSource(key[0, :, :4], key[0, :, :4]), KVSource(key, key, None, masks.causal_interval(ids)))
             return attend(query, sources, 1.0, jnp.dtype("bfloat16"))
 
         shapes = [(1, 1, 1, columns, 128), (1, 1, columns, 128)]
@@ -177,8 +177,8 @@ def test_texts_are_the_same(family):
     from prefix_jax import decoding
 
     pair = FAMILIES[family]()
-    prefix = tm.random_prefix(pair.spec, 4, offset=0)
-    options = decoding.Options(strategy="beam", beams=2, max_length=6)
+    prefix = tm.random_prefix(pair.model_config, 4, offset=0)
+    options = decoding.GenerationConfig(strategy="beam", beams=2, max_length=6)
     plain, fused = (
         decoding.decode_all(model, pair.variables, prefix, [[5, 6, 7, 8], [9], [10, 11]], options, batch=4)
         for model in (pair.model, pair.model.clone(fused=True))
@@ -202,13 +202,13 @@ def test_a_model_gives_the_same_losses_and_gradients(family):
     columns = jnp.asarray([[1] * 6 + [2] * 5 + [0] * 3, [1] * 9 + [2] * 5])
     tokens = jax.random.randint(jax.random.key(0), columns.shape, 2, 60)
     more = {}
-    if pair.spec.encoder_layers:
+    if pair.model_config.is_encoder_decoder:
         theirs = jnp.asarray([[1] * 3 + [2] * 8, [1] * 6 + [2] * 3 + [0] * 2])
         more = {
             "encoder_tokens": jax.random.randint(jax.random.key(1), theirs.shape, 2, 60),
             "encoder_segment_ids": theirs,
         }
-    prefix = shortened(tm.random_prefix(pair.spec, 4), jnp.int32(3))
+    prefix = shortened(tm.random_prefix(pair.model_config, 4), jnp.int32(3))
     cotangent = jnp.where((columns > 0)[..., None], normal(2, *columns.shape, 61), 0)
 
     def logits_and_gradients(model):
@@ -235,7 +235,7 @@ def test_what_is_looked_at_inside_is_the_same():
     real = np.asarray(ids > 0)[:, None, None, :, None]
     plain = masks.causal_mask(masks.segment_positions(ids), ids)
     one, other = (
-        attention_weights(query, (Source(key, key, None, mask),), 1.0) * real
+        attention_weights(query, (KVSource(key, key, None, mask),), 1.0) * real
         for mask in (plain, masks.causal_interval(ids))
     )
     np.testing.assert_allclose(one, other, atol=1e-6)
@@ -243,7 +243,7 @@ def test_what_is_looked_at_inside_is_the_same():
 
 def test_layers_keep_the_kernels_output_and_do_not_run_it_again():
     pair = tm.gpt2()
-    model, prefix = pair.model.clone(fused=True), tm.random_prefix(pair.spec, 4)
+    model, prefix = pair.model.clone(fused=True), tm.random_prefix(pair.model_config, 4)
     tokens = jnp.ones((2, 14), jnp.int32)
 
     def loss(trained):

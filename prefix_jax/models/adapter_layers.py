@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from prefix_jax.models.products import keep, product
+from prefix_jax.models.matmul import matmul, save_residual
 
 LORA = "lora"
 ADAPTER = "adapter"
@@ -37,8 +37,8 @@ def low_rank(x: Float[Array, "... C"], tree: Mapping[str, Any], outputs: tuple[i
 
 
 def _pair(x: Array, pair: Mapping[str, Array], outputs: tuple[int, ...]) -> Array:
-    narrow = keep(product(x, pair["a"]))
-    wide = product(narrow, pair["b"].reshape(pair["b"].shape[0], -1))
+    narrow = save_residual(matmul(x, pair["a"]))
+    wide = matmul(narrow, pair["b"].reshape(pair["b"].shape[0], -1))
     return wide.reshape(*x.shape[:-1], *outputs)
 
 
@@ -52,8 +52,8 @@ class Adapter(nn.Module):
         if not self.has_variable(ADAPTER, "down"):
             return x
         down, up = (self.get_variable(ADAPTER, name) for name in ("down", "up"))
-        inner = self.activation(keep(product(x, down["kernel"])) + down["bias"].astype(x.dtype))
-        return x + product(inner, up["kernel"]) + up["bias"].astype(x.dtype)
+        inner = self.activation(save_residual(matmul(x, down["kernel"])) + down["bias"].astype(x.dtype))
+        return x + matmul(inner, up["kernel"]) + up["bias"].astype(x.dtype)
 
 
 def with_prompt(embedded: Float[Array, "*batch T E"], positions: Array, prompt: Any) -> Array:

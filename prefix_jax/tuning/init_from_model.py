@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from prefix_jax.models import Model
+from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import KeyValues
-from prefix_jax.models.specs import Spec
 
 
 def site_key_values(
@@ -18,7 +18,7 @@ def site_key_values(
     """Returns for each site the keys and values `[layers, N, kv_heads, T, head_dim]` of N separate sequences, in
     float32.
     """
-    if not model.spec.encoder_layers:
+    if not model.model_config.is_encoder_decoder:
         _, own = model.apply(base, tokens, positions, method="hidden")
         return {"decoder": _float32(own)}
     everywhere = jnp.ones_like(tokens)
@@ -28,12 +28,12 @@ def site_key_values(
     return {"encoder": _float32(encoder), "decoder": _float32(decoder), "cross": _float32(cross)}
 
 
-def frequent_words(key: Array, count: int, spec: Spec) -> Int[Array, "count"]:
+def frequent_words(key: Array, count: int, model_config: ModelConfig) -> Int[Array, "count"]:
     """Draws token ids from the frequent part of the vocabulary, each by its own key.
 
     Byte-pair and unigram vocabularies are ordered by frequency; the first hundreds are bytes and marks.
     """
-    first, last = min(500, spec.vocab_size // 4), min(8000, spec.vocab_size)
+    first, last = min(500, model_config.vocab_size // 4), min(8000, model_config.vocab_size)
 
     def draw(slot: Array) -> Array:
         return jax.random.randint(jax.random.fold_in(key, slot), (), first, last)

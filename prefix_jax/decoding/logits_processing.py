@@ -6,9 +6,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from prefix_jax.decoding.cached import Prompt
-from prefix_jax.decoding.options import Options, end_ids
-from prefix_jax.models import Spec
+from prefix_jax.decoding.generation_config import GenerationConfig, end_ids
+from prefix_jax.decoding.kv_cache import Prompt
+from prefix_jax.models import ModelConfig
 
 # Of the maxima that narrow down the search for the best tokens; the CPU's top-k and argmax over a vocabulary are slow.
 CHUNK = 128
@@ -16,8 +16,8 @@ CHUNK = 128
 
 def allowed(
     scores: Float[Array, "B N V"],
-    options: Options,
-    spec: Spec,
+    options: GenerationConfig,
+    model_config: ModelConfig,
     prompt: Prompt,
     tokens: Int[Array, "B N T"],
     index: Array,
@@ -32,11 +32,13 @@ def allowed(
         forbidden[list(options.banned_tokens)] = True
         scores = jnp.where(forbidden, -jnp.inf, scores)
     if options.min_length:
-        end = ends(jnp.arange(scores.shape[-1]), options, spec)
+        end = ends(jnp.arange(scores.shape[-1]), options, model_config)
         scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
     if options.no_repeat_ngram:
         history, length = _history(prompt, tokens, index)
-        scores = jnp.where(repeating(history, length, options.no_repeat_ngram, spec.vocab_size), -jnp.inf, scores)
+        scores = jnp.where(
+            repeating(history, length, options.no_repeat_ngram, model_config.vocab_size), -jnp.inf, scores
+        )
     return scores
 
 
@@ -48,9 +50,9 @@ def normaliser(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows 1"]:
     return jnp.where(jnp.isfinite(found), found, jnp.nan)
 
 
-def ends(tokens: Int[Array, "*any"], options: Options, spec: Spec) -> Bool[Array, "*any"]:
+def ends(tokens: Int[Array, "*any"], options: GenerationConfig, model_config: ModelConfig) -> Bool[Array, "*any"]:
     """Whether each token ends a text."""
-    return (tokens[..., None] == jnp.array(end_ids(options, spec))).any(-1)
+    return (tokens[..., None] == jnp.array(end_ids(options, model_config))).any(-1)
 
 
 def _history(prompt: Prompt, tokens: Array, index: Array) -> tuple[Int[Array, "B N W"], Int[Array, "B"]]:
@@ -103,7 +105,7 @@ def best(scores: Float[Array, "B N V"], count: int) -> tuple[Array, Int[Array, "
     return values, place // vocab, place % vocab
 
 
-def cut(logits: Float[Array, "B V"], options: Options) -> Float[Array, "B V"]:
+def top_k_top_p(logits: Float[Array, "B V"], options: GenerationConfig) -> Float[Array, "B V"]:
     """Applies temperature, then top-k (Fan et al. 2018), then top-p (Holtzman et al. 2020) on what top-k left."""
     logits = logits / options.temperature
     top_k = min(options.top_k, logits.shape[-1])

@@ -96,11 +96,11 @@ def joined() -> bool:
     return jax.distributed.is_initialized()
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     return jax.process_count() > 1
 
 
-def leader() -> bool:
+def is_primary() -> bool:
     """Returns whether this process writes what is written once."""
     return jax.process_index() == 0
 
@@ -111,7 +111,7 @@ def agree(options: Mapping[str, Any]) -> None:
     Raises:
       UserError: in every process, where one has others.
     """
-    if not several():
+    if not is_multiprocess():
         return
     text = json.dumps(options, sort_keys=True, default=str).encode()
     if len(text) > _AGREEMENT_BYTES:
@@ -128,40 +128,40 @@ def agree(options: Mapping[str, Any]) -> None:
                 )
 
 
-def wait(name: str) -> None:
+def barrier(name: str) -> None:
     """Returns once every process is here."""
-    if several():
+    if is_multiprocess():
         multihost_utils.sync_global_devices(name)
 
 
 def fetch(tree: PyTree) -> PyTree:
     """Returns arrays as numpy arrays in every process, wherever their parts lie."""
-    return multihost_utils.process_allgather(tree, tiled=True) if several() else jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True) if is_multiprocess() else jax.device_get(tree)
 
 
-def of_leader(number: int) -> int:
+def of_primary(number: int) -> int:
     """Returns process 0's number in every process."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if is_multiprocess() else number
 
 
-def by_leader(work: Callable[[], Any]) -> Any:
+def by_primary(work: Callable[[], Any]) -> Any:
     """Returns what `work` gives in process 0, in every process; it must be JSON's.
 
     Raises:
       UserError: in every process, where `work` raises it in process 0; the others say that process 0 did.
     """
-    if not several():
+    if not is_multiprocess():
         return work()
     failed: Exception | None = None
     found: dict[str, Any] = {}
-    if leader():
+    if is_primary():
         try:
             found = {"value": work()}
         except Exception as error:
             failed = error
     text = np.frombuffer(json.dumps(found).encode(), np.uint8)
-    sent = np.zeros(of_leader(len(text)), np.uint8)
-    if leader():
+    sent = np.zeros(of_primary(len(text)), np.uint8)
+    if is_primary():
         sent[:] = text
     found = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)))
     if failed is not None:
@@ -179,13 +179,13 @@ def holding(folder: Path) -> Iterator[None]:
       UserError: in process 0, where another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with disk.locked(folder) if leader() else contextlib.nullcontext():
+    with disk.locked(folder) if is_primary() else contextlib.nullcontext():
         yield
 
 
 def asked_to_stop(step: int) -> bool:
     """Returns, in all processes at the same step, whether one of them was sent SIGTERM. To be called at every step."""
-    return several() and multihost_utils.reached_preemption_sync_point(step)
+    return is_multiprocess() and multihost_utils.reached_preemption_sync_point(step)
 
 
 @contextlib.contextmanager
@@ -198,7 +198,7 @@ def lost_processes() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not several():
+        if not is_multiprocess():
             raise
         raise UserError(
             f"another process of this run has ended or cannot be reached ({first_line(error)[:160]}); start "

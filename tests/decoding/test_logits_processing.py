@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prefix_jax.decoding import Options
-from prefix_jax.decoding.choice import best, cut, repeating
+from prefix_jax.decoding import GenerationConfig
+from prefix_jax.decoding.logits_processing import best, repeating, top_k_top_p
 
 torch = pytest.importorskip("torch")
 processors = pytest.importorskip("transformers.generation.logits_process")
@@ -47,12 +47,12 @@ def test_repeating_parity(ngram):
 
 @pytest.mark.parametrize("options", [dict(temperature=0.7), dict(top_k=5), dict(top_p=0.6), dict(top_k=900)])
 def test_cut_parity(options):
-    _check_cut(Options(strategy="sample", **options))
+    _check_cut(GenerationConfig(strategy="sample", **options))
 
 
 def test_cut_together_parity():
-    _check_cut(Options(strategy="sample", temperature=1.7, top_k=12, top_p=0.7))
-    _check_cut(Options(strategy="sample", top_p=1e-6))
+    _check_cut(GenerationConfig(strategy="sample", temperature=1.7, top_k=12, top_p=0.7))
+    _check_cut(GenerationConfig(strategy="sample", top_p=1e-6))
 
 
 def _check_cut(options):
@@ -62,4 +62,4 @@ def _check_cut(options):
         expected = processors.TopKLogitsWarper(options.top_k)(None, expected)
     if options.top_p < 1:
         expected = processors.TopPLogitsWarper(options.top_p)(None, expected)
-    np.testing.assert_allclose(cut(jnp.asarray(logits), options), expected.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(top_k_top_p(jnp.asarray(logits), options), expected.numpy(), rtol=1e-6)

@@ -7,15 +7,15 @@ import jax
 from flax import struct
 from jaxtyping import PyTree
 
-from prefix_jax.models.injected import PROMPT, TUNED
-from prefix_jax.models.prefix import SITES, Prefix, site_of
+from prefix_jax.models.adapter_layers import PROMPT, TUNED
+from prefix_jax.models.prefix import SITES, Prefix, prefix_of
 
 Variables = Mapping[str, Any]
 
 
 @struct.dataclass
-class Kept:
-    """A prefix, and collections of arrays that layers read beside the frozen `params` (see `models.injected`).
+class TunedState:
+    """A prefix, and collections of arrays that layers read beside the frozen `params` (see `models.adapter_layers`).
 
     The collection `tuned` holds weights in place of frozen ones, in a part of their tree; of a stack of layers, those
     of the last ones.
@@ -37,11 +37,13 @@ class Kept:
 
     def joined(self, other: "Kept") -> "Kept":
         """Returns both; `other` holds nothing that this one has."""
-        return Kept(self.prefix if other.prefix is None else other.prefix, {**self.collections, **other.collections})
+        return TunedState(
+            self.prefix if other.prefix is None else other.prefix, {**self.collections, **other.collections}
+        )
 
     def count(self) -> int:
         """Returns how many numbers are stored."""
-        sites = () if self.prefix is None else tuple(site_of(self.prefix, name) for name in SITES)
+        sites = () if self.prefix is None else tuple(prefix_of(self.prefix, name) for name in SITES)
         arrays = [leaf for s in sites if s is not None for leaf in (s.key, s.value, s.bias) if leaf is not None]
         return sum(leaf.size for leaf in [*arrays, *jax.tree.leaves(self.collections)])
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from prefix_jax.errors import UserError
-from prefix_jax.parallel import hosts
+from prefix_jax.parallel import distributed
 from tests import runs
 
 pytestmark = pytest.mark.slow
@@ -161,7 +161,7 @@ def test_a_coordinator_that_is_not_there_is_one_sentence(launch, tmp_path):
 )
 def test_flags_that_do_not_belong_together_are_refused(given, words):
     with pytest.raises(UserError, match=words):
-        hosts.join(*given)
+        distributed.join(*given)
 
 
 @pytest.mark.parametrize(
@@ -177,4 +177,4 @@ def test_flags_that_do_not_belong_together_are_refused(given, words):
     ],
 )
 def test_launchers_are_known_by_what_they_set(environment, expected):
-    assert hosts.started_by_a_cluster(environment) == expected
+    assert distributed.started_by_a_cluster(environment) == expected
