@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.decoding import beam
+from prefix_jax.decoding import beam, sampling
 from prefix_jax.decoding.generation_config import GenerationConfig, check_for, check_ids, check_window, end_ids
 from prefix_jax.decoding.kv_cache import Inputs
 from prefix_jax.errors import UserError
@@ -63,7 +63,7 @@ def _generate(
     if options.width > 1:
         tokens, lengths, scores = beam.search(model, variables, prefix, inputs, options)
     else:
-        tokens, lengths, scores = single.search(model, variables, prefix, inputs, options, seed)
+        tokens, lengths, scores = sampling.search(model, variables, prefix, inputs, options, seed)
         scores = scores / jnp.maximum(lengths, 1).astype(jnp.float32) ** options.length_penalty
     lengths = jnp.where(inputs.lengths > 0, lengths, 0)
     kept = jnp.arange(tokens.shape[1]) < lengths[:, None]

@@ -38,7 +38,7 @@ class GenerationConfig:
     more_ends: tuple[int, ...] = ()
 
     @classmethod
-    def from_config(cls, section: Any, more_ends: tuple[int, ...] = ()) -> "Options":
+    def from_config(cls, section: Any, more_ends: tuple[int, ...] = ()) -> "GenerationConfig":
         """Returns the options of a configuration's section `decoding`."""
         values = {field.name: section[field.name] for field in fields(cls) if field.name != "more_ends"}
         values["more_ends"] = more_ends
@@ -77,7 +77,7 @@ class GenerationConfig:
         """Sequences kept per input."""
         return self.beams if self.strategy == "beam" else 1
 
-    def program(self) -> "Options":
+    def program(self) -> "GenerationConfig":
         """Returns the options that decide the compiled program: the others at their defaults."""
         unused = GenerationConfig()
         kept = replace(self, seed=0)
@@ -103,12 +103,13 @@ def check_for(options: GenerationConfig, model_config: ModelConfig) -> None:
     wrong = [token for token in options.banned_tokens if not 0 <= token < model_config.vocab_size]
     if wrong:
         raise UserError(
-            f"decoding.banned_tokens has {wrong[0]}, but this model's token ids go from 0 to {spec.vocab_size - 1}; "
+            f"decoding.banned_tokens has {wrong[0]}, but this model's token ids go from 0 to "
+            f"{model_config.vocab_size - 1}; "
             "remove it"
         )
     if candidates(options, model_config) > model_config.vocab_size:
         raise UserError(
-            f"decoding.beams={options.beams} is too many for this model's {spec.vocab_size} tokens; lower it"
+            f"decoding.beams={options.beams} is too many for this model's {model_config.vocab_size} tokens; lower it"
         )
 
 
@@ -128,8 +129,9 @@ def check_ids(token_lists: Sequence[Sequence[int]], model_config: ModelConfig) -
         wrong = next((id for id in ids if not 0 <= id < model_config.vocab_size), None)
         if wrong is not None:
             raise UserError(
-                f"input {row + 1} has the token id {wrong}, but the model's embedding has {spec.vocab_size} rows "
-                f"(ids 0 to {spec.vocab_size - 1}); use the tokenizer that the model was made with"
+                f"input {row + 1} has the token id {wrong}, but the model's embedding has "
+                f"{model_config.vocab_size} rows "
+                f"(ids 0 to {model_config.vocab_size - 1}); use the tokenizer that the model was made with"
             )
 
 
@@ -141,15 +143,16 @@ def check_window(longest: int, offset: int, options: GenerationConfig, model_con
         if longest > model_config.context_length or options.max_length + offset > model_config.context_length:
             raise UserError(
                 f"an input of {longest} tokens, or the prefix's position offset of {offset} and decoding.max_length="
-                f"{options.max_length}, exceed this model's {spec.window} positions; shorten them"
+                f"{options.max_length}, exceed this model's {model_config.context_length} positions; shorten them"
             )
         return
     needed = longest + offset + options.max_length
     if needed > model_config.context_length:
         raise UserError(
             f"an input of {longest} tokens, the prefix's position offset of {offset} and decoding.max_length="
-            f"{options.max_length} make {needed} positions, but this model has {spec.window}; shorten the input or set "
-            f"decoding.max_length to at most {max(spec.window - longest - offset, 0)}"
+            f"{options.max_length} make {needed} positions, but this model has {model_config.context_length}; "
+            "shorten the input or set "
+            f"decoding.max_length to at most {max(model_config.context_length - longest - offset, 0)}"
         )
 
 

@@ -31,18 +31,22 @@ def attend(
 ) -> Float[Array, "*batch K G T D"]:
     """Softmax attention of the queries over all sources together, logits and softmax in float32.
 
-    The operands of its products are rounded to the type `operands`. The gradient computes the logits again from kept
+    The operands of its products are rounded to `compute_dtype`. The gradient computes the logits again from kept
     maxima and sums (Dao et al. 2022, section 3.1): no weights are stored. A query that sees nothing has no gradient.
     Over a prefix, if any, and a source whose mask is an interval, all this is one kernel where it fits.
     """
     *others, own = sources
     if isinstance(own.mask, Interval):
+        from prefix_jax.models import attention_pallas  # takes long to import, and few need it
+
         assert len(others) <= 1 and all(other.mask is None for other in others), "a kernel takes a prefix that all see"
         slots = others[0].key.shape[-2] if others else 0
-        if not fused.fits(query, own.key, slots, own.bias is not None, compute_dtype):
+        if not attention_pallas.fits(query, own.key, slots, own.bias is not None, compute_dtype):
             return attend(query, (*others, _in_rows(own)), scale, compute_dtype)
         prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
-        return fused.attend(query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, compute_dtype)
+        return attention_pallas.attend(
+            query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, compute_dtype
+        )
     masks = tuple(source.mask for source in sources)
     return _attend(
         query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(compute_dtype)

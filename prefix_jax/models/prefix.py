@@ -88,7 +88,7 @@ def check(prefix: Prefix, model_config: ModelConfig) -> None:
         if site is None:
             continue
         if name not in model_config.sites:
-            raise UserError(f'the prefix has a site "{name}", but the model has only {", ".join(spec.sites)}')
+            raise UserError(f'the prefix has a site "{name}", but the model has only {", ".join(model_config.sites)}')
         layers = model_config.site_layers(name) if site.layers is None else len(site.layers)
         expected = (layers, model_config.kv_heads, site.key.shape[-2], model_config.head_dim)
         if site.key.shape != expected or site.value.shape != expected:
@@ -97,7 +97,9 @@ def check(prefix: Prefix, model_config: ModelConfig) -> None:
                 f"takes {expected} (layers, KV heads, length, head dimension); use the model the prefix was made for"
             )
         if site.layers is not None and not all(0 <= layer < model_config.site_layers(name) for layer in site.layers):
-            raise UserError(f"the prefix names {name} layers {site.layers}, but there are {spec.site_layers(name)}")
+            raise UserError(
+                f"the prefix names {name} layers {site.layers}, but there are {model_config.site_layers(name)}"
+            )
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...] | None:

@@ -179,8 +179,9 @@ def _tensor_axes(tensor: int, model_config: ModelConfig) -> tuple[int, int]:
     """Returns the sizes of the mesh axes `tensor` and `groups`."""
     if model_config.heads % tensor:
         raise UserError(
-            f"mesh.tensor is {tensor}, and the model's {spec.heads} query heads cannot be divided by it; choose a "
-            f"divisor of {spec.heads}"
+            f"mesh.tensor is {tensor}, and the model's {model_config.heads} query heads cannot be divided by it; "
+            "choose a "
+            f"divisor of {model_config.heads}"
         )
     shared = math.gcd(tensor, model_config.kv_heads)
     return shared, tensor // shared

@@ -146,7 +146,9 @@ def _check(model_config: ModelConfig, work: Work, mesh: Mesh, parts: int) -> Non
             + f"; set --rows to a multiple of {shards}, or more --config.mesh.tensor"
         )
     if model_config.context_length is not None and work.columns > model_config.context_length:
-        raise UserError(f"rows of {work.columns} columns exceed the model's window of {spec.window}; set --columns")
+        raise UserError(
+            f"rows of {work.columns} columns exceed the model's window of {model_config.context_length}; set --columns"
+        )
 
 
 def search(
@@ -160,7 +162,8 @@ def search(
     meshes = list(candidates(config, model_config, topology, work))
     if not meshes:
         raise UserError(
-            f"no mesh of {topology.chips} devices divides {work.rows} rows and {spec.heads} query heads; set --rows to "
+            f"no mesh of {topology.chips} devices divides {work.rows} rows and {model_config.heads} query heads; "
+            "set --rows to "
             f"a multiple of {topology.chips}"
         )
     plans = []

@@ -22,7 +22,7 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
     """Returns fine-tuning for a model; see `tuning.build`. `section.layers` 0: everything."""
     model_config, layers = model.model_config, section.layers
     if not 0 <= layers <= model_config.layers:
-        raise UserError(f"finetune.layers is {layers}; it must be 0 (all weights) or at most {spec.layers}")
+        raise UserError(f"finetune.layers is {layers}; it must be 0 (all weights) or at most {model_config.layers}")
 
     def init(key: Array, base: Variables) -> PyTree:
         for leaf in jax.tree.leaves(base["params"]):

@@ -71,7 +71,7 @@ def chosen_sites(section: Config, model_config: ModelConfig) -> tuple[str, ...]:
         if name not in SITES:
             raise UserError(f'prefix.sites has "{name}"{did_you_mean(name, SITES)}')
         if name not in model_config.sites:
-            raise UserError(f'prefix.sites has "{name}", but this model has only: {", ".join(spec.sites)}')
+            raise UserError(f'prefix.sites has "{name}", but this model has only: {", ".join(model_config.sites)}')
     return tuple(site for site in SITES if site in named)
 
 
@@ -109,7 +109,10 @@ def _check(section: Config, model_config: ModelConfig, words: Sequence[int]) -> 
             "--config.prefix.reparameterisation=none"
         )
     if model_config.context_length is not None and section.length >= model_config.context_length:
-        raise UserError(f"prefix.length is {section.length}, but the model's window has only {spec.window} positions")
+        raise UserError(
+            f"prefix.length is {section.length}, but the model's window has only {model_config.context_length} "
+            "positions"
+        )
 
 
 def mlp_output(leaves: PyTree) -> Float[Array, "2 layers K P D"]:

@@ -35,7 +35,7 @@ class TunedState:
         """How many places at the start of an input hold the virtual tokens of a prompt."""
         return len(self.collections[PROMPT]["embeddings"]) if PROMPT in self.collections else 0
 
-    def joined(self, other: "Kept") -> "Kept":
+    def joined(self, other: "TunedState") -> "TunedState":
         """Returns both; `other` holds nothing that this one has."""
         return TunedState(
             self.prefix if other.prefix is None else other.prefix, {**self.collections, **other.collections}

@@ -4,7 +4,7 @@ import pytest
 
 from prefix_jax.config import default_config
 from prefix_jax.data.records import pair
-from prefix_jax.data.subsets import of_categories
+from prefix_jax.data.subsets import evenly_spaced, of_categories, random_subset
 from prefix_jax.errors import UserError
 from prefix_jax.training.session import text_inputs, text_pairs
 from tests import tiny

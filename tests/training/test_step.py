@@ -38,7 +38,7 @@ def make(model_config, accumulation: int = 1, **options):
     return model, base, tuning.build(config, model), batches, hyperparameters_from(config.optimizer, 20)
 
 
-@pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
+@pytest.mark.parametrize("model_config", [LLAMA, T5], ids=["llama", "t5"])
 @pytest.mark.parametrize("reparameterisation", ["none", "mlp"])
 def test_frozen_base_is_bitwise_equal_and_every_trained_leaf_moves(model_config, reparameterisation):
     model, base, method, batches, hyper = make(model_config, reparameterisation=reparameterisation)
@@ -106,7 +106,7 @@ def test_moving_average_follows_the_trained_values():
     np.testing.assert_allclose(state.average["decoder"]["key"], wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
+@pytest.mark.parametrize("model_config", [LLAMA, T5], ids=["llama", "t5"])
 @pytest.mark.parametrize("activations", ["float32", "bfloat16"])
 def test_bfloat16_weights_give_the_gradients_of_float32_but_for_rounding(model_config, activations):
     """The same numbers as weights, once multiplied as bfloat16, with either type between the products."""

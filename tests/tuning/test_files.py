@@ -68,7 +68,7 @@ def assert_equal(a, b):
                 np.testing.assert_array_equal(getattr(left, part), getattr(right, part))
 
 
-@pytest.mark.parametrize("spec", [T5, LLAMA, GPT2], ids=["t5", "llama", "gpt2"])
+@pytest.mark.parametrize("model_config", [T5, LLAMA, GPT2], ids=["t5", "llama", "gpt2"])
 @pytest.mark.parametrize("variant", [{}, {"bias": True}, {"offset": 0}])
 def test_round_trip_is_bit_exact(tmp_path, model_config, variant):
     prefix = make(model_config, **variant)

@@ -129,7 +129,7 @@ def _run(folder, prefix, model_config):
     return str(folder)
 
 
-@pytest.mark.parametrize("spec", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("model_config", [GPT2, LLAMA], ids=["gpt2", "llama"])
 def test_peft_round_trip_is_bit_exact(tmp_path, model_config):
     prefix = make(model_config)
     source = _run(tmp_path, prefix, model_config)

@@ -47,7 +47,7 @@ def test_text_start_is_the_models_own_keys_and_values():
     np.testing.assert_allclose(prefix.decoder.value, own.value[:, 0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", [LLAMA, T5], ids=["llama", "t5"])
+@pytest.mark.parametrize("model_config", [LLAMA, T5], ids=["llama", "t5"])
 @pytest.mark.parametrize("initialisation", ["vocabulary", "text"])
 def test_the_mlp_starts_from_the_words_too(model_config, initialisation):
     options = dict(length=4, hidden=16, initialisation=initialisation)

@@ -81,7 +81,8 @@ def encode(
     layout.refuse_bias(prefix, "adapters")
     if not model_config.is_encoder_decoder and model_config.head_dim * model_config.heads != model_config.d_model:
         raise UserError(
-            f"adapters takes a head's width as {spec.d_model} / {spec.heads}, but this model's is {spec.head_dim}; "
+            f"adapters takes a head's width as {model_config.d_model} / {model_config.heads}, but this model's "
+            f"is {model_config.head_dim}; "
             "keep it as prefix_jax"
         )
     base, model_class, model_type = family.adapters

@@ -101,7 +101,8 @@ def _site(flat: np.ndarray, model_config: ModelConfig) -> PrefixKV:
     site = layout.from_flat(flat, model_config.kv_heads, model_config.head_dim)
     if site.key.shape[0] != model_config.layers:
         raise UserError(
-            f"these weights hold {site.key.shape[0]} layers, but the model has {spec.layers}; is it another model?"
+            f"these weights hold {site.key.shape[0]} layers, but the model has {model_config.layers}; is it "
+            "another model?"
         )
     return site
 
