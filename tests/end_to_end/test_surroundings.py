@@ -128,6 +128,7 @@ def test_other_names_of_working_directories_are_taken(name, tmp_path, monkeypatc
 
 # Options that take text which is not a path. An option of a new name is one or the other: `cli.define_path`.
 TEXT = {"split", "input", "coordinator", "only", "job", "jobs", "topology", "name", "target", "task", "config"}
+TEXT |= {"language", "bleu-tokenizer"}
 INTROSPECT = """
 import importlib, sys
 from absl import flags

@@ -44,9 +44,9 @@ def decoded(monkeypatch):
     labels = []
     write = inference.write_texts
 
-    def counting(opened, kept, sources, label="", progress=True):
+    def counting(opened, kept, sources, label="", **options):
         labels.append(label)
-        return write(opened, kept, sources, label, progress)
+        return write(opened, kept, sources, label, **options)
 
     monkeypatch.setattr(inference, "write_texts", counting)
     return labels

@@ -1,4 +1,4 @@
-"""Every option either changes the keys of token ids and plans, or changes neither ids nor plans.
+"""Every option either changes the keys of token ids, of the audit and of plans, or changes none of them.
 
 A new option is tried too: where it has words for values, the test asks for another one.
 """
@@ -20,13 +20,15 @@ from prefix_jax.training import session, trainer
 from tests import tiny
 
 ROWS = "rows.jsonl"
-# Options that are inputs of both, and those of plans alone. Methods take positions of the model's window.
+# Options that are inputs of all three, those of the audit alone, and those of plans alone. Methods take positions of
+# the model's context.
 IDS = {
     "method", "model.source", "prefix.length", "prefix.position_offset", 
     "infix.length", "infix.position_offset", "prompt.length", "data.task", "data.path", "data.source_column",
     "data.target_column", "data.max_source_length", "data.max_target_length", "data.source_format",
     "data.target_format", "data.limit", "data.limit_seed", "data.categories", "training.evaluate_records",
 }  # fmt: skip
+AUDIT = {"data.keep_special_tokens"}
 PLANS = {"data.row_length", "data.seed", "training.batch", "training.accumulation", "mesh.data", "mesh.fsdp"}
 # Another value of each option that is not a number, and of numbers to which 1 cannot be added.
 OTHERS: dict[str, Any] = {
@@ -34,7 +36,9 @@ OTHERS: dict[str, Any] = {
     "data.task": "xsum", "data.source_column": "document", "data.target_column": "summary",
     "data.source_format": "{source} =>", "data.target_format": " {target} {eos}", "data.row_length": 128,
     "data.max_source_length": 20, "data.max_target_length": 60, "data.categories": "even",
-    "data.test_categories": "even", "training.accumulation": 2, "training.loss": "examples", "training.wandb": "x",
+    "data.test_categories": "even", "data.keep_special_tokens": "<s>", "data.strict": "unknown", "data.language": "de",
+    "evaluation.bleu_tokenizer": "intl", "evaluation.failed_run": "error",
+    "training.accumulation": 2, "training.loss": "examples", "training.wandb": "x",
     "training.evaluate_records": 2, "optimizer.schedule": "linear", "decoding.strategy": "greedy",
     "decoding.banned_tokens": (1,), "prompt.reparameterisation": "mlp", "prompt.initialisation": "random",
     "prompt.text": "words", "lora.targets": "key", "adapter.places": "mlp", "finetune.layers": 1,
@@ -86,13 +90,13 @@ def kept_things(config: Any, opened: session.Session) -> dict[str, tuple[str, di
 
     def record(cache, depends, make):
         made = make()
-        found[f"{kind} {cache.name}"] = dependencies.key(depends), dict(made)
+        found[f"{kind} {type(depends).__name__}"] = dependencies.key(depends), dict(made)
         return made
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(array_cache, "kept", record)
         for kind in ("train", "validation"):
-            trainer._batches(opened.of(config), kind, shuffle=kind == "train")
+            trainer._batches(opened.of(config), kind, {}, shuffle=kind == "train")
     return found
 
 
@@ -119,7 +123,7 @@ def test_every_option_is_an_input_of_the_keys_or_changes_nothing(tiny_models, fo
     base.training.batch = 4
     base.prefix.hidden = base.infix.hidden = base.prompt.hidden = 8
     cached: dict[str, session.Session] = {}
-    ids, plans = set(), set()
+    changed = {"TokenIds": set(), "DataAudit": set(), "PackingPlan": set()}
     for name, value in options.flat(base.to_dict()).items():
         before = base.copy_and_resolve_references()
         section = name.split(".")[0]
@@ -141,8 +145,10 @@ def test_every_option_is_an_input_of_the_keys_or_changes_nothing(tiny_models, fo
             )
             assert same or new_key != key, f"{name} changes the {thing}, whose key leaves it out"
             if new_key != key:
-                (ids if "tokens" in thing else plans).add(name)
+                changed[thing.split()[1]].add(name)
+    ids, audit, plans = changed.values()
     assert ids <= IDS, "an option that is not declared changes the key of token ids"
+    assert audit <= IDS | AUDIT, "an option that is not declared changes the key of the audit"
     assert plans <= IDS | PLANS, "an option that is not declared changes the key of plans"
     if family == "gpt2":
-        assert (IDS - ids, PLANS - plans) == (set(), set()), "declared, and changes no key"
+        assert (IDS - ids, AUDIT - audit, PLANS - plans) == (set(), set(), set()), "declared, and changes no key"

@@ -219,7 +219,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 def test_a_device_that_is_full(tmp_path, monkeypatch):
     """A real ENOSPC, from writing to a device that is always full."""
-    monkeypatch.setattr(disk.tempfile, "mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "no")))
+    plain = os.open
+    full = lambda path, *options: plain("/dev/full" if str(path).startswith(str(tmp_path)) else path, *options[:1])
+    monkeypatch.setattr(disk.os, "open", lambda path, flags, *mode: full(path, flags & ~(os.O_CREAT | os.O_EXCL)))
     with pytest.raises(UserError, match="no space left"):
         files.save(tmp_path, make(GPT2), IDENTITY, GPT2)
     assert list(tmp_path.iterdir()) == []

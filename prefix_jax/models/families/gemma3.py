@@ -155,6 +155,7 @@ def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
         "sliding_window": get("attention.sliding_window"),
         "query_pre_attn_scalar": width // heads if layers == 62 else get("attention.key_length"),
         "rope_scaling": scaling,
+        "hidden_act": None,
         "hidden_activation": "gelu_pytorch_tanh",
     }
 

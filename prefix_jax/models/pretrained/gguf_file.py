@@ -119,6 +119,7 @@ def _config(fields: dict[str, Any]) -> tuple[Gguf, dict[str, Any]]:
     stored, heads, width = known[architecture], get("attention.head_count"), get("embedding_length")
     config = {
         "model_type": stored.model_type,
+        "hidden_act": "silu",
         "vocab_size": len(fields["tokenizer.ggml.tokens"].data),
         "num_hidden_layers": get("block_count"),
         "hidden_size": width,

@@ -94,7 +94,7 @@ SHARDED = """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-    from prefix_jax.models import pretrained
+    from prefix_jax.models import from_hf, leaves, pretrained
     from prefix_jax.models.pretrained import loading, mapping
 
     mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
@@ -111,8 +111,8 @@ SHARDED = """
         return leaves.Leaf(leaf.shape, leaf.dtype, read)
 
     table = {n: watch(n, l) for n, l in checkpoint.table.items()}
-    spec = loading.from_hf(checkpoint.config)
-    tree = mapping.to_tree(spec, table)
+    model_config = from_hf(checkpoint.config)
+    tree = mapping.to_tree(model_config, table)
 
     # What loading itself reads of a tied head's corner is not counted.
     total.clear()

@@ -105,10 +105,6 @@ def another_encoder(tensors: dict) -> None:
 REFUSED = {
     "bart_untied": ("bart", {**BART, "tie_word_embeddings": False}, None, None, "embed_tokens.weight"),
     "t5_encoder": ("t5", T5, None, another_encoder, "encoder.embed_tokens.weight"),
-    "some_layers": (
-        "mistral", LLAMA, dict(sliding_window=4, layer_types=["full_attention", "sliding_attention"]), None,
-        "in some of its layers only",
-    ),
     "yarn": ("qwen2", LLAMA, {"rope_scaling": {**LINEAR, "rope_type": "yarn"}}, None, "yarn"),
     "activation": ("t5", {**T5, "feed_forward_proj": "gated-gelu"}, {"dense_act_fn": "silu"}, None, "dense_act_fn"),
 }  # fmt: skip
