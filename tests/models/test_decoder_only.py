@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prefix_jax.models import from_hf
+from prefix_jax.models.layers import INTERMEDIATES
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
 
@@ -176,3 +177,21 @@ def test_qwen2_windows_start_at_a_layer():
     assert from_hf({**qwen2, "max_window_layers": 0, "use_sliding_window": False}).sliding_window is None
     some = from_hf({**qwen2, "max_window_layers": 2})
     assert [kind.window for kind in some.layer_pattern] == [None, None, 16, 16]
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_windows_in_some_layers", "mistral_window_multi_head"])
+def test_trap_10_a_prefix_is_inside_every_window(name):
+    """Every query of every layer sees all slots, however far behind it; tokens only inside the layer's window."""
+    pair = CASES[name]()
+    config, columns = pair.model_config, 30
+    prefix = tm.random_prefix(config, LENGTH)
+    _, state = pair.model.apply(pair.variables, _tokens(0, 1, columns), prefix=prefix, mutable=[INTERMEDIATES])
+    runs = state[INTERMEDIATES]["layers"]
+    weights = np.concatenate([np.asarray(runs[start]["attention"]["weights"]) for start in sorted(runs, key=int)])
+    assert weights.shape[0] == config.layers and weights.shape[-2:] == (columns, LENGTH + columns)
+    assert (weights[..., :LENGTH] > 0).all()
+    distance = np.arange(columns)[:, None] - np.arange(columns)
+    for layer, kind in zip(weights, config.layer_pattern, strict=True):
+        window = columns if kind.window is None else kind.window
+        seen = (distance >= 0) & (distance < window)
+        assert (layer[..., LENGTH:][..., ~seen] == 0).all() and (layer[..., LENGTH:][..., seen] > 0).all()
