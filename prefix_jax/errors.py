@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input. The message is one clear sentence that names the thing and the mend.
+    """Bad input. The message is one clear sentence that names the thing and the fix.
 
     Command lines print it without a traceback and exit with code 2.
     """

@@ -260,7 +260,7 @@ def _check(data: TokenisedSet, records: Sequence[Record], limits: Limits) -> Non
     for lengths, side in ((sources, "source"), (targets, "target")):
         if len(lengths) and lengths.min() == 0:
             record = records[int(lengths.argmin())]
-            raise UserError(f"Record {record.id} has a {side} without tokens; mend its text or data.{side}_format.")
+            raise UserError(f"Record {record.id} has a {side} without tokens; fix its text or data.{side}_format.")
     if len(records) and targets.max() > limits.target:
         i = int((targets > limits.target).argmax())
         raise UserError(

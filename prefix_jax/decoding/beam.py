@@ -1,9 +1,9 @@
 """Beam search with the bookkeeping of `transformers` 5 (`early_stopping=False`), in one compiled loop.
 
-Each step looks at the `2 * beams` best continuations of an input. Of these, the best `beams` that do not end go on;
-those among the first `beams` that end compete, by score over length to the power of the penalty, for the `beams`
-finished places. An input is closed once its places are full and its best running beam, were it to end now, would not
-beat the worst of them.
+Each step looks at the `2 * beams` best continuations of an input. The best `beams` of them that do not end stay
+running; those among the first `beams` that end compete, by score over length to the power of the penalty, for the
+`beams` finished places. An input is closed once its places are full and its best running beam, were it to end now,
+would not beat the worst of them.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ NONE = -1e9
 
 
 class Running(NamedTuple):
-    """Beams that go on; `slots[b, n, t]` is the beam that held this beam's token `t` when it was fed."""
+    """Running beams; `slots[b, n, t]` is the beam that held this beam's token `t` when it was fed."""
 
     tokens: Int[Array, "B N T"]
     slots: Int[Array, "B N T"]

@@ -21,7 +21,7 @@ FIRST_STAGE = 16
 class Inputs(NamedTuple):
     """Right-padded token ids: the prompts of a decoder-only model, or what an encoder reads.
 
-    A row of length 0 is no input: it ends at once and comes back empty. `rows` are the numbers by which sampling tells
+    A row of length 0 is padding: it ends at once and comes back empty. `rows` are the numbers by which sampling tells
     rows apart.
     """
 

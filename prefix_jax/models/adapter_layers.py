@@ -1,5 +1,5 @@
 """What methods other than prefixes put into a frozen network: low-rank updates and bottlenecks, each in a collection of
-its own beside `params`, and there only where a method brings it.
+its own beside `params`, which is there only where a method adds it.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +43,7 @@ def _pair(x: Array, pair: Mapping[str, Array], outputs: tuple[int, ...]) -> Arra
 
 
 class Adapter(nn.Module):
-    """A bottleneck after a sublayer, with a way around it (Houlsby et al. 2019); nothing where no method brings one."""
+    """A bottleneck after a sublayer with a skip connection (Houlsby et al. 2019); the identity unless one is added."""
 
     activation: Callable[[Array], Array] = jax.nn.relu
 

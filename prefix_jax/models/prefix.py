@@ -106,7 +106,7 @@ def parse_layers(text: str, count: int) -> tuple[int, ...] | None:
     """Returns the layers that "0-5,11" names, or None for "all".
 
     Raises:
-      UserError: the text is no such list, or names a layer that is not there.
+      UserError: the text is not such a list, or names a layer that does not exist.
     """
     if text in ("all", ""):
         return None

@@ -188,8 +188,10 @@ def _scan_periods(checkpointed: Callable, bodies: list[Callable], x: Array, laye
 
 
 def _weights(variables: Any, run: Run, length: int) -> tuple[dict, dict]:
-    """Returns what is frozen, of all layers, and what a method brings, of those of a run (as trained weights are, lest
-    the gradient of each layer be added into an array of all).
+    """Returns the frozen parameters of all layers, and the method's collections sliced to the layers of a run.
+
+    Slicing keeps the gradient of each layer from being added into an array of all layers. Trained weights are sliced
+    too.
     """
     injected = {name: tree for name, tree in variables.items() if name not in ("params", TUNED)}
     injected = jax.tree.map(lambda leaf: leaf[run.start : run.stop], injected)

@@ -202,5 +202,5 @@ def lost_processes() -> Iterator[None]:
             raise
         raise UserError(
             f"another process of this run has ended or cannot be reached ({first_line(error)[:160]}); start "
-            "all of them again with the same command to go on from the last checkpoint"
+            "all of them again with the same command to resume from the last checkpoint"
         ) from error

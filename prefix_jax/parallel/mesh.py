@@ -45,7 +45,7 @@ class MeshSharder:
     def trained(self, shapes: PyTree, members: bool = False) -> PyTree:
         """Returns the sharding of each array of what is trained, and of trees that repeat it (the optimizer's).
 
-        `members`: all arrays that are no single number have a leading axis of members.
+        `members`: every non-scalar array has a leading member axis.
         """
         return self._tree(partial(rules.trained_axes, members=members), shapes)
 
@@ -63,7 +63,7 @@ class MeshSharder:
         return jax.lax.with_sharding_constraint(x, self.rows())
 
     def gathered(self, x: Array, layer: PyTree) -> PyTree:
-        """Brings one layer's frozen weights together from the devices of `fsdp`, to be multiplied with `x` whole.
+        """Gathers one layer's frozen weights from the devices of `fsdp`, to be multiplied with `x` whole.
 
         Left to itself, the TPU's compiler multiplies shard by shard as they come, which for many shards means products
         with a few rows of the weights, each added into the whole result. For a batch that the rows' axes do not divide,

@@ -79,11 +79,11 @@ def parse(name: str) -> Topology:
             f'there is no TPU "{kind}"{did_you_mean(kind, tuple(CHIPS))}; a topology is a chip and a shape: v5e:4x4'
         )
     if not match:
-        raise UserError(f'"{name}" is no topology; it is a chip and a shape, such as {kind}:{_example(kind)}')
+        raise UserError(f'"{name}" is not a topology; name a chip and a shape, such as {kind}:{_example(kind)}')
     shape = tuple(int(size) for size in match[2].split("x"))
     if len(shape) != CHIPS[kind].axes or not all(shape):
         raise UserError(
-            f'"{name}" is no topology of {kind}: its shape has {CHIPS[kind].axes} axes, as {_example(kind)}'
+            f'"{name}" is not a topology of {kind}: its shape has {CHIPS[kind].axes} axes, as {_example(kind)}'
         )
     found = Topology(name.strip(), kind, shape)
     if found.chips > CHIPS[kind].most:

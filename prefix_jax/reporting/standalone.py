@@ -12,7 +12,7 @@ def standalone(chart: Markup) -> str:
     """Returns one of the plots as an SVG that any program shows."""
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart)
     if box is None:
-        raise ValueError("this is no plot")
+        raise ValueError("this is not a plot")
     width, height = float(box[1]) + 2 * MARGIN, float(box[2]) + 2 * MARGIN
     ground = {"x": -MARGIN, "y": -MARGIN, "width": f"{width:g}", "height": f"{height:g}", "rx": 6}
     style = f"{_coloured(LIGHT)}\n@media (prefers-color-scheme: dark) {{\n{_coloured(DARK)}}}"

@@ -15,7 +15,7 @@ TRACED = (
     "training.seed",
 )
 TRACED_OF_PREFIX = ("prefix.length", "prefix.initialisation", "prefix.text")
-# How text is generated and scored afterwards is no matter of training.
+# How text is generated and scored afterwards does not concern training.
 LATER = ("decoding.", "evaluation.", "data.language")
 
 

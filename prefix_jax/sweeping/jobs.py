@@ -20,7 +20,7 @@ _JOB = "job.json"
 
 @dataclass(frozen=True)
 class Work:
-    """What a job does. A job that SLURM stops for its time is put into the queue again, and goes on from there."""
+    """What a job does. A job that SLURM stops for its time is put into the queue again, and resumes."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]

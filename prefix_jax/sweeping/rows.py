@@ -62,7 +62,8 @@ def make_rows(overrides: Iterable[Mapping[str, Any]], base: Config, source: str 
 def _flat(row: Any, number: int, source: str) -> dict[str, Any]:
     if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
         raise UserError(
-            f"row {number} of the sweep() of {source} is no dictionary of options; yield {{'prefix.length': 10}}, say"
+            f"row {number} of the sweep() of {source} is not a dictionary of options; yield "
+            f"{{'prefix.length': 10}}, say"
         )
     return dict(row)
 

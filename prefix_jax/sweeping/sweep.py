@@ -1,4 +1,4 @@
-"""Runs a sweep: group by group, trained together, scored, and written down, so that a killed sweep goes on."""
+"""Runs a sweep: group by group, trained together, scored, and written down, so that a killed sweep resumes."""
 
 import sys
 from collections.abc import Sequence
@@ -144,7 +144,7 @@ class _Runner:
             for name in undone:
                 self.state.set(name, "failed", error=str(error))
             if distributed.is_multiprocess():
-                raise  # the others may be in the middle of a step, and cannot go on without this process
+                raise  # the others may be in the middle of a step, and cannot continue without this process
             print(f"{', '.join(undone)}: {one_line(error)}", file=sys.stderr)
         return True
 

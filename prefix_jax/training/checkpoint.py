@@ -250,7 +250,7 @@ class Checkpoints:
             self._unlink()
 
     def _give_up(self) -> None:
-        """Finishes what is being saved; what goes wrong in this is no news beside the error that ends the run."""
+        """Finishes what is being saved; its own errors would only hide the error that ends the run."""
 
         def finish() -> None:
             with contextlib.suppress(Exception):
@@ -367,5 +367,5 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"cannot save to {folder}: {first_line(error)}; make room or choose another --workdir, then run the same "
-            "command again to go on from the last checkpoint"
+            "command again to resume from the last checkpoint"
         ) from error

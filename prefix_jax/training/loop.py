@@ -1,4 +1,4 @@
-"""The training loop: batches in, metrics and checkpoints out; killed anywhere, it goes on to the same result."""
+"""The training loop: batches in, metrics and checkpoints out; a run killed anywhere resumes bit-exactly."""
 
 import contextlib
 import io
@@ -136,7 +136,7 @@ class Stop:
 
 
 def train(trainer: Trainer) -> list[Outcome]:
-    """Runs to the last step, to early stopping, or to a signal; a directory with checkpoints is gone on with.
+    """Runs to the last step, to early stopping, or to a signal; resumes where the directory holds checkpoints.
 
     Returns for each member the trainable tree to export: the best by validation loss with `training.patience`, else
     the last.

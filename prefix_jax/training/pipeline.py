@@ -18,10 +18,10 @@ from prefix_jax.verdict import Finding
 
 
 def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
-    """Trains as `config` says and writes `tuned/`; goes on where an earlier call stopped.
+    """Trains as `config` says and writes `tuned/`; resumes where an earlier call stopped.
 
     Raises:
-      UserError: anything in the configuration, the data or the run directory that the user can mend.
+      UserError: anything in the configuration, the data or the run directory that the user can fix.
     """
     if config.mesh.member != 1:
         raise UserError(

@@ -31,7 +31,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{workdir} is no run directory (it has no config.json); give the --workdir of a training run"
+            f"{workdir} is not a run directory (it has no config.json); give the --workdir of a training run"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
@@ -66,7 +66,7 @@ def claim(
     """Writes `config.json`, unless the directory belongs to another configuration.
 
     `batch_shape` are a step's rows and the two capacities of a row: a resumed run keeps them, and so its batches, on
-    whatever devices it goes on. `ground` tells the model and the tokenizer (see `sameness.ground`); a resumed run keeps
+    any devices. `ground` tells the model and the tokenizer (see `sameness.ground`); a resumed run keeps
     its own tokenizer's, so that an edit is said each time. `audit` is what was found of the data, by split.
 
     Raises:

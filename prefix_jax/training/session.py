@@ -162,7 +162,7 @@ def _fused(config: Config) -> bool:
 
 
 def check_attention(config: Config) -> None:
-    """Raises UserError where `model.attention` is no kind of attention."""
+    """Raises UserError unless `model.attention` is a known kind of attention."""
     if config.model.attention not in ("plain", "fused"):
         raise UserError(f'model.attention is "{config.model.attention}"; it must be plain or fused')
 

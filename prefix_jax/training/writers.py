@@ -129,8 +129,8 @@ class _EventFile:
             from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore
             from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
         except ImportError as error:
-            mend = "`pip install tensorboardX`, or set --config.training.tensorboard=False"
-            raise UserError(f"TensorBoard event files need the package tensorboardX: {mend}") from error
+            fix = "`pip install tensorboardX`, or set --config.training.tensorboard=False"
+            raise UserError(f"TensorBoard event files need the package tensorboardX: {fix}") from error
         self._event, self._summary = Event, Summary
         directory.mkdir(exist_ok=True)
         # The name ends in the nanosecond: a run resumed within the second must not overwrite its predecessor's file.
@@ -154,9 +154,9 @@ def _start_wandb(workdir: Path, project: str) -> Any:
         import wandb  # type: ignore
     except ImportError as error:
         wanted = f'logging to the Weights & Biases project "{project}"'
-        mend = "`pip install wandb`, or leave training.wandb empty"
-        raise UserError(f"{wanted} needs the package wandb: {mend}") from error
-    # A resumed run goes on under the same id, which therefore lives in the run directory.
+        fix = "`pip install wandb`, or leave training.wandb empty"
+        raise UserError(f"{wanted} needs the package wandb: {fix}") from error
+    # A resumed run keeps its id, which therefore lives in the run directory.
     id_file = workdir / "wandb_id.txt"
     if not id_file.exists():
         write_text(id_file, secrets.token_hex(4))

@@ -130,7 +130,7 @@ def spec_of(meta: Mapping[str, Any]) -> ModelConfig | None:
 
 def _read_prefix(folder: Path, meta: dict[str, Any]) -> Prefix:
     if not isinstance(meta["layers"], dict):
-        raise UserError(f"{folder / PAIR.about} is incomplete or damaged (its layers are no table); copy it again")
+        raise UserError(f"{folder / PAIR.about} is incomplete or damaged (its layers are not a table); copy it again")
     path, table = folder / PAIR.tensors, PAIR.read_tensors(folder, meta)
     sites = {}
     for name in meta["sites"]:
@@ -141,7 +141,7 @@ def _read_prefix(folder: Path, meta: dict[str, Any]) -> Prefix:
             )
         sites[name] = _site(path, name, parts, meta["layers"].get(name))
     try:
-        # A leaf, and so an array: a change of it is no new program.
+        # A leaf, and so an array: another value does not compile a new program.
         return Prefix(**sites, position_offset=jnp.int32(meta["position_offset"]), infix=bool(meta.get("infix", False)))
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / PAIR.about} has no whole number as position_offset; copy it again") from None

@@ -17,7 +17,7 @@ def test_a_name_is_a_chip_and_a_shape(name, chips):
     ("name", "words"),
     [
         ("v5f:4x4", 'there is no TPU "v5f"; did you mean "v5'),
-        ("v5e", "it is a chip and a shape, such as v5e:4x4"),
+        ("v5e", "name a chip and a shape, such as v5e:4x4"),
         ("v5e:4x4x4", "its shape has 2 axes"),
         ("v5e:32x32", "has 1024 chips, and a pod of v5e has 256"),
     ],

@@ -33,7 +33,7 @@ def test_a_text_makes_a_name_that_a_folder_can_have():
         ([{"prefix.length": "five"}], "sets prefix.length to 'five'; it must be of type int"),
         ([{"prefix.length": 5}, {"prefix.length": 5}], "the row length=5.* twice"),
         ([{"prefix": {"length": 5}}], 'an option "prefix"'),
-        ([5], "row 1 .* no dictionary of options"),
+        ([5], "row 1 .* not a dictionary of options"),
     ],
 )
 def test_bad_rows_are_named(rows, said):

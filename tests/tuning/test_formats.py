@@ -369,7 +369,7 @@ def test_foreign_damage_is_one_sentence(tmp_path, changes, words):
 
 
 @pytest.mark.parametrize(
-    "spec, options, target, words",
+    "model_config, options, target, words",
     [
         (T5, {}, "peft", "encoder-decoder"),
         (GPT2, {"layers": {"decoder": (1,)}}, "peft", "on layers 1 only"),
@@ -392,7 +392,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, model_config, options, t
 
 
 @pytest.mark.parametrize(
-    "spec, target, words",
+    "model_config, target, words",
     [(T5, "peft", "use --to adapters"), (BART, "peft", "keep it as prefix_jax"), (BART, "adapters", "BART")],
     ids=["t5", "bart", "bart-adapters"],
 )

@@ -48,7 +48,7 @@ def translation(rows: list[Row], split: str, source: str, target: str) -> list[R
 
 def _languages(columns: Any, source: str, target: str, where: str) -> dict[str, Any]:
     if not isinstance(columns, dict):
-        raise UserError(f'{where} has a "translation" that is not an object of languages; mend the row.')
+        raise UserError(f'{where} has a "translation" that is not an object of languages; fix the row.')
     for option, name in (("source_column", source), ("target_column", target)):
         if name not in columns:
             hint = did_you_mean(name, [str(c) for c in columns])

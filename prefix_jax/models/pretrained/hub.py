@@ -37,7 +37,7 @@ class Unavailable(UserError):
 def snapshot(name: str, weights: bool = True) -> tuple[Path, str]:
     """Returns the directory and the commit of a model, from the hub or, where it is out of reach, from its cache.
 
-    Only what is needed is brought: safetensors where there are any, else the torch files; with `weights=False`
+    Only what is needed is downloaded: safetensors where there are any, else the torch files; with `weights=False`
     neither.
 
     Raises:
@@ -46,23 +46,25 @@ def snapshot(name: str, weights: bool = True) -> tuple[Path, str]:
     """
     from huggingface_hub import errors, snapshot_download
 
-    def bring(patterns: list[str]) -> Path:
+    def download(patterns: list[str]) -> Path:
         # Subdirectories hold other forms of the model (onnx/, gguf/).
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
     try:
-        path = bring(_SMALL)
+        path = download(_SMALL)
         if weights:
-            bring(_SAFETENSORS)
+            download(_SAFETENSORS)
             if not any(path.glob("*.safetensors")):
-                bring(_TORCH)
+                download(_TORCH)
     except errors.GatedRepoError:
         raise UserError(f'the model "{name}" is gated; accept its terms on the hub, then run: hf auth login') from None
     except (errors.HFValidationError, errors.RepositoryNotFoundError):
         raise Unavailable(f'the hub has no model "{name}"') from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f'cannot bring "{name}" from the hub: {error}; free the disk, or set $HF_HOME') from None
+            raise UserError(
+                f'"{name}" could not be downloaded from the hub: {error}; free the disk, or set $HF_HOME'
+            ) from None
         if not _is_transport(error):
             raise
         raise Unavailable(f'the hub cannot be reached and "{name}" is not in its cache') from None

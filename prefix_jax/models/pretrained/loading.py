@@ -102,7 +102,7 @@ def load(
       quantisation: "int8" for the layers' matrices in 8 bits (see `quantised`), or "none".
 
     Raises:
-      UserError: there is no such model, it cannot be brought, it is damaged, or it is not supported.
+      UserError: there is no such model, it cannot be downloaded, it is damaged, or it is not supported.
     """
     number = _dtype(dtype)
     quantised.check(quantisation)
@@ -140,7 +140,7 @@ def identity_of(source: str) -> Identity:
 def _dtype(dtype: Any) -> np.dtype:
     name = getattr(dtype, "__name__", None) or str(dtype)
     if name not in _DTYPES:
-        raise UserError(f'"{name}" is no dtype for weights{did_you_mean(name, tuple(_DTYPES))}')
+        raise UserError(f'"{name}" is not a dtype for weights{did_you_mean(name, tuple(_DTYPES))}')
     return np.dtype(_DTYPES[name])
 
 
@@ -196,7 +196,7 @@ def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
         found, revision = hub.snapshot(source, weights)
     except hub.Unavailable as error:
         hint = "" if source in KNOWN else did_you_mean(source, KNOWN)
-        # Of a name that is like none of ours, all the names are no help.
+        # If no known name is close, a list of all of them does not help.
         hint = hint if "did you mean" in hint else ""
         raise UserError(
             f"{error}, nor is it a directory{hint} ({_quoted(ALIASES)} need only the package index)"

@@ -24,7 +24,7 @@ def read(data: bytes, name: str) -> dict[str, Leaf]:
       name: what to call it in an error.
 
     Raises:
-      UserError: the bytes are no ONNX model.
+      UserError: the bytes are not an ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError

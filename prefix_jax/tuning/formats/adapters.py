@@ -46,7 +46,9 @@ def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[s
     if config.get("architecture") != "prefix_tuning":
         raise UserError(f'{folder} holds an adapter of architecture "{config.get("architecture")}", not a prefix')
     if config.get("use_gating"):
-        raise UserError(f"{folder} holds a gated prefix, whose gate depends on each input; it is no fixed prefix")
+        raise UserError(
+            f"{folder} holds a gated prefix, whose gate depends on the input; only fixed prefixes can be converted"
+        )
     if model_config is None:
         raise UserError(f"{folder} does not say the model's heads and layers; name the model with --model")
     found: dict[str, dict[str, np.ndarray]] = {}

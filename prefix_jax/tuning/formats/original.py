@@ -41,13 +41,15 @@ def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[s
     """Returns the prefix, MLP evaluated; its identity is empty, since these files name no model.
 
     Raises:
-      UserError: there is no spec, the weights do not fit it, or they are an infix.
+      UserError: the model config is missing, the weights do not fit it, or they are an infix.
     """
     if model_config is None:
         raise UserError(f"{folder} does not say the model's heads and layers; name the model with --model")
     tensors = layout.read_tensors(folder, WEIGHTS)
     if "wte2.weight" in tensors and "control_trans2.0.weight" not in tensors:
-        raise UserError(f"{folder} holds an infix, whose keys depend on each input; it is no fixed prefix")
+        raise UserError(
+            f"{folder} holds an infix, whose keys depend on the input; only fixed prefixes can be converted"
+        )
     if _PTUNING[0] in tensors:
         sites: dict[str, Any] = {"decoder": _site(layout.mlp_output(tensors, *_PTUNING), model_config)}
     elif "control_trans" in tensors:
@@ -113,6 +115,6 @@ def _flat_site(numbers: np.ndarray, model_config: ModelConfig) -> PrefixKV:
     width = 2 * model_config.layers * model_config.kv_heads * model_config.head_dim
     if numbers.size % width:
         raise UserError(
-            f"a prefix of {numbers.size:,} numbers is no multiple of this model's {width:,} a slot; is it another's?"
+            f"a prefix of {numbers.size:,} numbers is not a multiple of this model's {width:,} a slot; is it another's?"
         )
     return _site(numbers.reshape(-1, width), model_config)

