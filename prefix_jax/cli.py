@@ -96,19 +96,28 @@ def _surroundings_message(said: str) -> str:
     return ""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`, for `if __name__ == "__main__"`."""
+def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], None]) -> None:
+    """Defines and parses a command's flags and calls `main` with them, for `if __name__ == "__main__"`.
+
+    Args:
+      main: the command.
+      define_flags: defines its flags; a function, because importing a command must define none: absl refuses two
+        flags of one name in a process.
+    """
 
     def parse(argv: list[str]) -> list[str]:
         _check_config_file(argv)
-        rest = parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
+        try:
+            rest = parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
+        except SystemExit as ended:
+            raise SystemExit(0 if ended.code == 1 else ended.code) from None  # absl ends --help with 1
         if len(rest) > 1:
             fail(f'"{rest[1]}" is not an option; options start with --')
         return rest
 
     def guarded(_: list[str]) -> None:
         with user_errors():
-            main()
+            main(flags.FLAGS)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -116,6 +125,7 @@ def run(main: Callable[[], None]) -> None:
     logging.set_verbosity(logging.WARNING)
     standard_logging.raiseExceptions = False  # a log that cannot be written stops nothing
     with user_errors():
+        define_flags()
         app.run(guarded, flags_parser=parse)
 
 
@@ -167,9 +177,9 @@ class _PathParser(flags.ArgumentParser):
         return "path"
 
 
-def define_path(name: str, default: str | None, about: str) -> flags.FlagHolder:
+def define_path(name: str, default: str | None, about: str) -> None:
     """Defines an option that is a path."""
-    return flags.DEFINE(_PathParser(), name, default, about)
+    flags.DEFINE(_PathParser(), name, default, about)
 
 
 def new_directory(text: str | None) -> Path:
@@ -194,39 +204,47 @@ def new_directory(text: str | None) -> Path:
     return given
 
 
-def define_recipe(holding: str = "get_config()") -> flags.FlagHolder:
+def define_recipe(holding: str = "get_config()") -> None:
     """Defines `--config FILE.py`, a file with the functions `holding`, and `--config.SECTION.OPTION=VALUE`."""
     from ml_collections import config_flags
 
-    return config_flags.DEFINE_config_file(
-        "config", None, f"The recipe, a Python file with {holding}.", lock_config=True
-    )
+    config_flags.DEFINE_config_file("config", None, f"The recipe, a Python file with {holding}.", lock_config=True)
 
 
-def define_overrides() -> Callable[[], dict[str, Any]]:
-    """Defines `--config.SECTION.OPTION=VALUE`; the result returns those that were given, by dotted name."""
+def define_overrides() -> None:
+    """Defines `--config.SECTION.OPTION=VALUE`, which `overrides` returns."""
     from ml_collections import config_flags
 
     from prefix_jax.config import default_config
 
     config_flags.DEFINE_config_dict("config", default_config(), "Options that replace the run's.")
-    return lambda: dict(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
-def define_hosts() -> Callable[[Mapping[str, Any]], None]:
-    """Defines `--coordinator`, `--processes` and `--process`; the result joins the others, whose options must agree."""
-    coordinator = flags.DEFINE_string("coordinator", "", "Of several processes: host:port of process 0.")
-    processes = flags.DEFINE_integer("processes", 0, "How many processes there are.", lower_bound=0)
-    process = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.", lower_bound=-1)
-    wait = flags.DEFINE_integer("wait_seconds", 300, "How long processes wait for each other.", lower_bound=1)
+def overrides(options: flags.FlagValues) -> dict[str, Any]:
+    """Returns the options of the configuration that were given, by dotted name."""
+    from ml_collections import config_flags
 
-    def join(options: Mapping[str, Any]) -> None:
-        from prefix_jax.parallel import distributed
+    return dict(config_flags.get_override_values(options["config"]))
 
-        distributed.join(coordinator.value, processes.value, process.value, wait.value)
-        distributed.agree(options)
 
-    return join
+def define_hosts() -> None:
+    """Defines `--coordinator`, `--processes`, `--process` and `--wait_seconds`, which `join_hosts` reads."""
+    flags.DEFINE_string("coordinator", "", "Of several processes: host:port of process 0.")
+    flags.DEFINE_integer("processes", 0, "How many processes there are.", lower_bound=0)
+    flags.DEFINE_integer("process", -1, "Which of them this is, from 0.", lower_bound=-1)
+    flags.DEFINE_integer("wait_seconds", 300, "How long processes wait for each other.", lower_bound=1)
+
+
+def join_hosts(options: flags.FlagValues, same: Mapping[str, Any]) -> None:
+    """Joins the other processes, if there are several; `same` are the values on which all of them must agree.
+
+    Raises:
+      UserError: the others cannot be found, or were started with other values.
+    """
+    from prefix_jax.parallel import distributed
+
+    distributed.join(options.coordinator, options.processes, options.process, options.wait_seconds)
+    distributed.agree(same)
 
 
 def command_line() -> list[str]:
@@ -249,7 +267,7 @@ def _config_message(error: Exception) -> str:
 
 
 def _recipe_message(error: SyntaxError) -> str:
-    return f"{error.filename} is no Python that can be read: line {error.lineno}, {error.msg}"
+    return f"{error.filename} is not valid Python: line {error.lineno}, {error.msg}"
 
 
 def _memory_message(error: Exception) -> str:

@@ -3,16 +3,20 @@
 import runpy
 import sys
 
+from absl import flags
+
 from prefix_jax import cli
 from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 
-_WORKDIR = cli.define_path("workdir", "runs/demo", "The run directory: made, or gone on with.")
-_CONFIG = cli.define_path("recipe", "configs/demo.py", "The recipe to run.")
+
+def define_flags() -> None:
+    cli.define_path("workdir", "runs/demo", "The run directory: created, or resumed if it exists.")
+    cli.define_path("recipe", "configs/demo.py", "The recipe to run.")
 
 
-def main() -> None:
-    workdir = cli.new_directory(_WORKDIR.value)
+def main(options: flags.FlagValues) -> None:
+    workdir = cli.new_directory(options.workdir)
     cli.enable_compile_cache()
     from prefix_jax import inference, inspection
     from prefix_jax.evaluation import scorers
@@ -20,11 +24,11 @@ def main() -> None:
     from prefix_jax.reporting.tables import entry_table, samples_side_by_side
     from prefix_jax.training import pipeline
 
-    config = _recipe(_CONFIG.value)
+    config = _recipe(options.recipe)
     scorers.try_out(config)
     outcome = pipeline.tune(config, workdir, cli.command_line())
     if not outcome.finished:
-        print(f"stopped at step {outcome.step}; run the same command again to go on", file=sys.stderr)
+        print(f"stopped at step {outcome.step}; run the same command again to resume", file=sys.stderr)
         return
     tuned = inference.open_tuned(workdir)
     entry = inference.evaluate(workdir, "test", bare=True, opened=tuned.session)
@@ -45,4 +49,4 @@ def _recipe(path: str) -> Config:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

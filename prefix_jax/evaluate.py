@@ -13,61 +13,62 @@ from absl import flags
 
 from prefix_jax import cli
 
-_WORKDIR = cli.define_path("workdir", None, "The run directory of a training run.")
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-_BARE = flags.DEFINE_bool("bare", False, "Score the model without the prefix too.")
-_TUNED = flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --notuned keeps the earlier scores.")
-_LIMIT = flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
-_SPREAD = flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
-_INSPECT = flags.DEFINE_bool("inspect", False, "Also measure on 32 of the split's records where attention goes.")
-_JSON = flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
-_OVERRIDES = cli.define_overrides()
-_JOIN = cli.define_hosts()
+
+def define_flags() -> None:
+    cli.define_path("workdir", None, "The run directory of a training run.")
+    flags.DEFINE_string("split", "test", "train, validation or test.")
+    flags.DEFINE_bool("bare", False, "Score the model without the prefix too.")
+    flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --notuned keeps the earlier scores.")
+    flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+    flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
+    flags.DEFINE_bool("inspect", False, "Also measure on 32 of the split's records where attention goes.")
+    flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
+    cli.define_overrides()
+    cli.define_hosts()
 
 
-def main() -> None:
-    cli.required(workdir=_WORKDIR.value)
+def main(options: flags.FlagValues) -> None:
+    cli.required(workdir=options.workdir)
     cli.enable_compile_cache()
-    _JOIN(
-        {name: flags.FLAGS[name].value for name in ("workdir", "split", "bare", "tuned", "limit", "spread")}
-        | _OVERRIDES()
-    )
+    overrides = cli.overrides(options)
+    same = {name: options[name].value for name in ("workdir", "split", "bare", "tuned", "limit", "spread")}
+    cli.join_hosts(options, same | overrides)
     from prefix_jax import inference
     from prefix_jax.errors import UserError
     from prefix_jax.evaluation import scorers
     from prefix_jax.parallel import distributed
 
-    workdir = Path(str(_WORKDIR.value))
-    if _INSPECT.value and distributed.is_multiprocess():
+    workdir = Path(str(options.workdir))
+    if options.inspect and distributed.is_multiprocess():
         raise UserError("--inspect is for one process; leave it out and call prefix_jax.inspect afterwards")
-    config = inference.configured(workdir, _OVERRIDES())
-    if _INSPECT.value:
+    config = inference.configured(workdir, overrides)
+    if options.inspect:
         scorers.try_out(config)
-    tuned = inference.open_tuned(workdir, _OVERRIDES()) if _INSPECT.value else None
+    tuned = inference.open_tuned(workdir, overrides) if options.inspect else None
     opened = tuned and tuned.session
     entry = inference.evaluate(
-        workdir, _SPLIT.value, _BARE.value, _TUNED.value, _LIMIT.value, _OVERRIDES(), _SPREAD.value, opened
+        workdir, options.split, options.bare, options.tuned, options.limit, overrides, options.spread, opened
     )
     if distributed.is_primary():
-        _finish(workdir, entry, tuned)
+        _finish(workdir, entry, tuned, options)
     cli.end_failed_run(entry["verdict"], config.evaluation.failed_run)
 
 
-def _finish(workdir: Path, entry: dict[str, Any], tuned: Any) -> None:
+def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.FlagValues) -> None:
     """Writes the report, and prints the scores."""
     from prefix_jax import inspection
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import entry_table
 
     if tuned is not None:
-        inspection.write(workdir, tuned.session, tuned.kept, _SPLIT.value)
+        inspection.write(workdir, tuned.session, tuned.kept, options.split)
     if (workdir / "config.json").exists():
         write_report(workdir)
-    if _JSON.value:
+    if options.json:
         print(json.dumps(entry["tuned"]))
     else:
-        print(entry_table(entry, f"{entry['task']}, {entry['records']} {_SPLIT.value} records"))
+        print(entry_table(entry, f"{entry['task']}, {entry['records']} {options.split} records"))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

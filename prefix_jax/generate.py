@@ -14,41 +14,44 @@ from absl import flags
 from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
 
-_WORKDIR = cli.define_path("workdir", None, "The run directory of a training run.")
-_TUNED = cli.define_path("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
-_INPUT = flags.DEFINE_string("input", None, "One source text.")
-_INPUT_FILE = cli.define_path("input_file", None, "A file with one source a line; - for stdin.")
-_BARE = flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
-_MERGE = flags.DEFINE_bool("merge", False, "Add LoRA's updates to the model's matrices first: as fast as without it.")
-_OVERRIDES = cli.define_overrides()
-_JOIN = cli.define_hosts()
-
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def main() -> None:
-    folder = _TUNED.value or _WORKDIR.value
+def define_flags() -> None:
+    cli.define_path("workdir", None, "The run directory of a training run.")
+    cli.define_path("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
+    flags.DEFINE_string("input", None, "One source text.")
+    cli.define_path("input_file", None, "A file with one source a line; - for stdin.")
+    flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
+    flags.DEFINE_bool("merge", False, "Add LoRA's updates to the model's matrices first: as fast as without it.")
+    cli.define_overrides()
+    cli.define_hosts()
+
+
+def main(options: flags.FlagValues) -> None:
+    folder = options.tuned or options.workdir
     cli.required(workdir=folder)
-    if _MERGE.value and _BARE.value:
+    if options.merge and options.bare:
         raise UserError("--merge and --bare are both given; give one of them")
-    sources = _sources()
+    sources = _sources(options.input, options.input_file)
     cli.enable_compile_cache()
-    _JOIN(
+    cli.join_hosts(
+        options,
         {
             "workdir": str(folder),
-            "bare": _BARE.value,
-            "merge": _MERGE.value,
+            "bare": options.bare,
+            "merge": options.merge,
             "sources": sha256(repr(sources).encode()).hexdigest(),
-        }
+        },
     )
     from prefix_jax import inference
     from prefix_jax.data.sources import as_read
     from prefix_jax.parallel import distributed
 
-    tuned = inference.open_tuned(Path(str(folder)), _OVERRIDES())
-    if _MERGE.value:
+    tuned = inference.open_tuned(Path(str(folder)), cli.overrides(options))
+    if options.merge:
         tuned = inference.with_merged_lora(tuned)
-    kept = None if _BARE.value else tuned.kept
+    kept = None if options.bare else tuned.kept
     sources = [as_read(tuned.session.config.data.task, source) for source in sources]
     for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
         if distributed.is_primary():
@@ -56,12 +59,12 @@ def main() -> None:
     sys.stdout.flush()
 
 
-def _sources() -> list[str]:
-    if _INPUT.value is not None:
-        if _INPUT_FILE.value:
+def _sources(text: str | None, file: str | None) -> list[str]:
+    if text is not None:
+        if file:
             raise UserError("--input and --input-file are both given; give one of them")
-        return [_INPUT.value]
-    path = None if _INPUT_FILE.value in (None, "", "-") else Path(_INPUT_FILE.value)
+        return [text]
+    path = None if file in (None, "", "-") else Path(file)
     name = str(path or "standard input")
     try:
         data = path.read_bytes() if path else sys.stdin.buffer.read()
@@ -80,4 +83,4 @@ def _sources() -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

@@ -15,37 +15,39 @@ from absl import flags
 from prefix_jax import cli
 from prefix_jax.errors import UserError
 
-_WORKDIR = cli.define_path("workdir", None, "The run directory of a training run.")
-_SPLIT = flags.DEFINE_string("split", "validation", "train, validation or test.")
-_LIMIT = flags.DEFINE_integer("limit", 32, "Records read, from the start of the split.", lower_bound=1)
-_AGAINST = cli.define_path("against", None, "Another run with a prefix for the same model, to compare with.")
-_JSON = flags.DEFINE_bool("json", False, "Print what is written as JSON.")
-_OVERRIDES = cli.define_overrides()
+
+def define_flags() -> None:
+    cli.define_path("workdir", None, "The run directory of a training run.")
+    flags.DEFINE_string("split", "validation", "train, validation or test.")
+    flags.DEFINE_integer("limit", 32, "Records read, from the start of the split.", lower_bound=1)
+    cli.define_path("against", None, "Another run with a prefix for the same model, to compare with.")
+    flags.DEFINE_bool("json", False, "Print what is written as JSON.")
+    cli.define_overrides()
 
 
-def main() -> None:
-    cli.required(workdir=_WORKDIR.value)
+def main(options: flags.FlagValues) -> None:
+    cli.required(workdir=options.workdir)
     cli.enable_compile_cache()
     from prefix_jax import inference, inspection
     from prefix_jax.reporting.report import write_report
 
-    workdir = Path(str(_WORKDIR.value))
-    tuned = inference.open_tuned(workdir, _OVERRIDES())
-    other = _other(tuned) if _AGAINST.value else None
-    name = Path(_AGAINST.value or "").resolve().name
-    record = inspection.write(workdir, tuned.session, tuned.kept, _SPLIT.value, _LIMIT.value, other, name)
+    workdir = Path(str(options.workdir))
+    tuned = inference.open_tuned(workdir, cli.overrides(options))
+    other = _prefix_of(options.against, tuned) if options.against else None
+    name = Path(options.against or "").resolve().name
+    record = inspection.write(workdir, tuned.session, tuned.kept, options.split, options.limit, other, name)
     if (workdir / "config.json").exists():
         write_report(workdir)
-    if _JSON.value:
+    if options.json:
         print(json.dumps(record))
     else:
         _show(record)
 
 
-def _other(tuned: Any) -> Any:
+def _prefix_of(folder: str, tuned: Any) -> Any:
     from prefix_jax.tuning import store
 
-    kept, _ = store.load(str(_AGAINST.value), tuned.session.model_config, tuned.session.pretrained.identity)
+    kept, _ = store.load(folder, tuned.session.model_config, tuned.session.pretrained.identity)
     if kept.prefix is None or tuned.kept.prefix is None:
         raise UserError("--against compares prefixes, and one of the two runs keeps none")
     return kept.prefix
@@ -82,4 +84,4 @@ def _show(record: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

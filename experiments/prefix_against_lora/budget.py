@@ -20,7 +20,7 @@ from prefix_jax.training import pipeline, session
 CONTEXT, SHORTEST_SOURCE = 64, 52
 TARGET = 256  # that no target exceeds
 LENGTHS = (1, 8, 16, 24, 32, 48)
-SCORED, INTERMEDIATES = 64, 16
+SCORED, OBSERVED = 64, 16
 
 
 class Case(NamedTuple):
@@ -98,7 +98,7 @@ def run(case: Case, opened: session.Session, steps: int, rows: Path, workdir: Pa
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     entry = inference.evaluate(workdir, "validation", limit=SCORED, opened=opened)
     tuned = inference.open_tuned(workdir, opened=opened)
-    seen = inspection.measure(tuned.session, tuned.kept, session.text_pairs(config, "validation")[:INTERMEDIATES])
+    seen = inspection.measure(tuned.session, tuned.kept, session.text_pairs(config, "validation")[:OBSERVED])
     shares = {site: float(share.mean()) for site, share in seen.prefix_share.items()}
     return {
         **case._asdict(),

@@ -59,7 +59,7 @@ def test_missing_options_and_recipes(setting, tmp_path):
     assert "did you mean" in err and "recipe.py" in err
     readme = str(ROOT / "README.md")
     _, err = runs.run("train", "--config", readme, "--workdir", "x", cache=folder / "cache", code=2)
-    assert "README.md is no Python that can be read: line " in err and len(err.strip().splitlines()) == 1
+    assert "README.md is not valid Python: line " in err and len(err.strip().splitlines()) == 1
     _, err = runs.run("generate", "--workdir", str(tmp_path), "--input", "x", cache=folder / "cache", code=2)
     assert "Traceback" not in err and str(tmp_path) in err
     _, err = runs.run("evaluate", "--workdir", str(tmp_path / "none"), cache=folder / "cache", code=2)

@@ -95,7 +95,7 @@ def test_packed_records_have_the_loss_they_have_alone(family, method, options, c
     opened = session.open_session(configured(family, method, options))
     method_, data = opened.method(), opened.of(opened.config)
     trainable = method_.init(jax.random.key(0), opened.base)
-    kept = method_.keep(trainable, opened.base, None)
+    kept = method_.export(trainable, opened.base, None)
     losses = []
     for batch_size in (1, 8):
         opened.config.training.batch = batch_size
@@ -113,7 +113,7 @@ def test_greedy_text_with_a_prompt_is_that_of_whole_forwards(configured, tmp_pat
         opened.config.decoding.update(strategy="greedy", max_length=5)
         made = opened.method()
         noisy = jax.tree.map(lambda leaf: leaf * 1.3 + 0.01, made.init(jax.random.key(1), opened.base))
-        kept = made.keep(noisy, opened.base, None)
+        kept = made.export(noisy, opened.base, None)
         source = tiny.rows(3)[2]["source"]
         (text,) = inference.write_texts(opened, kept, [source], progress=False)
         assert text == whole_forwards(opened, kept, source, 5), (family, method)

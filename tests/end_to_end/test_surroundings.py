@@ -135,7 +135,7 @@ from absl import flags
 from prefix_jax import cli
 shared = set(flags.FLAGS)
 for name in "train evaluate generate inspect sweep plan demo".split():
-    importlib.import_module(f"prefix_jax.{name}")
+    importlib.import_module(f"prefix_jax.{name}").define_flags()
     for option in set(flags.FLAGS) - shared:
         print(option, type(flags.FLAGS[option].parser).__name__)
     flags.FLAGS.remove_flag_values({o: flags.FLAGS[o] for o in set(flags.FLAGS) - shared})

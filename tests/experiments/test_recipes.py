@@ -42,7 +42,7 @@ def test_rows_are_runs_that_their_models_can_do(name: str, scale: str):
         check_options(row.config)
         model = build(spec_of(row.config.model.source.rpartition("/")[2]))
         texts = {section: [5, 6] for section in tuning.names(row.config) if row.config[section].get("text", "")}
-        assert tuning.build(row.config, model, texts).keep
+        assert tuning.build(row.config, model, texts).export
         assert row.config.training.steps > 0 or row.config.training.epochs > 0
 
 

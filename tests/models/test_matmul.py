@@ -7,7 +7,7 @@ import pytest
 
 from prefix_jax.models.attention import KVSource, attend
 from prefix_jax.models.masks import MASKED, mask_pair
-from prefix_jax.models.matmul import KEPT, as_bits, keep, matmul, matmul_transposed
+from prefix_jax.models.matmul import KEPT, as_bits, matmul, matmul_transposed, save_residual
 
 
 def normal(seed: int, *shape: int):
@@ -44,10 +44,12 @@ def test_a_product_under_vmap_is_one_of_each():
 
 def test_what_is_kept_is_rounded_and_passes_its_gradient_on():
     x = normal(0, 4, 4)
-    np.testing.assert_array_equal(keep(x, jnp.bfloat16), x.astype(jnp.bfloat16).astype(jnp.float32))
-    np.testing.assert_array_equal(jax.grad(lambda x: (keep(x, jnp.bfloat16) * 3.0).sum())(x), jnp.full((4, 4), 3.0))
+    np.testing.assert_array_equal(save_residual(x, jnp.bfloat16), x.astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(
+        jax.grad(lambda x: (save_residual(x, jnp.bfloat16) * 3.0).sum())(x), jnp.full((4, 4), 3.0)
+    )
     policy = jax.checkpoint_policies.save_only_these_names(KEPT)
-    kept = jax.checkpoint(lambda x: jnp.sin(keep(x * 2, jnp.bfloat16)).sum(), policy=policy)
+    kept = jax.checkpoint(lambda x: jnp.sin(save_residual(x * 2, jnp.bfloat16)).sum(), policy=policy)
     assert "u16" in str(jax.make_jaxpr(jax.grad(kept))(x)), "bfloat16 is stored as bits"
 
 

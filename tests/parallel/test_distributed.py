@@ -98,7 +98,7 @@ def test_sigterm_to_one_saves_on_all_at_the_same_step_and_one_process_goes_on(la
     processes[1].send_signal(signal.SIGTERM)
     done = ended(processes)
     assert [code for code, _ in done] == [0, 0], done
-    assert "run the same command again to go on" in done[0][1]
+    assert "run the same command again to resume" in done[0][1]
     (step,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert 3 <= step < 400
     done = ended(launch("run", 1, 2, f"--config.training.steps={step + 4}", more[1]))

@@ -69,5 +69,5 @@ def test_a_plot_is_a_file_of_its_own():
     assert element.tag == f"{SPACE}svg" and element.attrib["viewBox"] == "-12 -12 354 244"
     assert "var(" not in text and "prefers-color-scheme: dark" in text
     assert len(element.findall(f".//{SPACE}path")) == 1
-    with pytest.raises(ValueError, match="no plot"):
+    with pytest.raises(ValueError, match="not a plot"):
         standalone(line_chart([], title="nothing"))

@@ -133,7 +133,7 @@ def test_special_ids_that_nothing_reads_refuse_no_model(ids, tiny_models, config
     for source in (str(tiny_models[family]), with_ids(tiny_models[family], tmp_path / "model", **ids)):
         config.model.source = source
         opened = session.open_session(config)
-        assert 1 in decoding.options.end_ids(
+        assert 1 in decoding.generation_config.end_ids(
             decoding.GenerationConfig.from_config(config.decoding, opened.more_ends), opened.model_config
         )
         batch = prepare(opened, tmp_path / f"run{len(texts)}", []).batches.batch_at(0)

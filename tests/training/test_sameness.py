@@ -50,7 +50,7 @@ def start(config, workdir: Path):
 def finish(trainer) -> None:
     """Writes `tuned/` as if the run had ended."""
     trainable = trainer.initial().trainable
-    pipeline.keep(trainer.session, Outcome(trainer.members[0], 1, True, trainable, 1.0))
+    pipeline.save_tuned(trainer.session, Outcome(trainer.members[0], 1, True, trainable, 1.0))
 
 
 def change(folder: Path, name: str, place: tuple[int, ...]) -> None:

@@ -89,6 +89,6 @@ def test_what_is_read_is_said_only_where_someone_listens(tmp_path, monkeypatch, 
 
 
 def test_only_process_0_says_what_is_read(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("prefix_jax.parallel.distributed.leader", lambda: False)
+    monkeypatch.setattr("prefix_jax.parallel.distributed.is_primary", lambda: False)
     session.text_pairs(rows_in(tmp_path, train=2), "train")
     assert capsys.readouterr().err == ""

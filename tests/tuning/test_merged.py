@@ -26,7 +26,7 @@ def tuned(source, method: str, **options) -> inference.Tuned:
     draw = np.random.default_rng(0)
     start = made.init(jax.random.key(0), opened.base)
     moved = jax.tree.map(lambda x: x + 0.3 * draw.standard_normal(x.shape).astype(np.float32), start)
-    return inference.Tuned(opened, made.keep(moved, opened.base, None), None)
+    return inference.Tuned(opened, made.export(moved, opened.base, None), None)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -347,7 +347,7 @@ def test_methods_together_are_both_there():
     pair = tm.llama()
     both = method_of(pair, "prefix+lora", length=3, rank=2)
     trainable = randomised(both.init(jax.random.key(0), pair.variables))
-    kept = both.keep(trainable, pair.variables, None)
+    kept = both.export(trainable, pair.variables, None)
     assert kept.prefix is not None and list(kept.collections) == ["lora"]
     found, gradient = ours(pair, both, trainable)
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient))

@@ -126,7 +126,7 @@ def encode(
 
 def _first_layer(model_config: ModelConfig, site: str) -> int:
     """The number that adapters gives the first layer of a site."""
-    return 0 if site == "encoder" else model_config.is_encoder_decoder
+    return 0 if site == "encoder" else model_config.encoder_layers
 
 
 def _kept(model_config: ModelConfig, site: str, left_out: list[int]) -> tuple[int, ...] | None:
