@@ -154,7 +154,7 @@ def _pairs(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for name, tensor in layout.read_tensors(folder, WEIGHTS).items():
         match = _TENSOR.fullmatch(name)
         if match is None:
-            what = "DoRA's" if "magnitude" in name else "no update of a matrix"
+            what = "DoRA's" if "magnitude" in name else "not an update of a matrix"
             raise UserError(
                 f'{folder} holds the tensor "{name}", which is {what} and would be lost; merge the adapter with '
                 "PEFT's merge_and_unload() instead"
