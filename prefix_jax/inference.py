@@ -58,7 +58,7 @@ def configured(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
     Raises:
       UserError: there is nothing tuned, or an option is out of its range.
     """
-    _, meta = store.load(folder)
+    meta = store.read_about(folder)
     config = merged(meta.get("config") or {}, overrides or {})
     config.model.source = (overrides or {}).get("model.source") or _source(folder, meta)
     return config

@@ -64,11 +64,7 @@ def load(
     Raises:
       UserError: there is no prefix, it is damaged, or it belongs to another model.
     """
-    found = PAIR.find(folder)
-    if found is None:
-        what = "has no tuned prefix (tuned/prefix.json); has its training finished?"
-        raise UserError(f"{folder} {what if Path(folder).is_dir() else 'does not exist; name a run directory'}")
-    meta = PAIR.read_about(found)
+    found, meta = read_about(folder)
     prefix = _read_prefix(found, meta)
     if identity is not None:
         _check_identity(found, meta["model"], identity)
@@ -76,6 +72,19 @@ def load(
         check_model_config(f"the prefix in {found}", meta, model_config)
         check(prefix, model_config)
     return prefix, meta
+
+
+def read_about(folder: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
+    """Returns the folder that holds a prefix, and what its JSON says, without reading the tensors.
+
+    Raises:
+      UserError: there is no prefix, or the JSON is damaged.
+    """
+    found = PAIR.find(folder)
+    if found is None:
+        what = "has no tuned prefix (tuned/prefix.json); has its training finished?"
+        raise UserError(f"{folder} {what if Path(folder).is_dir() else 'does not exist; name a run directory'}")
+    return found, PAIR.read_about(found)
 
 
 def meta_of(

@@ -68,6 +68,16 @@ def model_of(folder: str | os.PathLike) -> dict[str, Any]:
     return {}
 
 
+def read_about(folder: str | os.PathLike) -> dict[str, Any]:
+    """Returns what the JSON of a run directory or its `tuned/` folder says, without reading the tensors.
+
+    Raises:
+      UserError: there is nothing, or it is damaged.
+    """
+    found = PAIR.find(folder)
+    return files.read_about(folder)[1] if found is None else PAIR.read_about(found)
+
+
 def load(
     folder: str | os.PathLike, model_config: ModelConfig | None = None, identity: Mapping[str, Any] | None = None
 ) -> tuple[TunedState, dict[str, Any]]:

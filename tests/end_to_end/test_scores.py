@@ -6,6 +6,7 @@ import pytest
 
 from prefix_jax import inference
 from prefix_jax.training import pipeline
+from prefix_jax.tuning.pair import Pair
 from tests import runs, tiny
 
 QUICK = {"decoding.strategy": "greedy", "decoding.max_length": 3}
@@ -61,3 +62,15 @@ def test_a_run_that_looks_failed_ends_with_code_3_where_that_is_asked_for(tiny_m
     assert json.loads(out) and "this run looks failed" in err
     assert json.loads((tmp_path / "run" / "scores.json").read_text())["test"]["verdict"]
     assert "This run looks failed" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_what_was_tuned_is_read_once(run, monkeypatch):
+    read, counted = Pair.read_tensors, []
+
+    def counting(pair, folder, about):
+        counted.append(folder)
+        return read(pair, folder, about)
+
+    monkeypatch.setattr(Pair, "read_tensors", counting)
+    inference.open_tuned(run)
+    assert len(counted) == 1
