@@ -49,6 +49,11 @@ class Session:
         return self.pretrained.model_config
 
     @property
+    def spec(self) -> ModelConfig:
+        """The earlier name of `model_config`."""
+        return self.model_config
+
+    @property
     def tokenizer(self) -> Any:
         return self.pretrained.tokenizer
 

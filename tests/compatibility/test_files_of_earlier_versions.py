@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from prefix_jax.models.pretrained import load
 from tests import runs
 from tests.compatibility.write import SOURCE
 
@@ -25,6 +26,11 @@ def run(folder: Path, module: str, *words: str) -> tuple[str, str]:
 
 def prefix_of(workdir: Path) -> dict[str, np.ndarray]:
     return load_file(workdir / "tuned" / "prefix.safetensors")
+
+
+def test_the_earlier_name_of_a_model_config_is_known(folder):
+    opened = load(str(folder / "models/gpt2"))
+    assert opened.spec is opened.model_config
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Scorers are tried before decoding, texts are kept where they fail, and a run is judged at its end."""
 
 import json
-import shutil
 
 import pytest
 
@@ -12,7 +11,6 @@ from prefix_jax.errors import UserError
 from prefix_jax.evaluation import files, scorers
 from prefix_jax.training import pipeline
 from prefix_jax.training.writers import read_metrics
-from prefix_jax.tuning.pair import Pair
 from tests import tiny
 
 QUICK = {"decoding.strategy": "greedy", "decoding.max_length": 3}
@@ -214,26 +212,3 @@ def test_without_validation_nothing_is_measured_or_said(tiny_models, tmp_path, c
     workdir, outcome = train(tiny_models["llama"], tmp_path, steps=2, evaluate_every=0)
     assert pipeline.judged(outcome) == []
     assert not any("bare_validation_loss" in line for line in read_metrics(workdir))
-
-
-def test_a_tuned_file_is_read_once(run, monkeypatch):
-    """Not a first time to learn the model's name: fine-tuned weights are as large as a model."""
-    read, calls = Pair.read_tensors, []
-    monkeypatch.setattr(Pair, "read_tensors", lambda *args: calls.append(args) or read(*args))
-    inference.configured(run)
-    assert len(calls) == 0
-    inference.open_tuned(run)
-    assert len(calls) == 1
-    inference.evaluate(run, "test", limit=1, overrides=QUICK)
-    assert len(calls) == 2
-
-
-def test_a_missing_or_truncated_file_is_found_before_the_model_is_loaded(run, tmp_path):
-    folder = shutil.copytree(run / "tuned", tmp_path / "tuned")
-    tensors = folder / "prefix.safetensors"
-    tensors.write_bytes(tensors.read_bytes()[:-1])
-    with pytest.raises(UserError, match="truncated"):
-        inference.configured(folder)
-    tensors.unlink()
-    with pytest.raises(UserError, match="is missing beside"):
-        inference.configured(folder)

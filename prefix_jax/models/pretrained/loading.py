@@ -56,6 +56,11 @@ class Pretrained:
     config: dict[str, Any]
     _tokenizer: tokenizers.Late = field(repr=False)
 
+    @property
+    def spec(self) -> ModelConfig:
+        """The earlier name of `model_config`."""
+        return self.model_config
+
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         return self._tokenizer.read()
