@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefix_jax.config import default_config, flat
-from prefix_jax.methods import METHODS, parts
-from prefix_jax.methods import title as method_title
 from prefix_jax.reporting.markup import Markup, join, tag
 from prefix_jax.reporting.plots import Series, bar_pair, heat_map, line_chart, smoothed
 from prefix_jax.reporting.run import Picture, Run
@@ -65,9 +63,19 @@ def tuned(run: Run) -> Markup:
     model = str(run.option("model.source", run.prefix.get("model", "unknown")))
     facts: list[tuple[str, str | None, str | None]] = [
         ("Model", model, _said(run, "model.dtype", "in {}")),
-        ("Method", _method_title(run), _notes(run)),
+        ("Method", _method_title(run), _reparameterisation(run) if "prefix" in methods else None),
     ]
-    facts += [fact for method in methods for fact in _method_facts(run, method)]
+    for method in methods:
+        section = run.config.get(method)
+        if method != "prefix" and isinstance(section, Mapping):
+            chosen = ", ".join(f"{name} {value}" for name, value in section.items() if value not in ("", None))
+            facts.append((METHODS.get(method, method), chosen, None))
+    if "prefix" in methods:
+        length = run.prefix.get("length", run.option("prefix.length"))
+        sites = run.prefix.get("sites", run.option("prefix.sites"))
+        sites = ", ".join(map(str, sites)) if isinstance(sites, (list, tuple)) else sites
+        facts.append(("Prefix length", _count(length), f"at {sites} attention" if sites else None))
+        facts.append(("Initialisation", _said(run, "prefix.initialisation", "{}"), None))
     counts = _counts(run)
     facts += [
         ("Trained", _count(counts.get("trained")), "parameters that the optimizer moves"),
@@ -359,7 +367,7 @@ def _share(counts: Mapping[str, int]) -> str | None:
 
 
 def _methods(run: Run) -> list[str]:
-    return parts(run.option("method", default_config().method))
+    return [name.strip() for name in str(run.config.get("method", "prefix")).split("+")]
 
 
 def _method_title(run: Run) -> str:
@@ -367,24 +375,15 @@ def _method_title(run: Run) -> str:
     return " and ".join(METHODS.get(name, name) for name in _methods(run))
 
 
-def _method_facts(run: Run, method: str) -> list[tuple[str, str | None, str | None]]:
-    section, found = run.config.get(method), METHODS.get(method)
-    section = section if isinstance(section, Mapping) else {}
-    if found is not None and found.facts is not None:
-        return [(name, _count(value) or None, more) for name, value, more in found.facts(section, run.prefix)]
-    chosen = ", ".join(f"{name} {value}" for name, value in section.items() if value not in ("", None))
-    return [(method_title(method), chosen, None)] if section else []
-
-
 def _untouched(methods: Sequence[str]) -> str:
-    tuned = any(METHODS[name].changes_base for name in methods if name in METHODS)
-    return "parameters, some or all tuned" if tuned else "parameters, none of them changed"
+    return "parameters, some or all tuned" if "finetune" in methods else "parameters, none of them changed"
 
 
-def _notes(run: Run) -> str | None:
-    sections = {name: run.config.get(name) for name in _methods(run) if name in METHODS}
-    told = (METHODS[name].note(section) for name, section in sections.items() if isinstance(section, Mapping))
-    return "; ".join(note for note in told if note) or None
+def _reparameterisation(run: Run) -> str | None:
+    kind = run.option("prefix.reparameterisation")
+    if kind == "mlp":
+        return f"through an MLP of width {run.option('prefix.hidden', '?')}, dropped on export"
+    return "keys and values themselves" if kind == "none" else None
 
 
 def _records(run: Run) -> str | None:
