@@ -220,9 +220,9 @@ def _scaled(frequency: Array, scaling: tuple) -> Array:
     kind, factor, *rest = scaling
     if kind == "linear":
         return frequency / factor
-    compute_dtype, high, original = rest  # Llama 3.1: long waves are stretched, short ones kept, with a ramp between
+    low, high, original = rest  # Llama 3.1: long waves are stretched, short ones kept, with a ramp between
     wave = 2 * jnp.pi / frequency
-    smooth = jnp.clip((original / wave - compute_dtype) / (high - compute_dtype), 0.0, 1.0)
+    smooth = jnp.clip((original / wave - low) / (high - low), 0.0, 1.0)
     return (1 - smooth) * frequency / factor + smooth * frequency
 
 

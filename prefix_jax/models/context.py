@@ -27,13 +27,13 @@ class LayerContext(NamedTuple):
       cross_cache: this layer's keys and values of the encoder's states.
     """
 
-    mask: Any  # Oriented | Interval
+    mask: Any  # MaskPair | Interval
     bias: MaskPair | None = None
     rotary: tuple[Array, Array] | None = None
     prefix_mask: MaskPair | None = None
     cache_masks: tuple[Array, ...] = ()
     cache_biases: tuple[Array | None, ...] = ()
-    cross_mask: Any = None  # Oriented | Interval | None
+    cross_mask: Any = None  # MaskPair | Interval | None
     memory: Array | None = None
     prefix: KVSource | None = None
     caches: tuple[KeyValues, ...] = ()

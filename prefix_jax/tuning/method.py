@@ -26,8 +26,8 @@ class Method(NamedTuple):
 
     Attributes:
       init: `(key, base) -> trainable`, the tree that is differentiated, in float32.
-      keep: `(trainable, base, key) -> Kept`, what is kept after training and what the model gets. A key means training
-        (dropout); None means use.
+      export: `(trainable, base, key) -> TunedState`, what is stored after training and what the model gets. A key means
+        training (dropout); None means use.
       mask: `trainable -> tree of bool`: False leaves never move.
       resize: `(trainable, slots) -> trainable` with the first `slots` virtual tokens, zeros where there were fewer.
       positions: how many of the model's positions lie before the first token of an input.
