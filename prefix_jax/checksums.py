@@ -1,6 +1,6 @@
-"""Checksums of what is kept between runs, the only module that imports xxhash.
+"""Checksums of cached files; the only module that imports xxhash.
 
-XXH3 finds damage, not forgery, at 0.03 seconds a gigabyte: every file of the cache is verified whenever it is read.
+XXH3 detects damage, not tampering, at 0.03 seconds per gigabyte, so every cache file is verified on each read.
 """
 
 import mmap
@@ -11,17 +11,17 @@ from typing import Any
 
 import xxhash
 
-# Characters of a checksum.
+# Length of a checksum in characters.
 LENGTH = 32
 
 
 def running() -> Any:
-    """Returns an object with `update(bytes)` and `hexdigest()`."""
+    """Returns an incremental hash with `update(bytes)` and `hexdigest()`."""
     return xxhash.xxh3_128()
 
 
 def of_bytes(data: Any) -> str:
-    """Returns the checksum of bytes, or of what has a buffer."""
+    """Returns the checksum of bytes or of any object with a buffer."""
     return xxhash.xxh3_128_hexdigest(data)
 
 
@@ -29,7 +29,7 @@ def of_file(path: Path) -> str:
     """Returns the checksum of a file's contents.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         if not file.seek(0, 2):
@@ -39,10 +39,10 @@ def of_file(path: Path) -> str:
 
 
 def of_files(folder: Path) -> dict[str, str]:
-    """Returns the checksum of each file below a folder by its path in it.
+    """Returns the checksum of each file below a folder, keyed by relative path.
 
     Raises:
-      OSError: one of them cannot be read.
+      OSError: a file cannot be read.
     """
     return {file.relative_to(folder).as_posix(): of_file(file) for file in _files(folder)}
 
@@ -52,5 +52,5 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def say_damaged(path: Path, reason: str) -> None:
-    """Prints the line that says why something in the cache is made again."""
-    print(f"{path} in the cache is damaged ({reason}) and is made again.", file=sys.stderr)
+    """Reports on stderr why a cache entry is rebuilt."""
+    print(f"{path} in the cache is damaged ({reason}) and will be rebuilt.", file=sys.stderr)

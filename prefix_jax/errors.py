@@ -1,4 +1,4 @@
-"""The one exception that means: the user can correct this; what errors of others say."""
+"""The exception for errors that the user can fix, and helpers for one-line messages."""
 
 
 class UserError(Exception):
@@ -9,15 +9,15 @@ class UserError(Exception):
 
 
 def first_line(error: object) -> str:
-    """Returns the first line of an error, or the name of its class where it says nothing."""
+    """Returns the first line of an error, or the name of its class if the message is empty."""
     text = str(error).strip()
     return text.split("\n")[0].rstrip() if text else type(error).__name__
 
 
 def one_line(message: object, most: int = 1500) -> str:
-    """Returns a message for a terminal: control characters are spelled out, and the middle of a long one is left out.
+    """Returns a message for a terminal: control characters are escaped, and the middle of a long one is elided.
 
-    Messages repeat what users wrote, which may be anything.
+    Messages quote user input, which may contain anything.
     """
     text = "".join(c if c.isprintable() else _spelled(c) for c in str(message).strip())
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 3 :]}"

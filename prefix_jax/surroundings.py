@@ -1,4 +1,4 @@
-"""What a command finds around it when it starts: streams, signals, warnings, variables, the current directory."""
+"""Process environment of a command: streams, signals, warnings, environment variables, current directory."""
 
 import atexit
 import contextlib
@@ -18,25 +18,25 @@ _ENDING = False
 
 
 def is_command() -> bool:
-    """Returns whether this process is `python -m prefix_jax.NAME`, or a study."""
+    """Returns whether this process runs `python -m prefix_jax.NAME` or a study."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec is not None and spec.name.partition(".")[0] in ("prefix_jax", "experiments")
 
 
 def prepare() -> None:
-    """Makes this process one that odd surroundings do not stop; to be called before anything slow is imported.
+    """Makes this process robust to unusual environments; call it before slow imports.
 
     Raises:
-      UserError: the surroundings are such that nothing could work.
+      UserError: the environment cannot support any command.
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and is_command():
-        # Texts and paths of the command line are UTF-8, as files are, whatever the locale says.
+        # Command-line texts and paths are UTF-8, like files, regardless of the locale.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     _open_streams()
     if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
         signal.signal(signal.SIGINT, _interrupt)
         atexit.register(ending)
-    # Warnings of libraries are for their authors: as errors they would stop every import.
+    # Warnings of libraries are for their authors; turned into errors they would break every import.
     for number, (action, *rest) in enumerate(warnings.filters):
         if action == "error":
             warnings.filters[number] = ("default", *rest)  # type: ignore[index]
@@ -44,13 +44,13 @@ def prepare() -> None:
 
 
 def ending() -> None:
-    """From now on an interrupt ends the process at once: the interpreter is on its way out."""
+    """Makes later interrupts end the process at once: the interpreter is shutting down."""
     global _ENDING
     _ENDING = True
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process without the interpreter's clean-up."""
+    """Ends the process without interpreter cleanup."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -58,7 +58,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt, but not out of an import, where libraries make other errors of it, or abort."""
+    """Raises KeyboardInterrupt, except during an import, where libraries convert it into other errors or abort."""
     while not _ENDING and frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     if not _ENDING and frame is None:
@@ -69,7 +69,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
 
 
 class Messages(io.TextIOWrapper):
-    """A standard error that is closed, or on a full disk, stops nothing."""
+    """Standard error that ignores write errors, such as a closed stream or a full disk."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -82,7 +82,7 @@ class Messages(io.TextIOWrapper):
 
 
 class Results(io.TextIOWrapper):
-    """A standard output that cannot be written is one sentence, once."""
+    """Standard output that reports a write error in one sentence, once."""
 
     def write(self, text: str) -> int:
         with self._errors():
@@ -99,7 +99,7 @@ class Results(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            # What waits in buffers goes nowhere, so that the end of the process meets no second error.
+            # Discard buffered output so that closing the process does not raise a second error.
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if isinstance(error, BrokenPipeError):
@@ -109,12 +109,12 @@ class Results(io.TextIOWrapper):
 
 
 def _open_streams() -> None:
-    """Gives the process its three streams where one is closed: else the next file opened would take its number."""
+    """Opens closed standard streams: otherwise the next opened file would take their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Nothing can be written to the first two: results are not lost without a word.
+            # The first two are opened read-only, so that lost results raise an error.
             os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
@@ -137,7 +137,7 @@ def _tty(number: int) -> bool:
 
 
 def _whole(stream: Any) -> str:
-    """Returns a stream's encoding if all texts can be written in it, else UTF-8, which files are in too."""
+    """Returns a stream's encoding if it can represent every text, otherwise UTF-8, as for files."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         "é中😀".encode(encoding)
@@ -150,11 +150,11 @@ def _check_variables() -> None:
     try:
         os.getcwd()
     except OSError:
-        raise UserError("the current directory is not there any more; change to another one") from None
+        raise UserError("the current directory no longer exists; change to another one") from None
     if sys.flags.optimize > 1:
-        raise UserError("Python drops docstrings here (-OO, or PYTHONOPTIMIZE=2), and transformers needs them; use -O")
+        raise UserError("Python runs without docstrings (-OO, or PYTHONOPTIMIZE=2), which transformers needs; use -O")
     flags = os.environ.get("XLA_FLAGS", "").split()
     if flags and not os.path.isfile(os.environ["XLA_FLAGS"].strip()):
         for word in flags:
             if not word.startswith("--xla_"):
-                raise UserError(f'the variable XLA_FLAGS has "{word}"; its words must begin with --xla_')
+                raise UserError(f'the environment variable XLA_FLAGS has "{word}"; each flag must begin with --xla_')

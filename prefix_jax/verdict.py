@@ -1,6 +1,6 @@
-"""Whether a run failed: what its losses, its outputs and its scores say against it.
+"""Detection of failed runs from their losses, outputs and scores.
 
-Pure functions, each from numbers or texts to findings. None looks at how a run was made; a finding is a fact about it.
+Pure functions from numbers or texts to findings. A finding states a fact; none depends on how the run was configured.
 """
 
 import math
@@ -8,34 +8,34 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-# Losses in nats a token: what counts as above the bare model's, and as far above the run's own best.
+# Margins of losses in nats per token: above the bare model's, and far above the run's own best.
 _ABOVE = 1e-3
 _FAR, _FAR_AT_LEAST = 1.25, 0.1
-# The share of outputs that are empty, copies or one text, from which on nearly all are.
+# Share of outputs that are empty, copies or identical from which a run counts as failed.
 _NEARLY_ALL = 0.9
 _ALIKE = 0.95
-# With fewer records chance can make outputs alike, or their score that of the commonest answer.
+# With fewer records, outputs can be identical, or score like the majority answer, by chance.
 _RECORDS, _RECORDS_OF_CLASSES = 3, 10
 _CLASSES = 20
-# Parts of metrics' names of which less is better, and the score that cannot be bettered.
+# Metric name parts for which lower is better, and the score treated as perfect.
 _LOWER = frozenset({"ter", "loss", "perplexity", "nll"})
 _PERFECT = 100 - 1e-9
 
 
 class Finding(TypedDict):
-    """What speaks against a run: a name of the kind, and a sentence with the numbers."""
+    """Evidence of a failed run: the name of its kind, and a sentence with the numbers."""
 
     finding: str
     detail: str
 
 
 def of_training(validation: Sequence[tuple[int, float]], bare: float | None, best_kept: bool = False) -> list[Finding]:
-    """Returns what the validation losses of a finished run say against it.
+    """Returns findings from the validation losses of a finished run.
 
     Args:
-      validation: (step, loss) in the order of the steps.
-      bare: the loss of the model without what was tuned, on the same records; None where it was not measured.
-      best_kept: whether the values of the best step were kept, not those of the last.
+      validation: (step, loss) pairs in order of steps.
+      bare: loss of the bare model (without the tuned state) on the same records; None if not measured.
+      best_kept: whether the tuned state of the best step was kept instead of the last.
     """
     known = [(step, loss) for step, loss in validation if math.isfinite(loss)]
     if not known:
@@ -56,7 +56,7 @@ def of_training(validation: Sequence[tuple[int, float]], bare: float | None, bes
 
 
 def of_metrics(lines: Sequence[Mapping[str, float]], best_kept: bool = False) -> list[Finding]:
-    """Returns the same of the lines of `metrics.jsonl`."""
+    """Returns `of_training` for the lines of `metrics.jsonl`."""
     validation = [(int(line["step"]), line["validation_loss"]) for line in lines if "validation_loss" in line]
     bare = [line["bare_validation_loss"] for line in lines if "bare_validation_loss" in line]
     return of_training(validation, bare[-1] if bare else None, best_kept)
@@ -69,14 +69,14 @@ def of_outputs(
     scores: Mapping[str, float],
     bare_scores: Mapping[str, float] | None = None,
 ) -> list[Finding]:
-    """Returns what the outputs for a split, and their scores, say against a run.
+    """Returns findings from the outputs for a split and their scores.
 
     Args:
-      outputs: a text for each record.
-      references: each record's right texts.
-      sources: each record's input.
-      scores: the task's scores of the outputs, the main one first.
-      bare_scores: the same of the model without what was tuned, where they are known.
+      outputs: one text per record.
+      references: correct texts of each record.
+      sources: input of each record.
+      scores: task scores of the outputs, the main one first.
+      bare_scores: scores of the bare model, if known.
     """
     texts = [text.strip() for text in outputs]
     right = [{text.strip() for text in one} for one in references]
@@ -103,7 +103,7 @@ def _copies(texts: Sequence[str], right: Sequence[set[str]], sources: Sequence[s
 
 
 def _alike(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
-    """One text for nearly all records, where it is not the right one for nearly all."""
+    """Nearly all outputs are one text that is not correct for nearly all records."""
     classes = len({text for answers in right for text in answers})
     few = classes <= max(2, len(texts) // 3)
     if len(texts) < (_RECORDS_OF_CLASSES if few else _RECORDS):
@@ -116,7 +116,7 @@ def _alike(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
 
 
 def _not_above_majority(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
-    """For records with few answers between them: as many right as one answer for all would have."""
+    """For records with few distinct answers: accuracy not above that of the majority answer."""
     answers = Counter(text for one in right for text in one)
     if len(texts) < _RECORDS_OF_CLASSES or not 2 <= len(answers) <= min(_CLASSES, len(texts) // 3):
         return None
@@ -132,13 +132,13 @@ def _not_above_majority(texts: Sequence[str], right: Sequence[set[str]]) -> Find
 
 
 def _not_above_bare(scores: Mapping[str, float], bare: Mapping[str, float]) -> Finding | None:
-    """By the main score: the first that both have."""
+    """Compares the main score: the first that both have."""
     main = next((name for name in scores if name in bare), None)
     if main is None:
         return None
     lower = bool(_LOWER & set(main.lower().split("_")))
     after, before = scores[main], bare[main]
-    # An unbounded or a perfect score that both reach is not a failure.
+    # Reaching a perfect score with both is not a failure.
     perfect = after <= 0 if lower else after >= _PERFECT
     if perfect or (after < before if lower else after > before):
         return None
@@ -158,5 +158,5 @@ def _short(text: str) -> str:
 
 
 def sentence(findings: Sequence[Finding]) -> str:
-    """Returns the findings as one line."""
+    """Joins findings into one line."""
     return "this run looks failed: " + "; ".join(finding["detail"] for finding in findings)

@@ -1,1 +1,1 @@
-"""Rows of a task -> records -> token ids -> packed batches."""
+"""Data pipeline: rows of a task, records, token ids, packed batches."""

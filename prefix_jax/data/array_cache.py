@@ -1,4 +1,4 @@
-"""Arrays that cost time to make, kept in files under a hash of all that they depend on."""
+"""Cache of computed arrays in files, keyed by a hash of their inputs."""
 
 import io
 import logging
@@ -17,12 +17,12 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def kept(folder: Path | None, depends: Any, make: Callable[[], Arrays]) -> Arrays:
-    """Returns what `make` returns, read from `folder` where it was made before from the same things (None: no cache).
+    """Returns the arrays of `make`, cached in `folder` (None: no cache).
 
-    A file that is damaged is made again, with a line on stderr; one that cannot be written costs time, not the run.
+    A damaged file is rebuilt, with a line on stderr; a write error only logs a warning.
 
     Args:
-      depends: all that decides the arrays (see `dependencies`).
+      depends: inputs that determine the arrays (see `dependencies`).
     """
     if folder is None:
         return make()
@@ -35,17 +35,17 @@ def kept(folder: Path | None, depends: Any, make: Callable[[], Arrays]) -> Array
 
 
 def _read(path: Path) -> Arrays | None:
-    """Returns what a file holds, None where it is missing or damaged."""
+    """Returns the arrays of a file, None if it is missing or damaged."""
     try:
         data = path.read_bytes()
         if not _as_written(data):
-            raise ValueError("its checksum is another")
+            raise ValueError("checksum mismatch")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return dict(file)
     except (FileNotFoundError, NotADirectoryError):
         if not path.is_symlink():
             return None
-        reason = "a link to nothing"
+        reason = "a broken link"
     # A damaged zip raises BadZipFile, zlib.error, ValueError, EOFError, KeyError, OSError ...
     except Exception as error:
         reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
@@ -63,8 +63,8 @@ def _write(path: Path, arrays: Arrays) -> None:
         _LOG.warning("%s was not written (%s).", path, error.strerror or error)
 
 
-# The checksum is the zip file's comment: the sums that zip has of its own are not verified where a damaged header says
-# that an array is shorter. A comment stands at the end, after its length in two bytes.
+# The checksum is the zip file's comment: zip's own checksums are not verified if a damaged header shortens an array.
+# The comment is at the end, after its length in two bytes.
 def _with_checksum(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]

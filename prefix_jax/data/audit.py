@@ -1,6 +1,6 @@
-"""What becomes of texts on their way through a tokenizer and back: counted once, before a run begins, and said.
+"""Audit of tokenisation round trips: measured once before a run and reported.
 
-`measure` needs the tokenizer, and what it returns is JSON, to be kept; `findings` makes sentences of it.
+`measure` needs the tokenizer and returns JSON values for the cache; `findings` turns them into sentences.
 """
 
 import json
@@ -19,12 +19,12 @@ from prefix_jax.data.tokens import Frame, Ragged, TokenisedSet
 from prefix_jax.dependencies import DataAudit
 from prefix_jax.errors import UserError, did_you_mean
 
-# To be raised whenever `measure` returns anything else for the same records.
+# Increment whenever `measure` returns different values for the same records.
 VERSION = 1
-# Targets that come back changed; words that the vocabulary lacks; sources that lose their end; ends that decoding does
-# not see; targets that decoding has no room for.
+# Targets changed by a round trip; words missing from the vocabulary; truncated sources; end tokens that decoding does
+# not recognise; targets longer than decoding allows.
 FINDINGS = ("changed", "unknown", "cut", "ends", "long")
-# Of the targets, how many may be longer than what decoding writes before it is said.
+# Share of targets that may exceed the decoding length before a finding is reported.
 _FEW = 0.01
 _SHOWN = 60
 
@@ -32,10 +32,10 @@ Measured = dict[str, Any]
 
 
 def strict(text: str) -> frozenset[str]:
-    """Returns the findings that `data.strict` makes errors.
+    """Returns the findings that `data.strict` turns into errors.
 
     Raises:
-      UserError: it names what is not a finding.
+      UserError: it names an unknown finding.
     """
     names = [name.strip() for name in str(text).split(",") if name.strip()]
     for name in names:
@@ -45,7 +45,7 @@ def strict(text: str) -> frozenset[str]:
 
 
 def kept(folder: Path | None, depends: DataAudit, make: Callable[[], Measured]) -> Measured:
-    """Returns what `make` measures, from `folder` where that was done before (None: no cache)."""
+    """Returns the measurements of `make`, cached in `folder` (None: no cache)."""
 
     def arrays() -> array_cache.Arrays:
         return {"measured": np.frombuffer(json.dumps(make()).encode(), np.uint8)}
@@ -56,10 +56,10 @@ def kept(folder: Path | None, depends: DataAudit, make: Callable[[], Measured]) 
 def measure(
     records: Sequence[Record], data: TokenisedSet, printer: Printer, source_frame: Frame, target_format: str
 ) -> Measured:
-    """Returns counts and first examples of what the tokenizer does to the records, as JSON values.
+    """Returns counts and first examples of changes that the tokenizer makes to the records, as JSON values.
 
     Args:
-      data: the records' ids, in the formats that the frames and `printer` are of.
+      data: token ids of the records, in the formats of the frames and `printer`.
     """
     tokenizer = printer.tokenizer
     sources, targets = [r.source for r in records], [r.target for r in records]
@@ -80,12 +80,12 @@ def measure(
 def findings(
     measured: Measured, data: TokenisedSet, limit: int, longest_text: int, wanted: frozenset[str] = frozenset()
 ) -> dict[str, str]:
-    """Returns a sentence for each of `FINDINGS` that there is.
+    """Returns a sentence for each of `FINDINGS` that applies.
 
     Args:
-      limit: `data.max_source_length`, or what the model's window makes of it.
+      limit: `data.max_source_length`, reduced to the context length if necessary.
       longest_text: `decoding.max_length`.
-      wanted: findings of which any one counts.
+      wanted: findings reported from the first occurrence.
     """
     found = {
         "changed": _changed_line(measured),
@@ -100,10 +100,10 @@ def findings(
 def source_findings(
     texts: Sequence[str], data: Ragged, whole: np.ndarray, frame: Frame, tokenizer: Any, limit: int
 ) -> dict[str, str]:
-    """Returns the sentences about sources alone.
+    """Returns the findings about sources.
 
     Args:
-      whole: their lengths before the cut to `limit`.
+      whole: source lengths before truncation to `limit`.
     """
     names = [f"input {number}" for number in range(1, len(texts) + 1)]
     unknown = {"sources": _unknown(texts, names, data, frame, tokenizer)}
@@ -117,7 +117,7 @@ def source_findings(
 def reference_findings(
     records: Sequence[Record], printer: Printer, target_format: str, longest_text: int
 ) -> dict[str, str]:
-    """Returns the sentences about the references of records that are scored: what no output can equal."""
+    """Returns the findings about references of scored records that no output can match."""
     pairs = [(record.id, text) for record in records for text in record.references]
     names, texts = [name for name, _ in pairs], [text for _, text in pairs]
     ids = tokens.tokenise_targets(texts, printer.tokenizer, target_format)
@@ -137,15 +137,15 @@ def reference_findings(
 
 
 def say(where: str, found: dict[str, str], wanted: frozenset[str], quiet: bool = False) -> None:
-    """Prints the findings to stderr, a line each.
+    """Prints the findings to stderr, one per line.
 
     Args:
-      where: what they are of, such as "train".
-      wanted: those that are errors.
-      quiet: print nothing.
+      where: description of the records, such as "train".
+      wanted: findings treated as errors.
+      quiet: suppresses output.
 
     Raises:
-      UserError: one of those that are errors is there.
+      UserError: a finding treated as an error occurred.
     """
     errors = [name for name in FINDINGS if name in found and name in wanted]
     for name, line in found.items():
@@ -156,7 +156,7 @@ def say(where: str, found: dict[str, str], wanted: frozenset[str], quiet: bool =
 
 
 def _distinct(texts: Sequence[str]) -> tuple[list[int], Counter]:
-    """Returns where each distinct text comes first, and how often it comes."""
+    """Returns the first index and the count of each distinct text."""
     first: dict[str, int] = {}
     for place, text in enumerate(texts):
         first.setdefault(text, place)
@@ -164,7 +164,7 @@ def _distinct(texts: Sequence[str]) -> tuple[list[int], Counter]:
 
 
 def _changed(texts: Sequence[str], names: Sequence[str], ids: Ragged, printer: Printer) -> Measured:
-    """Compares each text with what decoding prints where a model writes exactly its tokens."""
+    """Compares each text with its detokenised form."""
     places, counts = _distinct(texts)
     written = [printer.until_end(ids[place].tolist()) for place in places]
     changed = [
@@ -189,14 +189,14 @@ def _changed(texts: Sequence[str], names: Sequence[str], ids: Ragged, printer: P
 
 
 def _lost_tokens(text: str, ids: Sequence[int], printer: Printer) -> list[str]:
-    """Returns the special tokens in a text that its printed form loses, but those that end it."""
+    """Returns the special tokens of a text that detokenisation drops, except end tokens."""
     names = added_tokens(printer.tokenizer)
     found = [names[id].content for id in ids if id in printer.skipped and id not in printer.ends and id in names]
     return [name for name in found if name in text]
 
 
 def _unknown(texts: Sequence[str], names: Sequence[str], ids: Ragged, frame: Frame, tokenizer: Any) -> Measured:
-    """Finds the texts in which a piece became the token for unknown ones."""
+    """Finds texts with a piece that became the unknown token."""
     unknown = tokenizer.unk_token_id
     if unknown is None or not len(ids.ids):
         return {"count": 0}
@@ -211,7 +211,7 @@ def _unknown(texts: Sequence[str], names: Sequence[str], ids: Ragged, frame: Fra
 
 
 def _piece(text: str, token: int, tokenizer: Any) -> str:
-    """Returns the first part of a text that became a token; the text where the tokenizer cannot say."""
+    """Returns the first part of a text that became the given token; the whole text if offsets are unavailable."""
     try:
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         start, end = found["offset_mapping"][found["input_ids"].index(token)]
@@ -226,21 +226,21 @@ def _changed_line(measured: Measured) -> str:
         return ""
     before, after = _around(found["before"], found["after"])
     return (
-        f"{found['count']} of {measured['records']} {measured['what']} come back changed from the tokenizer, the first "
+        f"{found['count']} of {measured['records']} {measured['what']} are changed by the tokenizer, the first "
         f"({found['record']}) {before} as {after}; {_fix(found)}"
     )
 
 
 def _fix(found: Measured) -> str:
     if found["ended_by"]:
-        return f'"{found["ended_by"]}" inside a target ends it; take it out, or set --config.data.target_format'
+        return f'"{found["ended_by"]}" inside a target ends it; remove it, or set --config.data.target_format'
     if found["lost"]:
-        return f"set --config.data.keep_special_tokens={','.join(found['lost'][:8])} to have these tokens in outputs"
-    return "write targets as they come back, or use a model whose vocabulary has all of it"
+        return f"set --config.data.keep_special_tokens={','.join(found['lost'][:8])} to keep these tokens in outputs"
+    return "write targets in the changed form, or use a model whose vocabulary covers them"
 
 
 def _around(before: str, after: str) -> tuple[str, str]:
-    """Returns both texts, escaped, from a little before the first difference on."""
+    """Returns both texts, escaped, starting shortly before the first difference."""
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
     )
@@ -258,20 +258,20 @@ def _unknown_line(measured: Measured) -> str:
     for side, found in measured.get("unknown", {}).items():
         if found["count"]:
             parts.append(
-                f"{found['count']} of {measured['records']} {side} have words that the vocabulary lacks, the first "
+                f"{found['count']} of {measured['records']} {side} have words missing from the vocabulary, the first "
                 f"{_short(found['piece'])} ({found['record']})"
             )
-    return " and ".join(parts) + "; write them otherwise, or use a model whose vocabulary has them" if parts else ""
+    return " and ".join(parts) + "; rewrite them, or use a model whose vocabulary covers them" if parts else ""
 
 
 def cut_line(lengths: np.ndarray, whole: np.ndarray | None, limit: int) -> str:
-    """Returns the sentence about sources that lost their end; "" where none did."""
+    """Returns the finding about truncated sources; "" if there are none."""
     cut = 0 if whole is None else int((whole > lengths).sum())
     if whole is None or not cut:
         return ""
     return (
         f"{cut} of {len(lengths)} sources are cut to {limit} tokens (the longest has {int(whole.max())}); raise "
-        "--config.data.max_source_length, as far as the model's window goes, or shorten them"
+        "--config.data.max_source_length, up to the model's context length, or shorten them"
     )
 
 

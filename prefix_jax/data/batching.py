@@ -21,7 +21,7 @@ Array = Any  # numpy or jax
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """A packed batch. Segment ids are 0 on padding and 1, 2, ... along a row; positions begin at 0 in each segment.
+    """Packed batch. Segment ids are 0 on padding and 1, 2, ... along a row; positions begin at 0 in each segment.
 
     A decoder-only segment is the source's tokens and the target's but the last; an encoder-decoder's is the decoder
     start and the target's but the last, beside its source in the same row of the encoder with the same segment id.
@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model wants of its rows: one sequence, or an encoder's and a decoder's, begun by `decoder_start`."""
+    """Row layout of a model: one sequence, or an encoder's and a decoder's, which starts with `decoder_start`."""
 
     encoder_decoder: bool
     decoder_start: int = 0
@@ -54,12 +54,12 @@ class Layout:
 
 
 class PackedBatches:
-    """The batches of a run: `batch_at(step)` is the same in every process, at every time, for the same arguments.
+    """Batches of a run: `batch_at(step)` is deterministic and equal in every process for the same arguments.
 
     Attributes:
-      shape: rows of a step and the capacities of a row. First: columns (encoder-decoder: the encoder's, S);
+      shape: rows per step and capacities of a row. First: columns (encoder-decoder: the encoder's, S);
         second: target tokens, M (encoder-decoder: the decoder's columns, T = M).
-      steps_per_epoch: of every epoch.
+      steps_per_epoch: number of steps, the same in every epoch.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class PackedBatches:
         cache: Path | None = None,
     ):
         """Args:
-          batch: records a step.
-          seed: of the order, which is new in each epoch; without `shuffle` it is the records' own.
-          row_length: the first capacity; 0: chosen from the data.
-          rows_multiple: rows are a multiple of it: parts of an accumulated step times parts of a mesh.
-          shape: of an earlier run, which makes this one's batches the same; None: chosen from the data.
-          cache: a folder in which plans are kept, which take 20 microseconds a record; None: none.
+          batch: records per step.
+          seed: shuffling seed, combined with the epoch; without `shuffle`, records keep their order.
+          row_length: first capacity; 0: chosen from the data.
+          rows_multiple: divisor of the number of rows: accumulation parts times mesh parts.
+          shape: shape of an earlier run, to reproduce its batches; None: chosen from the data.
+          cache: folder of cached plans, which take 20 microseconds per record to compute; None: no cache.
 
         Raises:
-          UserError: no records, or one that `row_length` or `shape` cannot hold.
+          UserError: there are no records, or one does not fit `row_length` or `shape`.
         """
         if not len(data):
             raise UserError("There are no records to train on or to measure; check --config.data.path and data.limit.")
@@ -118,9 +118,9 @@ class PackedBatches:
         self._epoch: tuple[int, EpochPlan] | None = None
 
     def records_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the records of a step and their rows, in the order they are laid out."""
+        """Returns the records of a step and their rows, in layout order."""
         number, within = divmod(step, self.steps_per_epoch)
-        cached = self._epoch  # read once: batches may be made ahead in a thread
+        cached = self._epoch  # read once: a thread may build batches ahead
         if cached is None or cached[0] != number:
             cached = self._epoch = number, self.plan.epoch(number)
         plan = cached[1]
@@ -130,7 +130,7 @@ class PackedBatches:
     def batch_at(self, step: int, own: np.ndarray | None = None) -> Batch:
         """Returns the batch of a step, counted from 0 through all epochs, as numpy arrays of static shapes.
 
-        Where `own` is given, only the rows that it marks are read; the others are empty.
+        With `own`, only the marked rows are filled; the others are empty.
         """
         records, rows = self.records_at(step)
         if own is not None:
@@ -144,7 +144,7 @@ class PackedBatches:
         return (self.batch_at(step) for step in range(self.steps_per_epoch))
 
     def statistics(self) -> dict[str, float]:
-        """Returns records a step and the shares of columns and of target positions that hold something."""
+        """Returns records per step and the filled shares of columns and of target positions."""
         rows = self.steps_per_epoch * self.shape.rows
         first, second = self.sizes.sum(axis=0) / (rows * np.array([self.shape.first, self.shape.second]))
         both = self.sizes.sum() / (rows * (self.shape.first + self.shape.second))
@@ -186,7 +186,7 @@ def _sizes(data: TokenisedSet, layout: Layout) -> np.ndarray:
 
 
 def _joined(data: TokenisedSet) -> Ragged:
-    """Returns each record's source tokens and target tokens but the last."""
+    """Returns each record's source tokens and its target tokens except the last."""
     sources, targets = data.sources.lengths, data.targets.lengths
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sources + targets - 1)])
     ids = np.empty(offsets[-1], np.int32)
@@ -212,7 +212,7 @@ def _starts(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _spread(
     data: Ragged, records: np.ndarray, rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns for each token of the records its row, column, segment id, position and id."""
+    """Returns the row, column, segment id, position and id of each token of the records."""
     position = _flat(np.zeros(len(records), np.int64), lengths)
     segment = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
     repeat = np.repeat(np.stack([rows, starts, segment]), lengths, axis=1)
@@ -233,7 +233,7 @@ def _fill(
 def _targets(
     shape: Shape, row: np.ndarray, column: np.ndarray, positions: np.ndarray, ids: np.ndarray, columns: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns target positions, targets and weights [rows, targets of a row]; `columns` of the decoder, 0: the first
+    """Returns target positions, targets and weights [rows, targets per row]; `columns`: decoder columns, 0: the first
     capacity.
     """
     out = np.zeros((2, shape.rows, shape.second), np.int32)
@@ -245,12 +245,12 @@ def _targets(
 
 
 def split(batch: Batch, parts: int) -> Batch:
-    """Returns the batch with a leading axis of accumulation parts, [A, B/A, ...]; as it is for one part."""
+    """Adds a leading axis of accumulation parts, [A, B/A, ...]; a batch of one part is unchanged."""
     if parts == 1:
         return batch
     rows = batch.tokens.shape[0]
     if rows % parts:
         raise UserError(
-            f"A step of {rows} rows cannot be divided in {parts}; make the batches with rows_multiple={parts}."
+            f"A step of {rows} rows cannot be divided in {parts}; build the batches with rows_multiple={parts}."
         )
     return jax.tree.map(lambda leaf: leaf.reshape(parts, rows // parts, *leaf.shape[1:]), batch)

@@ -1,4 +1,4 @@
-"""Reading CSV, TSV, JSON, JSONL, Parquet and Arrow files; a sentence says what is wrong with one, and in which line."""
+"""Readers of CSV, TSV, JSON, JSONL, Parquet and Arrow files; errors name the problem and the line."""
 
 import csv
 import io
@@ -20,19 +20,19 @@ __all__ = ["ROW_SUFFIXES", "Row", "read_json", "read_rows", "read_text", "text_f
 ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 _MARKS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
-# A cell as a writer that quotes leaves it: in marks, each mark inside doubled.
+# A quoted cell: enclosed in quotation marks, with inner marks doubled.
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 def read_rows(path: Path, notes: Notes | None = None) -> list[Row]:
-    """Returns a table's rows with the place of each; the format follows the file's suffix, `.gz` left aside.
+    """Returns the rows of a table with their locations; the suffix, ignoring `.gz`, determines the format.
 
     Args:
       path: the file.
-      notes: takes the warnings.
+      notes: collects warnings.
 
     Raises:
-      UserError: it cannot be read, or holds no rows.
+      UserError: the file cannot be read, or has no rows.
     """
     readers = {
         ".tsv": _tsv,
@@ -47,7 +47,7 @@ def read_rows(path: Path, notes: Notes | None = None) -> list[Row]:
     elif suffix in readers:
         rows = list(readers[suffix](path))
     else:
-        raise UserError(f"{path} is not a table this reads; give a file ending in {', '.join(ROW_SUFFIXES)}.")
+        raise UserError(f"{path} is not a supported table; give a file ending in {', '.join(ROW_SUFFIXES)}.")
     if not rows:
         raise UserError(f"{path} has no rows; give a file with at least one.")
     return rows
@@ -77,7 +77,7 @@ def _csv(path: Path, notes: Notes) -> Iterator[Row]:
 
 
 def _raw_lines(text: str) -> list[str]:
-    """Returns the lines as the csv module counts them."""
+    """Returns lines split as by the csv module."""
     return re.split(r"\r\n|\r|\n", text)
 
 
@@ -104,16 +104,16 @@ def _as_columns(header: list[str], cells: list[str], where: str) -> dict[str, st
 
 
 def _may_be_rows(raw: Sequence[str], columns: int) -> bool:
-    """Returns whether each line of a quoted cell would be a row of its own.
+    """Returns whether each line of a quoted cell would parse as a row of its own.
 
-    Commas with a space after them are those of prose. A table within a cell is not taken for rows: its last line has
-    the row's own commas too.
+    Commas followed by a space count as prose. A table within a cell does not count as rows: its last line also has
+    the commas of the enclosing row.
     """
     return columns > 1 and all(len(re.findall(r",(?! )", line)) == columns - 1 for line in raw)
 
 
 def _tell_doubtful(doubtful: list[tuple[int, int]], path: Path, notes: Notes) -> None:
-    """Refuses quoted cells whose lines all look like rows, and warns of those of two lines, where chance may do it."""
+    """Rejects quoted cells whose lines all look like rows; warns about two-line cells, where it may be chance."""
     for first, last in doubtful:
         if last - first > 1:
             raise UserError(
@@ -131,10 +131,10 @@ def _tell_doubtful(doubtful: list[tuple[int, int]], path: Path, notes: Notes) ->
 
 
 def _tsv(path: Path) -> Iterator[Row]:
-    """Yields the rows of a format without quoting (IANA text/tab-separated-values): cells keep their marks.
+    """Yields rows of a format without quoting (IANA text/tab-separated-values): cells keep their quotation marks.
 
-    Where a writer has quoted all the same, which marks doubled inside marks or a header in marks show, and every cell
-    with a mark is as such a writer leaves it, cells are unquoted.
+    Cells are unquoted if the file was written with quoting: doubled marks or a quoted header show it, and every cell
+    with a mark is well-formed.
     """
     table = [(number, line.split("\t")) for number, line in enumerate(lines(read_text(path)), 1) if line.strip(" \r")]
     marked = [cell for _, cells in table for cell in cells if '"' in cell]
@@ -158,7 +158,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        # Not read_table, which takes folders named like `lr=0.1` for columns.
+        # Not read_table, which interprets folders such as `lr=0.1` as columns.
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path))).read()
     except (pyarrow.ArrowException, OSError) as error:
         reason = first_line(error)
@@ -167,7 +167,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _arrow(path: Path) -> Iterator[Row]:
-    """Yields the rows of an Arrow file or stream (what `datasets` saves)."""
+    """Yields the rows of an Arrow file or stream (the format of `datasets`)."""
     import pyarrow
     import pyarrow.ipc
 
@@ -196,13 +196,13 @@ def _of_table(table: Any, path: Path) -> Iterator[Row]:
             raise UserError(f'{path} has a "{name}" that is not UTF-8; convert the column.') from None
         except (ValueError, OverflowError) as error:
             reason = first_line(error)
-            raise UserError(f'{path} has a "{name}" that cannot be read ({reason}); leave the column out.') from None
+            raise UserError(f'{path} has a "{name}" that cannot be read ({reason}); remove the column.') from None
     for number in range(table.num_rows):
         yield f"row {number + 1} of {path}", {name: column[number] for name, column in columns.items()}
 
 
 def text_field(row: Row, column: str, option: str = "") -> str:
-    """Returns a column's text; UserError if the column is missing, empty or not text. `option` chooses the column."""
+    """Returns a column's text; UserError if it is missing, empty or not text. `option` names the column's option."""
     where, columns = row
     if column not in columns:
         chosen = f" (--config.data.{option} chooses it)" if option else ""
@@ -216,12 +216,12 @@ def text_field(row: Row, column: str, option: str = "") -> str:
 
 
 def value_at(value: Any, *keys: str | int, where: str, kind: type) -> Any:
-    """Returns `value[key0][key1]...` of type `kind`; UserError naming the place where the JSON has another shape."""
+    """Returns `value[key0][key1]...` of type `kind`; UserError naming the location of a mismatch."""
     for key in keys:
         try:
             value = value[key]
         except (KeyError, IndexError, TypeError):
-            raise UserError(f'{where} has no "{key}" where one is expected; is it a file of this task?') from None
+            raise UserError(f'{where} has no "{key}" where one is expected; give a file of this task.') from None
     if not isinstance(value, kind):
         name = keys[-1] if keys else "value"
         raise UserError(

@@ -1,4 +1,4 @@
-"""Data sets from the Hugging Face hub, through `datasets`: the one module that imports it."""
+"""Data sets from the Hugging Face hub; the only module that imports `datasets`."""
 
 import contextlib
 import logging
@@ -24,14 +24,14 @@ IDS: dict[str, tuple[str, str | None, str]] = {
 
 @dataclass(frozen=True)
 class HubTable:
-    """A split's rows, and the name of what they are: id, configuration, and the revision where it is known."""
+    """Rows of a split, and the name of the data set: id, configuration, and the revision if known."""
 
     rows: list[Row]
     name: str
 
 
 def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -> HubTable:
-    """Returns a split's rows; UserError where the hub cannot give them. `tried` says what was tried before.
+    """Downloads a split's rows; UserError if that fails. `tried` describes earlier attempts for the message.
 
     For "translation", `languages` chooses the WMT 2016 pair (other language first, then "en").
     """
@@ -40,7 +40,7 @@ def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -
         configuration = f"{languages[0] if languages[1] == 'en' else languages[1]}-en"
     try:
         table = _load(name, configuration, validation if split == "validation" else split)
-    except Exception as error:  # `datasets` has no one class for what it cannot reach or read
+    except Exception as error:  # `datasets` has no common base class for its errors
         reason = first_line(error)[:160]
         raise UserError(
             f'The {split} split of "{task}" was not found: {tried}, and {name} could not be loaded from the hub '
@@ -52,7 +52,7 @@ def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -
 
 
 def _revision(table: Any) -> str:
-    """Returns the commit, which is the name of a folder of the cache."""
+    """Returns the commit hash, which names a folder of the cache."""
     files = getattr(table, "cache_files", None) or [{"filename": ""}]
     found = re.search(r"[/\\]([0-9a-f]{40})[/\\]", files[0]["filename"])
     return f"revision {found[1]}" if found else ""
@@ -62,7 +62,7 @@ def _load(name: str, configuration: str | None, split: str) -> Any:
     import datasets
 
     print(f"Asking the hub for {name} ...", file=sys.stderr)
-    # Its retries are told by log lines; the one sentence above says how it ended.
+    # Silence its log lines about retries: the error above reports the outcome.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     with _from_cache_where_out_of_reach(name):
         try:
@@ -70,13 +70,13 @@ def _load(name: str, configuration: str | None, split: str) -> Any:
         except RuntimeError as error:
             if "scripts are no longer supported" not in str(error):
                 raise
-            # Sets with a loading script: the hub keeps them as Parquet in a branch of their own.
+            # Data sets with a loading script: the hub converts them to Parquet in a separate branch.
             return datasets.load_dataset(name, configuration, split=split, revision="refs/convert/parquet")
 
 
 @contextlib.contextmanager
 def _from_cache_where_out_of_reach(name: str) -> Iterator[None]:
-    """Where the hub does not answer, `datasets` looks into its cache alone: it would try again for 23 seconds first."""
+    """Makes `datasets` read only its cache if the hub is unreachable: it would retry for 23 seconds first."""
     import datasets.config
     import huggingface_hub.constants
 
@@ -98,7 +98,7 @@ def _answers(name: str) -> bool:
     try:
         HfApi().dataset_info(name, timeout=10)
     except errors.HfHubHTTPError:
-        return True  # even if it is to say no
-    except Exception:  # whatever its HTTP client raises
+        return True  # even an error response
+    except Exception:  # any error of its HTTP client
         return False
     return True

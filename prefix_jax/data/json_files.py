@@ -1,4 +1,4 @@
-"""JSON and JSON lines. Both are told by what a file holds, as its suffix may say either."""
+"""Readers of JSON and JSON Lines, distinguished by content: either suffix is used for both."""
 
 import json
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from prefix_jax.data.text_files import kind, read_text
 from prefix_jax.disk import lines
 from prefix_jax.errors import UserError
 
-Row = tuple[str, dict[str, Any]]  # where ("line 7 of rows.csv"), columns
+Row = tuple[str, dict[str, Any]]  # location ("line 7 of rows.csv"), columns
 
 
 def read_json(path: Path) -> Any:
-    """Returns a JSON file's value; UserError with line and column where it is not JSON."""
+    """Returns the value of a JSON file; UserError with line and column if it is invalid."""
     return _decode(read_text(path), str(path), 0)
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """Yields the rows of a JSON array, of an object with one list of rows, or of JSON lines."""
+    """Yields the rows of a JSON array, an object with one list of rows, or JSON Lines."""
     text = read_text(path)
     whole = _array(text) if kind(path) == ".jsonl" else _whole(text, path)
     if whole is None:
@@ -31,7 +31,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def _array(text: str) -> list[Any] | None:
-    """Returns the rows of a JSON array in a file named as JSON lines; None where it is not one."""
+    """Returns the rows of a JSON array in a file named as JSON Lines; None for other content."""
     if not text.lstrip().startswith("["):
         return None
     try:
@@ -42,23 +42,23 @@ def _array(text: str) -> list[Any] | None:
 
 
 def _whole(text: str, path: Path) -> list[Any] | None:
-    """Returns the rows of a file that is one JSON value; None where it holds JSON lines."""
+    """Returns the rows of a file with one JSON value; None for JSON Lines."""
     try:
         value = _parse(text)
     except (_Twice, ValueError, RecursionError) as error:
         several = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
         if several and len([line for line in lines(text) if line.strip()]) > 1:
             return None
-        value = _decode(text, str(path), 0)  # says what is wrong
+        value = _decode(text, str(path), 0)  # raises the error
     if isinstance(value, dict):
         value = _list_in(value, text, path)
     if not isinstance(value, list):
-        raise UserError(f'{path} holds no list of rows; give [{{...}}, ...] or {{"data": [...]}}.')
+        raise UserError(f'{path} does not hold a list of rows; give [{{...}}, ...] or {{"data": [...]}}.')
     return value
 
 
 def _list_in(value: dict[str, Any], text: str, path: Path) -> list[Any] | None:
-    """Returns the one list of rows in an object, or the object where it is a row (JSON lines of one line)."""
+    """Returns the only list of rows in an object, or the object if it is a row (JSON Lines of one line)."""
     if isinstance(value.get("data"), list):
         return value["data"]
     found = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
@@ -78,7 +78,7 @@ def _as_row(value: Any, where: str) -> Row:
 
 
 class _Twice(Exception):
-    """An object has a name twice; JSON readers keep the last and say nothing."""
+    """Duplicate name in an object; JSON readers silently keep the last value."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse(text: str) -> Any:
     value = json.loads(text, object_pairs_hook=_once)
-    if r"\ud" in text.lower():  # JSON can write half a character, which no file can hold
+    if r"\ud" in text.lower():  # JSON can escape lone surrogates, which UTF-8 cannot encode
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -107,8 +107,8 @@ def _decode(text: str, where: str, line: int) -> Any:
         raise UserError(f"{where} is not valid JSON at {at} ({error.msg}); correct the file.") from None
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
-        raise UserError(f"{where} has half a character ({half}){place}; correct the file.") from None
+        raise UserError(f"{where} has half of a surrogate pair ({half}){place}; correct the file.") from None
     except RecursionError:
         raise UserError(f"{where} is nested too deeply to be read as JSON; correct the file.") from None
-    except ValueError as error:  # a number of more digits than Python reads
+    except ValueError as error:  # a number with more digits than Python parses
         raise UserError(f"{where} cannot be read as JSON{place} ({error}); correct the file.") from None

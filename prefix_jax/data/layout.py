@@ -1,7 +1,7 @@
-"""Which files are a split: those of a folder, one file, or those that a pattern matches.
+"""Discovery of the files of a split: from a folder, one file, or a pattern.
 
-Files that are numbered as parts of one set are all read, in the order of their numbers. What can be read in more ways
-than one is refused: a file that is left out unsaid is worse than a question.
+Numbered parts of one set are all read, in numeric order. Ambiguous layouts are rejected: silently skipping a file would
+be worse than an error.
 """
 
 import itertools
@@ -26,19 +26,19 @@ from prefix_jax.data.parts import (
 from prefix_jax.data.text_files import kind, stem
 from prefix_jax.errors import UserError
 
-# What `datasets` keeps beside the files of a split.
+# Metadata that `datasets` stores beside the files of a split.
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 Prefer = Callable[[Sequence[Path]], Sequence[Path]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a split.
+    """Files of a split.
 
     Attributes:
-      files: in the order in which they are read.
-      passed_over: files that name the split too, which the task's rule leaves aside.
-      unnamed: whether they name no split, so that they hold all three.
+      files: files in reading order.
+      passed_over: files that also name the split but are skipped by the task's preference.
+      unnamed: whether the files name no split and so contain all three.
     """
 
     files: tuple[Path, ...]
@@ -48,13 +48,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for.
+    """Search criteria.
 
     Attributes:
       split: train, validation or test.
-      suffixes: of the files that are read.
-      prefer: which of the files that name the split a task reads, where a published set has it in several forms.
-      task: its name, for what is said.
+      suffixes: suffixes of readable files.
+      prefer: the task's choice among files that name the split, for sets published in several formats.
+      task: task name, for messages.
     """
 
     split: str
@@ -66,11 +66,11 @@ class Search:
 def find(path: Path, search: Search) -> Found:
     """Returns the split's files at a path: a folder, one file, or a pattern such as `dir/train-*.parquet`.
 
-    A file that names another split than the one looked for says which set is meant: the split is then looked for in the
-    same folder, among names that begin as the file's does.
+    A file that names a different split identifies the set: the wanted split is then searched for in the same folder,
+    among names with the same beginning.
 
     Raises:
-      UserError: there are none, one is missing, or which are meant is not clear.
+      UserError: no file is found, a part is missing, or the choice is ambiguous.
     """
     if path.is_dir():
         found = in_folder(path, search)
@@ -85,18 +85,18 @@ def find(path: Path, search: Search) -> Found:
 
 
 def in_folder(folder: Path, search: Search, like: Path | None = None) -> Found | None:
-    """Returns the split's files in a folder; None where there are none.
+    """Returns the split's files in a folder; None if there are none.
 
-    They are files of the folder (or of `data/` in it, as hub repositories have) that name the split, or all files of a
-    folder that is called as the split.
+    These are files in the folder (or its `data/`, as in hub repositories) that name the split, or all files of a folder
+    named after the split.
 
     Args:
-      folder: where to look.
-      search: what is looked for.
-      like: a file of another split, for whose set the split is looked for.
+      folder: folder to search.
+      search: search criteria.
+      like: a file of another split of the wanted set.
 
     Raises:
-      UserError: one is missing, or which are meant is not clear.
+      UserError: a part is missing, or the choice is ambiguous.
     """
     places = [[path for path in _tables(base, search) if search.split in named(path)] for base in _bases(folder)]
     beside: list[Path] = []
@@ -126,7 +126,7 @@ def in_folder(folder: Path, search: Search, like: Path | None = None) -> Found |
 
 
 def named(path: Path) -> list[str]:
-    """Returns the splits that a file's name names."""
+    """Returns the splits named in a file name."""
     words = re.split(r"[^a-z]+", re.sub(r"(train|dev|test)set", r"\1", stem(path)))
     return [split for split in SPLITS if any(word in words for word in WORDS[split])]
 
@@ -136,7 +136,7 @@ def _bases(folder: Path) -> list[Path]:
 
 
 def _tables(folder: Path, search: Search, hidden: Iterable[str] = ()) -> list[Path]:
-    """Returns a folder's files that can be read, without those whose names begin with a dot."""
+    """Returns the readable files of a folder, without hidden ones."""
     found = [
         path
         for path in folder.iterdir()
@@ -149,7 +149,7 @@ def _tables(folder: Path, search: Search, hidden: Iterable[str] = ()) -> list[Pa
 
 
 def _folder_of(folder: Path) -> str | None:
-    """Returns the split that a folder is called as."""
+    """Returns the split that a folder is named after."""
     return next((split for split in SPLITS if folder.name.lower() in WORDS[split]), None)
 
 
@@ -157,7 +157,7 @@ def _check_inside(folder: Path, files: Sequence[Path], search: Search) -> None:
     for path in files:
         if [split for split in named(path) if split != search.split]:
             raise UserError(
-                f"{path} names another split than the folder {folder.name} it is in; rename one of the two, or give a "
+                f"{path} names a different split than its folder {folder.name}; rename one of the two, or give a "
                 "folder with a file for each split."
             )
     deeper = [path for sub in folder.iterdir() if sub.is_dir() for path in _tables(sub, search)]
@@ -169,7 +169,7 @@ def _check_inside(folder: Path, files: Sequence[Path], search: Search) -> None:
 
 
 def _most_alike(files: Sequence[Path], like: Path) -> list[Path]:
-    """Returns the files of the same format as `like`, if any; of these the ones named alike, if any."""
+    """Returns files in the format of `like`, if any; among these, similarly named ones, if any."""
     found = list(files)
     for same in (lambda path: kind(path) == kind(like), lambda path: _around(path) == _around(like)):
         found = [path for path in found if same(path)] or found
@@ -177,7 +177,7 @@ def _most_alike(files: Sequence[Path], like: Path) -> list[Path]:
 
 
 def _around(path: Path) -> tuple[str, str]:
-    """Returns what stands before and after the split in a file's name, without the number of a part."""
+    """Returns the text before and after the split in a file name, without part numbers."""
     key = part_of(path)[0]
     found = re.search(rf"(?<![a-z])(?:{WORD})(?:set)?(?![a-z])", key)
     return (key[: found.start()], key[found.end() :]) if found else (key, "")
@@ -231,13 +231,13 @@ def _of_pattern(path: Path, search: Search) -> Found:
 
 
 def _folder_above(path: Path, root: Path) -> Path:
-    """Returns the nearest folder above a file, up to `root`, that is called as a split; else its own folder."""
+    """Returns the nearest parent folder, up to `root`, that is named after a split; otherwise the file's folder."""
     folders = [path.parent, *path.parent.parents]
     return next((f for f in folders if f.is_relative_to(root) and _folder_of(f)), path.parent)
 
 
 def _divided(path: Path) -> tuple[Path, str]:
-    """Returns the folder that is there, and the pattern below it: a folder's own brackets are not a pattern."""
+    """Splits a path into an existing folder and a pattern: brackets in existing folder names are literal."""
     root = path
     while not root.is_dir() and root != root.parent:
         root = root.parent
@@ -245,7 +245,7 @@ def _divided(path: Path) -> tuple[Path, str]:
 
 
 def _in_order(files: Sequence[Path], folder: Path, search: Search, inside: bool) -> list[Path]:
-    """Returns the files of one set by their numbers; `inside` a folder of the split, any names are one set."""
+    """Returns the files of one set in numeric order; `inside` a folder of the split, any names form one set."""
     for path in files:
         if len(named(path)) > 1:
             raise _two_splits(path, named(path))
@@ -263,7 +263,7 @@ def _in_order(files: Sequence[Path], folder: Path, search: Search, inside: bool)
 
 
 def _check_parts(files: Sequence[Path], folder: Path, search: Search, pattern: str = "") -> None:
-    """Raises UserError where a part is missing or there twice; a pattern may leave out what it does not match."""
+    """Raises UserError if a part is missing or duplicated; a pattern may omit parts that it does not match."""
     for parts in groups(files).values():
         numbers = [part.number for part in parts if part.number is not None]
         if len(numbers) < len(parts):
@@ -305,7 +305,7 @@ def _unclear(files: Sequence[Path], folder: Path, search: Search) -> UserError:
 
 def _two_splits(path: Path, splits: Sequence[str]) -> UserError:
     return UserError(
-        f"{path} names {len(splits)} splits ({', '.join(splits)}), so that it is not clear which it holds; name it "
+        f"{path} names {len(splits)} splits ({', '.join(splits)}), which is ambiguous; name it "
         "after one, or after none to have it divided."
     )
 
@@ -316,7 +316,7 @@ def _names(files: Sequence[Path], folder: Path) -> str:
 
 
 def _absent(folder: Path, search: Search) -> str:
-    """Returns the sentence for a folder without the split: what would be one, and what comes near."""
+    """Returns the error message for a folder without the split: accepted names and near misses."""
     kinds = ", ".join(f"{WORDS[search.split][0]}{suffix}" for suffix in search.suffixes)
     near = [p for p in sorted(itertools.islice(folder.rglob("*"), 2_000)) if search.split in named(p) and p.is_file()]
     unread = [p for p in near if kind(p) not in search.suffixes]
@@ -327,7 +327,7 @@ def _absent(folder: Path, search: Search) -> str:
     elif unread:
         hint = f" ({_names(unread[:3], folder)} cannot be read: unpack or convert it)"
     elif _folder_of(folder):
-        hint = f" (a folder called as a split is found by the one that holds it: --config.data.path={folder.parent})"
+        hint = f" (for a folder named after a split, give its parent: --config.data.path={folder.parent})"
     return (
         f"{folder} has no {search.split} file of task {search.task}{hint}; give a directory that holds {kinds} or the "
         "like."

@@ -1,9 +1,9 @@
-"""Which records share a step and a row: planning, pure and deterministic.
+"""Packing of records into steps and rows, pure and deterministic.
 
-Every record has two sizes, bounded in each row by two capacities: for a decoder-only model its columns and its target
-tokens, for an encoder-decoder its source and its target. A step takes `batch` records. Rows are filled one after
-another: the oldest records that fit, then the pair, among the next ones in the shuffled order, that fills the row best.
-What is passed over comes first in the row that follows.
+Every record has two sizes, bounded in each row by two capacities: columns and target tokens for a decoder-only model,
+source and target for an encoder-decoder. A step takes `batch` records. Rows are filled one after another: the oldest
+records that fit, then the pair of the next records in shuffled order that fills the row best. Skipped records come
+first in the next row.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from prefix_jax.data import array_cache
 from prefix_jax.dependencies import PackingPlan
 
-# Of the plans in the cache: raise it whenever the same sizes, capacities and seed give another plan.
+# Version of cached plans: increment it whenever the same sizes, capacities and seed give another plan.
 VERSION = 1
 _LOOK_AHEAD = 48  # records beyond the oldest among which a row's last two are chosen
 _ATTEMPTS = 4  # orders tried before an epoch falls back
@@ -25,7 +25,7 @@ _ATTEMPTS = 4  # orders tried before an epoch falls back
 
 @dataclass(frozen=True)
 class Shape:
-    """Static rows of a step and the two capacities of each."""
+    """Static number of rows of a step and the two capacities of a row."""
 
     rows: int
     first: int
@@ -34,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Records in the order they are laid out: step k holds `records[starts[k] : starts[k + 1]]`, in rows `rows`."""
+    """Records in layout order: step k holds `records[starts[k] : starts[k + 1]]`, in rows `rows`."""
 
     records: np.ndarray  # int64 [N]
     rows: np.ndarray  # int32 [N], ascending within a step
@@ -43,11 +43,11 @@ class EpochPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of every epoch, a pure function of (sizes, shape, batch, seed, epoch).
+    """Plan of every epoch, a pure function of (sizes, shape, batch, seed, epoch).
 
-    An epoch has `steps` steps and holds every record once. A step holds `batch` records, the epoch's last the
-    remainder; a step in which `batch` would not fit holds fewer, and later ones make up for it. Where rows are so short
-    that this happens often, `steps` is more than `ceil(N / batch)` and the records are spread evenly.
+    An epoch has `steps` steps and contains every record once. A step contains `batch` records, the last one the
+    remainder; a step that cannot fit `batch` records contains fewer, and later ones compensate. If rows are so short
+    that this happens often, `steps` exceeds `ceil(N / batch)` and the records are spread evenly.
     """
 
     sizes: np.ndarray  # int64 [N, 2]
@@ -56,7 +56,7 @@ class Plan:
     steps: int
     seed: int
     shuffle: bool
-    first: EpochPlan | None = None  # epoch 0's, which was made to choose `steps`
+    first: EpochPlan | None = None  # plan of epoch 0, computed to choose `steps`
 
     def epoch(self, number: int) -> EpochPlan:
         """Returns an epoch's plan; shuffled anew by (seed, number)."""
@@ -66,19 +66,17 @@ class Plan:
             plan = self.attempt(number, attempt)
             if plan is not None:
                 return plan
-        # Epoch 0 fitted when `steps` was chosen: its groups in a new order always fit.
+        # Epoch 0 fits by the choice of `steps`, so its groups fit in any order.
         return _shuffle_steps(self.epoch(0), np.random.default_rng([self.seed, number, _ATTEMPTS]))
 
     def attempt(self, number: int, attempt: int) -> EpochPlan | None:
-        """Returns an epoch's plan in one of its orders, None where the records do not fit `steps` steps in it."""
+        """Returns an epoch's plan for one shuffled order, None if the records do not fit into `steps` steps."""
         order = _order(len(self.sizes), self.seed, number, attempt, self.shuffle)
         return plan_epoch(self.sizes, self.shape, order, self.steps, self.batch)
 
 
 def kept(folder: Path | None, depends: PackingPlan, make: Callable[[], Plan]) -> Plan:
-    """Returns the plan that `make` makes, from `folder` where that was done before from the same things (None: no
-    cache).
-    """
+    """Returns the plan of `make`, cached in `folder` under a hash of its inputs (None: no cache)."""
 
     def arrays() -> array_cache.Arrays:
         plan = make()
@@ -91,7 +89,7 @@ def kept(folder: Path | None, depends: PackingPlan, make: Callable[[], Plan]) ->
 
 
 def make_plan(sizes: np.ndarray, shape: Shape, batch: int, seed: int, shuffle: bool = True) -> Plan:
-    """Returns a plan with the fewest steps an epoch that fit epoch 0; `ceil(N / batch)` unless rows are too small."""
+    """Returns a plan with the fewest steps that fit epoch 0: `ceil(N / batch)` unless rows are too small."""
     steps, grown = math.ceil(len(sizes) / batch), 0
     while True:
         plan = Plan(sizes, shape, batch, steps, seed, shuffle)
@@ -119,7 +117,7 @@ def _shuffle_steps(plan: EpochPlan, rng: np.random.Generator) -> EpochPlan:
 
 
 def plan_epoch(sizes: np.ndarray, shape: Shape, order: np.ndarray, steps: int, batch: int) -> EpochPlan | None:
-    """Returns a plan of exactly `steps` steps over the records of `order`, None where they do not fit.
+    """Returns a plan of exactly `steps` steps over the records of `order`, None if they do not fit.
 
     Args:
       sizes: int [N, 2], each record's two sizes, none above the shape's capacities.
@@ -149,7 +147,7 @@ def plan_epoch(sizes: np.ndarray, shape: Shape, order: np.ndarray, steps: int, b
 
 
 class _Queue:
-    """Records still to be placed, the oldest first, with a bounded look ahead."""
+    """Queue of unplaced records, oldest first, with bounded lookahead."""
 
     def __init__(self, sizes: np.ndarray, order: np.ndarray, shape: Shape):
         ordered = sizes[order].astype(np.int32)
@@ -157,13 +155,13 @@ class _Queue:
         self.first, self.second = ordered[:, 0].tolist(), ordered[:, 1].tolist()
         self.sizes = ordered, (ordered / np.array([shape.first, shape.second])).sum(axis=1).astype(np.float32)
         self.capacity = shape.first, shape.second
-        # What one more record will need at least, typically: kept free while a row's first ones are chosen.
+        # Typical minimum size of one more record: kept free while a row's first records are chosen.
         self.spare = np.quantile(ordered, 0.35, axis=0).tolist() if len(order) else [0, 0]
         self.window: list[int] = []  # places in the order, ascending
         self.next = 0
 
     def fill_row(self, count: int) -> list[int]:
-        """Takes up to `count` records that fit one row together and returns them."""
+        """Removes and returns up to `count` records that fit into one row together."""
         new = min(count + _LOOK_AHEAD - len(self.window), len(self.order) - self.next)
         if new > 0:
             self.window.extend(range(self.next, self.next + new))
@@ -180,13 +178,13 @@ class _Queue:
         return [self.order[place] for place in chosen]
 
     def _oldest(self, count: int) -> tuple[list[int], int, int]:
-        """Returns all but the row's last two records (at least one), and the room they leave."""
+        """Returns all but the row's last two records (at least one), and the remaining room."""
         first, second = self.capacity
         spare_first, spare_second = self.spare
         chosen: list[int] = []
         goal = max(1, count - 2)
         for place in self.window:
-            # The very oldest is always taken, so that none waits for ever.
+            # Always take the oldest record, so that none waits forever.
             after = count - len(chosen) - 1 if chosen else 0
             a, b = self.first[place], self.second[place]
             if a <= first - after * spare_first and b <= second - after * spare_second:
@@ -197,7 +195,7 @@ class _Queue:
         return chosen, first, second
 
     def _fullest(self, count: int, free: list[int], first: int, second: int) -> list[int]:
-        """Returns the one or two of `free` that leave least of a row's room; none where none fits."""
+        """Returns the one or two records of `free` that fill a row best; empty if none fits."""
         sizes, share = self.sizes[0][free], self.sizes[1][free]
         a, b = sizes[:, 0], sizes[:, 1]
         if count > 1 and len(free) > 1:
@@ -214,14 +212,14 @@ class _Queue:
 def choose_shape(
     sizes: np.ndarray, batch: int, rows_multiple: int = 1, capacity: int = 0, multiple: int = 4, aim: int = 256
 ) -> Shape:
-    """Returns the cheapest shape whose steps hold `batch` records each.
+    """Returns the cheapest shape whose steps fit `batch` records each.
 
     Args:
       sizes: int [N, 2].
-      batch: records a step.
-      rows_multiple: the rows are a multiple of it (parts of an accumulated step, processes).
-      capacity: of the first size, given; 0: chosen near `aim`, so that rows are full.
-      multiple: of the capacities that are chosen.
+      batch: records per step.
+      rows_multiple: divisor of the number of rows (parts of an accumulated step, processes).
+      capacity: fixed capacity of the first size; 0: chosen near `aim`, so that rows are full.
+      multiple: divisor of chosen capacities.
     """
     batch = min(batch, len(sizes))
     order = np.random.default_rng(0).permutation(len(sizes))
@@ -243,14 +241,14 @@ def choose_shape(
                 if _whole(large, shape, batch):
                     break
     else:
-        # No count of rows holds a whole step (long records): rows for the mean, steps of fewer records.
+        # No number of rows fits a whole step (long records): use rows for the mean and steps of fewer records.
         rows = rows_multiple * math.ceil(batch * mean[0] / (rows_multiple * max(capacity or aim, largest[0])))
         best = Shape(rows, int(max(capacity, largest[0])), int(largest[1] + math.ceil(mean[1] * batch / rows)))
     return best
 
 
 def _row_counts(batch: int, rows_multiple: int, mean: float, capacity: int, aim: int) -> list[int]:
-    """Returns the counts of rows worth trying: near `batch * mean / length`, those that divide the batch first."""
+    """Returns candidate numbers of rows near `batch * mean / length`, divisors of the batch first."""
     middle = min(batch, batch * mean / (capacity or aim))
     low, high = max(1, math.floor(middle * 0.6)), min(batch, math.ceil(middle * 2))
     counts = sorted({max(1, round(n / rows_multiple)) * rows_multiple for n in range(low, max(low, high) + 1)})
@@ -262,7 +260,7 @@ def _row_counts(batch: int, rows_multiple: int, mean: float, capacity: int, aim:
 def _shapes(
     largest: np.ndarray, mean: np.ndarray, batch: int, rows: int, capacity: int, multiple: int
 ) -> Iterator[Shape]:
-    """Yields ever larger capacities for a count of rows, from 2 % above the mean on."""
+    """Yields increasing capacities for a number of rows, from 2 % above the mean."""
     last = None
     for slack in np.arange(1.02, 1.5, 0.02):
         share = np.maximum(largest, batch * mean * slack / rows)
@@ -274,7 +272,7 @@ def _shapes(
 
 
 def _whole(sample: np.ndarray, shape: Shape, batch: int) -> bool:
-    """Returns whether a sample's steps hold `batch` records each (its end, where there is no choice left, aside)."""
+    """Returns whether a sample's steps fit `batch` records each, ignoring its end, where no choice is left."""
     steps = math.ceil(len(sample) / batch)
     plan = plan_epoch(sample, shape, np.arange(len(sample)), steps, batch)
     if plan is None:

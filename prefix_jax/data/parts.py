@@ -1,4 +1,4 @@
-"""Files numbered as the parts of one set, told by their names."""
+"""Detection of numbered parts of one data set from file names."""
 
 import itertools
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from prefix_jax.data.text_files import stem
 
 SPLITS = ("train", "validation", "test")
-# What a split is called in the names of files.
+# Names of splits in file names.
 WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 WORD = "|".join(word for words in WORDS.values() for word in words)
@@ -19,12 +19,12 @@ _OF_MANY = re.compile(r"(.*?)[\W_]*(\d+)[\W_]*of[\W_]*(\d+)(?!\d)[)\]]?(?:-[0-9a
 _OF_SPARK = re.compile(r"(part)-(\d+)()(-[0-9a-f]{8}-[0-9a-f-]{27}.*)")
 _NUMBERED = re.compile(r"(.*?)[-_. ]*(?:(?:part|shard|chunk|file)[-_. ]*)?\(?(\d+)()\)?()")
 _ENDS_IN_SPLIT = re.compile(rf"(?:.*[^a-z])?(?:{WORD}|(?:train|dev|test)set)")
-_MOST = 1_000  # absent parts that are counted
+_MOST = 1_000  # maximum number of missing parts that are counted
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file with its number among the parts of a set, if it has one, and how many parts there are, if it says so."""
+    """A file with its part number and the total number of parts, where its name states them."""
 
     path: Path
     number: int | None
@@ -33,7 +33,7 @@ class Part:
 
 
 def part_of(path: Path) -> tuple[str, Part]:
-    """Returns what the parts of one set have in common in their names, and a file's number among them."""
+    """Returns the common name of the parts of a set, and a file's part number."""
     name = stem(path)
     found = _OF_MANY.fullmatch(name) or _OF_SPARK.fullmatch(name)
     if found is None:
@@ -47,7 +47,7 @@ def part_of(path: Path) -> tuple[str, Part]:
 
 
 def groups(files: Sequence[Path]) -> dict[tuple[str, bool], list[Part]]:
-    """Returns the files by what their names have in common, those with a number apart from those without."""
+    """Groups files by common name, separating numbered from unnumbered ones."""
     found: dict[tuple[str, bool], list[Part]] = {}
     for path in files:
         key, part = part_of(path)
@@ -56,16 +56,16 @@ def groups(files: Sequence[Path]) -> dict[tuple[str, bool], list[Part]]:
 
 
 def editions(parts: Sequence[Part]) -> bool:
-    """Returns whether numbers are years, sizes or the like: none is 0 or 1, and no zeros before them show a count."""
+    """Returns whether numbers are years, sizes or similar: none is 0 or 1, and none is zero-padded."""
     numbers = [part.number for part in parts if part.number is not None]
     return parts[0].total is None and min(numbers, default=0) > 1 and not _digits(parts[0]).startswith("0")
 
 
 def absent_numbers(parts: Sequence[Part], chosen: bool) -> list[int]:
-    """Returns the first numbers that are absent between parts; `chosen` by a pattern, where it is known how many.
+    """Returns the first missing part numbers; `chosen`: the files were selected by a pattern.
 
     Raises:
-      ValueError: there are more parts than they say.
+      ValueError: there are more parts than their names state.
     """
     numbers = {part.number for part in parts if part.number is not None}
     total, digits = parts[0].total, _digits(parts[0])
@@ -76,8 +76,8 @@ def absent_numbers(parts: Sequence[Part], chosen: bool) -> list[int]:
         if last > first + total - 1:
             raise ValueError(f"{last} of {total}")
         last = first + total - 1
-    # A pattern chooses among files that do not say how many there are. Numbers from 2 on may be years or editions, if
-    # no zeros before them show a count.
+    # A pattern selects files whose names state no total. Numbers from 2 on may be years or editions unless they are
+    # zero-padded.
     elif chosen or (min(numbers) > 1 and not padded):
         return []
     return list(itertools.islice((n for n in range(first, last + 1) if n not in numbers), _MOST))
@@ -88,19 +88,19 @@ def _digits(part: Part) -> str:
 
 
 def name_of(part: Part, number: int) -> str:
-    """Returns the name of the part with another number."""
+    """Returns a part's file name with a different number."""
     start, end = part.place
     name = part.path.name
     return name[:start] + str(number).zfill(len(_digits(part)) if _digits(part).startswith("0") else 1) + name[end:]
 
 
 def side_by_side(files: Sequence[Path]) -> bool:
-    """Returns whether no file's name is another's with something added, as of a copy or another edition."""
+    """Returns whether no file name extends another, as that of a copy or another edition would."""
     stems = {stem(path) for path in files}
     return not any(name[:cut] in stems and not name[cut].isdecimal() for name in stems for cut in range(1, len(name)))
 
 
 def in_number_order(files: Iterable[Path]) -> list[Path]:
-    """Returns files sorted by name, the numbers in it by their value."""
+    """Returns files sorted by name in natural order of numbers."""
     key = lambda path: [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", str(path).lower())]
     return sorted(files, key=key)

@@ -1,4 +1,4 @@
-"""What was read of a split, and the line that says so."""
+"""Summary of the records read for a split, printed as one line."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from prefix_jax.data.records import Record
 
-_NAMED = 12  # files that a line names; of more, the first ones and the last
+_NAMED = 12  # maximum files named in a line; beyond that, the first ones and the last
 
 
 @dataclass
 class Notes:
-    """What a reader has to say beside its records.
+    """Notes of a reader beside its records.
 
     Attributes:
-      left_out: rows that are not among the records, counted by the reason.
-      warnings: what looks wrong and cannot be known, a sentence each.
+      left_out: number of skipped rows by reason.
+      warnings: possible problems, one sentence each.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
@@ -25,14 +25,14 @@ class Notes:
 
 @dataclass(frozen=True)
 class Reading:
-    """The records of a split, one a text, and where they come from.
+    """Records of a split, one per text, and their origin.
 
     Attributes:
-      records: in the order of the files.
+      records: records in file order.
       split: train, validation or test.
-      files: what was read; none where `name` names a set that is not of files.
-      passed_over: files of this split that the task's rule leaves aside for those read.
-      whole: the records of all files where these name no split and are divided; 0: they are the split's.
+      files: files read; empty if `name` names a set that is not in files.
+      passed_over: files of this split skipped in favour of those read.
+      whole: number of records of all files if these name no split and are divided; 0 otherwise.
     """
 
     records: list[Record]
@@ -44,7 +44,7 @@ class Reading:
     notes: Notes = field(default_factory=Notes)
 
     def sentence(self) -> str:
-        """Returns the line that says what was read: `train: 24 records of 3 files in DIR (a, b, c)`."""
+        """Describes the records in one line: `train: 24 records of 3 files in DIR (a, b, c)`."""
         count, inputs = len(self.records), len({record.input_id for record in self.records})
         text = f"{self.split}: {_counted(count, 'record')}"
         text += f" ({_counted(inputs, 'input')})" if inputs != count else ""

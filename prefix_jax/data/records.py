@@ -1,4 +1,4 @@
-"""A record: one input of a task with the text it should become."""
+"""Record: one input of a task with its target text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 class Record:
     """One input and its text.
 
-    In the per-text view (`pairs`) `target` is the one text, `references` holds just that, and `id` ends in `#k`. In the
-    per-input view (`inputs`) `references` holds every text of the input, `target` the first of them, and `id` is the
-    input's.
+    In the per-text view (`pairs`), `target` is the text, `references` contains only it, and `id` ends in `#k`. In the
+    per-input view (`inputs`), `references` contains every text of the input, `target` the first, and `id` is that of
+    the input.
     """
 
     source: str
@@ -21,7 +21,7 @@ class Record:
 
     @property
     def input_id(self) -> str:
-        """The id of the input this text belongs to."""
+        """Id of the input of this text."""
         return self.id.partition("#")[0]
 
 
@@ -31,7 +31,7 @@ def pair(source: str, text: str, category: str | None, input_id: str, k: int) ->
 
 
 def group(pairs: Iterable[Record]) -> list[Record]:
-    """Returns one record an input, in order of first appearance, with all its references in their order."""
+    """Returns one record per input, in order of first appearance, with all its references in order."""
     inputs: dict[str, list[Record]] = {}
     for record in pairs:
         inputs.setdefault(record.input_id, []).append(record)

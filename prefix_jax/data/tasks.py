@@ -1,4 +1,4 @@
-"""The tasks, where their data is looked for, and the two views of a split: a record a text, or a record an input."""
+"""Tasks, the lookup of their data, and two views of a split: one record per text, or one per input."""
 
 import hashlib
 import importlib.resources
@@ -20,27 +20,27 @@ from prefix_jax.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a row that are source and target (for translation: the two languages)."""
+    """Source and target columns of a row (for translation: the two languages)."""
 
     source: str = "source"
     target: str = "target"
 
 
-# (what `parse` gave of every file, split, columns, notes) -> one record a text, in order.
+# (results of `parse` for every file, split, columns, notes) -> one record per text, in order.
 Records = Callable[[list[Any], str, Columns, Notes], list[Record]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """How a task's data is found and read.
+    """Lookup and reading of a task's data.
 
     Attributes:
-      folder: its name under $PREFIX_JAX_DATA ("": none).
-      suffixes: of its files.
-      parse: a file -> its items.
-      records: the items of all files of a split -> its records.
-      from_hub: the same of the hub's rows; None where the hub has no such set.
-      prefer: which of the files that name a split are read, where a published set has it in several forms.
+      folder: folder name under $PREFIX_JAX_DATA ("": none).
+      suffixes: suffixes of its files.
+      parse: file -> its items.
+      records: items of all files of a split -> records.
+      from_hub: rows of the hub -> records; None if the hub does not have the set.
+      prefer: choice among files that name a split, for sets published in several formats.
     """
 
     folder: str
@@ -90,48 +90,48 @@ TASKS: dict[str, Task] = {
 
 
 def pairs(task: str, split: str, path: str = "", columns: Columns = Columns(), limit: int = 0) -> list[Record]:
-    """Returns a split with one record a (source, target) text, in file order: for training and for the loss.
+    """Returns a split with one record per (source, target) text, in file order, for training and the loss.
 
     Args:
-      task: a name of `TASKS`.
+      task: a key of `TASKS`.
       split: train, validation or test.
-      path: where the files are (see `read`).
-      columns: for the tasks "text" and "translation".
-      limit: records used, from the start; 0: all.
+      path: location of the files (see `read`).
+      columns: columns of the tasks "text" and "translation".
+      limit: number of records used, from the start; 0: all.
 
     Raises:
-      UserError: an unknown task or split, data that cannot be found, a row with an empty or missing field.
+      UserError: unknown task or split, missing data, or a row with an empty or missing field.
     """
     records = read(task, split, path, columns).records
     return records[:limit] if limit else records
 
 
 def inputs(task: str, split: str, path: str = "", columns: Columns = Columns(), limit: int = 0) -> list[Record]:
-    """Returns a split with one record an input, with all its references: for decoding and scores. See `pairs`."""
+    """Returns a split with one record per input and all its references, for decoding and scores. See `pairs`."""
     records = group(read(task, split, path, columns).records)
     return records[:limit] if limit else records
 
 
 def load(task: str, split: str, path: str = "", columns: Columns = Columns(), limit: int = 0) -> list[Record]:
-    """Returns `pairs` of the training split, `inputs` of the others."""
+    """Returns `pairs` for the training split, `inputs` for the others."""
     view = pairs if split == "train" else inputs
     return view(task, split, path, columns, limit)
 
 
 def read(task: str, split: str, path: str = "", columns: Columns = Columns()) -> Reading:
-    """Returns a split's records, one a text, with what was read.
+    """Returns the records of a split, one per text, with their origin.
 
     Args:
       task: a name of `TASKS`.
       split: train, validation or test.
       path: a folder, a file, or a pattern such as `dir/train-*.parquet`; empty: $PREFIX_JAX_DATA/<folder>, then the
-        hub. A folder is searched for the split by name; all parts of one set are read (see `layout`). A file whose name
-        names a split is that split, and the others are looked for beside it; any other is divided: a tenth of its
-        inputs for validation, a tenth for the test, chosen by a hash of their sources, the rest for training.
+        hub. A folder is searched for the split by name; all parts of one set are read (see `layout`). A file named
+        after a split is that split, and the others are searched for beside it; any other is divided: a tenth of its
+        inputs for validation, a tenth for test, chosen by a hash of their sources, the rest for training.
       columns: for the tasks "text" and "translation".
 
     Raises:
-      UserError: as `pairs`; or which files are meant is not clear.
+      UserError: as for `pairs`, or the choice of files is ambiguous.
     """
     found = _task(task)
     search = Search(check_split(split), found.suffixes, found.prefer, task)
@@ -160,7 +160,7 @@ def _task(name: str) -> Task:
 
 
 def check_split(name: str) -> str:
-    """Returns the name of a split; UserError where it is none."""
+    """Returns the name of a split; UserError if it is unknown."""
     if name not in SPLITS:
         raise UserError(f'"{name}" is not a split{did_you_mean(name, SPLITS)}')
     return name
@@ -186,7 +186,7 @@ def _from_hub(task: Task, name: str, split: str, columns: Columns, tried: str) -
             "--config.data.target_column, for instance to en and de."
         )
     table = hub.rows(name, split, languages, tried)
-    # Nobody here can correct the hub's rows, and some of XSUM and WMT are empty.
+    # Users cannot fix the hub's rows, and some of XSUM and WMT are empty.
     full, notes = [row for row in table.rows if not _has_empty(row[1])], Notes()
     if len(full) < len(table.rows):
         notes.left_out["rows with an empty field"] = len(table.rows) - len(full)
@@ -199,7 +199,7 @@ def _has_empty(columns: dict) -> bool:
 
 
 def _divide(records: list[Record], split: str, files: Sequence[Path]) -> list[Record]:
-    """Returns a split's share of the records: whole sources, by the rank of their hash."""
+    """Returns a split's share of the records: whole sources, ranked by their hash."""
     sources = sorted({r.source for r in records}, key=lambda source: hashlib.sha256(source.encode()).digest())
     share = max(1, len(sources) // 10) if len(sources) >= 3 else 0
     parts = {"validation": sources[:share], "test": sources[share : 2 * share], "train": sources[2 * share :]}

@@ -1,4 +1,4 @@
-"""The text of a file, compressed by gzip or not; a sentence says why one cannot be read."""
+"""Reading of text files, optionally gzip-compressed, with errors that name the problem."""
 
 import gzip
 import zlib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefix_jax.errors import UserError
 
-# UTF-32 first: its little-endian mark begins with UTF-16's.
+# UTF-32 first: its little-endian byte order mark begins with that of UTF-16.
 _MARKS = (
     (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\x00\x00\xfe\xff", "UTF-32"),
@@ -16,23 +16,23 @@ _MARKS = (
 
 
 def kind(path: Path) -> str:
-    """Returns the suffix that says what a file holds: `.csv` of `rows.CSV` and of `rows.csv.gz`."""
+    """Returns the suffix of the file format: `.csv` for `rows.CSV` and `rows.csv.gz`."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
 def stem(path: Path) -> str:
-    """Returns a file's name without the suffix that says what it holds, in lower case."""
+    """Returns a file name without the suffix of its format, in lower case."""
     return Path(path.name.lower().removesuffix(".gz")).stem
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns what a file holds, unpacked if its name ends in `.gz`; UserError if it cannot be read."""
+    """Returns a file's bytes, decompressed if its name ends in `.gz`; UserError if it cannot be read."""
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be unpacked by gzip ({error}); replace the file.") from None
+        raise UserError(f"{path} cannot be decompressed by gzip ({error}); replace the file.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); give a readable file.") from None
 
@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
     """Returns a UTF-8 file's text (a byte order mark is dropped).
 
     Raises:
-      UserError: it is missing, empty, not UTF-8, or holds a NUL byte.
+      UserError: the file is missing, empty, not UTF-8, or contains a NUL byte.
     """
     raw = read_bytes(path)
     for mark, name in _MARKS:
@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # `error.start` counts from after a byte order mark, `error.object` begins there too.
+        # `error.start` and `error.object` begin after a byte order mark.
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
         raise UserError(
@@ -58,7 +58,7 @@ def read_text(path: Path) -> str:
         ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{path} holds a NUL byte in line {line}; is it UTF-16 or damaged? Save it as UTF-8.")
+        raise UserError(f"{path} holds a NUL byte in line {line}, as UTF-16 or damaged files do; save it as UTF-8.")
     if not text.strip():
         raise UserError(f"{path} is empty; give a file with at least one row.")
     return text

@@ -1,4 +1,4 @@
-"""Token ids -> text, as decoding prints it: what ends a text, what is taken off its end, which tokens stay in it."""
+"""Detokenisation of generated ids: end tokens, the format tail to strip, and the special tokens to keep."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -9,25 +9,25 @@ from prefix_jax.errors import UserError, did_you_mean
 
 
 class Printer:
-    """Makes text of a model's new tokens.
+    """Detokenises generated tokens.
 
     Attributes:
-      ends: the tokens that end a text: the model's, the tokenizer's, and the first one of a target format's tail that
-        is a special or added token.
-      tail: the text that a target format puts between target and end, which is taken off; "": none.
-      closed: whether the format's tail holds one of `ends`. Where it does not, a text is cut at the first `tail`.
-      beyond: how many of the tail's tokens come after its end.
-      skipped: the special tokens that a text loses.
+      ends: end tokens: the model's, the tokenizer's, and the first special or added token of the target format's
+        tail.
+      tail: text of the target format between target and end, which is stripped; "": none.
+      closed: whether the format's tail contains one of `ends`. Otherwise a text is cut at the first `tail`.
+      beyond: number of tail tokens after the end token.
+      skipped: special tokens removed from a text.
     """
 
     def __init__(self, tokenizer: Any, frame: Frame, model_ends: Iterable[int], keep: str = ""):
         """Args:
-          frame: the target format's own tokens.
-          model_ends: the tokens that the model's configuration names as ends.
+          frame: tokens of the target format.
+          model_ends: end tokens of the model's configuration.
           keep: `data.keep_special_tokens`.
 
         Raises:
-          UserError: `export` names what is not a token, or an end.
+          UserError: `keep` names an unknown token or an end token.
         """
         self.tokenizer, self.frame, self._keep = tokenizer, frame, keep
         added = added_tokens(tokenizer)
@@ -42,17 +42,17 @@ class Printer:
         self.beyond = 0 if place is None else len(frame.after) - place - 1
         between = list(frame.after if place is None else frame.after[:place])
         written = self._decode([between])[0] if between else ""
-        # White space at the end of a text is taken off anyway; a line's end can close a text that no token closes.
+        # Trailing white space is stripped anyway; a line break can end a text that no token ends.
         self.tail = written.strip() if self.closed or not (written.strip() or "\n" in written) else written.strip(" ")
         self.skipped = self._dropped() if keep else self._special
 
     def until_end(self, ids: Sequence[int]) -> list[int]:
-        """Returns the tokens before the first that ends a text."""
+        """Returns the tokens before the first end token."""
         place = next((i for i, id in enumerate(ids) if id in self.ends), len(ids))
         return list(ids[:place])
 
     def texts(self, token_lists: Sequence[Sequence[int]]) -> list[str]:
-        """Returns the text of each list of new tokens, which hold no end."""
+        """Detokenises lists of new tokens that contain no end token."""
         if self._keep:
             token_lists = [[id for id in ids if id not in self.skipped] for ids in token_lists]
         return [self._trimmed(text.strip()) for text in self._decode(token_lists)]
@@ -76,7 +76,7 @@ class Printer:
         return frozenset(id for id, token in added_tokens(self.tokenizer).items() if token.special)
 
     def _dropped(self) -> frozenset[int]:
-        """The special tokens that are left out of a text where `export` is given."""
+        """Special tokens removed from a text when `keep` is given."""
         names = [name.strip() for name in self._keep.split(",") if name.strip()]
         if names == ["all"]:
             roles = (getattr(self.tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "pad", "unk"))
@@ -90,10 +90,10 @@ class Printer:
                     f"{did_you_mean(name, list(added))}"
                 )
             if added[name] in self.ends:
-                raise UserError(f'data.keep_special_tokens has "{name}", which ends a text; leave it out')
+                raise UserError(f'data.keep_special_tokens has "{name}", which ends a text; remove it')
         return self._special - {added[name] for name in names}
 
 
 def added_tokens(tokenizer: Any) -> dict[int, Any]:
-    """Returns the tokens beside a tokenizer's learned vocabulary, the special ones among them, by id."""
+    """Returns the added tokens of a tokenizer, including special ones, by id."""
     return getattr(tokenizer, "added_tokens_decoder", {})

@@ -1,4 +1,4 @@
-"""Records -> token ids, once: they may be kept in a cache directory under a hash of all that decides them."""
+"""Tokenisation of records, optionally cached under a hash of all inputs that determine the token ids."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from prefix_jax.data.records import Record
 from prefix_jax.dependencies import TokenIds
 from prefix_jax.errors import UserError, did_you_mean
 
-# Of the ids in the cache: raise it whenever the same records, tokenizer, formats and limits give other arrays.
+# Version of cached token ids: increment it whenever the same records, tokenizer, formats and limits give other arrays.
 VERSION = 2
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Formats:
-    """How text becomes a segment: {source} or {target}, {bos} and {eos} (the tokenizer's tokens), and plain text."""
+    """Templates of a segment: {source} or {target}, {bos} and {eos} (the tokenizer's tokens), and plain text."""
 
     source: str
     target: str
@@ -28,7 +28,7 @@ class Formats:
 
 @dataclass(frozen=True)
 class Limits:
-    """Tokens, the formats' own included: a longer source is cut, a longer target is an error.
+    """Maximum tokens, including those of the formats: a longer source is truncated, a longer target is an error.
 
     `window` bounds source and target together (decoder-only; 0: nothing does).
     """
@@ -54,9 +54,9 @@ class Ragged(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenisedSet:
-    """The token ids of every record's source and target, in the records' order.
+    """Token ids of every record's source and target, in record order.
 
-    `whole` are the sources' lengths before any was cut; None: none was.
+    `whole` holds the source lengths before truncation; None if no source was truncated.
     """
 
     sources: Ragged
@@ -67,7 +67,7 @@ class TokenisedSet:
         return len(self.sources.offsets) - 1
 
     def reserving(self, count: int) -> "TokenisedSet":
-        """Returns the set with `count` places before each source, with id 0, for the virtual tokens of a prompt."""
+        """Prepends `count` placeholder ids (0) to each source for the virtual tokens of a prompt."""
         if not count:
             return self
         before, lengths = self.sources, self.sources.lengths
@@ -79,7 +79,7 @@ class TokenisedSet:
 
 
 def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
-    """Returns the formats that suit a model.
+    """Returns the default formats of a model.
 
     Encoder-decoder: each side ends in {eos}, and begins with {bos} where the tokenizer puts one (BART).
     Decoder-only with one token for both ends (GPT-2): the form of
@@ -98,7 +98,7 @@ def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
 
 
 def kept(folder: Path | None, depends: TokenIds, make: Callable[[], TokenisedSet]) -> TokenisedSet:
-    """Returns what `make` makes, from `folder` where that was done before from the same things (None: no cache)."""
+    """Returns the result of `make`, cached in `folder` under a hash of its inputs (None: no cache)."""
 
     def arrays() -> array_cache.Arrays:
         made = make()
@@ -117,7 +117,7 @@ def tokenise(records: Sequence[Record], tokenizer: Any, formats: Formats, limits
     """Returns the records' token ids.
 
     Args:
-      tokenizer: a fast tokenizer of `transformers` (or what is called like one).
+      tokenizer: a fast tokenizer of `transformers`, or a callable with the same interface.
 
     Raises:
       UserError: a bad format; a target, or source and target together, longer than the limits; an empty side.
@@ -129,25 +129,25 @@ def tokenise(records: Sequence[Record], tokenizer: Any, formats: Formats, limits
 
 
 def tokenise_sources(texts: Sequence[str], tokenizer: Any, source_format: str, limit: int) -> Ragged:
-    """Returns the ids of sources alone; one longer than `limit` loses the end of its text, not the format's tail."""
+    """Returns the ids of sources; a longer one than `limit` loses the end of its text, not the format's tail."""
     return sources_and_lengths(texts, tokenizer, source_format, limit)[0]
 
 
 def sources_and_lengths(
     texts: Sequence[str], tokenizer: Any, source_format: str, limit: int
 ) -> tuple[Ragged, np.ndarray]:
-    """Returns the ids of sources alone, and how long each was before it was cut to `limit`."""
+    """Returns the ids of sources, and their lengths before truncation to `limit`."""
     return _encode(texts, _Form(source_format, "source", tokenizer), tokenizer, limit)
 
 
 def tokenise_targets(texts: Sequence[str], tokenizer: Any, target_format: str) -> Ragged:
-    """Returns the ids of targets alone, of any length."""
+    """Returns the ids of targets, without truncation."""
     return _encode(texts, _Form(target_format, "target", tokenizer), tokenizer)[0]
 
 
 class Frame(NamedTuple):
-    """The ids that a format puts before and after a text. Where a text touches plain text of the format, the pieces at
-    that boundary may be others.
+    """Ids that a format adds before and after a text. Where a text touches plain text of the format, tokenisation may
+    differ at that boundary.
     """
 
     before: tuple[int, ...]
@@ -155,19 +155,19 @@ class Frame(NamedTuple):
 
 
 def frame(template: str, name: str, tokenizer: Any) -> Frame:
-    """Returns the ids of a format alone; `name` is source or target."""
+    """Returns the ids of a format without a text; `name` is "source" or "target"."""
     form = _Form(template, name, tokenizer)
     left = _batch(tokenizer, [form.left])[0] if form.left else []
     return Frame((*form.before.tolist(), *left), (*form.tail.tolist(), *form.after.tolist()))
 
 
 def check_ids(ids: Ragged, rows: int, word: Callable[[int], str], place: Callable[[int], str]) -> None:
-    """Refuses ids that an embedding does not have, which a device would read as not-a-number.
+    """Checks that ids are within an embedding; a device would read others as NaN.
 
     Args:
-      rows: of the embedding.
-      word: (id) -> the word that has it.
-      place: (number of a sequence) -> what the sequence is called.
+      rows: number of rows of the embedding.
+      word: (id) -> its token.
+      place: (index of a sequence) -> its description in the message.
 
     Raises:
       UserError: an id is below 0 or at or above `rows`.
@@ -177,8 +177,8 @@ def check_ids(ids: Ragged, rows: int, word: Callable[[int], str], place: Callabl
     first = int(((ids.ids < 0) | (ids.ids >= rows)).argmax())
     token, sequence = int(ids.ids[first]), int(np.searchsorted(ids.offsets, first, side="right")) - 1
     raise UserError(
-        f'{place(sequence)} has the word "{word(token)}" with the id {token}, but the model\'s embedding has '
-        f"{rows} rows (ids 0 to {rows - 1}); use the tokenizer that the model was made with, or take the word out"
+        f'{place(sequence)} has the token "{word(token)}" with id {token}, but the model\'s embedding has '
+        f"{rows} rows (ids 0 to {rows - 1}); use the tokenizer of this model, or remove the token"
     )
 
 
@@ -212,12 +212,11 @@ class _Form:
 
     def _special(self, name: str, tokenizer: Any) -> int:
         if name not in ("bos", "eos"):
-            raise UserError(
-                f'data.{self.name}_format has no use for "{{{name}}}"{did_you_mean(name, (self.name, "bos", "eos"))}'
-            )
+            hint = did_you_mean(name, (self.name, "bos", "eos"))
+            raise UserError(f'data.{self.name}_format has the unknown placeholder "{{{name}}}"{hint}')
         token = getattr(tokenizer, f"{name}_token_id")
         if token is None:
-            raise UserError(f"data.{self.name}_format asks for {{{name}}}, and the tokenizer has none; leave it out.")
+            raise UserError(f"data.{self.name}_format uses {{{name}}}, which the tokenizer does not define; remove it.")
         return int(token)
 
 
@@ -226,8 +225,8 @@ def _batch(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _encode(texts: Sequence[str], form: _Form, tokenizer: Any, limit: int = 0) -> tuple[Ragged, np.ndarray]:
-    """Returns the texts' ids in a format, and their lengths before the cut to `limit` (0: none)."""
-    # Table-to-text sources repeat once a reference: each distinct text is tokenised once.
+    """Returns the ids of texts in a format, and their lengths before truncation to `limit` (0: no limit)."""
+    # Table-to-text sources repeat for each reference: tokenise each distinct text once.
     distinct: dict[str, int] = {}
     rank = np.fromiter((distinct.setdefault(text, len(distinct)) for text in texts), np.int64, len(texts))
     encoded = _batch(tokenizer, [form.left + text + form.right for text in distinct]) if distinct else []
@@ -243,7 +242,7 @@ def _encode(texts: Sequence[str], form: _Form, tokenizer: Any, limit: int = 0) -
 
 
 def _cut(texts: list[str], encoded: list[list[int]], form: _Form, tokenizer: Any, room: int) -> list[list[int]]:
-    """Shortens the sequences longer than `room`: the end of the text goes, the format's own tail stays."""
+    """Truncates sequences longer than `room`: drops the end of the text and keeps the format's tail."""
     tail = list(form.tail)
     if room - len(tail) < 1:
         raise UserError(f"data.max_{form.name}_length leaves no room for the {form.name}'s text; raise it.")
@@ -272,6 +271,6 @@ def _check(data: TokenisedSet, records: Sequence[Record], limits: Limits) -> Non
     if limits.window and len(records) and total.max() > limits.window:
         i = int((total > limits.window).argmax())
         raise UserError(
-            f"Record {records[i].id} has {sources[i]} source and {targets[i]} target tokens, over the model's window "
+            f"Record {records[i].id} has {sources[i]} source and {targets[i]} target tokens, over the context length "
             f"of {limits.window}; lower --config.data.max_source_length or shorten the text."
         )

@@ -1,7 +1,7 @@
-"""The vocabulary of the embedded set: what each attribute of a lighthouse can be.
+"""Vocabulary of the embedded data set: values of each attribute of a lighthouse.
 
-Every pool is a triple: values of the training split, values that only validation records have, values that only test
-records have. A record of validation or test draws from its own pool and from training's.
+Every pool is a triple: values of the training split, values unique to validation, values unique to test. A validation
+or test record draws from its own pool and from that of training.
 """
 
 _FIRST = (

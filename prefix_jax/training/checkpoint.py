@@ -366,6 +366,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and "No space left" not in str(error):
             raise
         raise UserError(
-            f"cannot save to {folder}: {first_line(error)}; make room or choose another --workdir, then run the same "
-            "command again to resume from the last checkpoint"
+            f"cannot save to {folder}: {first_line(error)}; free some space or choose another --workdir, then run the "
+            "same command again to resume from the last checkpoint"
         ) from error

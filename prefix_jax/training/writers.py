@@ -202,4 +202,4 @@ def _drop_torn_line(path: Path) -> None:
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     reason = error.strerror or str(error)
-    return UserError(f"cannot write {path}: {reason}; make room or choose another --workdir, then run it again")
+    return UserError(f"cannot write {path}: {reason}; free some space or choose another --workdir, then run it again")

@@ -123,7 +123,7 @@ def test_ordinary_texts_and_formats_find_nothing_but_what_is_there(family):
     [
         ("a <sep1> b", "", "keep_special_tokens=<sep1>"),
         ("a {b}", "", "vocabulary"),
-        ("a  b", "", "write targets as they come back"),
+        ("a  b", "", "write targets in the changed form"),
         ("a </s> b", "", '"</s>" inside a target ends it'),
         ("a <sep1> b", "<sep1>", ""),
         ("a <sep1> b", "all", ""),

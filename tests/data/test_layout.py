@@ -122,7 +122,7 @@ def refused(path, split="train", task="text"):
         (["a_train.csv", "b_train.csv"], ["a_train.csv", "b_train.csv"]),
         (["train_test.csv"], ["2 splits (train, test)"]),
         (["train/train.csv", "train/train_full.csv"], ["train_full.csv"]),
-        (["train/test.csv"], ["names another split"]),
+        (["train/test.csv"], ["names a different split"]),
         (["train/a.csv", "train/more/b.csv"], ["more/b.csv", "by a pattern"]),
         (["default/train.csv"], ["has no train file", "--config.data.path=", "default"]),
         (["train.csv.zst"], ["has no train file", "train.csv.zst cannot be read"]),

@@ -135,7 +135,7 @@ def test_bad_jsonl_is_named(tmp_path, content, said):
         ("webnlg", "train.json", "[]", ["entries"]),
         ("webnlg", "train.json", '{"entries": [{"1": {"category": "Food"}}]}', ["entry 1", "modifiedtripleset"]),
         ("webnlg", "train.json", '{"entries": [7]}', ["entry 1"]),
-        ("dart", "train.json", "{}", ["no list of items"]),
+        ("dart", "train.json", "{}", ["does not hold a list of items"]),
         ("dart", "train.json", '[{"tripleset": [["a", "b"]], "annotations": []}]', ["item 1", "three texts"]),
         ("dart", "train.json", '[{"tripleset": [["a", "b", "c"]], "annotations": []}]', ["item 1", "no text"]),
     ],

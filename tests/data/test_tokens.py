@@ -62,7 +62,7 @@ def test_what_exceeds_the_window_names_record_and_lengths(bytes_tokenizer):
     data = tokens.tokenise([record()], bytes_tokenizer, GPT2, Limits())
     total = int(data.sources.lengths[0] + data.targets.lengths[0])
     tokens.tokenise([record()], bytes_tokenizer, GPT2, Limits(window=total - 1))
-    with pytest.raises(UserError, match=r"Record train-0#0 .* window of \d+"):
+    with pytest.raises(UserError, match=r"Record train-0#0 .* context length of \d+"):
         tokens.tokenise([record()], bytes_tokenizer, GPT2, Limits(window=total - 2))
 
 
@@ -80,7 +80,7 @@ def test_bad_formats(bytes_tokenizer, formats, said):
 
 
 def test_a_special_token_the_tokenizer_lacks(pieces_tokenizer):
-    with pytest.raises(UserError, match=r"asks for \{bos\}"):
+    with pytest.raises(UserError, match=r"uses \{bos\}, which the tokenizer"):
         tokens.tokenise([record()], pieces_tokenizer, Formats("{bos}{source}", "{target}"), Limits())
 
 

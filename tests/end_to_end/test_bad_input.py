@@ -114,7 +114,10 @@ def test_options_out_of_range(setting, tiny_models, tmp_path, section, options, 
         (b"", "empty"),
         (b'{"source": "caf\xe9", "target": "x"}\n', "UTF-8"),
         (b"{not json}\n", "JSON"),
-        (b'{"source": "a", "target": "b"}\n{"source": "a\\ud800", "target": "b"}\n', r"half a character .* in line 2"),
+        (
+            b'{"source": "a", "target": "b"}\n{"source": "a\\ud800", "target": "b"}\n',
+            r"half of a surrogate pair .* in line 2",
+        ),
     ],
 )
 def test_bad_data_files(setting, tiny_models, tmp_path, content, named):
@@ -250,7 +253,7 @@ def test_a_second_process_in_the_same_directory_is_refused(setting, tmp_path, mo
     code += f"with disk.locked(pathlib.Path({str(tmp_path / 'run')!r})):\n    print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process works in"):
+        with pytest.raises(UserError, match="another process is using"):
             pipeline.run(trainer)
         other.kill()
     with disk.locked(tmp_path / "run"):

@@ -56,9 +56,9 @@ def test_streams_that_are_closed_full_or_narrow(around, code, said, tmp_path):
 @pytest.mark.parametrize(
     ("around", "named"),
     [
-        ("mkdir gone; cd gone; rmdir ../gone; {}", "the current directory is not there any more"),
+        ("mkdir gone; cd gone; rmdir ../gone; {}", "the current directory no longer exists"),
         ("PYTHONOPTIMIZE=2 {}", "PYTHONOPTIMIZE=2"),
-        ("XLA_FLAGS='--xla_a=1 junk' {}", 'the variable XLA_FLAGS has "junk"'),
+        ("XLA_FLAGS='--xla_a=1 junk' {}", 'the environment variable XLA_FLAGS has "junk"'),
         ("JAX_PLATFORMS=junk {}", "the variable JAX_PLATFORMS is 'junk'"),
         ("env -u HOME PREFIX_JAX_CACHE='~nouser/x' {}", "the home directory is unknown"),
     ],

@@ -293,7 +293,7 @@ def test_an_older_page_survives_a_failed_write(workdir, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(UserError, match="report.html: no space left on device; make room"):
+    with pytest.raises(UserError, match="report.html: no space left on device; free some space"):
         write_report(workdir)
     assert path.read_bytes() == before
     assert not [p for p in workdir.iterdir() if p.name.endswith(".tmp")]

@@ -18,7 +18,7 @@ from prefix_jax.tuning import store
 from tests import tiny
 
 WORD, ROWS = "<sep1>", 400
-SAID = rf'the word "{WORD}" with the id {ROWS}, but the model\'s embedding has {ROWS} rows'
+SAID = rf'the token "{WORD}" with id {ROWS}, but the model\'s embedding has {ROWS} rows'
 
 
 @pytest.fixture(scope="module", params=["gpt2", "t5"])

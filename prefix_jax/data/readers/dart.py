@@ -8,24 +8,24 @@ from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
 
-Item = tuple[str, Any]  # where, one of a file's inputs
+Item = tuple[str, Any]  # location, item of a file
 
 
 def linearise(triples: list[list[str]]) -> str:
-    """Returns the paper's form: `s : p.lower() : o`, joined by ` | `."""
+    """Returns the paper's format: `s : p.lower() : o`, joined by ` | `."""
     return " | ".join(f"{subject} : {relation.lower()} : {value}" for subject, relation, value in triples)
 
 
 def parse(path: Path) -> list[Item]:
-    """Returns a file's items with the place of each."""
+    """Returns a file's items with their locations."""
     items = read_json(path)
     if not isinstance(items, list) or not items:
-        raise UserError(f"{path} holds no list of items; is it a DART file?")
+        raise UserError(f"{path} does not hold a list of items; give a DART file.")
     return [(f"item {number} of {path}", item) for number, item in enumerate(items, 1)]
 
 
 def from_rows(rows: list[Row], split: str, notes: Notes | None = None) -> list[Record]:
-    """Returns the records of the hub's form (annotations as a dict of lists)."""
+    """Returns records from the hub's format (annotations as a dict of lists)."""
     items = []
     for where, row in rows:
         found = value_at(row, "annotations", where=where, kind=object)
@@ -36,10 +36,10 @@ def from_rows(rows: list[Row], split: str, notes: Notes | None = None) -> list[R
 
 
 def records(items: list[Item], split: str, notes: Notes | None = None) -> list[Record]:
-    """Returns one record a text.
+    """Returns one record per text.
 
-    Inputs are the items, some of which share a source: the official scorer wants one hypothesis for each item.
-    An item's empty text (v1.1.1's test has one) is left out, as the scorer takes a missing reference for an empty one.
+    Inputs are the items, some of which share a source: the official scorer expects one hypothesis per item. Empty texts
+    (one in the test split of v1.1.1) are dropped: the scorer treats a missing reference as an empty one.
     """
     found = []
     for number, (where, item) in enumerate(items):

@@ -1,4 +1,4 @@
-"""E2E NLG: the form of Li & Liang 2021 (`src1_*.txt`) and the challenge's own CSV."""
+"""E2E NLG: the format of Li & Liang 2021 (`src1_*.txt`) and the challenge's CSV."""
 
 import re
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family fr
 
 
 def read(path: Path, split: str) -> list[Record]:
-    """Returns one record a text; inputs are the distinct sources. Reads `source||target` lines, or CSV with mr, ref."""
+    """Returns one record per text from `source||target` lines, or CSV with mr, ref; inputs are distinct sources."""
     return records(parse(path), split)
 
 
 def preferred(files: Sequence[Path]) -> Sequence[Path]:
-    """Returns the paper's files before the challenge's CSV, and of CSV those with references before those without."""
+    """Prefers the paper's files to the challenge's CSV, and CSV with references to CSV without."""
     texts = [path for path in files if kind(path) == ".txt"] or list(files)
     return [path for path in texts if "ref" in stem(path)] or texts
 
@@ -40,7 +40,7 @@ def parse(path: Path, notes: Notes | None = None) -> list[Text]:
         if not bars or not source.strip() or not target.strip():
             raise UserError(f"line {number} of {path} is not `source||target` with both parts; correct the line.")
         if "\r" in line and "||" in target:
-            raise UserError(f"line {number} of {path} holds two rows with a bare \\r between them; end lines by \\n.")
+            raise UserError(f"line {number} of {path} holds two rows with a bare \\r between them; end lines with \\n.")
         texts.append((source.strip(), target.strip()))
     return texts
 
@@ -61,7 +61,7 @@ def _texts(rows: list[Row]) -> list[Text]:
 
 
 def linearise(meaning: str, where: str = "the row") -> str:
-    """Returns `name[X], eatType[pub]` as the paper writes it: `name : X | Type : pub`."""
+    """Converts `name[X], eatType[pub]` to the paper's format: `name : X | Type : pub`."""
     slots, at = [], 0
     while at < len(meaning):
         match = _SLOT.match(meaning, at)
@@ -79,7 +79,7 @@ def _spaced(value: str) -> str:
 
 
 def records(texts: list[Text], split: str) -> list[Record]:
-    """Returns one record a text; texts of one source are of one input."""
+    """Returns one record per text; texts with the same source belong to one input."""
     numbers: dict[str, list[int]] = {}
     found = []
     for source, target in texts:

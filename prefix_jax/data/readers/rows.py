@@ -1,4 +1,4 @@
-"""Tasks whose data is rows with a source and a target: summaries, translations, any table of one's own."""
+"""Tasks with rows of a source and a target: summarisation, translation, user tables."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from prefix_jax.errors import UserError, did_you_mean
 
 
 def from_columns(rows: list[Row], split: str, source: str, target: str, *, one_line: bool = False) -> list[Record]:
-    """Returns one record a row (more where `target`, or a column "references", is a list of texts).
+    """Returns one record per row (several if `target`, or a column "references", is a list of texts).
 
-    Rows of one source (and one "category", where there is such a column) are one input. `one_line` joins the lines of
-    the source by spaces, as line-based summary files have them.
+    Rows with the same source (and "category", if that column exists) belong to one input. `one_line` joins the lines of
+    the source with spaces, as in line-based summary files.
     """
     numbers: dict[tuple[str, str | None], list[int]] = {}
     records = []
@@ -38,7 +38,7 @@ def _targets(row: Row, column: str, option: str) -> list[str]:
 
 
 def translation(rows: list[Row], split: str, source: str, target: str) -> list[Record]:
-    """Returns the records of WMT's form, {"translation": {"en": ..., "de": ...}}, or of two columns."""
+    """Returns records from WMT's format, {"translation": {"en": ..., "de": ...}}, or from two columns."""
     flat = []
     for where, columns in rows:
         pair_ = columns.get("translation", columns)

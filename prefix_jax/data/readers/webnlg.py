@@ -9,35 +9,35 @@ from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
 
-Entry = tuple[str, str, list, list]  # where, category, triples, (text, comment)
+Entry = tuple[str, str, list, list]  # location, category, triples, (text, comment)
 
 UNSEEN = frozenset({"Artist", "Athlete", "CelestialBody", "MeanOfTransportation", "Politician"})
 
 
 def seen(category: str | None) -> bool:
-    """Returns whether a category has training records (the challenge scores seen and unseen ones apart)."""
+    """Returns whether a category has training records (the challenge scores seen and unseen ones separately)."""
     return category not in UNSEEN
 
 
 def linearise(triples: Iterable[tuple[str, str, str]]) -> str:
-    """Returns the paper's form: `' | s : p : o'` for each triple, the leading bar and space included."""
+    """Returns the paper's format: `' | s : p : o'` for each triple, the leading bar and space included."""
     return "".join(f" | {subject} : {relation} : {value}" for subject, relation, value in triples)
 
 
 def parse(path: Path) -> list[Entry]:
-    """Returns a file's entries with the place of each."""
+    """Returns a file's entries with their locations."""
     entries = value_at(read_json(path), "entries", where=str(path), kind=list)
     parsed = []
     for number, wrapped in enumerate(entries, 1):
         where = f"entry {number} of {path}"
         if not isinstance(wrapped, dict) or len(wrapped) != 1:
-            raise UserError(f"{where} is not one object under its number; is it a WebNLG 2017 file?")
+            raise UserError(f"{where} is not one object under its number; give a WebNLG 2017 file.")
         parsed.append((where, *_entry(next(iter(wrapped.values())), where)))
     return parsed
 
 
 def from_rows(rows: list[Row], split: str, notes: Notes | None = None) -> list[Record]:
-    """Returns the records of the hub's form, whose test rows hold some inputs again, with and without texts."""
+    """Returns records from the hub's format, whose test rows repeat some inputs, with and without texts."""
     parsed, known = [], set()
     for where, row in rows:
         sets = value_at(row, "modified_triple_sets", "mtriple_set", 0, where=where, kind=list)
@@ -68,7 +68,7 @@ def _entry(entry: Any, where: str) -> tuple[str, list, list]:
 
 
 def records(parsed: list[Entry], split: str, notes: Notes | None = None) -> list[Record]:
-    """Returns one record a text; inputs are distinct (category, source). Training keeps the texts marked good."""
+    """Returns one record per text; inputs are distinct (category, source). Training keeps texts marked good."""
     numbers: dict[tuple[str, str], list[int]] = {}
     found = []
     for where, category, triples, texts in parsed:

@@ -116,7 +116,7 @@ def test_whatever_is_damaged_is_made_again_with_a_line(alias, tmp_path, capsys, 
         DAMAGE[damage](file)
         assert same(everything(), before), pattern
         lines = capsys.readouterr().err.splitlines()
-        assert sum("is damaged" in line and "made again" in line for line in lines) == 1, (pattern, lines)
+        assert sum("is damaged" in line and "rebuilt" in line for line in lines) == 1, (pattern, lines)
         assert file.read_bytes() == contents[pattern], pattern
         assert same(everything(), before) and capsys.readouterr().err == "", pattern
         assert not list((tmp_path / "cache").rglob(".*")), pattern
