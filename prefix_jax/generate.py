@@ -1,5 +1,5 @@
-"""`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input-file FILE`, or
-stdin)
+"""`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input` several times,
+`--input-file FILE`, or stdin)
 
 Prints one line of text for each line of input, which is read as the sources of the training data were.
 """
@@ -20,7 +20,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 def define_flags() -> None:
     cli.define_path("workdir", None, "The run directory of a training run.")
     cli.define_path("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
-    flags.DEFINE_string("input", None, "One source text.")
+    flags.DEFINE_multi_string("input", None, "A source text; may be given several times.")
     cli.define_path("input_file", None, "A file with one source a line; - for stdin.")
     flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
     flags.DEFINE_bool("merge", False, "Add LoRA's updates to the model's matrices first: as fast as without it.")
@@ -59,11 +59,11 @@ def main(options: flags.FlagValues) -> None:
     sys.stdout.flush()
 
 
-def _sources(text: str | None, file: str | None) -> list[str]:
-    if text is not None:
+def _sources(texts: list[str] | None, file: str | None) -> list[str]:
+    if texts is not None:
         if file:
             raise UserError("--input and --input-file are both given; give one of them")
-        return [text]
+        return texts
     path = None if file in (None, "", "-") else Path(file)
     name = str(path or "standard input")
     try:

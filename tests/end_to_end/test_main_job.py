@@ -56,6 +56,8 @@ def test_generate_from_run_tuned_folder_file_and_stdin(finished, tmp_path):
     lines.write_bytes(f"\ufeff{text}\r\n{text}\r\n".encode())
     two, _ = runs.run("generate", "--tuned", str(workdir / "tuned"), "--input-file", str(lines), cache=cache)
     assert two == one * 2
+    both, _ = runs.run("generate", "--workdir", str(workdir), "--input", text, "--input", text, cache=cache)
+    assert both == two
     greedy, _ = runs.run(
         "generate", "--workdir", str(workdir), "--input", text, "--config.decoding.strategy=greedy", cache=cache
     )

@@ -5,6 +5,7 @@ from typing import Any
 from prefix_jax.errors import UserError
 from prefix_jax.models.families import bart, gemma3, gpt2, gptj, llama, qwen3, t5
 from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.option_types import check_fields, check_options
 from prefix_jax.models.model_config import ModelConfig
 
 FAMILIES: dict[str, Family] = {
@@ -17,18 +18,27 @@ def of(model_config: ModelConfig) -> Family:
     return FAMILIES[model_config.family]
 
 
-def from_hf(config: dict[str, Any]) -> ModelConfig:
-    """Returns the spec of a model from the dictionary in its `config.json`.
+def from_hf(config: dict[str, Any], where: str = "config.json") -> ModelConfig:
+    """Returns the description of a model from the dictionary in its `config.json`, which messages call `where`.
 
     Raises:
-      UserError: the family is not one of ours, or the configuration asks for something the family here does not have.
+      UserError: the family is not supported, an option is missing or has the wrong type, or the configuration asks for
+        something that the family here does not have.
     """
+    check_options(config, where)
     readers = {kind: reader for family in FAMILIES.values() for kind, reader in family.readers.items()}
     kind = config.get("model_type", "")
     if kind not in readers:
         # A file names it, so it is not a typing error: the nearest name would not help.
         raise UserError(f'model_type "{kind}" is not supported; known: {", ".join(sorted(readers))}')
-    return readers[kind](config)
+    try:
+        found = readers[kind](config)
+    except KeyError as error:
+        raise UserError(f"{where} has no {error}; download it again") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{where} cannot be read as that of a {kind} model ({error}); download it again") from None
+    check_fields(found, where)
+    return found
 
 
 __all__ = ["FAMILIES", "Family", "from_hf", "of"]

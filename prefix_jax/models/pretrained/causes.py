@@ -90,7 +90,6 @@ _FILES = (
     ("consolidated*", "it has the form of Meta's or Mistral's own release; download the form for transformers"),
     ("checkpoint-*/config.json", "it holds checkpoints of transformers' Trainer; name one of its folders checkpoint-N"),
     ("*.ckpt", "it holds a checkpoint of Lightning or TensorFlow; export the model with save_pretrained()"),
-    ("*.gguf", "it holds a GGUF file; download the model's safetensors form"),
     ("*.onnx", "it holds an ONNX graph; download the model's safetensors form"),
     ("tf_model.h5", "its weights are TensorFlow's; save them as safetensors with transformers 4"),
     ("flax_model.msgpack", "its weights are Flax's; save them as safetensors with transformers 4"),

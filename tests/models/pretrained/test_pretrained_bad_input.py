@@ -1,6 +1,7 @@
 """Whatever is wrong with a checkpoint is said in one sentence."""
 
 import errno
+import itertools
 import json
 import pickle
 import zipfile
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from prefix_jax.errors import UserError
-from prefix_jax.models import pretrained
+from prefix_jax.models import FAMILIES, from_hf, pretrained
 from prefix_jax.models.leaves import from_array
 from prefix_jax.models.pretrained import cache, safetensors_file, torch_file, wheels
 from tests.models.pretrained import hf
@@ -75,6 +76,25 @@ def test_config_without_a_number(checkpoint):
     assert "n_embd" in error(checkpoint)
 
 
+WRONG_TYPES = ("x", None, [], {}, 1.5, -1, 0, True, "3", [1], 1e30, float("nan"))
+
+
+@pytest.mark.parametrize("kind", sorted(kind for family in FAMILIES.values() for kind in family.readers))
+def test_options_of_wrong_types_are_one_sentence(kind):
+    """Each option that transformers writes for a family, with each wrong value in turn."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(kind).to_dict()
+    from_hf(config)
+    for name, value in itertools.product(config, WRONG_TYPES):
+        try:
+            found = from_hf({**config, name: value}, "the config.json of x")
+        except UserError as caught:
+            assert "\n" not in str(caught), (name, value)
+        else:
+            sizes = [getattr(found, field) for field in ("layers", "d_model", "heads", "vocab_size")]
+            assert all(type(size) is int and size > 0 for size in sizes), (name, value)
+
+
 def test_config_of_other_shapes(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"vocab_size": 102}))
@@ -121,6 +141,7 @@ def test_absent_directory(source):
 
 def test_a_file_is_no_directory(checkpoint):
     assert "name the directory" in error(checkpoint / "config.json")
+    assert ".gguf" in error(checkpoint / "config.json")
 
 
 @pytest.mark.parametrize(

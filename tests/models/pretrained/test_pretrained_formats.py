@@ -4,6 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from prefix_jax.errors import UserError
+from prefix_jax.models import pretrained
 from prefix_jax.models.leaves import from_array
 from prefix_jax.models.pretrained import gguf_file, onnx_file, safetensors_file
 
@@ -110,10 +112,72 @@ def test_parity_small_gguf(architecture, tmp_path):
     assert config["rope_theta"] == rope.get("full_attention", rope)["rope_theta"]
 
 
-def _small_gguf(gguf, architecture, directory):
+@pytest.mark.parametrize("name", ["file", "folder", "parts"])
+def test_a_gguf_file_is_a_model(name, tmp_path):
+    """A file, the folder that holds it, and the parts of a split model, with the tokenizer inside."""
+    gguf = pytest.importorskip("gguf")
+    path = _small_gguf(gguf, "llama", tmp_path, 7 if name == "parts" else 0)
+    opened = pretrained.load(str(tmp_path if name == "folder" else path))
+    _, table = gguf_file.read(path)
+    tree = pretrained.loading.flatten(opened.params)
+    np.testing.assert_array_equal(tree["embedding/tokens"], table["model.embed_tokens.weight"].all())
+    np.testing.assert_array_equal(tree["layers/mlp/up/kernel"][1], table["model.layers.1.mlp.up_proj.weight"].all().T)
+    assert opened.tokenizer.convert_tokens_to_ids("t3") == 3
+    assert opened.tokenizer_key
+
+
+def test_the_words_of_a_gguf_file_with_a_damaged_vocabulary(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    path = _small_gguf(gguf, "llama", tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"\x03\0\0\0\0\0\0\0t 0", b"\x03\0\0\0\0\0\0\0t x"))
+    opened = pretrained.load(str(path))
+    with pytest.raises(UserError, match=r"small.gguf cannot be read .*tokenizer.json"):
+        _ = opened.tokenizer
+
+
+def test_a_gguf_part_that_is_missing_is_named(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    path = _small_gguf(gguf, "llama", tmp_path, 7)
+    missing = sorted(tmp_path.glob("*.gguf"))[1]
+    missing.unlink()
+    with pytest.raises(UserError, match=missing.name):
+        pretrained.load(str(path))
+
+
+def test_several_gguf_files_in_a_folder_are_named(tmp_path):
+    for name in ("a-Q4_0.gguf", "a-Q8_0.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"2 GGUF files \(a-Q4_0.gguf, a-Q8_0.gguf\); name one"):
+        pretrained.load(str(tmp_path))
+
+
+def test_scaled_rotary_frequencies_of_a_gguf_are_refused(tmp_path):
+    """llama.cpp stores Llama 3's scaling as a tensor, which says nothing where all factors are 1."""
+    gguf = pytest.importorskip("gguf")
+    plain = _small_gguf(gguf, "llama", tmp_path, factors=(1.0,) * 8)
+    pretrained.load(str(plain))
+    scaled = _small_gguf(gguf, "llama", tmp_path, factors=(1.0,) * 4 + (8.0,) * 4)
+    with pytest.raises(UserError, match="scaled rotary frequencies"):
+        pretrained.load(str(scaled))
+
+
+def test_word_rules_of_gguf_files_are_those_of_transformers():
+    import inspect
+
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+    from transformers.models.qwen2 import tokenization_qwen2
+
+    from prefix_jax.models.pretrained import tokenizers
+
+    pattern = inspect.signature(TikTokenConverter).parameters["pattern"].default
+    assert tokenizers._WORD_RULES["llama-bpe"] == (pattern,)
+    assert tokenizers._WORD_RULES["qwen2"] == (tokenization_qwen2.PRETOKENIZE_REGEX,)
+
+
+def _small_gguf(gguf, architecture, directory, tensors_a_file=0, factors=()):
     rng = np.random.default_rng(0)
     path = directory / "small.gguf"
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_a_file)
     e, f, heads, keys, vocab = 64, 96, 4, 2, 70
     writer.add_name("small")
     for add, value in (
@@ -127,7 +191,7 @@ def _small_gguf(gguf, architecture, directory):
         (writer.add_rope_freq_base, 5e4),
         (writer.add_vocab_size, vocab),
         (writer.add_tokenizer_model, "gpt2"),
-        (writer.add_token_list, [f"t{i}" for i in range(vocab)]),
+        (writer.add_token_list, [*(f"t{i}" for i in range(vocab - 2)), "t", "0"]),
         (writer.add_token_types, [1] * vocab),
         (writer.add_token_merges, ["t 0"]),
         (writer.add_bos_token_id, 1),
@@ -160,8 +224,10 @@ def _small_gguf(gguf, architecture, directory):
             writer.add_tensor(f"{name}.weight", gguf.quants.quantize(data, kind), raw_dtype=kind)
         if architecture == "qwen2" and name[-2:] in ("_q", "_k", "_v"):
             writer.add_tensor(f"{name}.bias", rng.normal(size=shape[:1]).astype(np.float32))
+    if factors:
+        writer.add_tensor("rope_freqs.weight", np.array(factors, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return next(iter(sorted(directory.glob("small*.gguf"))))
