@@ -1,53 +1,37 @@
 """What a run's method is called in the tables, and which row of the paper's tables is the same method's."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from experiments import published
 from experiments.results import Result
+from prefix_jax.tuning import Declaration, known
 
 _COLUMNS = {"e2e": "E2E", "webnlg": "WebNLG", "dart": "DART"}
 
 
 def kind(result: Result) -> str:
     """Returns the method without its size, for tables over several studies; small adapters stand apart."""
-    return " + ".join(_kind(result, name) for name in _parts(result))
+    return _joined(result, lambda found: found.kind(_section(result, found), result.share))
 
 
 def method(result: Result) -> str:
     """Returns the method with its size, such as "prefix 5", "adapters, 3.01 %" or "prefix 5 + LoRA, rank 8"."""
-    return " + ".join(_sized(result, name) for name in _parts(result))
+    return _joined(result, lambda found: found.label(_section(result, found), result.share))
 
 
-def _parts(result: Result) -> list[str]:
-    return [name.strip() for name in result.option("method").split("+")]
+def _joined(result: Result, text: Callable[[Declaration], str]) -> str:
+    """A method that this version does not have keeps its name."""
+    return " + ".join(name if m is None else text(m) for name, m in known(result.option("method")).items())
 
 
-def _kind(result: Result, name: str) -> str:
-    top = result.option("finetune.layers")
-    direct = name == "prefix" and result.option("prefix.reparameterisation") == "none"
-    titles = {
-        "finetune": f"fine-tuning, last {top} layers" if top else "fine-tuning",
-        "adapter": "adapters, 0.1 %" if _small(result) else "adapters",
-        "lora": "LoRA",
-        "prefix": "prefix, direct" if direct else "prefix",
-    }
-    return titles.get(name, name)
+def _section(result: Result, method: Declaration) -> dict[str, Any]:
+    return {option: result.option(f"{method.name}.{option}") for option in method.section()}
 
 
 def _small(adapter: Result) -> bool:
     """Which of the paper's two sizes of adapters it is nearer to: 0.1 % of the model, not 3 %."""
     return adapter.share <= 0.01
-
-
-def _sized(result: Result, name: str) -> str:
-    if name in ("prefix", "infix", "prompt"):
-        through = result.option(f"{name}.reparameterisation")
-        usual = "none" if name == "prompt" else "mlp"
-        how = "" if through == usual else ", direct" if through == "none" else f", {through.upper()}"
-        return f"{name} {result.option(f'{name}.length')}{how}"
-    if name == "adapter":
-        return f"adapters, {100 * result.share:.3g} %"
-    return f"LoRA, rank {result.option('lora.rank')}" if name == "lora" else _kind(result, name)
 
 
 def labels(result: Result) -> dict[str, str]:

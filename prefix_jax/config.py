@@ -1,32 +1,32 @@
 """The defaults of every option, in one place. A recipe in `configs/` sets only what it means to say."""
 
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError
+from prefix_jax.options import Config, check_bleu_tokenizer, check_range, flat, language_code
+from prefix_jax.tuning import METHODS, declared
 
-# A ConfigDict or one of its sections: which options it has, and of which types, is known only when it runs.
-Config = Any
 
+def default_config(method: str = "prefix") -> Config:
+    """Returns a fresh configuration with every option at its default; its keys are locked, so a typo is an error.
 
-def default_config() -> Config:
-    """Returns a fresh configuration with every option at its default; its keys are locked, so a typo is an error."""
+    Args:
+      method: `config.method`. A module path, such as "mypackage.ia3", adds the section of the method declared there.
+
+    Raises:
+      UserError: the method is unknown.
+    """
     return ConfigDict(
         dict(
-            # What is trained: prefix, infix, prompt, lora, adapter or finetune, or several, such as "prefix+lora". Each
-            # has a section of its own name.
-            method="prefix",
+            # The tuning method: a name in `tuning.METHODS`, the path of a module with a `METHOD`, or several with "+"
+            # between them, such as "prefix+lora". The options of each are in the section of its name; their defaults
+            # are in `tuning/NAME.py`.
+            method=method,
             model=_model(),
-            prefix=_prefix(),
-            infix=_prefix(),
-            prompt=_prompt(),
-            lora=_lora(),
-            adapter=_adapter(),
-            finetune=_finetune(),
+            **{name: declaration.section() for name, declaration in {**METHODS, **declared(method)}.items()},
             data=_data(),
             optimizer=_optimizer(),
             training=_training(),
@@ -51,73 +51,6 @@ def _model() -> dict:
         # "plain", or "fused": on TPUs attention is one kernel, which keeps no logits in memory. Elsewhere it is plain,
         # as it always is over caches, an infix, and rows (of about 8,000 columns) that a core's memory does not hold.
         attention="plain",
-    )
-
-
-def _prefix() -> dict:
-    return dict(
-        length=10,
-        # Which attentions see it: "all", or a comma-separated choice of decoder, encoder, cross.
-        sites="all",
-        # "mlp" (an embedding through a two-layer MLP, dropped on export) or "none" (keys and values themselves, which
-        # want a learning rate ten to fifty times as high).
-        reparameterisation="mlp",
-        # Width of the MLP's hidden layer and of its embedding (0: the model's own width).
-        hidden=512,
-        embedding=0,
-        # "random" (at the model's own scale of keys and values), "vocabulary" (its keys and values for frequent
-        # words), or "text" (its keys and values for the words of `text`).
-        initialisation="vocabulary",
-        text="",
-        # "both", or only its "keys" or "values" (without an MLP); the others stay as initialised.
-        trained="both",
-        # Above 0: each slot's logits get a trained bias that begins at minus this; 16 begins as the model without it.
-        gate=0.0,
-        # Share of the prefix's numbers dropped in a training step.
-        dropout=0.0,
-        # "all", or layers and ranges such as "0-5,11".
-        layers="all",
-        # Where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
-        position_offset="length",
-    )
-
-
-def _prompt() -> dict:
-    return dict(
-        # Embeddings before the input (the encoder's, where there is one).
-        length=20,
-        # "none" (the embeddings themselves), "mlp", or "lstm" (P-tuning's encoder), and the width inside it.
-        reparameterisation="none",
-        hidden=512,
-        # "vocabulary" (embeddings of frequent words), "random", or "text" (those of the words of `text`).
-        initialisation="vocabulary",
-        text="",
-    )
-
-
-def _lora() -> dict:
-    return dict(
-        rank=8,
-        # The update is multiplied by alpha / rank.
-        alpha=16.0,
-        # "all", or a comma-separated choice of query, key, value, out, gate, up, down.
-        targets="query,value",
-    )
-
-
-def _adapter() -> dict:
-    return dict(
-        # Of the bottleneck.
-        width=64,
-        # "all", or a comma-separated choice of attention, cross, mlp: after what it stands.
-        places="all",
-    )
-
-
-def _finetune() -> dict:
-    return dict(
-        # How many of the last layers are trained, with the norm after them; 0: all weights.
-        layers=0,
     )
 
 
@@ -250,71 +183,39 @@ def _mesh() -> dict:
     )
 
 
-# What numbers may be, by the words that say so. The rest of `decoding`, and `mesh`, are checked where they are read.
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+# The ranges of numbers. Those of methods are in their declarations; the rest of `decoding`, and `mesh`, are checked
+# where they are read.
+_RANGES: dict[str, str] = {
     "at least 1": (
-        lambda x: x >= 1,
-        "prefix.length prefix.hidden infix.length infix.hidden prompt.length prompt.hidden lora.rank adapter.width "
         "data.max_source_length data.max_target_length training.batch training.accumulation training.log_every "
-        "training.checkpoint_every decoding.batch",
+        "training.checkpoint_every decoding.batch"
     ),
     "at least 0": (
-        lambda x: x >= 0,
-        "prefix.embedding prefix.gate infix.embedding infix.gate finetune.layers data.row_length data.limit data.seed "
-        "optimizer.warmup_steps optimizer.final_fraction optimizer.weight_decay optimizer.clip training.steps "
-        "training.epochs training.evaluate_every training.evaluate_records training.patience",
+        "data.row_length data.limit data.seed optimizer.warmup_steps optimizer.final_fraction optimizer.weight_decay "
+        "optimizer.clip training.steps training.epochs training.evaluate_every training.evaluate_records "
+        "training.patience"
     ),
-    "above 0": (lambda x: x > 0, "lora.alpha optimizer.learning_rate optimizer.epsilon"),
-    "at least 0 and below 1": (
-        lambda x: 0 <= x < 1,
-        "prefix.dropout infix.dropout optimizer.b1 optimizer.b2 training.ema",
-    ),
+    "above 0": "optimizer.learning_rate optimizer.epsilon",
+    "at least 0 and below 1": "optimizer.b1 optimizer.b2 training.ema",
 }
 
 
 def check_ranges(config: Config) -> None:
-    """Raises UserError where a number is outside its range; sections of methods that are not used do not matter."""
+    """Raises UserError if an option is out of its range; the sections of methods that are not used do not matter."""
     check_evaluation(config)
-    used = {"data", "optimizer", "training", "decoding", *(name.strip() for name in config.method.split("+"))}
+    methods = declared(config.method)
+    used = {"data", "optimizer", "training", "decoding", "model", "mesh", *methods}
     for name, value in flat(config.to_dict()).items():
-        # A seed may be as large as jax.random takes; all else is a number of things, or of bits of 32.
+        # A seed may be as large as jax.random takes; all other whole numbers have 32 bits.
         most = 2**63 if name.endswith("seed") else 2**31
-        if isinstance(value, int) and abs(value) >= most and name.split(".")[0] in used | {"model", "mesh"}:
+        if isinstance(value, int) and abs(value) >= most and name.split(".")[0] in used:
             raise UserError(f"{name} is {value}; it must be below {most}")
-    for words, (inside, names) in _RANGES.items():
+    for name, method in methods.items():
+        method.check_ranges(config[name])
+    for words, names in _RANGES.items():
         for name in names.split():
             section, option = name.split(".")
-            value = config[section][option]
-            if section in used and not (math.isfinite(value) and inside(value)):
-                raise UserError(f"{name} is {value}; it must be {words if math.isfinite(value) else 'a finite number'}")
-
-
-BLEU_TOKENIZERS = ("none", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200")
-# What is written for the code of a language now and then.
-_LANGUAGES = {
-    "jp": "ja", "cn": "zh", "kr": "ko", "cz": "cs", "gr": "el", "ua": "uk", "dk": "da", "english": "en",
-    "german": "de", "french": "fr", "spanish": "es", "chinese": "zh", "japanese": "ja", "korean": "ko", "arabic": "ar",
-    "hindi": "hi", "russian": "ru", "italian": "it", "portuguese": "pt", "dutch": "nl", "czech": "cs", "thai": "th",
-}  # fmt: skip
-_THREE_LETTERS = {
-    "eng": "en", "deu": "de", "ger": "de", "fra": "fr", "fre": "fr", "spa": "es", "por": "pt", "ita": "it", "nld": "nl",
-    "ces": "cs", "rus": "ru", "zho": "zh", "chi": "zh", "cmn": "zh", "yue": "zh", "jpn": "ja", "kor": "ko", "tha": "th",
-    "ara": "ar", "hin": "hi", "heb": "he", "ell": "el", "tur": "tr", "pol": "pl", "ukr": "uk", "vie": "vi", "fas": "fa",
-}  # fmt: skip
-
-
-def language_code(value: str, option: str = "data.language") -> str:
-    """Returns the language of a code such as `de`, `zh-Hant` or `pt_BR`: its first part in lower case.
-
-    Raises:
-      UserError: it is not a code.
-    """
-    first = re.split("[-_]", value.strip().lower(), maxsplit=1)[0]
-    first = _THREE_LETTERS.get(first, first)
-    if re.fullmatch("[a-z]{2,3}", first) and first not in _LANGUAGES:
-        return first
-    hint = f"; did you mean {_LANGUAGES[first]}?" if first in _LANGUAGES else ""
-    raise UserError(f'{option} is "{value}"; it must be an ISO code such as en, de, zh, ja or ar{hint}')
+            check_range(name, config[section][option], words)
 
 
 def check_evaluation(config: Config) -> None:
@@ -323,24 +224,6 @@ def check_evaluation(config: Config) -> None:
     check_bleu_tokenizer(config.evaluation.bleu_tokenizer)
     if config.evaluation.failed_run not in ("warn", "error"):
         raise UserError(f'evaluation.failed_run is "{config.evaluation.failed_run}"; it must be warn or error')
-
-
-def check_bleu_tokenizer(name: str, option: str = "evaluation.bleu_tokenizer") -> None:
-    """Raises UserError where a tokenizer for BLEU is not one of sacrebleu's that are offered."""
-    if name and name not in BLEU_TOKENIZERS:
-        hint = did_you_mean(name, BLEU_TOKENIZERS)
-        raise UserError(f'{option} is "{name}"; it must be empty or one of {", ".join(BLEU_TOKENIZERS)}{hint}')
-
-
-def flat(tree: Any, above: str = "") -> dict[str, Any]:
-    """Returns the options of nested sections (dictionaries) by dotted name, tuples as the lists that JSON makes."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{above}{name}.")
-        else:
-            found[f"{above}{name}"] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def changed(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -352,11 +235,9 @@ def changed(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -
 
 
 __all__ = [
-    "BLEU_TOKENIZERS",
     "Config",
     "ConfigDict",
     "changed",
-    "check_bleu_tokenizer",
     "check_evaluation",
     "check_ranges",
     "default_config",

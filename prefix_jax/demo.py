@@ -6,8 +6,8 @@ import sys
 from absl import flags
 
 from prefix_jax import cli
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError
+from prefix_jax.options import Config
 
 
 def define_flags() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from prefix_jax import decoding, verdict
-from prefix_jax.config import Config, default_config
+from prefix_jax.config import default_config
 from prefix_jax.data import audit, subsets, tokens
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
@@ -22,6 +22,7 @@ from prefix_jax.evaluation import files, scorers
 from prefix_jax.evaluation.files import read_samples
 from prefix_jax.models import finite
 from prefix_jax.models.adapter_layers import LORA, TUNED
+from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
@@ -119,7 +120,7 @@ def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
 
     The mesh is that of the devices here, not of those on which the run was.
     """
-    config = default_config()
+    config = default_config(str(saved.get("method", default_config().method)))
     for name, section in saved.items():
         if name not in config or name == "mesh":
             continue

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from prefix_jax import cli
-from prefix_jax.config import BLEU_TOKENIZERS, check_bleu_tokenizer, language_code
 from prefix_jax.metrics import TASKS, Measured, measure, read_rows
+from prefix_jax.options import BLEU_TOKENIZERS, check_bleu_tokenizer, language_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,11 +9,13 @@ import jax
 import pytest
 
 from prefix_jax.models import FAMILIES, from_hf
+from prefix_jax.tuning import METHODS
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "config", "disk", "verdict", "checksums", "dependencies", "models", "tuning", "data", "parallel",
-    "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference", "inspection", "sweeping",
+    "errors", "options", "disk", "verdict", "checksums", "dependencies", "models", "tuning", "config", "data",
+    "parallel", "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference", "inspection",
+    "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 
@@ -60,6 +62,20 @@ def test_nothing_outside_models_knows_a_family():
                 assert node.id not in names, f"{place} names a family's class"
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "isinstance"):
                 assert "model_config" not in ast.unparse(node.args[0]), f"{place} asks what a model config is"
+
+
+def test_nothing_outside_tuning_knows_a_method():
+    """A method is a file and a row in `tuning.METHODS`. "prefix" is also the word for the pytree."""
+    words = METHODS.keys() - {"prefix"}
+    # Collections beside the parameters are named after the methods that train them; one table compares two methods.
+    free = {PACKAGE / "convert.py", PACKAGE / "inspection/counting.py", PACKAGE / "models/adapter_layers.py"}
+    for path in sorted({*PACKAGE.rglob("*.py")} - free - {*(PACKAGE / "tuning").rglob("*.py")}):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            place = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value.partition(".")[0] not in words or "\n" in node.value, f"{place} names a method"
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config"):
+                assert node.attr not in words, f"{place} asks for a method's options"
 
 
 def test_the_project_names_no_path_outside_itself():

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax import disk, metrics
-from prefix_jax.config import Config, check_evaluation, language_code
+from prefix_jax.config import check_evaluation
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
 from prefix_jax.metrics import Measured
+from prefix_jax.options import Config, language_code
 
 # Bytes of a text that is yet to be decoded, when room on the disk is tried.
 _BYTES_OF_A_TEXT = 400

@@ -8,60 +8,52 @@ from prefix_jax.config import default_config
 from prefix_jax.models import build
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.planning.abstract import base_shapes
+from prefix_jax.tuning import Declaration
 from prefix_jax.tuning.method import Parameters, parameter_counts
 
-_DIRECT = {"prefix.length": 10, "prefix.reparameterisation": "none"}
-# Name, method, options. Adapters are given by their share of the model, in percent, as the paper gives them.
-METHODS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("prefix 10, direct", "prefix", _DIRECT),
-    ("prefix 10, direct, keys alone", "prefix", {**_DIRECT, "prefix.trained": "keys"}),
-    ("prefix 10, direct, values alone", "prefix", {**_DIRECT, "prefix.trained": "values"}),
-    ("prefix 10, direct, with a gate", "prefix", {**_DIRECT, "prefix.gate": 16.0}),
-    ("prefix 10 through an MLP of 512", "prefix", {"prefix.length": 10}),
-    ("prefix 20 through an MLP of 512", "prefix", {"prefix.length": 20}),
-    ("prefix 20 through an MLP of 512, embedding of 512", "prefix", {"prefix.length": 20, "prefix.embedding": 512}),
-    ("infix 10, direct", "infix", {"infix.length": 10, "infix.reparameterisation": "none"}),
-    ("prompt 20", "prompt", {"prompt.length": 20}),
-    ("prompt 20 through an MLP of 512", "prompt", {"prompt.reparameterisation": "mlp"}),
-    ("prompt 20 through an LSTM of 512", "prompt", {"prompt.reparameterisation": "lstm"}),
-    ("LoRA, rank 8, query and value", "lora", {}),
-    ("LoRA, rank 8, every matrix", "lora", {"lora.targets": "all"}),
-    ("prefix 10, direct, and LoRA, rank 8", "prefix+lora", _DIRECT),
-    ("adapters, 0.1 %", "adapter", {"share": 0.1}),
-    ("adapters, 3 %", "adapter", {"share": 3.0}),
-    ("fine-tuning, last 2 layers", "finetune", {"finetune.layers": 2}),
-    ("fine-tuning", "finetune", {}),
-)
 LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def parameters(model_config: ModelConfig, method: str, options: Mapping[str, Any]) -> Parameters:
-    """Returns the counts of one method; `share` in place of `adapter.width` is of the model, in percent.
+    """Returns the counts of one method on a model.
+
+    Args:
+      options: by their dotted names; `share` stands for the option that a method grows by, and is a percentage of the
+        model.
 
     Raises:
       UserError: an option does not fit the model.
     """
     options = dict(options)
     if share := options.pop("share", None):
-        options["adapter.width"] = adapter_width(model_config, share)
-    config = default_config()
-    config.method = method
+        (found,) = tuning.declared(method).values()
+        options[f"{found.name}.{found.grows_by}"] = size_of_share(model_config, found, share)
+    config = default_config(method)
     config.update_from_flattened_dict(options)
     made = tuning.build(config, build(model_config))
     return parameter_counts(made, {"params": base_shapes(model_config, "float32")})
 
 
-def adapter_width(model_config: ModelConfig, share: float) -> int:
-    """Returns the width, at least 1, at which adapters are nearest to a share of the model, in percent."""
-    one, two = (parameters(model_config, "adapter", {"adapter.width": width}) for width in (1, 2))
+def size_of_share(model_config: ModelConfig, method: Declaration, share: float) -> int:
+    """Returns the value, at least 1, of the option that a method grows by at which it stores nearest to a share of the
+    model, in percent.
+    """
+    option = f"{method.name}.{method.grows_by}"
+    one, two = (parameters(model_config, method.name, {option: size}) for size in (1, 2))
     each = two.stored - one.stored
     return max(1, round((share / 100 * one.base - (one.stored - each)) / each))
 
 
 def parameters_by_method(model_config: ModelConfig) -> dict[str, Parameters]:
-    """Returns the counts of every method that the model can have, by its name."""
-    possible = [row for row in METHODS if row[1] != "infix" or not model_config.is_encoder_decoder]
-    return {name: parameters(model_config, method, options) for name, method, options in possible}
+    """Returns the counts of every example of a method that the model can have, by its title."""
+    found = {}
+    for method in tuning.METHODS.values():
+        if model_config.is_encoder_decoder and not method.encoder_decoder:
+            continue
+        for title, options in method.examples:
+            named = {n if "." in n or n in ("method", "share") else f"{method.name}.{n}": v for n, v in options.items()}
+            found[title] = parameters(model_config, named.pop("method", method.name), named)
+    return found
 
 
 def parameters_by_length(model_config: ModelConfig) -> dict[str, list[int]]:

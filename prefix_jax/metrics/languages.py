@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prefix_jax.config import check_bleu_tokenizer, language_code
+from prefix_jax.options import check_bleu_tokenizer, language_code
 
 # Scripts by the beginning of their letters' Unicode names, and the language that each suggests.
 _BEGINNINGS = {

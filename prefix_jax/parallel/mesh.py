@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.options import Config
 from prefix_jax.parallel import rules
 
 AXES = ("member", "data", "fsdp", "tensor", "groups")

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from prefix_jax.tuning import METHODS
+
 # What the axes of a mesh divide. The rows of a batch lie over both `data` and `fsdp`.
 ROWS = ("data", "fsdp")
 MESH_AXES: dict[str, tuple[str, ...]] = {
@@ -26,11 +28,7 @@ _BASE = (
     (r"layers/.*down/kernel", ("layers", "inner", "embed")),
     (r"(embedding|head)/tokens", ("vocabulary", "embed")),
 )
-_TRAINED = (
-    (r"(encoder|decoder|cross)/(key|value)", ("layers", "kv_heads", "slots", "head")),
-    (r"(encoder|decoder|cross)/out/kernel", ("bottleneck", "layers", "pair", "kv_heads", "head")),
-    (r"(encoder|decoder|cross)/out/bias", ("layers", "pair", "kv_heads", "head")),
-)
+_TRAINED = tuple(rule for method in METHODS.values() for rule in method.axes)
 
 
 def base_axes(path: str, rank: int) -> tuple[str | None, ...]:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from prefix_jax import tuning
-from prefix_jax.config import Config
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import quantised
 from prefix_jax.models.pretrained.loading import flatten, unflatten
+from prefix_jax.options import Config
 from prefix_jax.parallel.mesh import MeshSharder
 from prefix_jax.training.optimizer import hyperparameters_from
 from prefix_jax.training.session import check_attention

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 
-from prefix_jax.config import Config, check_ranges
+from prefix_jax.config import check_ranges
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.options import Config
 from prefix_jax.parallel.mesh import place, sizes
 from prefix_jax.planning.abstract import Work, base_shapes, lowered_step
 from prefix_jax.planning.cost import Cost, cost_of

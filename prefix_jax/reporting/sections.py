@@ -6,15 +6,15 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prefix_jax.config import default_config, flat
+from prefix_jax.config import default_config
+from prefix_jax.options import flat
 from prefix_jax.reporting.markup import Markup, join, tag
 from prefix_jax.reporting.plots import Series, bar_pair, heat_map, line_chart, smoothed
 from prefix_jax.reporting.run import Picture, Run
 from prefix_jax.reporting.tables import cell_text, is_better, signed
+from prefix_jax.tuning import Declaration, known
 from prefix_jax.verdict import of_metrics
 
-METHODS = {"prefix": "Prefix tuning", "prompt": "Prompt tuning", "infix": "Infix tuning", "lora": "LoRA",
-           "adapter": "Adapter tuning", "finetune": "Fine-tuning"}  # fmt: skip
 SHOWN_SAMPLES, ALL_SAMPLES = 6, 30
 
 
@@ -59,28 +59,17 @@ def _failed(against: Sequence[str]) -> Markup | None:
 
 def tuned(run: Run) -> Markup:
     """Model, method, length, and how many parameters were trained, are stored and stayed frozen."""
-    methods = _methods(run)
     model = str(run.option("model.source", run.prefix.get("model", "unknown")))
     facts: list[tuple[str, str | None, str | None]] = [
         ("Model", model, _said(run, "model.dtype", "in {}")),
-        ("Method", _method_title(run), _reparameterisation(run) if "prefix" in methods else None),
+        ("Method", _method_title(run), _notes(run)),
     ]
-    for method in methods:
-        section = run.config.get(method)
-        if method != "prefix" and isinstance(section, Mapping):
-            chosen = ", ".join(f"{name} {value}" for name, value in section.items() if value not in ("", None))
-            facts.append((METHODS.get(method, method), chosen, None))
-    if "prefix" in methods:
-        length = run.prefix.get("length", run.option("prefix.length"))
-        sites = run.prefix.get("sites", run.option("prefix.sites"))
-        sites = ", ".join(map(str, sites)) if isinstance(sites, (list, tuple)) else sites
-        facts.append(("Prefix length", _count(length), f"at {sites} attention" if sites else None))
-        facts.append(("Initialisation", _said(run, "prefix.initialisation", "{}"), None))
+    facts += [fact for name, method in _methods(run).items() for fact in _method_facts(run, name, method)]
     counts = _counts(run)
     facts += [
         ("Trained", _count(counts.get("trained")), "parameters that the optimizer moves"),
         ("Stored", _count(counts.get("stored")), "parameters kept after training"),
-        ("Model's own", _count(counts.get("base")), _untouched(methods)),
+        ("Model's own", _count(counts.get("base")), _untouched(run)),
         ("Stored share of the model", _share(counts), None),
         ("Data", _said(run, "data.task", "{}"), _records(run)),
     ]
@@ -366,24 +355,35 @@ def _share(counts: Mapping[str, int]) -> str | None:
     return f"{100 * counts['stored'] / counts['base']:.2g} %"
 
 
-def _methods(run: Run) -> list[str]:
-    return [name.strip() for name in str(run.config.get("method", "prefix")).split("+")]
+def _methods(run: Run) -> dict[str, Declaration | None]:
+    return known(run.config.get("method", default_config().method))
 
 
 def _method_title(run: Run) -> str:
     """Returns such as "Prefix tuning and LoRA"."""
-    return " and ".join(METHODS.get(name, name) for name in _methods(run))
+    return " and ".join(name if found is None else found.title for name, found in _methods(run).items())
 
 
-def _untouched(methods: Sequence[str]) -> str:
-    return "parameters, some or all tuned" if "finetune" in methods else "parameters, none of them changed"
+def _method_facts(run: Run, name: str, method: Declaration | None) -> list[tuple[str, str | None, str | None]]:
+    section = run.config.get(name if method is None else method.name)
+    section = section if isinstance(section, Mapping) else {}
+    if method is not None and method.facts is not None:
+        return [(fact, _count(value) or None, more) for fact, value, more in method.facts(section, run.prefix)]
+    chosen = ", ".join(f"{option} {value}" for option, value in section.items() if value not in ("", None))
+    return [(name if method is None else method.title, chosen, None)] if section else []
 
 
-def _reparameterisation(run: Run) -> str | None:
-    kind = run.option("prefix.reparameterisation")
-    if kind == "mlp":
-        return f"through an MLP of width {run.option('prefix.hidden', '?')}, dropped on export"
-    return "keys and values themselves" if kind == "none" else None
+def _untouched(run: Run) -> str:
+    tuned = any(found is not None and found.changes_base for found in _methods(run).values())
+    return "parameters, some or all tuned" if tuned else "parameters, none of them changed"
+
+
+def _notes(run: Run) -> str | None:
+    told = []
+    for found in _methods(run).values():
+        section = run.config.get(found.name) if found is not None else None
+        told += [found.note(section)] if found is not None and isinstance(section, Mapping) else []
+    return "; ".join(note for note in told if note) or None
 
 
 def _records(run: Run) -> str | None:

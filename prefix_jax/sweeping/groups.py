@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 
-from prefix_jax.config import Config, flat
 from prefix_jax.errors import UserError
+from prefix_jax.options import Config, flat
 from prefix_jax.sweeping.rows import Row
-from prefix_jax.tuning import names
+from prefix_jax.tuning import declared, traced_length
 
 # Options that members of a program may differ in: numbers of the optimizer, and what initialises the prefix.
 TRACED = (
@@ -14,7 +14,6 @@ TRACED = (
     *(f"optimizer.{name}" for name in ("b1", "b2", "epsilon", "clip")),
     "training.seed",
 )
-TRACED_OF_PREFIX = ("prefix.length", "prefix.initialisation", "prefix.text")
 # How text is generated and scored afterwards does not concern training.
 LATER = ("decoding.", "evaluation.", "data.language")
 
@@ -47,17 +46,17 @@ def holding(found: Sequence[Sequence[str]], text: str) -> list[Sequence[str]]:
 
 def shared(config: Config) -> str:
     """Returns all that the members of a program have in common."""
-    free = TRACED + (TRACED_OF_PREFIX if "prefix" in names(config) else ())
+    free = TRACED + tuple(f"{m.name}.{option}" for m in declared(config.method).values() for option in m.traced)
     options = flat(config.to_dict())
     return json.dumps({n: options[n] for n in sorted(options) if n not in free and not n.startswith(LATER)})
 
 
 def _by_length(rows: Sequence[Row], members: int) -> list[list[Row]]:
     found: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.config.prefix.length):  # a stable sort: else in their own order
-        length = row.config.prefix.length
+    for row in sorted(rows, key=lambda row: traced_length(row.config)):  # a stable sort: else in their own order
+        length = traced_length(row.config)
         group = found[-1] if found else []
-        if group and len(group) < members and length <= 2 * group[0].config.prefix.length + 32:
+        if group and len(group) < members and length <= 2 * traced_length(group[0].config) + 32:
             group.append(row)
         else:
             found.append([row])

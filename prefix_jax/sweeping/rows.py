@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.options import Config
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, PyTree
 
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.options import Config
 
 SCHEDULES = ("linear", "cosine", "constant")
 

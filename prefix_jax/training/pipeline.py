@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 
 from prefix_jax import disk, verdict
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError
+from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import prefix_jax
-from prefix_jax.config import Config
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
+from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training import sameness
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefix_jax.config import default_config, flat
+from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import Identity, same_model
+from prefix_jax.options import flat
 from prefix_jax.training import soundness
-from prefix_jax.tuning.lora import TARGETS
-from prefix_jax.tuning.method import METHODS
+from prefix_jax.tuning import METHODS, Declaration, declared, parts
 from prefix_jax.tuning.store import model_of
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ MAY_CHANGE = (
     "mesh.",
     "model.attention",
 )
-# Lists in which the order says nothing.
-_SETS = ("prefix.sites", "infix.sites", "lora.targets", "adapter.places", "prefix.layers", "infix.layers")
 _CATEGORIES = ("data.categories", "data.test_categories")
 
 
@@ -57,8 +55,8 @@ def checksum(session: "Session") -> str:
 def fixed(config: Any) -> dict[str, Any]:
     """Returns the options of a run that its checkpoints depend on, by dotted name, each by what it means."""
     options = flat(_plain(config))
-    used = set(_methods(options["method"]))
-    return {name: _meaning(name, value) for name, value in options.items() if not _free(name, used)}
+    used = declared(options["method"])
+    return {name: _meaning(name, value, used) for name, value in options.items() if not _free(name, used)}
 
 
 def refuse_other(
@@ -74,11 +72,11 @@ def refuse_other(
     """
     # An option that a run of an earlier version does not name had the value that is its default now.
     old, new = {**flat(_plain(default_config())), **flat(before["config"])}, flat(wanted)
-    used = set(_methods(old["method"])) | set(_methods(new.get("method", "")))
+    used = declared(old["method"]) | declared(new.get("method", old["method"]))
     changed = [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if not _free(name, used) and _meaning(name, old.get(name)) != _meaning(name, new.get(name))
+        if not _free(name, used) and _meaning(name, old.get(name), used) != _meaning(name, new.get(name), used)
     ]
     changed += _other_model(workdir, before, old["model.source"], new.get("model.source", ""), now)
     if changed:
@@ -137,13 +135,13 @@ def _place(source: str) -> str:
     return str(path.resolve()) if path.is_dir() or source.startswith(("/", ".", "~")) else source
 
 
-def _free(name: str, used: set[str]) -> bool:
+def _free(name: str, used: Mapping[str, Declaration]) -> bool:
     """Whether an option may change: it is of the kind, the model's place, or of a method that is not used."""
     section = name.partition(".")[0]
     return name.startswith(MAY_CHANGE) or name == "model.source" or (section in METHODS and section not in used)
 
 
-def _meaning(name: str, value: Any) -> Any:
+def _meaning(name: str, value: Any, used: Mapping[str, Declaration]) -> Any:
     """The same for values that mean the same."""
     if not isinstance(value, str):
         return value
@@ -151,8 +149,9 @@ def _meaning(name: str, value: Any) -> Any:
         return _methods(value)
     if name in _CATEGORIES:
         return [value.startswith("-"), _parts(value.removeprefix("-"))]
-    if name in _SETS:
-        return sorted(TARGETS) if name == "lora.targets" and value == "all" else _parts(value)
+    section, _, option = name.partition(".")
+    if section in used and option in used[section].sets:
+        return sorted(used[section].all_of.get(option, ("all",))) if value == "all" else _parts(value)
     return value
 
 
@@ -161,7 +160,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _methods(text: str) -> list[str]:
-    return sorted(part.strip() for part in str(text).split("+"))
+    return sorted(parts(text))
 
 
 def _plain(config: Any) -> Any:

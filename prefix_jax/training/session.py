@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from prefix_jax import tuning
-from prefix_jax.config import Config, check_ranges
+from prefix_jax.config import check_ranges
 from prefix_jax.data import audit, subsets, tasks, tokens
 from prefix_jax.data.records import Record, group
 from prefix_jax.data.texts import Printer
@@ -22,6 +22,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import Pretrained, cache_path, load
+from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.parallel.mesh import MeshSharder, place
 from prefix_jax.tuning import Method
@@ -161,8 +162,8 @@ def _fused(config: Config) -> bool:
     wanted, backend = config.model.attention == "fused", jax.default_backend()
     if wanted and backend != "tpu":
         print(f"model.attention=fused is a kernel for TPUs; on this {backend} attention is plain.", file=sys.stderr)
-    elif wanted and "infix" in tuning.names(config):
-        print("model.attention=fused has no kernel for an infix: attention is plain.", file=sys.stderr)
+    elif wanted and (plain := [m.name for m in tuning.declared(config.method).values() if not m.fused]):
+        print(f"model.attention=fused has no kernel for method={plain[0]}: attention is plain.", file=sys.stderr)
     return wanted and backend == "tpu"
 
 

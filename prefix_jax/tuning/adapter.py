@@ -5,28 +5,37 @@ bias}}`. `up` starts at zero, so that training starts at the frozen model.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from prefix_jax.config import Config
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.adapter_layers import ADAPTER
 from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.options import Config, several
+from prefix_jax.tuning.declaration import Declaration, Section
 from prefix_jax.tuning.method import Method
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 PLACES = ("attention", "cross", "mlp")
 
 
-def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+def section() -> dict[str, Any]:
+    """Returns the options with their defaults."""
+    return dict(
+        # Width of the bottleneck.
+        width=64,
+        # "all", or a comma-separated choice of attention, cross, mlp: the sublayers that an adapter follows.
+        places="all",
+    )
+
+
+def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
     """Returns adapters for a model; see `tuning.build`."""
-    named = PLACES if section.places == "all" else [part.strip() for part in section.places.split(",")]
-    for name in named:
-        if name not in PLACES:
-            raise UserError(f'adapter.places has "{name}"{did_you_mean(name, PLACES)}')
+    named = several("adapter.places", section.places, PLACES)
     stacks = _stacks(model.model_config, named)
     if not any(places for _, places in stacks.values()):
         raise UserError(f'adapter.places is "{section.places}", and this model has no such attention')
@@ -64,3 +73,22 @@ def _bottleneck(key: Array, layers: int, outer: int, width: int) -> PyTree:
         },
         "up": {"kernel": jnp.zeros((layers, width, outer)), "bias": jnp.zeros((layers, outer))},
     }
+
+
+def _kind(section: Section, share: float) -> str:
+    """The paper has adapters of 0.1 % and of 3 % of the model; the small ones are a kind of their own."""
+    return "adapters, 0.1 %" if share <= 0.01 else "adapters"
+
+
+METHOD = Declaration(
+    name="adapter",
+    title="Adapter tuning",
+    section=section,
+    build=method,
+    kind=_kind,
+    label=lambda section, share: f"adapters, {100 * share:.3g} %",
+    ranges={"at least 1": ("width",)},
+    sets=("places",),
+    grows_by="width",
+    examples=(("adapters, 0.1 %", {"share": 0.1}), ("adapters, 3 %", {"share": 3.0})),
+)

@@ -10,15 +10,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.adapter_layers import TUNED
+from prefix_jax.options import Config
+from prefix_jax.tuning.declaration import Declaration, Section
 from prefix_jax.tuning.method import Method
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 
-def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+def section() -> dict[str, Any]:
+    """Returns the options with their defaults."""
+    return dict(
+        # How many of the last layers are trained, with the norm after them; 0: all weights.
+        layers=0,
+    )
+
+
+def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
     """Returns fine-tuning for a model; see `tuning.build`. `section.layers` 0: everything."""
     model_config, layers = model.model_config, section.layers
     if not 0 <= layers <= model_config.layers:
@@ -46,7 +55,24 @@ def _last(params: Mapping[str, Any], layers: int, encoder_decoder: bool) -> dict
 
 
 def _in_type(trainable: PyTree, params: Any, activations: Any) -> PyTree:
-    """Returns weights in the type in which the model multiplies, where that is no float32."""
+    """Returns weights in the type in which the model multiplies, unless it is float32."""
     if activations is None or jnp.dtype(activations) == jnp.float32:
         return trainable
     return jax.tree.map(lambda leaf: leaf.astype(activations), trainable)
+
+
+def _label(section: Section, share: float) -> str:
+    return f"fine-tuning, last {section['layers']} layers" if section["layers"] else "fine-tuning"
+
+
+METHOD = Declaration(
+    name="finetune",
+    title="Fine-tuning",
+    section=section,
+    build=method,
+    kind=_label,
+    label=_label,
+    ranges={"at least 0": ("layers",)},
+    changes_base=True,
+    examples=(("fine-tuning, last 2 layers", {"layers": 2}), ("fine-tuning", {})),
+)

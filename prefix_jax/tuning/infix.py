@@ -5,18 +5,37 @@ The source does not see them; the target does, and its positions come after thei
 
 from collections.abc import Sequence
 
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
+from prefix_jax.options import Config
 from prefix_jax.tuning import prefix
+from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.method import Method
 
 
-def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
     """Returns infix tuning for a model; see `tuning.build`."""
     if model.model_config.is_encoder_decoder:
         raise UserError(
             "an infix is for decoder-only models: in an encoder-decoder the whole target sees a prefix of the decoder; "
             "set --config.method=prefix --config.prefix.sites=decoder"
         )
-    return prefix.method(model, section, words, infix=True)
+    return prefix.method(model, section, init_token_ids, infix=True)
+
+
+METHOD = Declaration(
+    name="infix",
+    title="Infix tuning",
+    section=prefix.section,
+    build=method,
+    kind=lambda section, share: "infix",
+    label=lambda section, share: prefix.length_label("infix", section, "mlp"),
+    ranges=prefix.RANGES,
+    choices=prefix.CHOICES,
+    sets=("sites", "layers"),
+    axes=prefix.AXES,
+    takes="prefix",
+    fused=False,
+    encoder_decoder=False,
+    examples=(("infix 10, direct", {"length": 10, "reparameterisation": "none"}),),
+)

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from prefix_jax.config import Config
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.adapter_layers import LORA, PARTS
+from prefix_jax.options import Config, several
+from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.method import Method
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
@@ -23,9 +24,20 @@ _FUSED = {"qkv": PARTS, "key_value": PARTS[1:]}
 TARGETS = (*PARTS, "out", "gate", "up", "down")
 
 
-def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+def section() -> dict[str, Any]:
+    """Returns the options with their defaults."""
+    return dict(
+        rank=8,
+        # The update is multiplied by alpha / rank.
+        alpha=16.0,
+        # "all", or a comma-separated choice of query, key, value, out, gate, up, down.
+        targets="query,value",
+    )
+
+
+def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
     """Returns LoRA for a model; see `tuning.build`."""
-    targets = _targets(section)
+    targets = several("lora.targets", section.targets, TARGETS)
 
     def init(key: Array, base: Variables) -> PyTree:
         found = _init(key, base["params"], targets, section.rank)
@@ -38,14 +50,6 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
         return TunedState(None, {LORA: _map_pairs(lambda pair: {"a": pair["a"], "b": scale * pair["b"]}, trainable)})
 
     return Method(init, export)
-
-
-def _targets(section: Config) -> tuple[str, ...]:
-    named = TARGETS if section.targets == "all" else [part.strip() for part in section.targets.split(",")]
-    for name in named:
-        if name not in TARGETS:
-            raise UserError(f'lora.targets has "{name}"{did_you_mean(name, TARGETS)}')
-    return tuple(named)
 
 
 def _init(key: Array, params: Mapping[str, Any], targets: Sequence[str], rank: int, inside: bool = False) -> dict:
@@ -117,3 +121,24 @@ def _update(tree: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
         piece = (*shape[:-2], width, shape[-1])
         pieces.append(_update(tree[part], piece) if part in tree else jnp.zeros(piece))
     return jnp.concatenate(pieces, axis=-2)
+
+
+METHOD = Declaration(
+    name="lora",
+    title="LoRA",
+    section=section,
+    build=method,
+    kind=lambda section, share: "LoRA",
+    label=lambda section, share: f"LoRA, rank {section['rank']}",
+    ranges={"at least 1": ("rank",), "above 0": ("alpha",)},
+    sets=("targets",),
+    all_of={"targets": TARGETS},
+    examples=(
+        ("LoRA, rank 8, query and value", {}),
+        ("LoRA, rank 8, every matrix", {"targets": "all"}),
+        (
+            "prefix 10, direct, and LoRA, rank 8",
+            {"method": "prefix+lora", "prefix.length": 10, "prefix.reparameterisation": "none"},
+        ),
+    ),
+)

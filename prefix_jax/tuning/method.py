@@ -1,20 +1,13 @@
-"""A tuning method is a few pure functions; `build` finds the one that a configuration names."""
+"""A tuning method on a model: a few pure functions, and the counts of its parameters."""
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, PyTree
 
-from prefix_jax.config import Config, check_ranges
-from prefix_jax.errors import UserError, did_you_mean
-from prefix_jax.models import Model
 from prefix_jax.models.prefix import shortened
 from prefix_jax.tuning.tuned_state import TunedState, Variables
-
-# Each is the name of a module here, and of its section of the configuration.
-METHODS = ("prefix", "infix", "prompt", "lora", "adapter", "finetune")
 
 
 def everything(trainable: PyTree) -> PyTree:
@@ -54,68 +47,6 @@ class Method(NamedTuple):
             return kept if kept.prefix is None else TunedState(shortened(kept.prefix, length), kept.collections)
 
         return self._replace(export=export)
-
-
-def build(config: Config, model: Model, words: Mapping[str, Sequence[int]] | None = None) -> Method:
-    """Returns the method that `config.method` names, for a model; `lora+prefix` is two that are trained together.
-
-    Args:
-      config: the whole configuration; the method's section has its name.
-      model: what is tuned.
-      words: token ids of the sections' `text`, by section, for initialisation from text.
-
-    Raises:
-      UserError: the method is unknown, a number is out of its range, or its section does not fit the model.
-    """
-    check_ranges(config)
-    found: dict[str, Method] = {}
-    for name in names(config):
-        if name in found:
-            raise UserError(f'config.method is "{config.method}", which names {name} twice')
-        module = importlib.import_module(f"prefix_jax.tuning.{name}")
-        found[name] = module.method(model, config[name], (words or {}).get(name, ()))
-    whole = next(iter(found.values())) if len(found) == 1 else _together(config.method, found)
-    # As a program of its own it is traced once, for the counts of its shapes and for its numbers.
-    return whole._replace(init=jax.jit(whole.init))
-
-
-def names(config: Config) -> list[str]:
-    """Returns the methods that a configuration names.
-
-    Raises:
-      UserError: there is no such method.
-    """
-    found = [name.strip() for name in str(config.method).split("+")]
-    for name in found:
-        if name not in METHODS:
-            raise UserError(f'there is no method "{name}"{did_you_mean(name, METHODS)}')
-    return found
-
-
-def _together(title: str, methods: Mapping[str, Method]) -> Method:
-    """Several methods as one: the trainable tree has a branch for each."""
-    if len({"prefix", "infix"} & methods.keys()) > 1:
-        raise UserError(f'config.method is "{title}"; a model takes a prefix or an infix, not both')
-
-    def init(key: Array, base: Variables) -> PyTree:
-        keys = jax.random.split(key, len(methods))
-        return {name: method.init(one, base) for (name, method), one in zip(methods.items(), keys, strict=True)}
-
-    def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
-        kept = TunedState()
-        for number, (name, method) in enumerate(methods.items()):
-            own = None if key is None else jax.random.fold_in(key, number)
-            kept = kept.joined(method.export(trainable[name], base, own))
-        return kept
-
-    return Method(
-        init,
-        export,
-        mask=lambda trainable: {name: method.mask(trainable[name]) for name, method in methods.items()},
-        resize=lambda trainable, slots: {n: m.resize(trainable[n], slots) for n, m in methods.items()},
-        positions=sum(method.positions for method in methods.values()),
-        reserved=sum(method.reserved for method in methods.values()),
-    )
 
 
 def count(tree: PyTree) -> int:

@@ -5,7 +5,7 @@ The trainable tree is a dictionary of sites. Direct: `{"key", "value"}` as in `m
 two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from prefix_jax.config import Config
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, parse_layers
+from prefix_jax.options import Config
+from prefix_jax.tuning.declaration import Declaration, Fact, Section
 from prefix_jax.tuning.init_from_model import cycled, frequent_words, site_key_values
 from prefix_jax.tuning.method import Method, everything
 from prefix_jax.tuning.tuned_state import TunedState, Variables
@@ -26,17 +27,46 @@ from prefix_jax.tuning.tuned_state import TunedState, Variables
 _STATISTICS_WORDS = 64
 
 
-def method(model: Model, section: Config, words: Sequence[int], infix: bool = False) -> Method:
+def section() -> dict[str, Any]:
+    """Returns the options with their defaults."""
+    return dict(
+        length=10,
+        # Which attentions see it: "all", or a comma-separated choice of decoder, encoder, cross.
+        sites="all",
+        # "mlp" (an embedding through a two-layer MLP, dropped on export) or "none" (keys and values themselves, which
+        # want a learning rate ten to fifty times as high).
+        reparameterisation="mlp",
+        # Width of the MLP's hidden layer and of its embedding (0: the model's own width).
+        hidden=512,
+        embedding=0,
+        # "random" (at the model's own scale of keys and values), "vocabulary" (its keys and values for frequent
+        # words), or "text" (its keys and values for the words of `text`).
+        initialisation="vocabulary",
+        text="",
+        # "both", or only its "keys" or "values" (without an MLP); the others stay as initialised.
+        trained="both",
+        # Above 0: each slot's logits get a trained bias that begins at minus this; 16 begins as the model without it.
+        gate=0.0,
+        # Share of the prefix's numbers dropped in a training step.
+        dropout=0.0,
+        # "all", or layers and ranges such as "0-5,11".
+        layers="all",
+        # Where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
+        position_offset="length",
+    )
+
+
+def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: bool = False) -> Method:
     """Returns prefix tuning for a model; see `tuning.build`. An infix stands between the source and the target."""
     model_config = model.model_config
     layers = {
         site: parse_layers(section.layers, model_config.site_layers(site))
         for site in chosen_sites(section, model_config)
     }
-    _check(section, model_config, words)
+    _check(section, model_config, init_token_ids)
 
     def init(key: Array, base: Variables) -> PyTree:
-        return _init(key, base, model, section, layers, words)
+        return _init(key, base, model, section, layers, init_token_ids)
 
     offset = section.length if section.position_offset == "length" else 0
 
@@ -91,17 +121,8 @@ def resize(trainable: PyTree, slots: int) -> PyTree:
     return {name: site(leaves) for name, leaves in trainable.items()}
 
 
-def _check(section: Config, model_config: ModelConfig, words: Sequence[int]) -> None:
-    choices = {
-        "reparameterisation": ("mlp", "none"),
-        "initialisation": ("random", "vocabulary", "text"),
-        "position_offset": ("length", "zero"),
-        "trained": ("both", "keys", "values"),
-    }
-    for option, known in choices.items():
-        if section[option] not in known:
-            raise UserError(f'prefix.{option} is "{section[option]}"{did_you_mean(str(section[option]), known)}')
-    if section.initialisation == "text" and not words:
+def _check(section: Config, model_config: ModelConfig, init_token_ids: Sequence[int]) -> None:
+    if section.initialisation == "text" and not init_token_ids:
         raise UserError('prefix.initialisation is "text", but prefix.text names no words; set --config.prefix.text')
     if section.trained != "both" and section.reparameterisation != "none":
         raise UserError(
@@ -125,12 +146,16 @@ def mlp_output(leaves: PyTree) -> Float[Array, "2 layers K P D"]:
 
 
 def _init(
-    key: Array, base: Variables, model: Model, section: Config, layers: dict[str, Any], words: Sequence[int]
+    key: Array, base: Variables, model: Model, section: Config, layers: dict[str, Any], init_token_ids: Sequence[int]
 ) -> PyTree:
     length = section.length
     key_words, key_slots, key_mlp = jax.random.split(key, 3)
     mean, deviation = _statistics(key_words, base, model, length)
-    start = None if section.initialisation == "random" else _word_key_values(key_words, base, model, section, words)
+    start = (
+        None
+        if section.initialisation == "random"
+        else _word_key_values(key_words, base, model, section, init_token_ids)
+    )
     trainable = {}
     for name, chosen in layers.items():
         rows = slice(None) if chosen is None else jnp.asarray(chosen)
@@ -161,7 +186,7 @@ def _statistics(key: Array, base: Variables, model: Model, length: int) -> tuple
 
 
 def _word_key_values(
-    key: Array, base: Variables, model: Model, section: Config, words: Sequence[int]
+    key: Array, base: Variables, model: Model, section: Config, init_token_ids: Sequence[int]
 ) -> dict[str, Float[Array, "2 layers K P D"]]:
     """The model's keys and values for frequent words, each alone in its slot, or for the words of a text, read in
     order.
@@ -170,7 +195,7 @@ def _word_key_values(
     if section.position_offset == "zero" and model.model_config.positions == "rotary":
         slots = slots - section.length  # the slots before position 0
     if section.initialisation == "text":
-        found = site_key_values(model, base, cycled(words, section.length)[None], slots[None])
+        found = site_key_values(model, base, cycled(init_token_ids, section.length)[None], slots[None])
         return {name: jnp.stack(kv)[:, :, 0] for name, kv in found.items()}
     drawn = frequent_words(jax.random.fold_in(key, 0), section.length, model.model_config)
     found = site_key_values(model, base, drawn[:, None], slots[:, None])
@@ -221,3 +246,71 @@ def _dropout(key: Array, x: Float[Array, "2 layers K P D"], rate: float) -> Floa
         return jax.random.bernoulli(jax.random.fold_in(key, slot), 1 - rate, (*x.shape[:3], x.shape[4]))
 
     return jnp.where(jax.vmap(keep, out_axes=3)(jnp.arange(x.shape[3])), x / (1 - rate), 0.0)
+
+
+def length_label(name: str, section: Section, usual: str) -> str:
+    """Returns the name with the number of virtual tokens, and the reparameterisation unless it is the usual one."""
+    through = section["reparameterisation"]
+    how = "" if through == usual else ", direct" if through == "none" else f", {through.upper()}"
+    return f"{name} {section['length']}{how}"
+
+
+def _note(section: Section) -> str | None:
+    through = section.get("reparameterisation")
+    if through == "mlp":
+        return f"through an MLP of width {section.get('hidden', '?')}, dropped on export"
+    return "keys and values themselves" if through == "none" else None
+
+
+def _facts(section: Section, saved: Section) -> list[Fact]:
+    sites = saved.get("sites", section.get("sites"))
+    sites = ", ".join(map(str, sites)) if isinstance(sites, (list, tuple)) else sites
+    return [
+        ("Prefix length", saved.get("length", section.get("length")), f"at {sites} attention" if sites else None),
+        ("Initialisation", section.get("initialisation"), None),
+    ]
+
+
+RANGES: Mapping[str, Sequence[str]] = {
+    "at least 1": ("length", "hidden"),
+    "at least 0": ("embedding", "gate"),
+    "at least 0 and below 1": ("dropout",),
+}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "reparameterisation": ("mlp", "none"),
+    "initialisation": ("random", "vocabulary", "text"),
+    "position_offset": ("length", "zero"),
+    "trained": ("both", "keys", "values"),
+}
+_SITE = r"(encoder|decoder|cross)"
+AXES = (
+    (rf"{_SITE}/(key|value)", ("layers", "kv_heads", "slots", "head")),
+    (rf"{_SITE}/out/kernel", ("bottleneck", "layers", "pair", "kv_heads", "head")),
+    (rf"{_SITE}/out/bias", ("layers", "pair", "kv_heads", "head")),
+)
+_DIRECT = {"length": 10, "reparameterisation": "none"}
+METHOD = Declaration(
+    name="prefix",
+    title="Prefix tuning",
+    section=section,
+    build=method,
+    kind=lambda section, share: "prefix, direct" if section["reparameterisation"] == "none" else "prefix",
+    label=lambda section, share: length_label("prefix", section, "mlp"),
+    ranges=RANGES,
+    choices=CHOICES,
+    sets=("sites", "layers"),
+    traced=("length", "initialisation", "text"),
+    axes=AXES,
+    takes="prefix",
+    examples=(
+        ("prefix 10, direct", _DIRECT),
+        ("prefix 10, direct, keys alone", {**_DIRECT, "trained": "keys"}),
+        ("prefix 10, direct, values alone", {**_DIRECT, "trained": "values"}),
+        ("prefix 10, direct, with a gate", {**_DIRECT, "gate": 16.0}),
+        ("prefix 10 through an MLP of 512", {"length": 10}),
+        ("prefix 20 through an MLP of 512", {"length": 20}),
+        ("prefix 20 through an MLP of 512, embedding of 512", {"length": 20, "embedding": 512}),
+    ),
+    note=_note,
+    facts=_facts,
+)

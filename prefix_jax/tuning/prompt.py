@@ -5,36 +5,47 @@ encoder and an MLP (P-tuning, Liu et al. 2021).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from prefix_jax.config import Config
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.adapter_layers import PROMPT
+from prefix_jax.options import Config
+from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.init_from_model import cycled, frequent_words
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.prefix import length_label
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
-REPARAMETERISATIONS = ("none", "mlp", "lstm")
-INITIALISATIONS = ("random", "vocabulary", "text")
+
+def section() -> dict[str, Any]:
+    """Returns the options with their defaults."""
+    return dict(
+        # Embeddings before the input (the encoder's, where there is one).
+        length=20,
+        # "none" (the embeddings themselves), "mlp", or "lstm" (P-tuning's encoder), and the width inside it.
+        reparameterisation="none",
+        hidden=512,
+        # "vocabulary" (embeddings of frequent words), "random", or "text" (those of the words of `text`).
+        initialisation="vocabulary",
+        text="",
+    )
 
 
-def method(model: Model, section: Config, words: Sequence[int]) -> Method:
+def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
     """Returns prompt tuning for a model; see `tuning.build`."""
-    for option, known in (("reparameterisation", REPARAMETERISATIONS), ("initialisation", INITIALISATIONS)):
-        if section[option] not in known:
-            raise UserError(f'prompt.{option} is "{section[option]}"{did_you_mean(str(section[option]), known)}')
-    if section.initialisation == "text" and not words:
+    if section.initialisation == "text" and not init_token_ids:
         raise UserError('prompt.initialisation is "text", but prompt.text names no words; set --config.prompt.text')
     width = model.model_config.d_model
 
     def init(key: Array, base: Variables) -> PyTree:
         key_start, key_net = jax.random.split(key)
-        start = _start(key_start, base["params"]["embedding"]["tokens"], model, section, words)
+        start = _start(key_start, base["params"]["embedding"]["tokens"], model, section, init_token_ids)
         if section.reparameterisation == "none":
             return {"embeddings": start}
         if section.reparameterisation == "mlp":
@@ -51,7 +62,7 @@ def method(model: Model, section: Config, words: Sequence[int]) -> Method:
 
 
 def _start(
-    key: Array, table: Float[Array, "V E"], model: Model, section: Config, words: Sequence[int]
+    key: Array, table: Float[Array, "V E"], model: Model, section: Config, init_token_ids: Sequence[int]
 ) -> Float[Array, "P E"]:
     if section.initialisation == "random":
         rows = jnp.take(table, frequent_words(key, 256, model.model_config), axis=0).astype(jnp.float32)
@@ -61,7 +72,7 @@ def _start(
 
         return rows.mean(0) + rows.std(0) * jax.vmap(draw)(jnp.arange(section.length))
     text = section.initialisation == "text"
-    ids = cycled(words, section.length) if text else frequent_words(key, section.length, model.model_config)
+    ids = cycled(init_token_ids, section.length) if text else frequent_words(key, section.length, model.model_config)
     return jnp.take(table, ids, axis=0).astype(jnp.float32)
 
 
@@ -120,3 +131,20 @@ def _init_mlp(key: Array, inputs: int, hidden: int, start: Float[Array, "P E"]) 
         "hidden": {"kernel": jax.random.normal(key_hidden, (inputs, hidden)) / size, "bias": jnp.zeros(hidden)},
         "out": {"kernel": jax.random.normal(key_out, (hidden, start.shape[1])) * scale, "bias": start.mean(0)},
     }
+
+
+METHOD = Declaration(
+    name="prompt",
+    title="Prompt tuning",
+    section=section,
+    build=method,
+    kind=lambda section, share: "prompt",
+    label=lambda section, share: length_label("prompt", section, "none"),
+    ranges={"at least 1": ("length", "hidden")},
+    choices={"reparameterisation": ("none", "mlp", "lstm"), "initialisation": ("random", "vocabulary", "text")},
+    examples=(
+        ("prompt 20", {"length": 20}),
+        ("prompt 20 through an MLP of 512", {"reparameterisation": "mlp"}),
+        ("prompt 20 through an LSTM of 512", {"reparameterisation": "lstm"}),
+    ),
+)

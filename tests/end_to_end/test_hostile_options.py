@@ -10,7 +10,7 @@ from prefix_jax.decoding import GenerationConfig as Decoding
 from prefix_jax.errors import one_line
 from prefix_jax.training import session
 from prefix_jax.training.trainer import prepare
-from prefix_jax.tuning.method import METHODS
+from prefix_jax.tuning import METHODS
 from tests import tiny
 
 HUGE = "9" * 20

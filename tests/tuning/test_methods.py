@@ -359,7 +359,7 @@ def test_methods_together_are_both_there():
     ("name", "options", "words"),
     [
         ("lorra", {}, 'there is no method "lorra"; did you mean "lora"'),
-        ("prefix+infix", {}, "a prefix or an infix, not both"),
+        ("prefix+infix", {}, "a model takes prefix or infix, not both"),
         ("lora+lora", {}, "names lora twice"),
         ("lora", {"rank": 0}, "lora.rank is 0"),
         ("lora", {"targets": "query,values"}, 'lora.targets has "values"; did you mean "value"'),
