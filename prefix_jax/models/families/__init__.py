@@ -1,4 +1,4 @@
-"""The families of models: a file and a row each."""
+"""Table of model families: one file and one row each."""
 
 from typing import Any
 
@@ -13,20 +13,20 @@ FAMILIES: dict[str, Family] = {
 
 
 def of(model_config: ModelConfig) -> Family:
-    """Returns the family of a spec."""
+    """Returns the family of a model config."""
     return FAMILIES[model_config.family]
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
-    """Returns the spec of a model from the dictionary in its `config.json`.
+    """Reads a model config from the dictionary in a `config.json`.
 
     Raises:
-      UserError: the family is not one of ours, or the configuration asks for something the family here does not have.
+      UserError: the family is unknown, or the configuration uses an unsupported feature.
     """
     readers = {kind: reader for family in FAMILIES.values() for kind, reader in family.readers.items()}
     kind = config.get("model_type", "")
     if kind not in readers:
-        # A file names it, so it is not a typing error: the nearest name would not help.
+        # The name comes from a file, so it is not a typing error and a suggestion would not help.
         raise UserError(f'model_type "{kind}" is not supported; known: {", ".join(sorted(readers))}')
     return readers[kind](config)
 
