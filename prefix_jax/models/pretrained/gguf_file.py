@@ -1,4 +1,4 @@
-"""GGUF, llama.cpp's format: its metadata as a Hugging Face configuration, its tensors under Hugging Face's names.
+"""Reader of GGUF, llama.cpp's format: converts metadata and tensor names to Hugging Face's.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -18,12 +18,12 @@ _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
-    """Returns the configuration in Hugging Face's form and the float32 leaves by Hugging Face's names.
+    """Returns the configuration in Hugging Face's form, and float32 leaves by Hugging Face's names.
 
-    Tensors are dequantised row by row, when they are read.
+    Tensors are dequantised row by row as they are read.
 
     Raises:
-      UserError: the file is damaged, or of an architecture that is not one of ours.
+      UserError: the file is damaged, or its architecture is not supported.
     """
     import gguf
 
@@ -34,7 +34,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     stored, config = _config(reader.fields)
     tensors = {tensor.name: _leaf(tensor) for tensor in reader.tensors}
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    # Rotary frequencies follow from the configuration.
+    # Rotary frequencies are derived from the configuration.
     names = {name: _hf_name(name, stored) for name in tensors if not name.startswith("rope_freqs")}
     return config, {theirs: _as_stored_by_hf(theirs, tensors[ours], stored, config) for ours, theirs in names.items()}
 
@@ -50,12 +50,12 @@ class Vocabulary:
     """A byte-level BPE vocabulary.
 
     Attributes:
-      tokens: in the order of their ids.
-      merges: pairs, the first merged first.
-      special: the tokens that text cannot spell.
-      roles: "bos", "eos", "unk", "pad" to their tokens, where the file names them.
-      words: the rule that cuts text into words (`tokenizer.ggml.pre`), or the empty string.
-      chat_template: Jinja, or `None`.
+      tokens: tokens in the order of their ids.
+      merges: token pairs in order of priority.
+      special: tokens that cannot be spelled as text.
+      roles: tokens for "bos", "eos", "unk" and "pad", if the file names them.
+      words: pre-tokenisation rule (`tokenizer.ggml.pre`), or the empty string.
+      chat_template: Jinja template, or `None`.
     """
 
     tokens: list[str]
@@ -99,11 +99,11 @@ def vocabulary(path: Path) -> Vocabulary:
 
 
 def _config(fields: dict[str, Any]) -> tuple[Gguf, dict[str, Any]]:
-    """Returns how the file's architecture is stored, and its configuration."""
+    """Returns the GGUF description of the file's architecture, and the configuration."""
 
     def whole(key: str, default: Any = None) -> Any:
         value = fields[key].contents() if key in fields else default
-        # Stored as float32: 1e-5 comes as 9.999999747378752e-06.
+        # Stored as float32: 1e-5 reads as 9.999999747378752e-06.
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     known = {name: stored for family in families.FAMILIES.values() for name, stored in family.gguf.items()}
@@ -147,7 +147,7 @@ def _leaf(tensor: Any) -> Leaf:
     from gguf.quants import dequantize
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
-        # Blocks lie along the last axis: rows are cut before, columns after they are dequantised.
+        # Blocks lie along the last axis: rows are sliced before dequantisation, columns after it.
         values = dequantize(tensor.data[index[:-1]] if len(index) > 1 else tensor.data, tensor.tensor_type)
         return values[(slice(None),) * (len(index) - 1) + index[-1:]]
 
@@ -165,9 +165,9 @@ def _hf_name(name: str, stored: Gguf) -> str:
 
 
 def _rotate_halves(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:
-    """Undoes llama.cpp's order of the query and key rows (pairs side by side; Hugging Face has the halves apart).
+    """Undoes llama.cpp's row order of queries and keys (interleaved pairs; Hugging Face separates the halves).
 
-    See `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py, whose inverse this is.
+    Inverts `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py.
     """
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
     if heads is None:
