@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from prefix_jax.disk import read_json_lines
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
+from prefix_jax.tuning import known
 
 
 def keep(run: Path, out: Path, samples: int = 20) -> None:
@@ -56,7 +57,9 @@ def table(out: Path, split: str = "test") -> str:
             rows.append(
                 [config["model"]["source"], "bare", how, "", "", *(_number(entry["bare"][n]) for n in names), ""]
             )
-        what = f"prefix {config['prefix']['length']}, {record['parameters']['stored']:,} numbers"
+        stored, share = record["parameters"]["stored"], record["parameters"]["stored"] / record["parameters"]["base"]
+        labels = (name if m is None else m.label(config[m.name], share) for name, m in known(config["method"]).items())
+        what = f"{' + '.join(labels)}, {stored:,} numbers"
         rows.append(
             [config["model"]["source"], what, how, *about, *(_number(entry["tuned"][n]) for n in names), commit]
         )

@@ -27,7 +27,6 @@ def main(options: flags.FlagValues) -> None:
     cli.required(config=options.config, topology=options.topology)
     from prefix_jax.planning import topologies
 
-    topologies.prepare_environment()
     topology = topologies.parse(str(options.topology))
     from prefix_jax.planning import plan as planning
     from prefix_jax.planning import report, shapes
@@ -51,4 +50,7 @@ def main(options: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
+    from prefix_jax.planning.topologies import prepare_environment
+
+    prepare_environment()  # before a recipe imports jax
     cli.run(main, define_flags)

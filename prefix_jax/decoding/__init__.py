@@ -1,4 +1,4 @@
-"""Greedy decoding, sampling and beam search: compiled, cached, equal to `transformers` token for token."""
+"""Greedy decoding, sampling and beam search: compiled, with a KV cache, and token-identical to `transformers`."""
 
 from prefix_jax.decoding.generate import Generated, NotFinite, decode_all, generate, make_inputs
 from prefix_jax.decoding.generation_config import GenerationConfig

@@ -1,9 +1,8 @@
-"""Beam search with the bookkeeping of `transformers` 5 (`early_stopping=False`), in one compiled loop.
+"""Beam search with the semantics of `transformers` 5 (`early_stopping=False`), in one compiled loop.
 
-Each step looks at the `2 * beams` best continuations of an input. The best `beams` of them that do not end stay
-running; those among the first `beams` that end compete, by score over length to the power of the penalty, for the
-`beams` finished places. An input is closed once its places are full and its best running beam, were it to end now,
-would not beat the worst of them.
+Each step considers the `2 * beams` best continuations of an input. The best `beams` unfinished ones continue; finished
+ones among the first `beams` compete, by score over length to the power of the penalty, for the `beams` finished slots.
+An input is closed once all slots are full and its best running beam, if it ended now, would not beat the worst of them.
 """
 
 from typing import NamedTuple
@@ -18,12 +17,12 @@ from prefix_jax.decoding.logits_processing import allowed, best, ends, normalise
 from prefix_jax.models import Model, ModelConfig
 from prefix_jax.models.prefix import KeyValues, Prefix
 
-# The score of what is not there; finite, as `transformers` has it.
+# Score of empty slots; finite, as in `transformers`.
 NONE = -1e9
 
 
 class Running(NamedTuple):
-    """Running beams; `slots[b, n, t]` is the beam that held this beam's token `t` when it was fed."""
+    """Running beams; `slots[b, n, t]` is the beam that held this beam's token `t` when the token was fed."""
 
     tokens: Int[Array, "B N T"]
     slots: Int[Array, "B N T"]
@@ -31,7 +30,7 @@ class Running(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The best sequences that ended, best first; `score` is divided by the penalised length."""
+    """The best finished sequences, in descending order; `score` is divided by the penalised length."""
 
     tokens: Int[Array, "B N T"]
     lengths: Int[Array, "B N"]
@@ -40,7 +39,7 @@ class Finished(NamedTuple):
 
 
 class State(NamedTuple):
-    """`index` tokens are chosen; `open` inputs can still gain."""
+    """Search state: `index` tokens are chosen; `open` inputs can still improve."""
 
     index: Int[Array, ""]
     running: Running
@@ -51,7 +50,7 @@ class State(NamedTuple):
 def search(
     model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: GenerationConfig
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"], Float[Array, "B"]]:
-    """Returns the best sequence of each input, its length and its score (log-probability over penalised length)."""
+    """Returns each input's best sequence, its length and its score (log-probability over penalised length)."""
     beams, model_config = options.width, model.model_config
     prompt, logits = prefill(model, variables, prefix, inputs)
     state = _select(_start(inputs, options, model_config), logits[:, None], options, model_config, prompt)
@@ -68,7 +67,7 @@ def search(
 
 
 def _start(inputs: Inputs, options: GenerationConfig, model_config: ModelConfig) -> State:
-    """One beam, empty; the first choice makes it `beams`."""
+    """Returns the initial state: one empty beam, which the first selection expands to `beams`."""
     batch, beams, steps = inputs.tokens.shape[0], options.width, options.max_length
     empty = jnp.full((batch, beams, steps), model_config.pad_id, jnp.int32)
     running = Running(empty[:, :1], jnp.zeros((batch, 1, steps), jnp.int32), jnp.zeros((batch, 1), jnp.float32))
@@ -81,7 +80,7 @@ def _start(inputs: Inputs, options: GenerationConfig, model_config: ModelConfig)
 def _select(
     state: State, logits: Float[Array, "B M V"], options: GenerationConfig, model_config: ModelConfig, prompt: Prompt
 ) -> State:
-    """Chooses token number `index` of every beam."""
+    """Selects token number `index` of every beam."""
     index, running = state.index, state.running
     scores = logits - normaliser(logits)
     scores = allowed(scores, options, model_config, prompt, running.tokens, index) + running.score[..., None]
@@ -96,7 +95,7 @@ def _select(
 
 
 def _finish(state: State, tokens: Array, score: Array, ended: Array, options: GenerationConfig) -> Finished:
-    """Merges the candidates that ended with those that had."""
+    """Merges newly finished candidates with earlier ones."""
     old, length = state.finished, state.index + 1
     first = jnp.arange(score.shape[1]) < options.width
     enters = ended & first
@@ -126,5 +125,5 @@ def _can_gain(running: Running, finished: Finished, length: Array, options: Gene
 
 
 def _of(leaf: Array, place: Int[Array, "B C"]) -> Array:
-    """Takes entries of the second axis, row by row."""
+    """Gathers entries along the second axis, row by row."""
     return jnp.take_along_axis(leaf, place.reshape(place.shape + (1,) * (leaf.ndim - 2)), axis=1)

@@ -1,4 +1,4 @@
-"""Text from a model: one batch (`generate`) or any number of inputs (`decode_all`)."""
+"""Text generation for one batch (`generate`) or any number of inputs (`decode_all`)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,12 +17,12 @@ from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix, check
 from prefix_jax.parallel import distributed
 
-# Inputs are padded to a multiple of this: few lengths, few programs.
+# Inputs are padded to a multiple of this, which limits the number of compiled programs.
 PADDING = 32
 
 
 class NotFinite(UserError):
-    """The model gives no numbers for an input; `row` counts from 0."""
+    """Non-finite logits for an input; `row` counts from 0."""
 
     def __init__(self, row: int) -> None:
         super().__init__(f"the model's logits for input {row + 1} are not finite; check its weights and the prefix's")
@@ -30,9 +30,9 @@ class NotFinite(UserError):
 
 
 class Generated(NamedTuple):
-    """New tokens, padded with the pad id; `lengths` count the end token, where there is one.
+    """New tokens, padded with the pad id; `lengths` include the end token, if any.
 
-    `scores` are log-probabilities over `length ** length_penalty`; the model's own, before temperature and cuts.
+    `scores` are the model's log-probabilities, before temperature and truncation, over `length ** length_penalty`.
     """
 
     tokens: Int[Array, "B max_length"]
@@ -43,10 +43,10 @@ class Generated(NamedTuple):
 def generate(
     model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: GenerationConfig
 ) -> Generated:
-    """Decodes one batch; compiled once for each shape and set of options.
+    """Decodes one batch; compiled once per shape and set of options.
 
     Raises:
-      UserError: the options do not fit the model, or input, prefix and output exceed its window.
+      UserError: the options do not suit the model, or input, prefix and output exceed its context length.
     """
     check_for(options, model.model_config)
     if prefix is not None:
@@ -71,13 +71,13 @@ def _generate(
 
 
 def make_inputs(token_lists: Sequence[Sequence[int]], width: int, batch: int, rows: Sequence[int]) -> Inputs:
-    """Returns right-padded arrays `[batch, width]`; places beyond the lists are rows of length 0."""
+    """Returns right-padded arrays `[batch, width]`; rows beyond the lists have length 0."""
     tokens = np.zeros((batch, width), np.int32)
     lengths, numbers = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
     for place, (ids, row) in enumerate(zip(token_lists, rows, strict=True)):
         tokens[place, : len(ids)] = ids
         lengths[place], numbers[place] = len(ids), row
-    # As numpy arrays, which every process may hand to a program of all devices.
+    # Numpy arrays, which every process may pass to a program on all devices.
     arrays: Any = (tokens, lengths, numbers)
     return Inputs(*arrays)
 
@@ -91,13 +91,13 @@ def decode_all(
     batch: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """Returns the new tokens of each input in the inputs' order, without end and padding.
+    """Returns the new tokens of each input, in input order, without end and padding tokens.
 
-    Inputs of similar length share a batch, the longest first. `progress` is called with the number of inputs done. A
-    sample depends on the seed and on the input's place in `token_lists`, not on `batch`.
+    Inputs of similar length share a batch, the longest first. `progress` is called with the number of finished inputs.
+    A sample depends on the seed and the input's index in `token_lists`, not on `batch`.
 
     Raises:
-      UserError: an input is empty, or has an id that the embedding does not have, or what `generate` raises.
+      UserError: an input is empty or has an id outside the embedding, or any error of `generate`.
       NotFinite: an input's logits are not finite.
     """
     for row, ids in enumerate(token_lists):

@@ -1,4 +1,4 @@
-"""How to decode: the section `decoding` of the configuration, checked and frozen."""
+"""Decoding options: the configuration's section `decoding`, checked and frozen."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ STRATEGIES = ("greedy", "beam", "sample")
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Names and meanings are those of `transformers`' generation options, where it has them.
+    """Decoding options, with the names and meanings of `transformers`' generation options where they exist.
 
-    `max_length` is its `max_new_tokens` (the end token counts), `min_length` its `min_new_tokens` (tokens before the
-    end token may come), `no_repeat_ngram` its `no_repeat_ngram_size` (a decoder-only model's prompt counts),
-    `banned_tokens` its `suppress_tokens`. Beam search of width 1 is greedy. `top_k` 0 and `top_p` 1 cut nothing.
-    `more_ends` are tokens that end a text beside those that the model's configuration names.
+    `max_length` is its `max_new_tokens` (including the end token), `min_length` its `min_new_tokens` (tokens before the
+    end token is allowed), `no_repeat_ngram` its `no_repeat_ngram_size` (including a decoder-only model's prompt), and
+    `banned_tokens` its `suppress_tokens`. Beam search of width 1 is greedy. `top_k=0` and `top_p=1` disable truncation.
+    `more_ends` are end tokens in addition to those in the model's configuration.
 
     Raises:
       UserError: an option is out of its range.
@@ -39,7 +39,7 @@ class GenerationConfig:
 
     @classmethod
     def from_config(cls, section: Any, more_ends: tuple[int, ...] = ()) -> "GenerationConfig":
-        """Returns the options of a configuration's section `decoding`."""
+        """Returns the options in a configuration's section `decoding`."""
         values = {field.name: section[field.name] for field in fields(cls) if field.name != "more_ends"}
         values["more_ends"] = more_ends
         return cls(**{**values, "banned_tokens": _token_ids(values["banned_tokens"])})
@@ -66,7 +66,7 @@ class GenerationConfig:
                 "decoding.strategy=greedy"
             )
         if not 0 < self.top_p <= 1:
-            raise UserError(f"decoding.top_p={self.top_p} must be above 0 and at most 1; 1 cuts nothing")
+            raise UserError(f"decoding.top_p={self.top_p} must be above 0 and at most 1; 1 disables it")
         if not math.isfinite(self.length_penalty):
             raise UserError(
                 f"decoding.length_penalty={self.length_penalty} must be a finite number; 1 is the usual one"
@@ -74,11 +74,11 @@ class GenerationConfig:
 
     @property
     def width(self) -> int:
-        """Sequences kept per input."""
+        """Number of sequences per input."""
         return self.beams if self.strategy == "beam" else 1
 
     def program(self) -> "GenerationConfig":
-        """Returns the options that decide the compiled program: the others at their defaults."""
+        """Returns the options that affect the compiled program, with the others at their defaults."""
         unused = GenerationConfig()
         kept = replace(self, seed=0)
         if self.width > 1:
@@ -99,7 +99,7 @@ def _token_ids(given: Any) -> tuple[int, ...]:
 
 
 def check_for(options: GenerationConfig, model_config: ModelConfig) -> None:
-    """Raises UserError where the options do not fit the model's vocabulary."""
+    """Raises UserError unless the options suit the model's vocabulary."""
     wrong = [token for token in options.banned_tokens if not 0 <= token < model_config.vocab_size]
     if wrong:
         raise UserError(
@@ -114,29 +114,29 @@ def check_for(options: GenerationConfig, model_config: ModelConfig) -> None:
 
 
 def end_ids(options: GenerationConfig, model_config: ModelConfig) -> tuple[int, ...]:
-    """Returns all tokens that end a text."""
+    """Returns all end tokens."""
     return (*model_config.eos_ids, *(id for id in options.more_ends if id not in model_config.eos_ids))
 
 
 def candidates(options: GenerationConfig, model_config: ModelConfig) -> int:
-    """Returns how many tokens of a step are looked at: so many that of those that end no text, each beam has one."""
+    """Returns the number of candidates per step: enough that one per beam is not an end token."""
     return (1 + len(end_ids(options, model_config))) * options.width
 
 
 def check_ids(token_lists: Sequence[Sequence[int]], model_config: ModelConfig) -> None:
-    """Raises UserError where an input has an id that the embedding does not have."""
+    """Raises UserError if an input has an id outside the embedding."""
     for row, ids in enumerate(token_lists):
         wrong = next((id for id in ids if not 0 <= id < model_config.vocab_size), None)
         if wrong is not None:
             raise UserError(
                 f"input {row + 1} has the token id {wrong}, but the model's embedding has "
                 f"{model_config.vocab_size} rows "
-                f"(ids 0 to {model_config.vocab_size - 1}); use the tokenizer that the model was made with"
+                f"(ids 0 to {model_config.vocab_size - 1}); use the model's own tokenizer"
             )
 
 
 def check_window(longest: int, offset: int, options: GenerationConfig, model_config: ModelConfig) -> None:
-    """Raises UserError where input, prefix and output together have more positions than the model."""
+    """Raises UserError if input, prefix and output together exceed the model's context length."""
     if model_config.context_length is None:
         return
     if model_config.is_encoder_decoder:

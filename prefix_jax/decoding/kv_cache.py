@@ -1,7 +1,7 @@
-"""One new token for every beam: what is computed once of an input, and the cached step that reads it.
+"""KV cache: prefill of the prompt, and the decoding step that feeds one new token to every beam.
 
 Keys and values of new tokens stay where they were written: beam `n` of step `t` owns slot `t * beams + n`. A beam that
-descends from another one sees its ancestor's slots through a mask; nothing is copied when beams change places.
+descends from another sees its ancestor's slots through a mask, so nothing is copied when beams are reordered.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from jaxtyping import Array, Bool, Float, Int
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import KeyValues, Past, Prefix
 
-# Steps that the cache of new tokens holds at first.
+# Initial capacity of the cache of new tokens, in steps.
 FIRST_STAGE = 16
 
 
 class Inputs(NamedTuple):
-    """Right-padded token ids: the prompts of a decoder-only model, or what an encoder reads.
+    """Right-padded token ids: prompts of a decoder-only model, or inputs of an encoder.
 
-    A row of length 0 is padding: it ends at once and comes back empty. `rows` are the numbers by which sampling tells
-    rows apart.
+    A row of length 0 is padding, for which nothing is generated. `rows` are the indices from which sampling derives
+    each row's random key.
     """
 
     tokens: Int[Array, "B S"]
@@ -31,9 +31,9 @@ class Inputs(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What every step reads: the decoder's past before the first new token, shared by an input's beams.
+    """Inputs of every step: the decoder's cache before the first new token, shared by the beams of an input.
 
-    `tokens` and `lengths` are that past's tokens: the prompt, or an encoder-decoder's start token.
+    `tokens` and `lengths` describe the cached tokens: the prompt, or an encoder-decoder's start token.
     """
 
     tokens: Int[Array, "B P"]
@@ -44,7 +44,7 @@ class Prompt(NamedTuple):
 
 
 def prefill(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs) -> tuple[Prompt, Float[Array, "B V"]]:
-    """Returns the prompt's caches and the logits of the first new token."""
+    """Computes the prompt's caches and the logits of the first new token."""
     tokens, lengths, _ = inputs
     mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
     segments = mask.astype(jnp.int32)
@@ -66,9 +66,9 @@ def loop(
     going: Callable[[Any], Array], body: Callable[[Any, KeyValues], tuple[Any, KeyValues]], state: Any, past: KeyValues,
     beams: int, steps: int,
 ) -> Any:  # fmt: skip
-    """Returns the state after `body` has run until `state.index` is `steps` or nothing is `going`.
+    """Runs `body` until `state.index` is `steps` or nothing is `going`, and returns the final state.
 
-    The cache of new tokens, zeros `[L, B, K, slots, D]` at first, grows as a text does: a step reads all of it.
+    The cache of new tokens, initially zeros `[L, B, K, slots, D]`, grows in stages, because a step reads all of it.
     """
     cache = KeyValues(*(jnp.zeros((*leaf.shape[:3], 0, leaf.shape[-1]), leaf.dtype) for leaf in past))
     for limit in stages(steps):
@@ -82,7 +82,7 @@ def loop(
 
 
 def stages(steps: int) -> list[int]:
-    """Returns the cache's lengths, in steps: doubled until `steps` fit."""
+    """Returns the cache's capacities in steps: doubled until `steps` fit."""
     limits = [FIRST_STAGE]
     while limits[-1] < steps:
         limits.append(2 * limits[-1])
@@ -103,9 +103,9 @@ def step(
     tokens: Int[Array, "B N"],
     index: Int[Array, ""],
 ) -> tuple[Float[Array, "B N V"], KeyValues]:
-    """Feeds new token number `index` of every beam; returns the next token's logits and the cache with this one's keys.
+    """Feeds new token number `index` of every beam; returns the next logits and the cache with the token's keys.
 
-    `slots[b, n, t]` is the beam that held, at step `t`, the token that is now beam `n`'s number `t`.
+    `slots[b, n, t]` is the beam that held, at step `t`, token `t` of the current beam `n`.
     """
     beams = tokens.shape[1]
     own, column = _owned(slots[..., : cache.key.shape[3] // beams], index)
@@ -135,7 +135,7 @@ def step(
 
 
 def _owned(slots: Int[Array, "B N T"], index: Array) -> tuple[Bool[Array, "B N S"], Int[Array, "S"]]:
-    """Returns which of the cache's slots hold a beam's own earlier tokens, and the slots' steps."""
+    """Returns which cache slots hold a beam's own earlier tokens, and the steps of the slots."""
     batch, beams, steps = slots.shape
     column = jnp.arange(steps * beams) // beams
     own = (slots[..., None] == jnp.arange(beams)).reshape(batch, beams, steps * beams)
@@ -143,7 +143,7 @@ def _owned(slots: Int[Array, "B N T"], index: Array) -> tuple[Bool[Array, "B N S
 
 
 def _pasts(prompt: Prompt, cache: KeyValues, own: Array, positions: Array) -> tuple[Past, Past]:
-    """Returns the prompt's cache and that of new tokens, at `positions`, with masks `[B, 1 or N, 1, 1, 1, S]`."""
+    """Returns the caches of the prompt and of new tokens, at `positions`, with masks `[B, 1 or N, 1, 1, 1, S]`."""
     at = jnp.arange(prompt.tokens.shape[1])
     known = at < prompt.lengths[:, None]
     return (
@@ -153,6 +153,6 @@ def _pasts(prompt: Prompt, cache: KeyValues, own: Array, positions: Array) -> tu
 
 
 def _written(cache: Array, new: Float[Array, "L B N K 1 D"], slot: Array) -> Array:
-    """Writes one step's keys or values, all beams and layers at once."""
+    """Writes one step's keys or values for all beams and layers at once."""
     rows = jnp.moveaxis(new[..., 0, :], 2, 3)
     return lax.dynamic_update_slice_in_dim(cache, rows.astype(cache.dtype), slot, axis=3)

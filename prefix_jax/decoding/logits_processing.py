@@ -1,4 +1,4 @@
-"""From logits to tokens: what is forbidden, what is cut before sampling, and which are best."""
+"""Logits processing and token selection: banned tokens, truncation before sampling, and the best candidates."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from prefix_jax.decoding.generation_config import GenerationConfig, end_ids
 from prefix_jax.decoding.kv_cache import Prompt
 from prefix_jax.models import ModelConfig
 
-# Of the maxima that narrow down the search for the best tokens; the CPU's top-k and argmax over a vocabulary are slow.
+# Chunk size of a two-stage top-k; top-k and argmax over a whole vocabulary are slow on CPUs.
 CHUNK = 128
 
 
@@ -22,11 +22,11 @@ def allowed(
     tokens: Int[Array, "B N T"],
     index: Array,
 ) -> Float[Array, "B N V"]:
-    """Returns the scores of new token number `index`, -inf where the options forbid a token.
+    """Returns the scores of new token number `index`, with -inf for tokens that the options ban.
 
-    `tokens` are the new tokens of every beam, of which `index` are there.
+    `tokens` are the new tokens of every beam, the first `index` of which are valid.
     """
-    # Masks over the vocabulary, not scatters, which would copy the logits.
+    # Masks over the vocabulary rather than scatters, which would copy the logits.
     if options.banned_tokens:
         forbidden = np.zeros(scores.shape[-1], bool)
         forbidden[list(options.banned_tokens)] = True
@@ -43,20 +43,18 @@ def allowed(
 
 
 def normaliser(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows 1"]:
-    """Returns the logarithm of the sum of exponentials; not-a-number where it is not finite, which then reaches the
-    scores of what is decoded.
-    """
+    """Returns the log-sum-exp; NaN if it is not finite, which then propagates to the scores."""
     found = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     return jnp.where(jnp.isfinite(found), found, jnp.nan)
 
 
 def ends(tokens: Int[Array, "*any"], options: GenerationConfig, model_config: ModelConfig) -> Bool[Array, "*any"]:
-    """Whether each token ends a text."""
+    """Returns whether each token is an end token."""
     return (tokens[..., None] == jnp.array(end_ids(options, model_config))).any(-1)
 
 
 def _history(prompt: Prompt, tokens: Array, index: Array) -> tuple[Int[Array, "B N W"], Int[Array, "B"]]:
-    """Returns each beam's prompt and new tokens without a gap between them, and how many they are."""
+    """Returns each beam's prompt and new tokens, contiguous, and their number."""
     batch, beams, steps = tokens.shape
     width = prompt.tokens.shape[1]
     at = jnp.arange(width + steps) - prompt.lengths[:, None]
@@ -69,7 +67,7 @@ def _history(prompt: Prompt, tokens: Array, index: Array) -> tuple[Int[Array, "B
 def repeating(
     history: Int[Array, "B N W"], length: Int[Array, "B"], ngram: int, vocab_size: int
 ) -> Bool[Array, "B N V"]:
-    """True for tokens that would complete an n-gram the first `length` tokens already hold (Paulus et al. 2017)."""
+    """Returns True for tokens that would repeat an n-gram of the first `length` tokens (Paulus et al. 2017)."""
     batch, beams, width = history.shape
     windows = width - ngram + 1
     if windows < 1:
@@ -79,19 +77,19 @@ def repeating(
         place = jnp.maximum(length - (ngram - 1) + offset, 0)
         suffix = jnp.take_along_axis(history, jnp.broadcast_to(place[:, None, None], (batch, beams, 1)), axis=-1)
         match = match & (history[..., offset : offset + windows] == suffix)
-    banned = jnp.where(match, history[..., ngram - 1 :], vocab_size)  # an index past the end is dropped
+    banned = jnp.where(match, history[..., ngram - 1 :], vocab_size)  # out-of-range indices are dropped
     row, beam = jnp.arange(batch)[:, None, None], jnp.arange(beams)[:, None]
     return jnp.zeros((batch, beams, vocab_size), bool).at[row, beam, banned].set(True, mode="drop")
 
 
 def best(scores: Float[Array, "B N V"], count: int) -> tuple[Array, Int[Array, "B count"], Int[Array, "B count"]]:
-    """Returns the `count` highest scores over an input's beams, best first, their beams and their tokens."""
+    """Returns the `count` highest scores over an input's beams, in descending order, with their beams and tokens."""
     batch, beams, vocab = scores.shape
     chunks = vocab // CHUNK
     if chunks * beams <= 2 * count:
         values, at = lax.top_k(scores.reshape(batch, -1), count)
         return values, at // vocab, at % vocab
-    # The best tokens lie in the chunks with the best maxima, or in the tail that fills no chunk.
+    # The best tokens are in the chunks with the largest maxima, or in the incomplete last chunk.
     whole = scores[..., : chunks * CHUNK].reshape(batch, beams * chunks, CHUNK)
     _, chunk = lax.top_k(whole.max(-1), count)
     beam, start = chunk // chunks, chunk % chunks * CHUNK
@@ -106,7 +104,7 @@ def best(scores: Float[Array, "B N V"], count: int) -> tuple[Array, Int[Array, "
 
 
 def top_k_top_p(logits: Float[Array, "B V"], options: GenerationConfig) -> Float[Array, "B V"]:
-    """Applies temperature, then top-k (Fan et al. 2018), then top-p (Holtzman et al. 2020) on what top-k left."""
+    """Applies temperature, then top-k (Fan et al. 2018), then top-p (Holtzman et al. 2020) to the remaining tokens."""
     logits = logits / options.temperature
     top_k = min(options.top_k, logits.shape[-1])
     if not top_k and options.top_p == 1.0:
@@ -120,5 +118,5 @@ def top_k_top_p(logits: Float[Array, "B V"], options: GenerationConfig) -> Float
 
 
 def draw(logits: Float[Array, "B V"], keys: Array, index: Array) -> Int[Array, "B"]:
-    """Draws one token a row with the row's own key: a row's sample does not depend on its neighbours."""
+    """Draws one token per row with the row's own key, independently of other rows."""
     return jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, index), row))(keys, logits)

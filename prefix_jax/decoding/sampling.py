@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling: one sequence an input, in one compiled loop."""
+"""Greedy decoding and sampling: one sequence per input, in one compiled loop."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from prefix_jax.models.prefix import KeyValues, Prefix
 
 
 class Lines(NamedTuple):
-    """The sequences so far: `index` tokens each, fewer where the end came; `score` is the sum of log-probabilities."""
+    """Sequences so far: `index` tokens each, fewer if ended; `score` is the sum of log-probabilities."""
 
     index: Int[Array, ""]
     tokens: Int[Array, "B T"]
@@ -27,7 +27,7 @@ class Lines(NamedTuple):
 def search(
     model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, options: GenerationConfig, seed: Array
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"], Float[Array, "B"]]:
-    """Returns tokens padded with the pad id, lengths (the end token counts) and sums of log-probabilities."""
+    """Returns tokens padded with the pad id, lengths (including the end token) and sums of log-probabilities."""
     model_config = model.model_config
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(inputs.rows)
     prompt, logits = prefill(model, variables, prefix, inputs)

@@ -7,8 +7,7 @@ from prefix_jax.models.families import FAMILIES, from_hf
 from prefix_jax.models.layers import Sharder
 from prefix_jax.models.model_config import ModelConfig
 
-# A network of one of the families. To a type checker Linen's `apply` returns anything, so a precise type says less than
-# none.
+# A network of one of the families. Linen's `apply` is untyped, so that a more precise type would be misleading.
 Model = Any
 
 
@@ -19,14 +18,14 @@ def build(
     sharder: Sharder | None = None,
     fused: bool = False,
 ) -> Model:
-    """Returns the model that a spec describes.
+    """Builds the model of a model config.
 
     Args:
-      rematerialise: whether layers keep only their inputs for the gradient, and compute the rest again.
-      activations: the type of what runs between the matrix products; None: that of the weights.
-      sharder: holds hidden states and tables to their shardings; None: there is one device.
-      fused: whether attention over rows of tokens is one kernel, for TPUs; the tokens of a segment then stand side by
-        side, and what has the segment id 0 sees no tokens.
+      rematerialise: whether layers store only their inputs and recompute the rest in the backward pass.
+      activations: dtype of values between matrix products; None: the weights' dtype.
+      sharder: constrains hidden states and embedding tables to their shardings; None: a single device.
+      fused: whether attention over rows of tokens is one kernel, for TPUs; the tokens of a segment must then be
+        contiguous, and queries with segment id 0 see no tokens.
     """
     network: Any = families.of(model_config).network
     return network(model_config, rematerialise, activations, sharder, fused)

@@ -1,5 +1,5 @@
-"""What methods other than prefixes put into a frozen network: low-rank updates and bottlenecks, each in a collection of
-its own beside `params`, which is there only where a method adds it.
+"""Layers that methods other than prefixes add to a frozen network: low-rank updates and bottlenecks, each in a separate
+collection beside `params`, present only if a method adds it.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ LORA = "lora"
 ADAPTER = "adapter"
 PROMPT = "prompt"
 TUNED = "tuned"
-# The parts of a fused kernel's last axis but one, in order; a group of queries is as many columns as it has queries.
+# Parts of a fused kernel's second to last axis, in order; a query group has as many columns as queries.
 PARTS = ("query", "key", "value")
 
 
 def low_rank(x: Float[Array, "... C"], tree: Mapping[str, Any], outputs: tuple[int, ...]) -> Array:
-    """Returns `(x a) b`, `[..., *outputs]`, for a projection: one pair, or one for each part of a fused kernel.
+    """Returns `(x a) b`, `[..., *outputs]`, for a projection: one pair, or one per part of a fused kernel.
 
-    A pair is `{"a": [C, rank], "b": [rank, *outputs]}` (Hu et al. 2021); `b` holds the scale.
+    A pair is `{"a": [C, rank], "b": [rank, *outputs]}` (Hu et al. 2021); the scale is folded into `b`.
     """
     if "a" in tree:
         return _pair(x, tree, outputs)
@@ -43,7 +43,7 @@ def _pair(x: Array, pair: Mapping[str, Array], outputs: tuple[int, ...]) -> Arra
 
 
 class Adapter(nn.Module):
-    """A bottleneck after a sublayer with a skip connection (Houlsby et al. 2019); the identity unless one is added."""
+    """A bottleneck with a skip connection after a sublayer (Houlsby et al. 2019); the identity unless one is added."""
 
     activation: Callable[[Array], Array] = jax.nn.relu
 
@@ -57,7 +57,7 @@ class Adapter(nn.Module):
 
 
 def with_prompt(embedded: Float[Array, "*batch T E"], positions: Array, prompt: Any) -> Array:
-    """Puts the rows of a prompt, `[P, E]`, at the first P positions of each segment, which are reserved for them."""
+    """Replaces the first P positions of each segment, which are reserved, by the rows of a prompt `[P, E]`."""
     if prompt is None:
         return embedded
     rows = jnp.take(prompt, jnp.clip(positions, 0, len(prompt) - 1), axis=0).astype(embedded.dtype)

@@ -1,7 +1,7 @@
-"""Attention over sources: prefix, caches and fresh tokens under one float32 softmax.
+"""Attention over several KV sources (prefix, caches, new tokens) under one float32 softmax.
 
-Queries are `[*batch, K, G, T, D]`: K key-value heads, G query heads for each. A source has its own batch shape, a
-beginning of the query's (none for a prefix, the batch for a prompt's cache that beams share): nothing is tiled.
+Queries are `[*batch, K, G, T, D]`: K key-value heads with G query heads each. The batch shape of a source is a leading
+part of the query's (empty for a prefix, the batch for a prompt cache shared by beams), so nothing is tiled.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from prefix_jax.models.model_config import Rotary
 
 
 class KVSource(NamedTuple):
-    """Keys and values with what is added to their logits; `bias` and `mask` broadcast to `[*batch, K, G, T, S]`."""
+    """Keys and values, with a bias added to their logits and a mask; both broadcast to `[*batch, K, G, T, S]`."""
 
     key: Float[Array, "*source K S D"]
     value: Float[Array, "*source K S D"]
@@ -29,15 +29,15 @@ class KVSource(NamedTuple):
 def attend(
     query: Float[Array, "*batch K G T D"], sources: tuple[KVSource, ...], scale: float, compute_dtype: Any
 ) -> Float[Array, "*batch K G T D"]:
-    """Softmax attention of the queries over all sources together, logits and softmax in float32.
+    """Computes softmax attention of the queries over all sources jointly, with logits and softmax in float32.
 
-    The operands of its products are rounded to `compute_dtype`. The gradient computes the logits again from kept
-    maxima and sums (Dao et al. 2022, section 3.1): no weights are stored. A query that sees nothing has no gradient.
-    Over a prefix, if any, and a source whose mask is an interval, all this is one kernel where it fits.
+    Matmul operands are rounded to `compute_dtype`. The backward pass recomputes the logits from stored maxima and sums
+    (Dao et al. 2022, section 3.1), so attention weights are not stored. A query with all keys masked has zero gradient.
+    An optional prefix with one interval-masked source runs as a single kernel where it fits in memory.
     """
     *others, own = sources
     if isinstance(own.mask, Interval):
-        from prefix_jax.models import attention_pallas  # takes long to import, and few need it
+        from prefix_jax.models import attention_pallas  # imported lazily: slow to import, rarely needed
 
         assert len(others) <= 1 and all(other.mask is None for other in others), "a kernel takes a prefix that all see"
         slots = others[0].key.shape[-2] if others else 0
@@ -54,7 +54,7 @@ def attend(
 
 
 def _in_rows(source: KVSource) -> Any:
-    """Returns a source with a mask of booleans where it has an interval."""
+    """Returns the source with its interval, if any, expanded to a boolean mask."""
     if not isinstance(source.mask, Interval):
         return source
     return source._replace(mask=rows_of_interval(source.mask, source.key.shape[-2]))
@@ -67,7 +67,7 @@ def _rows_or_none(bias: Array | MaskPair | None) -> Array | None:
 def attention_weights(
     query: Float[Array, "*batch K G T D"], sources: tuple[KVSource, ...], scale: float
 ) -> Float[Array, "*batch K G T S"]:
-    """Returns the weights that each query gives to the keys of all sources, in their order: they sum to 1."""
+    """Returns the attention weights of each query over the keys of all sources, concatenated; they sum to 1."""
     query = query * jnp.asarray(scale, query.dtype)
     logits = [_logits(query, s._replace(mask=None), s.mask, jnp.float32) for s in map(_in_rows, sources)]
     shape = jnp.broadcast_shapes(*(logit.shape[:-1] for logit in logits))
@@ -82,7 +82,7 @@ def _attend(query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: fl
 def _attended(
     query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any
 ) -> tuple[Array, Array, Array]:
-    """Returns the output, and the maximum and the sum of each query's weights, `[*batch, K, G, T, 1]`."""
+    """Returns the output, and the maximum and sum of each query's exponentials, `[*batch, K, G, T, 1]`."""
     query = query * jnp.asarray(scale, query.dtype)
     logits = [_logits(query, source, mask, compute_dtype) for source, mask in zip(sources, masks, strict=True)]
     top = logits[0].max(-1, keepdims=True)
@@ -141,9 +141,9 @@ def _source_gradient(
     g: Array,
     compute_dtype: Any,
 ) -> tuple[Array, KVSource]:
-    """Returns what one source adds to the gradient of the scaled query, and the source's own.
+    """Returns a source's contribution to the gradient of the scaled query, and the gradients of the source.
 
-    Weights stand transposed here, `[*batch, K, S, G, T]`: then only arrays of the size of keys are ever transposed.
+    Weights are transposed here, `[*batch, K, S, G, T]`, so that only key-sized arrays are ever transposed.
     """
     own, (top, share, mean) = source.key.ndim - 3, statistics
     query_rows, g_rows = _merged(query.astype(compute_dtype), own), _merged(g.astype(compute_dtype), own)
@@ -156,7 +156,7 @@ def _source_gradient(
     d_weights = _unmerged_columns(batched(source.value, g_rows, compute_dtype, transposed=True), query.shape, own)
     d_logits = weights * (d_weights - mean)
     d_rows = _merged_columns(d_logits.astype(compute_dtype), own)
-    # Behind barriers, or the compiler would transpose the gradient of the logits in place of the keys.
+    # The barriers keep the compiler from transposing the gradient of the logits instead of the keys.
     key = lax.optimization_barrier(transposed(source.key, compute_dtype))
     d_query = lax.optimization_barrier(batched(key, d_rows, compute_dtype))
     d_value = batched(_merged_columns(weights.astype(compute_dtype), own), g_rows, compute_dtype)
@@ -178,13 +178,13 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _merged(x: Float[Array, "*batch K G T X"], own: int) -> Float[Array, "*own K rows X"]:
-    """Makes one matrix for each of a source's heads: what the source is shared by becomes rows."""
+    """Flattens the axes over which a source is shared into rows, one matrix per source head."""
     x = jnp.moveaxis(x, x.ndim - 4, own)
     return x.reshape(*x.shape[: own + 1], -1, x.shape[-1])
 
 
 def _unmerged(x: Float[Array, "*own K rows X"], shape: tuple[int, ...], own: int) -> Float[Array, "*batch K G T X"]:
-    """The inverse of `_merged` for queries of the given shape."""
+    """Inverts `_merged` for queries of the given shape."""
     inner = (*shape[:own], shape[-4], *shape[own:-4], *shape[-3:-1], x.shape[-1])
     return jnp.moveaxis(x.reshape(inner), own, len(inner) - 4)
 
@@ -200,7 +200,7 @@ def _unmerged_columns(x: Array, shape: tuple[int, ...], own: int) -> Float[Array
 
 
 def _like(x: Array, small: Array) -> Array:
-    """Sums over the axes along which `small` was broadcast to the shape of `x`."""
+    """Sums `x` over the axes along which `small` was broadcast to its shape."""
     x = x.sum(tuple(range(x.ndim - small.ndim)))
     axes = tuple(axis for axis, size in enumerate(small.shape) if size == 1 and x.shape[axis] != 1)
     return x.sum(axes, keepdims=True).astype(small.dtype)
@@ -220,7 +220,7 @@ def _scaled(frequency: Array, scaling: tuple) -> Array:
     kind, factor, *rest = scaling
     if kind == "linear":
         return frequency / factor
-    low, high, original = rest  # Llama 3.1: long waves are stretched, short ones kept, with a ramp between
+    low, high, original = rest  # Llama 3.1: stretches long wavelengths, keeps short ones, ramps in between
     wave = 2 * jnp.pi / frequency
     smooth = jnp.clip((original / wave - low) / (high - low), 0.0, 1.0)
     return (1 - smooth) * frequency / factor + smooth * frequency
@@ -229,10 +229,10 @@ def _scaled(frequency: Array, scaling: tuple) -> Array:
 def rotate(
     x: Float[Array, "... T D"], angles: tuple[Array, Array], interleaved: bool = False
 ) -> Float[Array, "... T D"]:
-    """Applies rotary position embedding to as many numbers of a head as there are angles for.
+    """Applies rotary position embedding to the leading features of a head, two for each angle.
 
-    `angles` broadcast against the leading axes of `x`. A pair is two neighbours where `interleaved`, else a number of
-    the first half and one of the second.
+    `angles` broadcast against the leading axes of `x`. A pair is two adjacent features if `interleaved`, else one
+    feature from each half.
     """
     cos, sin = angles
     wide, dims = x.astype(jnp.float32), 2 * cos.shape[-1]

@@ -1,13 +1,13 @@
-"""Attention over a prefix and tokens in one kernel for TPUs: no logits and no weights ever reach the chip's memory.
+"""Attention over a prefix and tokens as one TPU kernel: logits and weights never reach the chip's main memory.
 
-Every mask of a packed batch is an interval: a query sees the keys from its segment's first one to the last that it
-may. A kernel goes through the blocks of keys that some query of its block sees, and no others. Prefix and tokens share
-one softmax (Milakov and Gimelshein 2018; Dao et al. 2022): the forward kernel keeps the logarithm of each query's whole
-sum, and with it the backward kernel computes both parts' weights once, for all gradients.
+Every mask of a packed batch is an interval: a query sees the keys from the start of its segment to its last visible
+one. The kernel visits only the key blocks that some query of its block sees. Prefix and tokens share one softmax
+(Milakov and Gimelshein 2018; Dao et al. 2022): the forward kernel stores each query's log-sum-exp, from which the
+backward kernel recomputes the weights of both parts once, for all gradients.
 
-Everything stands transposed: queries and keys along the lanes, half of which a head of 64 would leave empty; weights as
-keys by queries, so that what belongs to a query is a row, and sums over keys need no shuffling of lanes. One call of a
-kernel has all queries and keys of a row of the batch and of a head in the core's own memory.
+All arrays are transposed: queries and keys lie along the lanes, half of which a head of 64 would leave empty; weights
+are keys by queries, so that per-query values are rows and sums over keys need no lane shuffles. One kernel call holds
+all queries and keys of one batch row and one head in VMEM.
 """
 
 import functools
@@ -24,20 +24,20 @@ from jaxtyping import Array, Float, Int
 from prefix_jax.models.masks import MASKED, Interval
 from prefix_jax.models.matmul import save_vjp_residual
 
-# The logarithm of the sum of a query that sees nothing: its weights are 0.
+# The log-sum-exp of a query that sees nothing: its weights are 0.
 NOTHING = 1e30
-# Queries and keys of a block. A tile has 128 lanes and, in bfloat16, 16 rows.
+# Queries and keys per block. A tile has 128 lanes and, in bfloat16, 16 rows.
 BLOCK = 256
 LANES, ROWS = 128, 16
-# Of the core's memory: what a kernel holds beside its arrays, and what it may take in all. The least, v5p's, is 64 MiB.
+# VMEM used by a kernel besides its arrays, and the total it may use. The smallest capacity, v5p's, is 64 MiB.
 _MARGIN, _MOST = 8 * 2**20, 56 * 2**20
 
 
-# What a kernel takes and returns. Shapes, parts of arrays and a kernel's references to them come in the same groups.
+# Inputs and outputs of a kernel. Shapes, blocks and a kernel's references are grouped in the same tuples.
 
 
 class Slots(NamedTuple):
-    """A prefix in whole tiles; `bias` closes what is padding or not seen."""
+    """A prefix padded to whole tiles; `bias` closes padding and masked slots."""
 
     key: Any  # [K, P, D]
     value: Any  # [K, P, D]
@@ -45,7 +45,7 @@ class Slots(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """What attention is of, in whole blocks; queries, keys and values in one type, and in a kernel the slots too."""
+    """Inputs of attention, padded to whole blocks; queries, keys, values and (in a kernel) slots share one dtype."""
 
     query: Any  # [B, K, G, D, T]
     key: Any  # [B, K, D, S]
@@ -58,15 +58,15 @@ class _Inputs(NamedTuple):
 
 class _Outputs(NamedTuple):
     out: Any  # [B, K, G, D, T]
-    total: Any  # [B, K, G, N, block]: the logarithm of the sum of each query's weights
+    total: Any  # [B, K, G, N, block]: log-sum-exp of each query
 
 
 class _Back(NamedTuple):
-    """What gradients come from."""
+    """Inputs of the backward kernel."""
 
-    out: Any  # [B, K, G, D, T]: the output's gradient
+    out: Any  # [B, K, G, D, T]: gradient of the output
     total: Any  # as in `_Outputs`
-    mean: Any  # [B, K, G, N, block]: the mean of the gradients of the weights, under the weights
+    mean: Any  # [B, K, G, N, block]: mean gradient of the weights, weighted by the weights
 
 
 class _Gradients(NamedTuple):
@@ -74,10 +74,10 @@ class _Gradients(NamedTuple):
     key: Any
     value: Any
     slots: Any
-    bias: Any  # [K, S, T], or None where it is frozen
+    bias: Any  # [K, S, T], or None if it is frozen
 
 
-# The axes of arrays, as a mesh divides them.
+# Array axes as sharded by a mesh.
 _QUERY, _KEY = ("rows", "kv_heads", "query_groups", None, None), ("rows", "kv_heads", None, None)
 _HEAD, _SEEN = ("kv_heads", None, None), ("rows", None, None)
 
@@ -85,7 +85,7 @@ _HEAD, _SEEN = ("kv_heads", None, None), ("rows", None, None)
 def fits(
     query: Float[Array, "B K G T D"], key: Float[Array, "B K S D"], slots: int, biased: bool, operands: Any
 ) -> bool:
-    """Whether the core's memory holds what a kernel needs: rows of 8,192, heads of 128 and bfloat16 it does."""
+    """Returns whether a kernel's arrays fit in VMEM: true for rows of 8,192, heads of 128 and bfloat16."""
     queries, keys = (length + _missing(length) for length in (query.shape[-2], key.shape[-2]))
     batch, heads, groups, _, width = query.shape
     sizes = _Sizes(batch, heads, groups, queries, keys, width, slots)
@@ -93,7 +93,7 @@ def fits(
 
 
 def _missing(length: int) -> int:
-    """Returns what a length lacks to whole blocks."""
+    """Returns the padding that completes the last block."""
     return -length % LANES
 
 
@@ -107,10 +107,10 @@ def attend(
     scale: float,
     operands: Any,
 ) -> Float[Array, "B K G T D"]:
-    """Softmax attention over a prefix that all queries see and over the keys that each sees, in one kernel.
+    """Computes softmax attention over a prefix visible to all queries and each query's interval of keys, in one kernel.
 
-    `prefix` is its keys and values `[K, P, D]` and what is added to the logits of its slots, `[K, 1, 1, P]` or None.
-    Products multiply in the type `operands`; logits, softmax and sums are float32.
+    `prefix` is its keys and values `[K, P, D]` and the bias of its slots' logits, `[K, 1, 1, P]` or None. Matmul
+    operands have the dtype `operands`; logits, softmax and sums are float32.
     """
     queries, keys = query.shape[-2], key.shape[-2]
     more_queries, more_keys = _missing(queries), _missing(keys)
@@ -141,7 +141,7 @@ def attend(
 
 
 def _slots(prefix: tuple[Array, Array, Array | None] | None, heads: int, width: int) -> Slots:
-    """Returns a prefix in whole tiles and in its own type, that of its gradient; none is a tile of closed slots."""
+    """Pads a prefix to whole tiles in its own dtype, that of its gradient; None gives one tile of closed slots."""
     if prefix is None:
         nothing = jnp.zeros((heads, ROWS, width))
         return Slots(nothing, nothing, jnp.full((heads, ROWS, 1), MASKED))
@@ -167,7 +167,7 @@ def _attend(scale: float, inputs: _Inputs) -> Float[Array, "B K G D T"]:
 
 
 def _attend_fwd(scale: float, inputs: _Inputs) -> tuple[Array, tuple]:
-    # The bias is frozen but where a whole T5 is tuned.
+    # The bias is trained only if a whole T5 is tuned.
     tuned = () if inputs.bias is not None and inputs.bias.perturbed else None
     inputs = jax.tree.map(lambda leaf: leaf.value, inputs)
     out, total = (save_vjp_residual(x) for x in _forward(scale, inputs))
@@ -186,7 +186,7 @@ _attend.defvjp(_attend_fwd, _attend_bwd, symbolic_zeros=True)
 
 
 class _Sizes(NamedTuple):
-    """Sizes of one call; `block` queries and `key_block` keys are taken at a time."""
+    """Sizes of one call; `block` queries and `key_block` keys are processed at a time."""
 
     batch: int
     heads: int
@@ -210,8 +210,8 @@ class _Sizes(NamedTuple):
         return _block(self.keys)
 
     def memory(self, itemsize: int, biased: bool) -> int:
-        """Returns the bytes of the core's memory that the backward kernel takes, the larger one, with a bias that is
-        tuned if `biased`: its part of each array twice, for the next call's is fetched meanwhile, and its sums.
+        """Returns the VMEM in bytes of the backward kernel, the larger of the two, with a trained bias if `biased`:
+        each array block twice, because the next call's is prefetched, and the accumulators.
         """
         arrays = itemsize * self.width * (3 * self.queries + 4 * self.keys)
         slots = 2 * self.slots * (self.width * (itemsize + 4) + 4 * LANES)
@@ -234,7 +234,7 @@ def _forward(scale: float, inputs: _Inputs) -> _Outputs:
 
 
 def _backward(scale: float, inputs: _Inputs, outputs: _Outputs, g: Array, tuned: bool) -> _Gradients:
-    """Returns the gradients; that of the bias if it is `tuned`."""
+    """Returns the gradients, including that of the bias if it is `tuned`."""
     sizes, wide = _Sizes.of(inputs), jnp.float32
     mean = (g.astype(wide) * outputs.out.astype(wide)).sum(-2).reshape(sizes.totals)
     back = _Back(g.astype(inputs.query.dtype), outputs.total, mean)
@@ -252,7 +252,7 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _specs(sizes: _Sizes, arrays: Any) -> Any:
-    """Returns how a call sees each array: its row of the batch, its head, its group."""
+    """Returns the block specs of arrays: one batch row, one head, one group."""
     whole: Any = pl.BlockSpec((None, None, None, sizes.width, sizes.queries), lambda k, b, g, *_: (b, k, g, 0, 0))
     rows: Any = pl.BlockSpec((None, None, None, *sizes.totals[3:]), lambda k, b, g, *_: (b, k, g, 0, 0))
     keys: Any = pl.BlockSpec((None, None, sizes.width, sizes.keys), lambda k, b, g, *_: (b, k, 0, 0))
@@ -273,9 +273,9 @@ def _specs(sizes: _Sizes, arrays: Any) -> Any:
 
 
 def _call(kernel: Any, sizes: _Sizes, matmul: int, sums: list, shapes: Any, *operands: Any) -> Any:
-    """Runs a kernel over heads, rows of the batch and groups: compiled on TPUs, interpreted elsewhere.
+    """Runs a kernel over heads, batch rows and groups: compiled on TPUs, interpreted elsewhere.
 
-    Groups come last and the batch second to last: gradients of keys are summed over the first, of slots over both.
+    Groups are innermost, then the batch: gradients of keys are summed over groups, those of slots over both.
     """
     inputs: _Inputs = operands[0]
     low, slots = inputs.query.dtype, inputs.slots
@@ -312,8 +312,8 @@ def _call(kernel: Any, sizes: _Sizes, matmul: int, sums: list, shapes: Any, *ope
 
 
 def _bounds(sizes: _Sizes, inputs: _Inputs) -> tuple[Int[Array, "blocks"], Int[Array, "blocks"]]:
-    """Returns, for each row's blocks of queries, the first block of keys that one of them sees and the one after the
-    last. Flat, for each row of an array of scalars takes the place of a whole tile.
+    """Returns, for each block of queries in each row, the first key block that any of them sees and one past the last.
+    Flat, because each row of an array of scalars would occupy a whole tile.
     """
     none = inputs.first > inputs.last
     start = jnp.where(none, sizes.keys, inputs.first).min(-1) // sizes.key_block
@@ -322,7 +322,7 @@ def _bounds(sizes: _Sizes, inputs: _Inputs) -> tuple[Int[Array, "blocks"], Int[A
 
 
 def _forward_kernel(scale: float, sizes: _Sizes, start: Any, stop: Any, inputs: Any, outputs: Any) -> None:
-    """One head of one row of the batch. `start` and `stop` are scalars by row and block of queries."""
+    """Processes one head of one batch row. `start` and `stop` are scalars indexed by row and query block."""
     blocks, slots = sizes.queries // sizes.block, inputs.slots
     before = pl.program_id(1) * blocks
 
@@ -352,8 +352,8 @@ def _forward_kernel(scale: float, sizes: _Sizes, start: Any, stop: Any, inputs: 
 def _backward_kernel(
     scale: float, sizes: _Sizes, start: Any, stop: Any, inputs: Any, back: Any, found: Any, key_sum: Any, value_sum: Any
 ) -> None:
-    """One head of one row of the batch. Gradients of keys are summed over groups in `key_sum` and `value_sum`; those of
-    slots and bias over rows too, in place: they stay in the core's memory.
+    """Processes one head of one batch row. Gradients of keys are summed over groups in `key_sum` and `value_sum`; those
+    of slots and bias are also summed over rows, in place: they stay in VMEM.
     """
     row, group, slots = pl.program_id(1), pl.program_id(2), inputs.slots
     blocks = sizes.queries // sizes.block
@@ -417,7 +417,7 @@ def _scaled(query: Array, scale: float) -> Array:
 
 
 def _logits(sizes: _Sizes, inputs: Any, query: Array, i: Array, j: Array) -> Float[Array, "keys queries"]:
-    """Logits of block `i` of queries and block `j` of keys."""
+    """Returns the logits of query block `i` and key block `j`."""
     those = _at(j, sizes.key_block)
     logits = _product(inputs.key[:, those], query, 0, 0)
     if inputs.bias is not None:
@@ -428,7 +428,7 @@ def _logits(sizes: _Sizes, inputs: Any, query: Array, i: Array, j: Array) -> Flo
 
 
 def _product(a: Array, b: Array, left: int, right: int) -> Array:
-    """Multiplies in the type that is narrower, with float32 sums."""
+    """Multiplies in the narrower dtype, with float32 accumulation."""
     low = a.dtype if a.dtype.itemsize < b.dtype.itemsize else b.dtype
     numbers = (((left,), (right,)), ((), ()))
     return lax.dot_general(a.astype(low), b.astype(low), numbers, preferred_element_type=jnp.float32)

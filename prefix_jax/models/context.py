@@ -1,4 +1,4 @@
-"""What a layer sees beside its input: masks, biases, rotary angles, its prefix, and caches of earlier tokens."""
+"""Inputs of a layer besides its hidden states: masks, biases, rotary angles, prefix, and KV caches."""
 
 from typing import Any, NamedTuple
 
@@ -10,21 +10,21 @@ from prefix_jax.models.prefix import KeyValues, Past
 
 
 class LayerContext(NamedTuple):
-    """The context of one layer. The first part is computed once for all layers of a kind; a stack fills in the second.
+    """The context of one layer. The first fields are computed once per kind of layer; a stack fills in the rest.
 
     Attributes:
-      mask: which of the call's own tokens a query sees.
-      bias: added to the logits of the call's own tokens (relative positions).
-      rotary: cosines and sines of the tokens' positions, `[..., T, dims / 2]`; None: keys are not rotated.
+      mask: which of the call's own tokens each query sees.
+      bias: relative position bias added to the logits of the call's own tokens.
+      rotary: cosines and sines of the token positions, `[..., T, dims / 2]`; None: keys are not rotated.
       prefix_mask: which queries see the prefix; None: all.
-      cache_masks: for each cache, which of its keys a query sees.
-      cache_biases: for each cache, what is added to the logits of its keys.
-      cross_mask: which of the encoder's states a query sees.
-      memory: the encoder's states; not needed where `cross_cache` has their keys and values.
+      cache_masks: for each cache, which of its keys each query sees.
+      cache_biases: for each cache, the bias added to the logits of its keys.
+      cross_mask: which encoder states each query sees.
+      memory: encoder states; unused if `cross_cache` has their keys and values.
       prefix: this layer's prefix, if any.
       caches: this layer's keys and values of earlier tokens.
-      cross_prefix: this layer's prefix of cross-attention, if any.
-      cross_cache: this layer's keys and values of the encoder's states.
+      cross_prefix: this layer's prefix for cross-attention, if any.
+      cross_cache: this layer's keys and values of the encoder states.
     """
 
     mask: Any  # MaskPair | Interval
@@ -41,25 +41,25 @@ class LayerContext(NamedTuple):
     cross_cache: KeyValues | None = None
 
     def sources(self, own: KeyValues) -> tuple[KVSource, ...]:
-        """Returns what self-attention reads, the call's own keys and values last."""
+        """Returns the sources of self-attention; the call's own keys and values come last."""
         prefix = () if self.prefix is None else (self.prefix._replace(mask=self.prefix_mask),)
         caches = zip(self.caches, self.cache_biases, self.cache_masks, strict=True)
         past = tuple(KVSource(cache.key, cache.value, bias, mask) for cache, bias, mask in caches)
         return (*prefix, *past, KVSource(own.key, own.value, self.bias, self.mask))
 
     def cross_sources(self, memory: KeyValues) -> tuple[KVSource, ...]:
-        """Returns what cross-attention reads, the encoder's keys and values last."""
+        """Returns the sources of cross-attention; the encoder's keys and values come last."""
         prefix = () if self.cross_prefix is None else (self.cross_prefix,)
         return (*prefix, KVSource(memory.key, memory.value, None, self.cross_mask))
 
 
 def window_masks(past: tuple[Past, ...], positions: Array, window: int | None) -> tuple[Array, ...]:
-    """Returns the masks of caches under a sliding window, which counts tokens; `positions` are the queries'."""
+    """Returns cache masks for a sliding window, which counts tokens; `positions` are those of the queries."""
     if window is None:
         return tuple(cache.mask for cache in past)
     return tuple(cache.mask & _near(positions, cache.positions, window) for cache in past)
 
 
 def _near(queries: Array, keys: Array, window: int) -> Array:
-    """Returns `[*batch, 1, 1, T, S]`: whether a key is fewer than `window` tokens before a query."""
+    """Returns whether a key is fewer than `window` tokens before a query, `[*batch, 1, 1, T, S]`."""
     return (queries[..., :, None] - keys[..., None, :] < window)[..., None, None, :, :]

@@ -1,4 +1,4 @@
-"""What decoder-only families share: the calls of a model, and its stack of layers."""
+"""Base class of decoder-only models: entry points and the layer stack."""
 
 from functools import partial
 from typing import Any, ClassVar
@@ -18,9 +18,9 @@ from prefix_jax.models.stack import Stack
 
 
 class DecoderOnly(nn.Module):
-    """A pure function of (variables, prefix, tokens). Subclasses give the block and the last norm.
+    """A pure function of (variables, prefix, tokens). Subclasses provide the block and the final norm.
 
-    Embeddings are multiplied by `embedding_scale`; a head of its own may have a bias.
+    Embeddings are multiplied by `embedding_scale`; an untied head may have a bias.
     """
 
     model_config: Any
@@ -59,8 +59,8 @@ class DecoderOnly(nn.Module):
     ) -> Float[Array, "*batch M V"]:
         """Returns float32 logits at the target positions (all positions if None).
 
-        `segment_ids` separate packed segments, and 0 from the rest: an attention mask is a valid value. `positions`
-        count from 0 in each segment, and are derived from the segments where not given.
+        `segment_ids` separate packed segments, with 0 for padding, so an attention mask is a valid value. `positions`
+        count from 0 in each segment and default to positions derived from the segments.
         """
         return self.logits(self.target_hidden(tokens, positions, segment_ids, target_positions, prefix=prefix))
 
@@ -72,7 +72,7 @@ class DecoderOnly(nn.Module):
         target_positions: Array | None = None,
         prefix: Prefix | None = None,
     ) -> Float[Array, "*batch M E"]:
-        """Returns the last hidden states at the target positions; `logits` turns them into logits."""
+        """Returns the final hidden states at the target positions; `logits` maps them to logits."""
         after = None
         if prefix is not None and prefix.infix and target_positions is not None:
             after = jnp.any(target_positions[..., None] == jnp.arange(tokens.shape[-1]), axis=-2)
@@ -88,8 +88,8 @@ class DecoderOnly(nn.Module):
         past: tuple[Past, ...] = (),
         after: Bool[Array, "*batch T"] | None = None,
     ) -> tuple[Float[Array, "*batch T E"], KeyValues]:
-        """Returns hidden states after the last norm, and this call's keys and values; `past` are caches it also
-        sees. `after` marks the tokens that see an infix; None: all.
+        """Returns hidden states after the final norm, and this call's keys and values; `past` are caches of earlier
+        tokens. `after` marks the tokens that see an infix; None: all.
         """
         if positions is None:
             positions = jnp.arange(tokens.shape[-1]) if segment_ids is None else masks.segment_positions(segment_ids)

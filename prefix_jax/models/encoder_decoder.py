@@ -1,4 +1,4 @@
-"""What encoder-decoder families share: the calls of a model, and the stack of each side."""
+"""Base classes of encoder-decoder models: entry points and the layer stack of each side."""
 
 from typing import Any, ClassVar
 
@@ -25,9 +25,9 @@ from prefix_jax.models.stack import Stack, whole_layers
 
 
 class Side(nn.Module):
-    """The encoder or the decoder: a stack of layers, with what a family puts before and after it.
+    """The encoder or the decoder: a stack of layers with family-specific hooks.
 
-    Subclasses give the block, and may add to embeddings (`begin`), to logits (`bias`) and to the last layer (`end`).
+    Subclasses provide the block, and may override `begin` (embeddings), `bias` (logits) and `end` (last layer).
     """
 
     model_config: Any
@@ -42,7 +42,7 @@ class Side(nn.Module):
         return x
 
     def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Float[Array, "H 1 T S"] | None:
-        """Returns what is added to the logits, given the columns of queries and keys."""
+        """Returns the bias of the logits, given the columns of queries and keys."""
         return None
 
     def end(self, x: Float[Array, "*batch T E"]) -> Float[Array, "*batch T E"]:
@@ -65,10 +65,11 @@ class Side(nn.Module):
         """Returns hidden states and this call's keys and values.
 
         Args:
-          positions: of the tokens in their own segments; `columns`: in their row. A decoder's begin at the prefix's
-            `position_offset`.
-          context: masks, and of a decoder the encoder's states.
-          past: caches of earlier tokens; `cross`: the keys and values of the encoder's states, where they are known.
+          positions: token positions in their segments; a decoder's start at the prefix's `position_offset`.
+          columns: token columns in their row.
+          context: masks, and for a decoder the encoder states.
+          past: caches of earlier tokens.
+          cross: keys and values of the encoder states, if already computed.
         """
         bias = self.bias(columns, columns)
         context = context._replace(
@@ -89,7 +90,7 @@ class Side(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """A pure function of (variables, prefix, encoder tokens, decoder tokens). Subclasses name the sides' class."""
+    """A pure function of (variables, prefix, encoder tokens, decoder tokens). Subclasses set `side`."""
 
     model_config: Any
     rematerialise: bool = False
@@ -125,8 +126,8 @@ class EncoderDecoder(nn.Module):
     ) -> Float[Array, "B M V"]:
         """Returns float32 logits at the target positions (all positions if None).
 
-        Packed segments are told apart by equal segment ids on both sides; an attention mask is a valid value. Positions
-        count from 0 in each segment, and are derived from the segments where not given.
+        Segment ids match packed segments across both sides; an attention mask is a valid value. Positions count from 0
+        in each segment and default to positions derived from the segments.
         """
         hidden = self.target_hidden(
             tokens,
@@ -151,7 +152,7 @@ class EncoderDecoder(nn.Module):
         encoder_segment_ids: Array | None = None,
         prefix: Prefix | None = None,
     ) -> Float[Array, "B M E"]:
-        """Returns the last hidden states at the target positions; `logits` turns them into logits."""
+        """Returns the final hidden states at the target positions; `logits` maps them to logits."""
         assert encoder_tokens is not None
         own = jnp.ones_like(tokens) if segment_ids is None else segment_ids
         theirs = jnp.ones_like(encoder_tokens) if encoder_segment_ids is None else encoder_segment_ids
@@ -167,13 +168,13 @@ class EncoderDecoder(nn.Module):
     def encode(
         self, tokens: Array, segment_ids: Array, positions: Array | None = None, prefix: Prefix | None = None
     ) -> Float[Array, "B S E"]:
-        """Returns the encoder's last states."""
+        """Returns the final encoder states."""
         return self.encode_key_values(tokens, segment_ids, positions, prefix)[0]
 
     def encode_key_values(
         self, tokens: Array, segment_ids: Array, positions: Array | None = None, prefix: Prefix | None = None
     ) -> tuple[Float[Array, "B S E"], KeyValues]:
-        """Returns the encoder's last states and its layers' keys and values."""
+        """Returns the final encoder states and the keys and values of its layers."""
         positions = segment_positions(segment_ids) if positions is None else positions
         prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
         embedded = with_prompt(self.embedding(tokens), positions, prompt)
@@ -192,10 +193,10 @@ class EncoderDecoder(nn.Module):
         prefix: Prefix | None = None,
         past: tuple[Past, ...] = (),
     ) -> tuple[Float[Array, "*batch T E"], KeyValues]:
-        """Returns hidden states after the last norm and this call's keys and values.
+        """Returns hidden states after the final norm and this call's keys and values.
 
-        `cross` comes from `cross_key_values`; `cross_mask` `[B, S]` is true on real encoder tokens; `columns` are the
-        tokens' places in the output, shared by the batch.
+        `cross` comes from `cross_key_values`; `cross_mask` `[B, S]` is True at real encoder tokens; `columns` are the
+        token columns in the output, shared by the batch.
         """
         mask = columns[:, None] >= columns
         shape = cross_mask.shape[:1] + (1,) * (tokens.ndim + 1) + cross_mask.shape[1:]
@@ -203,7 +204,7 @@ class EncoderDecoder(nn.Module):
         return self.decoder(self.embedding(tokens), columns, columns, context, prefix, past, cross)
 
     def cross_key_values(self, memory: Float[Array, "B S E"]) -> KeyValues:
-        """Returns the keys and values that every decoder layer's cross-attention reads, stacked over layers."""
+        """Returns the cross-attention keys and values of every decoder layer, stacked over layers."""
         projection = Projection((self.model_config.heads, 2, self.model_config.head_dim), bias=self.biases, parent=None)
         parts = []
         for weights in whole_layers(self.decoder.layers.variables, self.model_config.layers):

@@ -1,4 +1,4 @@
-"""Where a tree has numbers that are not finite: looked for only once something went wrong."""
+"""Diagnosis of non-finite values in a tree, run only after a failure."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, PyTree
 
 
 def fault(tree: PyTree) -> str:
-    """Returns which array of a tree has not-a-number or infinity, and how many; "" where none has."""
+    """Returns the first array of a tree with non-finite values and their count; "" if all are finite."""
     bad, count = [], 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -29,7 +29,7 @@ def _not_finite(leaf: Array) -> Array:
 
 
 def blame(base: Any, tuned: PyTree) -> str:
-    """Returns the cause of outputs that are not finite: the frozen weights, what was tuned, or the input."""
+    """Returns the cause of non-finite outputs: the frozen weights, the tuned state, or the input."""
     if found := fault(base):
         return f"in the frozen weights {found}; get the model again"
     if found := fault(tuned):

@@ -1,4 +1,4 @@
-"""The parts every family is built of: norms, projections, attention and MLPs, and the block they make."""
+"""Building blocks of all families: norms, projections, attention, MLPs, and the transformer block."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -15,14 +15,14 @@ from prefix_jax.models.masks import Interval
 from prefix_jax.models.matmul import matmul, matmul_transposed, operand, save_residual
 from prefix_jax.models.prefix import KeyValues
 
-# A collection that a caller asks for with `mutable`, to look inside.
+# Collection of attention weights, filled if the caller passes it as `mutable`.
 INTERMEDIATES = "observed"
 
 _embedding_init = nn.initializers.normal(0.02)
 
 
 class Sharder(Protocol):
-    """What holds arrays to their shardings, where there are several devices."""
+    """Constrains arrays to their shardings on a mesh of several devices."""
 
     def hidden(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]: ...
 
@@ -60,10 +60,10 @@ class LayerNorm(nn.Module):
 class Projection(nn.Module):
     """`[..., *inputs] -> [..., *outputs]`, one matrix product; the kernel is `[*inputs, *outputs]`.
 
-    A kernel of integers has a scale for each output beside it. The product is kept for the gradient unless `kept` says
-    that the caller keeps what it makes of it. With `parts`, which divide the outputs' last axis but one, each part
-    is a product of its own and the result a tuple: on TPUs that is cheaper than to take a product apart and, for the
-    gradient, to join what has three layouts.
+    An integer kernel is accompanied by a scale for each output. The product is stored as a residual unless `kept` is
+    False because the caller stores a function of it. `parts` splits the outputs' second to last axis into separate
+    products and returns a tuple: on TPUs that is cheaper than splitting one product and, in the backward pass,
+    concatenating gradients of three layouts.
     """
 
     outputs: tuple[int, ...]
@@ -93,25 +93,25 @@ class Projection(nn.Module):
         return save_residual(y, kernel.dtype) if self.kept else y
 
     def _each(self, function: Callable, *arrays: Any) -> Any:
-        """Calls a function of arrays, or of the parts of each."""
+        """Calls a function on arrays, or on each of their parts."""
         if not self.parts:
             return function(*arrays)
         cut = [x if isinstance(x, tuple) else tuple(lax.split(x, self.parts, axis=x.ndim - 2)) for x in arrays]
         return tuple(function(*parts) for parts in zip(*cut, strict=True))
 
     def compute_dtype(self, x: Array) -> Any:
-        """The type in which attention over these outputs multiplies: a single query a row gains nothing by rounding."""
+        """Returns the dtype of attention over these outputs: rounding does not pay off for a single query per row."""
         return x.dtype if x.shape[-2] == 1 else self.rounded
 
     @property
     def rounded(self) -> Any:
-        """The type in which the kernel is multiplied."""
+        """Returns the dtype in which the kernel is multiplied."""
         return operand(self.get_variable("params", "kernel")).dtype
 
 
 class Embedding(nn.Module):
-    """Rows of a table by id times `scale`, in the type `activations` (None: the table's), plus those of learned
-    positions, if any; `logits` is the product with all rows, plus a bias if asked for, in float32.
+    """Looks up rows of a table by id and scales them; adds learned positions, if any. `logits` is the float32 product
+    with all rows, plus an optional bias. `activations` is the output dtype (None: the table's).
     """
 
     rows: int
@@ -132,13 +132,13 @@ class Embedding(nn.Module):
     def __call__(
         self, ids: Array, positions: Array | None = None, put: Callable[[Array], Array] = lambda rows: rows
     ) -> Array:
-        """`put` changes the rows before positions are added."""
+        """Returns embeddings; `put` transforms the rows before positions are added."""
         rows = jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype)
         rows = put(rows if self.scale == 1 else rows * jnp.asarray(self.scale, rows.dtype))
         if positions is None:
             return rows
-        # Columns without a token may lie beyond the table. `take` would fill in NaN, which a weight of zero does not
-        # remove from a sum.
+        # Padding columns may exceed the table. The default mode of `take` would return NaN, which survives a weight of
+        # zero in a sum.
         return rows + jnp.take(self.positions, positions, axis=0, mode="clip").astype(rows.dtype)
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
@@ -154,10 +154,10 @@ def heads_first(x: Float[Array, "*batch T K N D"]) -> Float[Array, "*batch K N T
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values in one product with a KV-head axis, so that a mesh can split it.
+    """Self-attention with queries, keys and values in one product with a KV-head axis, which a mesh can shard.
 
-    With `head_norm`, an epsilon, queries and keys have an RMS norm of their own over each head. `interleaved` says
-    which numbers of a head rotary positions pair (see `attention.rotate`).
+    `head_norm` is the epsilon of an RMS norm of queries and keys over each head (None: not normalised). `interleaved`
+    selects which features of a head are rotated in pairs (see `attention.rotate`).
     """
 
     kv_heads: int
@@ -175,11 +175,11 @@ class SelfAttention(nn.Module):
         outputs, parts = (self.kv_heads, self.groups + 2, self.head_dim), (self.groups, 1, 1)
         fused = isinstance(context.mask, Interval)
         projection = Projection(outputs, bias=self.bias, kept=False, parts=parts if fused else (), name="qkv")
-        # Split and not sliced: the gradient of a split is one concatenation.
+        # Split, not sliced: the gradient of a split is one concatenation.
         query, key, value = projection(x) if fused else lax.split(projection(x), parts, axis=x.ndim)
         query = self._positioned("query_norm", heads_first(query), context, x.ndim)
         key = self._positioned("key_norm", heads_first(key)[..., 0, :, :], context, x.ndim)
-        # Kept as attention multiplies them, so that the gradient neither turns nor moves them again.
+        # Stored in the layout and dtype that attention uses, so that the backward pass need not rotate or move them.
         query, key, value = (
             save_residual(part, projection.rounded) for part in (query, key, heads_first(value)[..., 0, :, :])
         )
@@ -190,18 +190,18 @@ class SelfAttention(nn.Module):
         return out, KeyValues(key, value)
 
     def _positioned(self, norm: str, heads: Array, context: LayerContext, rank: int) -> Array:
-        """Applies a head's norm and rotary positions, where the model has them; `rank` is that of hidden states."""
+        """Applies the head norm and rotary positions, if the model has them; `rank` is that of hidden states."""
         if self.head_norm is not None:
             heads = RMSNorm(self.head_norm, name=norm)(heads)
         if context.rotary is None:
             return heads
-        lead = (1,) * (heads.ndim - rank)  # axes of heads, between those of the batch and of the tokens
+        lead = (1,) * (heads.ndim - rank)  # head axes, between the batch axes and the token axis
         angles = tuple(part.reshape(*part.shape[:-2], *lead, *part.shape[-2:]) for part in context.rotary)
         return rotate(heads, (angles[0], angles[1]), self.interleaved)
 
 
 class CrossAttention(nn.Module):
-    """Queries over the encoder's states, whose keys and values are computed here unless the context has them."""
+    """Attention over encoder states, whose keys and values are computed here unless the context has them."""
 
     heads: int
     head_dim: int
@@ -228,7 +228,7 @@ class CrossAttention(nn.Module):
 
 
 def observe(module: nn.Module, query: Array, sources: tuple[KVSource, ...], scale: float) -> None:
-    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it."""
+    """Stores attention weights in the collection `observed` if it is mutable."""
     if module.is_mutable_collection(INTERMEDIATES):
         module.put_variable(INTERMEDIATES, "weights", attention_weights(query, sources, scale))
 
@@ -256,11 +256,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer: self-attention, cross-attention where there is an encoder, and an MLP, each added to its input.
+    """A transformer layer: self-attention, optional cross-attention, and an MLP, each with a residual connection.
 
     Attributes:
-      norm: makes a norm of a given name.
-      norms: where the norms of a sublayer f are. "before": x + f(norm(x)). "after": norm(x + f(x)). "both":
+      norm: constructs a norm, given its name.
+      norms: placement of the norms of a sublayer f. "before": x + f(norm(x)). "after": norm(x + f(x)). "both":
         x + norm(f(norm(x))). "parallel": x + attention(norm(x)) + MLP(norm(x)), with one norm.
     """
 
@@ -298,5 +298,5 @@ class Block(nn.Module):
 
 
 def gather_columns(hidden: Float[Array, "*batch T E"], columns: Array | None) -> Array:
-    """Returns the hidden states at `[B, M]` columns, or all of them."""
+    """Returns the hidden states at `[B, M]` columns, or all of them if None."""
     return hidden if columns is None else jnp.take_along_axis(hidden, columns[..., None], axis=1)

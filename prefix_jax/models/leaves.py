@@ -1,7 +1,7 @@
-"""Lazy arrays: a checkpoint is a table of leaves, and rules reshape, stack and fuse leaves without reading them.
+"""Lazy checkpoint arrays: leaves are reshaped, stacked and fused without reading them.
 
-Every combinator pushes the index down to what it is made of, so that reading one shard of a fused, stacked matrix
-reads only the rows behind it.
+Every combinator translates an index into indices of its inputs, so that reading one shard of a fused, stacked matrix
+reads only the corresponding rows.
 """
 
 import math
@@ -17,7 +17,7 @@ Index = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """An array that is not read yet. `read(index)` takes one slice (of step 1) per axis and returns that part."""
+    """An unread array. `read(index)` takes one slice (step 1) per axis and returns that part."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -34,7 +34,7 @@ def from_array(array: np.ndarray) -> Leaf:
 
 
 def cast(leaf: Leaf, dtype: Any) -> Leaf:
-    """Returns the leaf in another dtype."""
+    """Returns the leaf with the given dtype."""
     dtype = np.dtype(dtype)
     if dtype == leaf.dtype:
         return leaf
@@ -42,7 +42,7 @@ def cast(leaf: Leaf, dtype: Any) -> Leaf:
 
 
 def transpose(leaf: Leaf, axes: Sequence[int]) -> Leaf:
-    """Returns the leaf with its axes in the order `axes`, as `np.transpose`."""
+    """Returns the leaf with its axes permuted, as `np.transpose`."""
     axes = tuple(axes)
 
     def read(index: Index) -> np.ndarray:
@@ -55,9 +55,9 @@ def transpose(leaf: Leaf, axes: Sequence[int]) -> Leaf:
 
 
 def split(leaf: Leaf, axis: int, sizes: Sequence[int]) -> Leaf:
-    """Returns the leaf with one axis divided into `sizes` (row-major, sizes of 1 allowed).
+    """Returns the leaf with one axis split into `sizes` (row-major; sizes of 1 are allowed).
 
-    A slice of the first of them reads only its own rows; slices of the others are cut after reading.
+    A slice along the first new axis reads only its own rows; slices along the others are applied after reading.
     """
     sizes = tuple(sizes)
     if math.prod(sizes) != leaf.shape[axis]:
@@ -75,7 +75,7 @@ def split(leaf: Leaf, axis: int, sizes: Sequence[int]) -> Leaf:
 
 
 def merge(leaf: Leaf, axis: int, count: int) -> Leaf:
-    """Returns the leaf with `count` axes from `axis` on made one (row-major); the inverse of `split`."""
+    """Returns the leaf with `count` axes from `axis` on merged into one (row-major); the inverse of `split`."""
     sizes = leaf.shape[axis : axis + count]
     total, inner_size = math.prod(sizes), math.prod(sizes[1:])
 
@@ -92,12 +92,12 @@ def merge(leaf: Leaf, axis: int, count: int) -> Leaf:
 
 
 def shifted(leaf: Leaf, by: float) -> Leaf:
-    """Returns the leaf plus a number, in float32."""
+    """Returns the leaf plus a constant, in float32."""
     return Leaf(leaf.shape, np.dtype(np.float32), lambda index: leaf.read(index).astype(np.float32) + np.float32(by))
 
 
 def stack(leaves: Sequence[Leaf], axis: int = 0) -> Leaf:
-    """Returns the leaves side by side on a new axis; reading a slice of it reads only those leaves."""
+    """Stacks leaves along a new axis; reading a slice reads only the leaves it covers."""
     leaves = _one_dtype(leaves)
     first = _alike(leaves)
 
@@ -114,7 +114,7 @@ def stack(leaves: Sequence[Leaf], axis: int = 0) -> Leaf:
 
 
 def concatenate(leaves: Sequence[Leaf], axis: int) -> Leaf:
-    """Returns the leaves joined along an axis; reading a slice of it reads only the leaves that it meets."""
+    """Concatenates leaves along an axis; reading a slice reads only the leaves it overlaps."""
     leaves = _one_dtype(leaves)
     first = _alike(leaves, axis)
     ends = np.cumsum([leaf.shape[axis] for leaf in leaves]).tolist()
@@ -135,13 +135,13 @@ def concatenate(leaves: Sequence[Leaf], axis: int) -> Leaf:
 
 
 def affine(leaf: Leaf, scale: np.ndarray, zero_point: np.ndarray, axis: int = -1) -> Leaf:
-    """Returns `(leaf - zero_point) * scale` in float32: what dynamic int8 quantisation means.
+    """Returns `(leaf - zero_point) * scale` in float32, as in dynamic int8 quantisation.
 
     Args:
-      leaf: integers.
-      scale: float32, one number, or one for each index of `axis`.
-      zero_point: integers, shaped as `scale`.
-      axis: the axis of per-channel scales.
+      leaf: integer leaf.
+      scale: float32, a single number or one per index of `axis`.
+      zero_point: integers of the same shape as `scale`.
+      axis: axis of per-channel scales.
     """
     scale, zero = scale.astype(np.float32).ravel(), zero_point.astype(np.float32).ravel()
     axis %= len(leaf.shape)
@@ -168,13 +168,13 @@ def _bounds(part: slice, size: int) -> tuple[int, int]:
 
 
 def _one_dtype(leaves: Sequence[Leaf]) -> Sequence[Leaf]:
-    """Returns the leaves in float32 where a checkpoint mixes types of floats."""
+    """Casts the leaves to float32 if a checkpoint mixes float dtypes."""
     mixed = len({leaf.dtype for leaf in leaves}) > 1 and all(leaf.dtype.kind in "fV" for leaf in leaves)
     return [cast(leaf, np.float32) for leaf in leaves] if mixed else leaves
 
 
 def _alike(leaves: Sequence[Leaf], except_axis: int | None = None) -> Leaf:
-    """Returns the first leaf, after checking that the others have its dtype and (but for one axis) its shape."""
+    """Returns the first leaf after checking that all have the same dtype and shape (except along one axis)."""
 
     def form(leaf: Leaf) -> tuple:
         return leaf.dtype, *(size for i, size in enumerate(leaf.shape) if i != except_axis), len(leaf.shape)
@@ -191,10 +191,9 @@ def materialise(tree: Any, sharding: Any = None, in_place: bool = False) -> Any:
       tree: a pytree whose leaves are `Leaf`.
       sharding: `None` (whole, on the default device), one `jax.sharding.Sharding` for all, a pytree of them shaped as
         `tree`, or a function from the tree of `jax.ShapeDtypeStruct` to such a pytree.
-      in_place: whether arrays may stay where a file is mapped (the CPU backend can), which asks that nobody writes to
-        that file.
+      in_place: whether arrays may alias a memory-mapped file (CPU backend); the file must then not be modified.
 
-    Each shard is read once per process, when its turn comes, through `jax.make_array_from_callback`.
+    Each shard is read once per process, on demand, through `jax.make_array_from_callback`.
     """
     import jax
 
@@ -212,7 +211,7 @@ def materialise(tree: Any, sharding: Any = None, in_place: bool = False) -> Any:
 
 
 def _own(value: np.ndarray, in_place: bool) -> np.ndarray:
-    """Returns a copy of what is a view of a file (and so not writable), unless it may stay there."""
+    """Copies a view of a file (which is not writable) unless it may alias the file."""
     return np.asarray(value) if in_place or value.flags.writeable else np.array(value)
 
 
@@ -222,7 +221,7 @@ def _sharded(leaf: Leaf, sharding: Any, in_place: bool) -> Any:
     def key(index: Index) -> tuple:
         return tuple(_bounds(part, size) for part, size in zip(index, leaf.shape, strict=True))
 
-    # A shard that several devices hold is kept from the first read to the last use, and no longer.
+    # A shard shared by several devices is held from the first read to the last use only.
     uses = Counter(key(i) for i in sharding.addressable_devices_indices_map(leaf.shape).values())
     held: dict[tuple, np.ndarray] = {}
 

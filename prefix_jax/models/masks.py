@@ -1,4 +1,4 @@
-"""What a query may see: as booleans, shared by all layers, or for packed rows as an interval of keys."""
+"""Attention masks: booleans shared by all layers, or key intervals for packed rows."""
 
 from typing import Any, NamedTuple
 
@@ -6,23 +6,23 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-# Masked logits: finite, so that a query that sees nothing has no NaN, and far below any real logit.
+# Masked logits: finite, so that a fully masked query does not give NaN, and far below any real logit.
 MASKED = -1e30
 
 
 class MaskPair(NamedTuple):
-    """A mask or bias that all layers share, with its transpose for their gradients: computed once, read in order."""
+    """A mask or bias shared by all layers, with its transpose for their gradients; computed once, read contiguously."""
 
     rows: Array  # broadcasts to [*batch, K, G, T, S]
-    columns: Array | None  # broadcasts to [*batch, K, S, G, T]; None only in gradients, which are in the rows
+    columns: Array | None  # broadcasts to [*batch, K, S, G, T]; None only in gradients, which use the rows
 
 
 @struct.dataclass
 class Interval:
-    """The keys that each query sees, those at places `first` to `last`; none where `first` is greater.
+    """The keys that each query sees: columns `first` to `last`, empty if `first` is greater.
 
-    Attention with such a mask is one kernel (`attention_pallas`). `sharder` divides its call over a mesh; None: one
-    device.
+    Attention with such a mask runs as one kernel (`attention_pallas`). `sharder` splits the call over a mesh; None
+    means a single device.
     """
 
     first: Int[Array, "B T"]
@@ -47,16 +47,16 @@ def columns_of(x: Array | MaskPair) -> Array:
 
 
 def columns_last(x: Array) -> Array:
-    """`[..., G, T, S]` to `[..., S, G, T]`, as far as those axes are there."""
+    """Transposes `[..., G, T, S]` to `[..., S, G, T]`, for the axes that are present."""
     return jnp.moveaxis(x.reshape((1,) * (3 - x.ndim) + x.shape), -1, -3)
 
 
 def causal_mask(
     positions: Array, segment_ids: Array | None, window: int | None = None
 ) -> Bool[Array, "*batch 1 1 T T"]:
-    """True where a query (second to last axis) may see a token: of its own segment, not later, within the window.
+    """Returns True where a query (second to last axis) sees a token: same segment, not later, within the window.
 
-    `positions` are columns `[T]`, or positions `[*batch, T]` where a sliding window counts them.
+    `positions` are columns `[T]`, or positions `[*batch, T]` if a sliding window counts them.
     """
     length = positions.shape[-1]
     columns = jnp.arange(length)
@@ -69,7 +69,7 @@ def causal_mask(
 
 
 def segment_mask(query_ids: Array, key_ids: Array) -> Bool[Array, "*batch 1 1 T S"]:
-    """True where a query may see a key: of its own segment."""
+    """Returns True where a query sees a key: in the same segment."""
     return same_segment(query_ids, key_ids)[..., None, None, :, :]
 
 
@@ -78,13 +78,13 @@ def same_segment(query_ids: Array, key_ids: Array) -> Array:
 
 
 def segment_positions(segment_ids: Array) -> Array:
-    """Returns each token's position in its own segment, wherever the segment starts: padding is not counted."""
+    """Returns the position of each token in its segment, wherever the segment starts; padding is not counted."""
     first = jnp.argmax(same_segment(segment_ids, segment_ids), axis=-1)
     return jnp.arange(segment_ids.shape[-1]) - first
 
 
 def segment_interval(query_ids: Int[Array, "B T"], key_ids: Int[Array, "B S"], sharder: Any = None) -> Interval:
-    """Returns the keys of each query's own segment, which stand side by side. What has the id 0 sees nothing."""
+    """Returns the contiguous keys of each query's segment. Queries with segment id 0 see nothing."""
     same = same_segment(query_ids, key_ids) & (query_ids > 0)[..., None]
     some, end = same.any(-1), key_ids.shape[-1] - 1
     first = jnp.where(some, jnp.argmax(same, axis=-1), end + 1)
@@ -93,7 +93,7 @@ def segment_interval(query_ids: Int[Array, "B T"], key_ids: Int[Array, "B S"], s
 
 
 def causal_interval(segment_ids: Int[Array, "B T"], window: int | None = None, sharder: Any = None) -> Interval:
-    """Returns the keys of each query's own segment up to itself, within the window: `causal_mask` as intervals."""
+    """Returns the keys of each query's segment up to the query, within the window: `causal_mask` as intervals."""
     whole = segment_interval(segment_ids, segment_ids, sharder)
     columns = jnp.arange(segment_ids.shape[-1], dtype=jnp.int32)
     first = whole.first if window is None else jnp.maximum(whole.first, columns - window + 1)
@@ -101,7 +101,7 @@ def causal_interval(segment_ids: Int[Array, "B T"], window: int | None = None, s
 
 
 def rows_of_interval(seen: Interval, keys: int) -> Bool[Array, "B 1 1 T S"]:
-    """Returns an interval as a mask of booleans."""
+    """Expands an interval to a boolean mask."""
     places = jnp.arange(keys)
     mask = (places >= seen.first[..., None]) & (places <= seen.last[..., None])
     return mask[:, None, None]

@@ -1,7 +1,7 @@
-"""Matrix products: operands in the weights' type, sums in float32, and gradients in the same form.
+"""Matrix products with operands in the weights' dtype, float32 accumulation, and gradients of the same form.
 
-The gradient that JAX derives of a bfloat16 product with float32 sums multiplies a float32 cotangent with a bfloat16
-operand, which no hardware does at speed; here the cotangent is rounded to the operands' type first.
+JAX's own gradient of a bfloat16 product with float32 sums multiplies a float32 cotangent by a bfloat16 operand, which
+hardware does not support at full speed; here the cotangent is rounded to the operands' dtype first.
 """
 
 from functools import partial
@@ -14,23 +14,22 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-# What a layer keeps for its gradient; all else is pointwise or small and is computed again.
+# Name of the residuals that a layer stores; everything else is pointwise or small and is recomputed.
 KEPT = "kept"
 
 
 def save_residual(x: Array, dtype: Any = None) -> Array:
-    """Marks an intermediate value to be stored for the gradient where layers are otherwise computed again.
+    """Marks an intermediate value as a residual of layers that are otherwise recomputed.
 
-    A float32 value is rounded to a `dtype` of bfloat16; it is returned in its own type.
+    A float32 value is stored as bfloat16 if `dtype` is bfloat16; it is returned in its own dtype.
     """
     return _keep_rounded(x, jnp.dtype(dtype)) if _narrows(x, dtype) else checkpoint_name(x, KEPT)
 
 
 def save_vjp_residual(x: Array, dtype: Any = None) -> Array:
-    """Does what `save_residual` does, inside the forward rule of a custom gradient.
+    """Marks a residual inside the forward rule of a custom gradient.
 
-    Nothing differentiates there any more: `save_residual`, which has a gradient of its own, would hide the name of what
-    it stores.
+    Nothing is differentiated there: `save_residual`, with a custom gradient itself, would hide the residual's name.
     """
     return _rounded(x, jnp.dtype(dtype)) if _narrows(x, dtype) else checkpoint_name(x, KEPT)
 
@@ -45,7 +44,7 @@ def _keep_rounded(x: Array, dtype: Any) -> Array:
 
 
 def _rounded(x: Array, dtype: Any) -> Array:
-    # Stored as bits: see `as_bits`.
+    # Stored as integer bits: see `as_bits`.
     bits = checkpoint_name(lax.bitcast_convert_type(x.astype(dtype), jnp.uint16), KEPT)
     return lax.bitcast_convert_type(bits, dtype).astype(x.dtype)
 
@@ -55,20 +54,20 @@ _keep_rounded.defvjp(lambda x, dtype: (_rounded(x, dtype), None), lambda dtype, 
 
 @jax.custom_jvp
 def as_bits(x: Array) -> Array:
-    """Returns bfloat16 numbers as integers, which the CPU's compiler moves without a detour by float32."""
+    """Bitcasts bfloat16 numbers to integers, which the CPU compiler copies without converting to float32."""
     return lax.bitcast_convert_type(x, jnp.uint16)
 
 
 @as_bits.defjvp
 def _no_gradient(*_: Any) -> Any:
-    raise NotImplementedError("weights that are trained must be float32")
+    raise NotImplementedError("trained weights must be float32")
 
 
 def transposed(x: Float[Array, "*batch M N"], dtype: Any) -> Float[Array, "*batch N M"]:
     """Returns the transpose rounded to `dtype`.
 
-    Where that narrows, as on CPUs, by a product with the identity, which is exact: the compiler would fold a plain
-    transpose into the next product, and CPUs know products of that form in float32 only.
+    Narrowing (as on CPUs) is done by an exact product with the identity: the compiler would fold a plain transpose into
+    the next product, and CPUs support products of that form in float32 only.
     """
     if not _narrows(x, dtype):
         return jnp.swapaxes(x.astype(dtype), -1, -2)
@@ -77,22 +76,22 @@ def transposed(x: Float[Array, "*batch M N"], dtype: Any) -> Float[Array, "*batc
 
 
 def operand(kernel: Array) -> Array:
-    """Returns a kernel in the type in which it is multiplied; integers of 8 bits are all bfloat16 numbers too."""
+    """Returns a kernel in its matmul dtype; every 8-bit integer is exactly representable in bfloat16."""
     return kernel.astype(jnp.bfloat16) if kernel.dtype == jnp.int8 else kernel
 
 
 def matmul(x: Float[Array, "... C"], kernel: Float[Array, "C N"]) -> Float[Array, "... N"]:
-    """Returns `x @ kernel` in the type of x; x is rounded to the kernel's."""
+    """Returns `x @ kernel` in the dtype of x; x is rounded to the kernel's dtype."""
     return jnp.reshape(_product(x.reshape(-1, x.shape[-1]), kernel, False), (*x.shape[:-1], kernel.shape[1]))
 
 
 def matmul_transposed(x: Float[Array, "... N"], kernel: Float[Array, "C N"]) -> Float[Array, "... C"]:
-    """Returns `x @ kernel.T` in the type of x; x is rounded to the kernel's."""
+    """Returns `x @ kernel.T` in the dtype of x; x is rounded to the kernel's dtype."""
     return jnp.reshape(_product(x.reshape(-1, x.shape[-1]), kernel, True), (*x.shape[:-1], kernel.shape[0]))
 
 
 def batched(a: Float[Array, "*batch M C"], b: Array, dtype: Any, transposed: bool = False) -> Array:
-    """Returns `a @ b`, or `a @ b.T`, of each pair of matrices rounded to `dtype`, as float32 `[*batch, M, N]`."""
+    """Returns `a @ b`, or `a @ b.T`, for each pair of matrices rounded to `dtype`, as float32 `[*batch, M, N]`."""
     lead = tuple(range(a.ndim - 2))
     axes = ((a.ndim - 1,), (b.ndim - 1 if transposed else b.ndim - 2,))
     return lax.dot_general(a.astype(dtype), b.astype(dtype), (axes, (lead, lead)), preferred_element_type=jnp.float32)
@@ -108,7 +107,7 @@ def _forward(x: Array, kernel: Array, transposed: bool) -> Array:
 
 
 def _product_fwd(x: Any, kernel: Any, transposed: bool) -> tuple[Array, tuple[Array | None, Array, tuple | None]]:
-    # A frozen kernel has no gradient, and then x need not be kept; nor has the input of the first trained layer.
+    # A frozen kernel has no gradient, so x is not a residual; nor is the input of the first trained layer.
     kept = (x.value if kernel.perturbed else None, kernel.value, () if x.perturbed else None)
     return _forward(x.value, kernel.value, transposed), kept
 
@@ -129,6 +128,6 @@ _product.defvjp(_product_fwd, _product_bwd, symbolic_zeros=True)
 
 
 def _dot(a: Array, b: Array, axes: tuple[int, int], dtype: Any) -> Array:
-    """Two-dimensional and with one contraction, so that the compiler transposes nothing."""
+    """Contracts one axis of each matrix: two-dimensional, so that the compiler inserts no transposes."""
     contraction = (((axes[0],), (axes[1],)), ((), ()))
     return lax.dot_general(a, b, contraction, preferred_element_type=dtype)

@@ -1,4 +1,4 @@
-"""What a model's shapes are: the part of the frozen description that all families have."""
+"""Model shapes and settings: the fields common to all families."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class Rotary(NamedTuple):
-    """Rotary positions of a layer.
+    """Rotary position settings of a layer.
 
     Attributes:
-      base: of the frequencies.
-      scaling: ("linear", factor) or ("llama3", factor, low, high, original positions); None: plain.
-      dims: how many numbers of a head are rotated, from the first; 0: all.
-      interleaved: whether neighbours form a pair (GPT-J), or the numbers of two halves.
+      base: base of the frequencies.
+      scaling: ("linear", factor) or ("llama3", factor, low, high, original positions); None: unscaled.
+      dims: number of leading features of a head that are rotated; 0: all.
+      interleaved: whether adjacent features form a pair (GPT-J), or corresponding features of the two halves.
     """
 
     base: float
@@ -22,7 +22,7 @@ class Rotary(NamedTuple):
 
 
 class LayerKind(NamedTuple):
-    """What layers of one kind share: how many tokens a query sees, with itself (None: all), and rotary positions."""
+    """A kind of layer: its sliding window, which includes the query (None: unlimited), and rotary positions."""
 
     window: int | None = None
     rotary: Rotary | None = None
@@ -30,12 +30,12 @@ class LayerKind(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What every family has. A decoder-only model has `encoder_layers == 0`.
+    """Fields common to all families. A decoder-only model has `encoder_layers == 0`.
 
     Attributes:
-      family: its name in saved files, which never changes.
-      hashed_as: what stands for the family in the hash of a model's shapes; empty: `family`.
-      positions: what positions do: "learned" (embeddings), "rotary" (they rotate queries and keys), or "relative".
+      family: persistent name in saved files.
+      hashed_as: name that replaces the family's in the hash of a model's shapes; empty: `family`.
+      positions: "learned" (embeddings), "rotary" (rotated queries and keys), or "relative".
     """
 
     family: ClassVar[str]
@@ -53,12 +53,12 @@ class ModelConfig:
     eos_id: int
     bos_id: int | None
     pad_id: int
-    # Other tokens that end a text, as chat models have them.
+    # Additional end tokens, as in chat models.
     more_eos_ids: tuple[int, ...] = ()
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """All tokens that end a text."""
+        """Returns all tokens that end a text."""
         return (self.eos_id, *self.more_eos_ids)
 
     @property
@@ -71,32 +71,32 @@ class ModelConfig:
 
     @property
     def context_length(self) -> int | None:
-        """The most positions a sequence may have, prefix included; None where positions are relative."""
+        """Returns the maximum number of positions, prefix included; None if positions are relative."""
         return None
 
     @property
     def learned_positions(self) -> int:
-        """Rows of the table of positions; 0: positions are not learned, or the family has a table of its own."""
+        """Returns the rows of the position table; 0: positions are not learned, or the family has a separate table."""
         return 0
 
     @property
     def layer_pattern(self) -> tuple[LayerKind, ...]:
-        """The kind of each layer (of an encoder-decoder: of the decoder)."""
+        """Returns the kind of each layer (of the decoder, in an encoder-decoder)."""
         return (LayerKind(),) * self.layers
 
     @property
     def decoder_start(self) -> int:
-        """The token that begins an encoder-decoder's output; others have no use for it."""
+        """Returns the first token of an encoder-decoder's output; unused by other models."""
         return 0
 
     @property
     def narrowest_window(self) -> int | None:
-        """The smallest sliding window of a layer; None where all see everything."""
+        """Returns the smallest sliding window of any layer; None if all are unlimited."""
         return min((kind.window for kind in self.layer_pattern if kind.window is not None), default=None)
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The attentions that can carry a prefix."""
+        """Returns the sites that can carry a prefix."""
         return ("encoder", "decoder", "cross") if self.is_encoder_decoder else ("decoder",)
 
     def site_layers(self, site: str) -> int:
@@ -104,5 +104,5 @@ class ModelConfig:
 
 
 def model_config_json(model_config: ModelConfig) -> dict[str, Any]:
-    """Returns the spec as JSON values, with the family's name."""
+    """Returns the model config as JSON values, including the family's name."""
     return {"family": model_config.family, **dataclasses.asdict(model_config)}

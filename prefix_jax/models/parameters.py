@@ -1,4 +1,4 @@
-"""Parameter trees out of a checkpoint's names, as lazy leaves: what the rules of families are made of.
+"""Parameter trees built from a checkpoint's tensor names as lazy leaves: helpers for the rules of each family.
 
 Kernels are input-major, layers are stacked on the first axis, and query, key and value of a layer are one kernel
 with an axis of key-value heads (so that a mesh can divide it). In comments L is layers, E d_model, F d_ff, K key-value
@@ -15,8 +15,8 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf, stack, transpose
 from prefix_jax.models.model_config import ModelConfig
 
-_ROWS = 4096  # of two matrices that are compared
-# Tied to "shared.weight".
+_ROWS = 4096  # rows compared at a time when two matrices are checked for equality
+# Copies of "shared.weight".
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 Table = dict[str, Leaf]
@@ -24,17 +24,17 @@ Tree = dict[str, Any]
 
 
 class Names:
-    """The checkpoint's table; remembers what was taken, so that nothing of a model is left behind unnoticed."""
+    """Checkpoint tensors by name; records accesses so that unused tensors are detected."""
 
     def __init__(self, table: Table):
         self._table = table
         self._taken: set[str] = set()
 
     def without(self, prefix: str) -> None:
-        """Takes a prefix off every name that has it (a bare model is saved without the one its heads give it).
+        """Strips a prefix from every name that has it (base models are saved without the prefix of models with a head).
 
         Raises:
-          UserError: a tensor is there with it and without.
+          UserError: a tensor exists both with and without it.
         """
         short = {name.removeprefix(prefix): leaf for name, leaf in self._table.items()}
         if len(short) < len(self._table):
@@ -65,11 +65,11 @@ class Names:
         return leaf
 
     def ignore(self, *patterns: str) -> None:
-        """Passes over tensors that say nothing new: buffers and copies."""
+        """Skips redundant tensors: buffers and copies."""
         self._taken |= {n for n in self._table if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
 
     def _cause(self, name: str) -> str:
-        """Why a tensor may be missing, and what helps."""
+        """Returns the likely reason for a missing tensor, with a fix."""
         if name == "lm_head.weight":
             return (
                 "the output matrix, and its config.json has tie_word_embeddings=false: it was saved without its head, "
@@ -86,12 +86,12 @@ class Names:
         return "which its config.json calls for; is it whole, and the weights of that very configuration?"
 
     def unused(self) -> set[str]:
-        """Returns the names that were neither taken nor ignored."""
+        """Returns the names that were neither accessed nor ignored."""
         return set(self._table) - self._taken
 
 
 def stacked(layers: int, rule: Callable[[int], Tree]) -> Tree:
-    """Returns the trees of all layers as one, each leaf stacked on a new first axis."""
+    """Merges the trees of all layers into one, each leaf stacked on a new first axis."""
 
     def merge(trees: list[Any]) -> Any:
         if isinstance(trees[0], Leaf):
@@ -102,20 +102,20 @@ def stacked(layers: int, rule: Callable[[int], Tree]) -> Tree:
 
 
 def linear(leaf: Leaf) -> Leaf:
-    """[out, in], as torch's Linear has it, to [in, out]."""
+    """Transposes torch's `[out, in]` Linear weight to `[in, out]`."""
     return transpose(leaf, (1, 0))
 
 
 def embedding(model_config: ModelConfig, names: Names, name: str, *copies: str) -> Leaf:
-    """The matrix of words, which may be stored under the name of one that is tied to it alone."""
+    """Returns the embedding matrix, which may be stored only under the name of a tied copy."""
     tied = ("lm_head.weight",) if model_config.tie_embeddings else ()
     found = next((other for other in (name, *copies, *tied) if other in names), name)
     return names(found, model_config.vocab_size, model_config.d_model)
 
 
 def head(model_config: ModelConfig, names: Names, embedding: str) -> Tree:
-    """The output matrix, where the model has one of its own: also where the configuration says that it is tied, and the
-    file has another, which transformers 5 saves so.
+    """Returns the output matrix if it is not tied to the embedding, even if the configuration says so but the file
+    has a different one, as transformers 5 may save it.
     """
     shape = (model_config.vocab_size, model_config.d_model)
     if model_config.tie_embeddings and ("lm_head.weight" not in names or embedding not in names):
@@ -130,12 +130,12 @@ def equal(a: Leaf, b: Leaf) -> bool:
 
 
 def only_copies(model_config: ModelConfig, names: Names, *copies: str) -> None:
-    """Takes the encoder's and the decoder's embeddings, which must be the shared one."""
+    """Marks the encoder's and the decoder's embeddings as used; both must equal the shared one."""
     shape = (model_config.vocab_size, model_config.d_model)
     first, *others = [name for name in ("shared.weight", *copies) if name in names] or [""]
     for name in others:
         if not equal(names(name, *shape), names(first, *shape)):
             raise UserError(
-                f'the checkpoint\'s "{name}" is not its "{first}": embeddings of their own for the encoder and '
+                f'the checkpoint\'s "{name}" differs from its "{first}"; separate embeddings for the encoder and '
                 "the decoder are not supported"
             )

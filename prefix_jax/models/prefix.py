@@ -1,4 +1,4 @@
-"""The prefix as a pytree: trained keys and values that the attention layers of a site see before the tokens."""
+"""The prefix as a pytree: trained keys and values that attention layers see before the tokens."""
 
 import dataclasses
 from typing import NamedTuple
@@ -15,10 +15,10 @@ SITES = ("encoder", "decoder", "cross")
 
 @struct.dataclass
 class PrefixKV:
-    """The prefix of one kind of attention, stacked over the layers that carry one.
+    """The prefix of one site, stacked over the layers that carry one.
 
-    Keys are as attention sees them: after rotary. `bias` is added to the logits of the slots (-inf closes a slot).
-    `layers` names the layers that carry a prefix, in order; None: all of them.
+    Keys are stored after rotary embedding. `bias` is added to the logits of the slots (-inf closes a slot). `layers`
+    lists the layers that carry a prefix, in order; None: all of them.
     """
 
     key: Float[Array, "layers kv_heads length head_dim"]
@@ -29,9 +29,9 @@ class PrefixKV:
 
 @struct.dataclass
 class Prefix:
-    """What a model takes as `prefix`. `position_offset` is the position of the first token.
+    """The `prefix` argument of a model. `position_offset` is the position of the first token.
 
-    An infix is seen only by the tokens from the last of the source on, and only they are moved by `position_offset`.
+    An infix is visible from the last source token on, and only those tokens are shifted by `position_offset`.
     """
 
     decoder: PrefixKV | None = None
@@ -42,9 +42,9 @@ class Prefix:
 
 
 class Past(NamedTuple):
-    """Keys and values of earlier tokens, stacked over all layers; `batch` is the query's batch shape or its beginning.
+    """Keys and values of earlier tokens, stacked over layers; `batch` is a leading part of the query's batch shape.
 
-    `mask` and `positions` serve every layer; positions count tokens, for sliding windows and relative positions.
+    `mask` and `positions` apply to every layer; positions count tokens, for sliding windows and relative positions.
     """
 
     key: Float[Array, "layers *batch kv_heads past head_dim"]
@@ -54,7 +54,7 @@ class Past(NamedTuple):
 
 
 class KeyValues(NamedTuple):
-    """Keys and values that a call has computed, stacked over layers: `[layers, *batch, kv_heads, length, head_dim]`."""
+    """Keys and values computed by a call, stacked over layers: `[layers, *batch, kv_heads, length, head_dim]`."""
 
     key: Array
     value: Array
@@ -65,12 +65,12 @@ def prefix_of(prefix: Prefix | None, site: str) -> PrefixKV | None:
 
 
 def length(prefix: Prefix) -> int:
-    """Returns the number of virtual tokens, the largest over the sites."""
+    """Returns the number of virtual tokens, the maximum over sites."""
     return max((s.key.shape[-2] for s in (prefix.encoder, prefix.decoder, prefix.cross) if s is not None), default=0)
 
 
 def shortened(prefix: Prefix, length: Int[Array, ""]) -> Prefix:
-    """Closes all slots but the first `length`, which may be traced: the model then sees a prefix of that length."""
+    """Closes all slots after the first `length` (may be traced), which is equivalent to a shorter prefix."""
 
     def closed(site: PrefixKV) -> PrefixKV:
         bias = jnp.where(jnp.arange(site.key.shape[-2]) < length, 0.0, -jnp.inf)
@@ -82,7 +82,7 @@ def shortened(prefix: Prefix, length: Int[Array, ""]) -> Prefix:
 
 
 def check(prefix: Prefix, model_config: ModelConfig) -> None:
-    """Raises UserError unless the prefix has the shapes that the model's attention has."""
+    """Raises UserError unless the prefix has the shapes of the model's attention."""
     for name in SITES:
         site = prefix_of(prefix, name)
         if site is None:
@@ -103,10 +103,10 @@ def check(prefix: Prefix, model_config: ModelConfig) -> None:
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...] | None:
-    """Returns the layers that "0-5,11" names, or None for "all".
+    """Parses a layer list such as "0-5,11"; returns None for "all".
 
     Raises:
-      UserError: the text is not such a list, or names a layer that does not exist.
+      UserError: the text is malformed or lists a layer out of range.
     """
     if text in ("all", ""):
         return None

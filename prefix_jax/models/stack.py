@@ -1,4 +1,4 @@
-"""A block repeated over stacked weights: one scan over the periods of its layers' pattern."""
+"""A block repeated over stacked weights: one scan over the periods of the layer pattern."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,20 +20,20 @@ from prefix_jax.models.prefix import KeyValues, PrefixKV
 
 
 class LayerSlice(NamedTuple):
-    """What differs from layer to layer: a prefix for each site, and the caches."""
+    """Per-layer inputs of a block: a prefix for each site, and the caches."""
 
     sites: tuple[KVSource | None, ...] = ()
     caches: tuple[KeyValues, ...] = ()
     cross_cache: KeyValues | None = None
 
     def within(self, context: LayerContext) -> LayerContext:
-        """Returns the context of the layer, given that of its kind."""
+        """Returns the layer's context, given the context of its kind."""
         own, cross = (*self.sites, None, None)[:2]
         return context._replace(prefix=own, cross_prefix=cross, caches=self.caches, cross_cache=self.cross_cache)
 
 
 class Run(NamedTuple):
-    """Consecutive layers that carry a prefix at the same sites; `offsets` are their first rows in each site."""
+    """Consecutive layers that carry a prefix at the same sites; `offsets` are their first rows at each site."""
 
     start: int
     stop: int
@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 def layer_runs(count: int, sites: tuple[PrefixKV | None, ...], tuned_from: int) -> tuple[Run, ...]:
-    """Divides the layers where the set of sites that carry a prefix changes, and before layer `tuned_from`."""
+    """Splits the layers wherever the set of sites with a prefix changes, and before layer `tuned_from`."""
     rows: list[dict[int, int]] = []
     for site in sites:
         layers = () if site is None else range(count) if site.layers is None else site.layers
@@ -59,12 +59,11 @@ def layer_runs(count: int, sites: tuple[PrefixKV | None, ...], tuned_from: int) 
 class Stack(nn.Module):
     """A block repeated over weights stacked on a leading axis, as a `lax.scan` over the periods of `pattern`.
 
-    The block is called as `block(x, context) -> (x, output)`. `pattern` names each layer's kind; `contexts` has a
-    context for each kind. Layers without a prefix below the first that has one are a scan of their own: no gradient
-    runs through them. A layer keeps its products for the gradient, or with `rematerialise` only its input. `sharder`
-    constrains each layer's input to its sharding. The collection `observed` gets the attention's weights of each run of
-    layers, under the number of its first. Weights of the last layers in the collection `tuned` take the place of those
-    in `params`.
+    The block is called as `block(x, context) -> (x, output)`. `pattern` gives the kind of each layer; `contexts` has
+    one context per kind. The layers below the first prefix are a separate scan without a gradient. Layers store their
+    matmul outputs for the gradient, or only their inputs with `rematerialise`. `sharder` constrains each layer's input
+    to its sharding. The collection `observed` receives the attention weights of each run of layers, keyed by the index
+    of its first layer. Weights of the last layers in the collection `tuned` replace those in `params`.
     """
 
     block: nn.Module
@@ -119,7 +118,7 @@ def _joined(outputs: list[Any]) -> Any:
 
 
 class _Scan(NamedTuple):
-    """Runs consecutive layers of a stack."""
+    """Scans runs of consecutive layers of a stack."""
 
     body: Callable[[LayerKind, Array, tuple], tuple[Array, Any]]
     checkpointed: Callable[[Callable], Callable]
@@ -129,7 +128,7 @@ class _Scan(NamedTuple):
     pattern: tuple[LayerKind, ...]
 
     def __call__(self, x: Array, run: Run) -> tuple[Array, Any]:
-        """Scans the whole periods of a run's pattern, then the layers that are left as a shorter period."""
+        """Scans the whole periods of a run's pattern, then the remaining layers as one shorter period."""
         period = _period(self.pattern[run.start : run.stop])
         rest = run.start + (run.stop - run.start) // period * period
         outputs = []
@@ -152,8 +151,8 @@ class _Scan(NamedTuple):
             whole = (frozen, injected, LayerSlice(prefixes, *self.past))
             return _scan_periods(self.checkpointed, [partial(self.body, kind) for kind in kinds], x, whole)
 
-        # The weights of some of the layers are read in place: slicing them first would copy them. One layer's are taken
-        # inside the checkpoint, or they would be among what is kept.
+        # Weights of a subset of the layers are read in place, because slicing them first would copy them. Each layer's
+        # weights are sliced inside the checkpoint; otherwise they would become residuals.
         def indexed(kind: LayerKind, x: Array, layer: tuple) -> tuple[Array, Any]:
             index, injected_here, prefixes_here = layer
             past = _layer(self.past, index, x)
@@ -164,12 +163,12 @@ class _Scan(NamedTuple):
 
 
 def _period(kinds: tuple[LayerKind, ...]) -> int:
-    """Returns the length of the shortest pattern that the kinds repeat; the last repetition may be cut."""
+    """Returns the length of the shortest repeating pattern of the kinds; the last repetition may be partial."""
     return next(n for n in range(1, len(kinds) + 1) if all(a == b for a, b in zip(kinds, kinds[n:], strict=False)))
 
 
 def _scan_periods(checkpointed: Callable, bodies: list[Callable], x: Array, layers: Any) -> tuple[Array, Any]:
-    """Scans `bodies`, one for each layer of a period, over rows stacked on a leading axis of layers."""
+    """Scans `bodies`, one per layer of a period, over arrays stacked along a leading layer axis."""
     period = len(bodies)
     if period == 1:
         return lax.scan(checkpointed(bodies[0]), x, layers)
@@ -188,10 +187,9 @@ def _scan_periods(checkpointed: Callable, bodies: list[Callable], x: Array, laye
 
 
 def _weights(variables: Any, run: Run, length: int) -> tuple[dict, dict]:
-    """Returns the frozen parameters of all layers, and the method's collections sliced to the layers of a run.
+    """Returns the frozen parameters of all layers, and the method's collections sliced to a run of layers.
 
-    Slicing keeps the gradient of each layer from being added into an array of all layers. Trained weights are sliced
-    too.
+    Slicing keeps per-layer gradients from accumulating into an array of all layers. Trained weights are sliced too.
     """
     injected = {name: tree for name, tree in variables.items() if name not in ("params", TUNED)}
     injected = jax.tree.map(lambda leaf: leaf[run.start : run.stop], injected)
@@ -209,8 +207,8 @@ def _tuned_from(variables: Any, length: int) -> int:
 
 
 def whole_layers(variables: Any, length: int) -> list[dict[str, Any]]:
-    """Returns a stack's collections as they are for a block, each leaf stacked over layers: a dictionary for the layers
-    whose weights are frozen, and one for those that are tuned.
+    """Returns a stack's collections as a block takes them, with leaves stacked over layers: one dictionary for frozen
+    layers and one for tuned layers.
     """
     first, parts = _tuned_from(variables, length), []
     for start, stop in ((0, first), (first, length)):
@@ -221,12 +219,12 @@ def whole_layers(variables: Any, length: int) -> list[dict[str, Any]]:
 
 
 def _layer(stacked: Any, index: Array, x: Array) -> Any:
-    """Returns one layer's part of stacked arrays."""
+    """Returns one layer's slice of stacked arrays."""
 
     def take(leaf: Array) -> Array:
         if not _narrow(leaf, x):
             return lax.dynamic_index_in_dim(leaf, index, keepdims=False)
-        # The barrier ties the bits to this turn of the loop; else all layers would be converted before it.
+        # The barrier ties the bits to this loop iteration; otherwise all layers would be converted before the loop.
         leaf, here = lax.optimization_barrier((leaf, index))
         bits = lax.dynamic_index_in_dim(as_bits(leaf), here, keepdims=False)
         return lax.bitcast_convert_type(bits, leaf.dtype)
@@ -235,12 +233,12 @@ def _layer(stacked: Any, index: Array, x: Array) -> Any:
 
 
 def _narrow(leaf: Array, x: Array) -> bool:
-    """Whether weights are bfloat16 under float32 activations, as on a CPU."""
+    """Returns whether weights are bfloat16 under float32 activations, as on CPUs."""
     return leaf.dtype == jnp.bfloat16 and x.dtype == jnp.float32
 
 
 def prefix_source(site: PrefixKV, start: int, count: int) -> KVSource:
-    """Returns the rows of a site as sources stacked over layers; their bias broadcasts over groups and queries."""
+    """Returns rows of a site as a KV source stacked over layers; its bias broadcasts over groups and queries."""
 
     def rows(leaf: Array) -> Array:
         return leaf if leaf.shape[0] == count else leaf[start : start + count]

@@ -1,1 +1,1 @@
-"""What a compiled program does: its matrix products and collectives, counted as often as they run."""
+"""Meshes, shardings and processes; analysis of the matrix products and collectives of compiled programs."""

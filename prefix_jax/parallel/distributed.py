@@ -1,4 +1,4 @@
-"""Several processes that train together: how they find each other, agree, and stop at the same step."""
+"""Multi-process training: joining, agreement on options, and stopping at the same step."""
 
 import contextlib
 import json
@@ -17,25 +17,25 @@ from jaxtyping import PyTree
 from prefix_jax import disk
 from prefix_jax.errors import UserError, first_line
 
-# A process that is silent for so long is taken for dead.
+# Seconds of silence after which a process is considered dead.
 _HEARTBEAT_SECONDS = 30
 _AGREEMENT_BYTES = 1 << 16
 
 
 def join(coordinator: str = "", processes: int = 0, process: int = -1, timeout: int = 300) -> None:
-    """Joins the other processes of this run, before anything else is asked of JAX.
+    """Joins the other processes of this run; must precede any other use of JAX.
 
-    Without arguments, those that SLURM, Open MPI, Cloud TPU or Kubernetes has started, if any; else this process is
-    alone.
+    Without arguments, uses the processes started by SLURM, Open MPI, Cloud TPU or Kubernetes, if any; otherwise this
+    process runs alone.
 
     Args:
       coordinator: `host:port` of process 0.
-      processes: how many there are.
-      process: which of them this is, from 0.
+      processes: number of processes.
+      process: index of this process, from 0.
       timeout: seconds to wait for the others.
 
     Raises:
-      UserError: the arguments do not belong together, or the others are not reached.
+      UserError: some arguments are missing or inconsistent, or the other processes cannot be reached.
     """
     named = (bool(coordinator), processes > 0, process >= 0)
     if any(named) and not all(named):
@@ -63,7 +63,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, timeout: 
 
 
 def _knock(coordinator: str, timeout: int) -> None:
-    """Returns once something listens there: JAX itself would end the program where nothing does."""
+    """Returns once the coordinator listens: JAX would terminate the program if nothing did."""
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout
     while True:
@@ -80,7 +80,7 @@ def _knock(coordinator: str, timeout: int) -> None:
 
 
 def started_by_a_cluster(environment: Mapping[str, str]) -> bool:
-    """Returns whether this is one of several processes that a launcher known to JAX has started."""
+    """Returns whether a launcher known to JAX started this process as one of several."""
 
     def above_one(name: str) -> bool:
         return environment.get(name, "").isdigit() and int(environment[name]) > 1
@@ -92,7 +92,7 @@ def started_by_a_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def joined() -> bool:
-    """Returns whether this process has joined others, also where it is the only one."""
+    """Returns whether this process has joined a group, even if it is the only member."""
     return jax.distributed.is_initialized()
 
 
@@ -101,7 +101,7 @@ def is_multiprocess() -> bool:
 
 
 def is_primary() -> bool:
-    """Returns whether this process writes what is written once."""
+    """Returns whether this is the process that writes shared files and prints."""
     return jax.process_index() == 0
 
 
@@ -109,7 +109,7 @@ def agree(options: Mapping[str, Any]) -> None:
     """Compares flat options with those of process 0.
 
     Raises:
-      UserError: in every process, where one has others.
+      UserError: in every process, if any process has different options.
     """
     if not is_multiprocess():
         return
@@ -129,26 +129,26 @@ def agree(options: Mapping[str, Any]) -> None:
 
 
 def barrier(name: str) -> None:
-    """Returns once every process is here."""
+    """Blocks until every process arrives."""
     if is_multiprocess():
         multihost_utils.sync_global_devices(name)
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """Returns arrays as numpy arrays in every process, wherever their parts lie."""
+    """Returns sharded arrays as numpy arrays in every process."""
     return multihost_utils.process_allgather(tree, tiled=True) if is_multiprocess() else jax.device_get(tree)
 
 
 def of_primary(number: int) -> int:
-    """Returns process 0's number in every process."""
+    """Broadcasts process 0's number to every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if is_multiprocess() else number
 
 
 def by_primary(work: Callable[[], Any]) -> Any:
-    """Returns what `work` gives in process 0, in every process; it must be JSON's.
+    """Broadcasts the JSON result of `work`, which runs in process 0 only.
 
     Raises:
-      UserError: in every process, where `work` raises it in process 0; the others say that process 0 did.
+      UserError: in every process, if `work` raises it in process 0; the others refer to process 0.
     """
     if not is_multiprocess():
         return work()
@@ -173,10 +173,10 @@ def by_primary(work: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Makes a folder and holds it for the processes of this run.
+    """Creates a folder and locks it for the processes of this run.
 
     Raises:
-      UserError: in process 0, where another run holds it.
+      UserError: in process 0, if another run has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with disk.locked(folder) if is_primary() else contextlib.nullcontext():
@@ -184,13 +184,13 @@ def holding(folder: Path) -> Iterator[None]:
 
 
 def asked_to_stop(step: int) -> bool:
-    """Returns, in all processes at the same step, whether one of them was sent SIGTERM. To be called at every step."""
+    """Returns, in all processes at the same step, whether any received SIGTERM. Must be called at every step."""
     return is_multiprocess() and multihost_utils.reached_preemption_sync_point(step)
 
 
 @contextlib.contextmanager
 def lost_processes() -> Iterator[None]:
-    """Says what it means where the others are gone in the middle of a step.
+    """Explains failures that mean that other processes ended in the middle of a step.
 
     Raises:
       UserError: another process of this run has ended.

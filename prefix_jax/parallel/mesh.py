@@ -1,4 +1,4 @@
-"""The mesh that a configuration asks for, and where each array of training lies on it."""
+"""The device mesh of a configuration, and the sharding of each array of a training run."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,17 +21,17 @@ AXES = ("member", "data", "fsdp", "tensor", "groups")
 
 @dataclass(frozen=True)
 class MeshSharder:
-    """A mesh, and the rules by which arrays are divided over it.
+    """A mesh, and the rules by which arrays are sharded over it.
 
-    Its axis `tensor` divides KV heads. Where the configuration's `mesh.tensor` is more than they can be divided by,
-    the rest is the axis `groups`: it divides the query heads of each KV head, whose keys and values are replicated.
+    The axis `tensor` shards KV heads. If `mesh.tensor` exceeds the number of ways in which they can be divided, the
+    rest becomes the axis `groups`, which shards the query heads of each KV head and replicates its keys and values.
     """
 
     mesh: Mesh
 
     @property
     def row_shards(self) -> int:
-        """Parts into which the rows of a batch are divided."""
+        """Number of shards of a batch's rows."""
         return math.prod(self.mesh.shape[axis] for axis in rules.ROWS)
 
     @cached_property
@@ -43,31 +43,31 @@ class MeshSharder:
         return self._tree(rules.base_axes, shapes)
 
     def trained(self, shapes: PyTree, members: bool = False) -> PyTree:
-        """Returns the sharding of each array of what is trained, and of trees that repeat it (the optimizer's).
+        """Returns the sharding of each trained array, and of trees of the same structure (the optimizer's).
 
         `members`: every non-scalar array has a leading member axis.
         """
         return self._tree(partial(rules.trained_axes, members=members), shapes)
 
     def rows(self, leading: int = 0) -> NamedSharding:
-        """Returns the sharding of a batch, whose rows come after `leading` axes."""
+        """Returns the sharding of a batch whose rows follow `leading` axes."""
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * leading, rules.ROWS))
 
     def hidden(self, x: Array) -> Array:
-        """Holds hidden states `[batch, ..., E]` to the rows' sharding, so that weights travel and not states.
+        """Constrains hidden states `[batch, ..., E]` to the rows' sharding, so that weights move rather than states.
 
-        A batch that the rows' axes do not divide, as in generating few texts, is left to the compiler.
+        A batch size not divisible by the rows' axes, as in small generation batches, is left to the compiler.
         """
         if x.shape[0] % self.row_shards:
             return x
         return jax.lax.with_sharding_constraint(x, self.rows())
 
     def gathered(self, x: Array, layer: PyTree) -> PyTree:
-        """Gathers one layer's frozen weights from the devices of `fsdp`, to be multiplied with `x` whole.
+        """Gathers one layer's frozen weights over `fsdp` before they are multiplied with `x`.
 
-        Left to itself, the TPU's compiler multiplies shard by shard as they come, which for many shards means products
-        with a few rows of the weights, each added into the whole result. For a batch that the rows' axes do not divide,
-        whose devices all do the same, weights stay where they are.
+        By default, the TPU compiler multiplies shard by shard, which with many shards gives products with few rows of
+        the weights, each added to the full result. If the rows' axes do not divide the batch, all devices compute the
+        same rows and the weights stay sharded.
         """
         if x.shape[0] % self.row_shards:
             return layer
@@ -80,14 +80,14 @@ class MeshSharder:
         return jax.tree_util.tree_map_with_path(whole, layer)
 
     def table(self, tokens: Array) -> Array:
-        """Holds an embedding to its division by rows alone, while tokens are looked up or compared with it."""
+        """Constrains an embedding to row sharding during token lookup and logits."""
         spec = self._spec(("vocabulary", None), tokens.shape)
         return jax.lax.with_sharding_constraint(tokens, NamedSharding(self.mesh, spec))
 
     def divided(self, run: Callable, operands: PyTree, axes: PyTree, result: tuple[str | None, ...]) -> Array:
-        """Returns `run(operands)`, each device having its part of the arrays: a kernel, which no compiler divides.
+        """Runs a kernel, which the compiler cannot partition, with `run(operands)` on each device's shards.
 
-        `axes` names the axes of each array as a plain tuple, `result` those of what `run` returns.
+        `axes` gives the axes of each array as a plain tuple, `result` those of the output of `run`.
         """
 
         def spec(names: tuple[str | None, ...], leaf: Any) -> PartitionSpec:
@@ -98,14 +98,14 @@ class MeshSharder:
         return jax.shard_map(run, mesh=self.mesh, in_specs=(parts,), out_specs=whole, check_vma=False)(operands)
 
     def batch(self, batch: PyTree, leading: int = 0) -> PyTree:
-        """Puts a batch of numpy arrays on the mesh; empty rows fill it up to a multiple of `row_shards`.
+        """Puts a batch of numpy arrays on the mesh, padded with empty rows to a multiple of `row_shards`.
 
-        A row of zeros has weight 0 and segment id 0: it adds nothing.
+        A row of zeros has weight 0 and segment id 0, so that it contributes nothing.
         """
         return jax.tree.map(partial(self._placed, leading=leading), batch)
 
     def own_rows(self, rows: int, parts: int = 1) -> np.ndarray:
-        """Returns which rows of a batch lie on this process' devices, as booleans; `parts`: of its accumulation."""
+        """Returns a boolean array of the batch rows on this process' devices, for `parts` micro-batches."""
         padded = -(-rows // (parts * self.row_shards)) * self.row_shards
         own = np.zeros((parts, padded), bool)
         for index in self.rows(leading=1).addressable_devices_indices_map(own.shape).values():
@@ -125,7 +125,7 @@ class MeshSharder:
         return jax.tree_util.tree_map_with_path(sharding, shapes)
 
     def _spec(self, axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
-        """Returns the mesh axes of each dimension; one that they do not divide is replicated."""
+        """Returns the mesh axes of each dimension; a dimension not divisible by its axes is replicated."""
 
         def fitting(axis: str | None, size: int) -> Any:
             names = rules.MESH_AXES.get(axis or "", ())
@@ -135,25 +135,25 @@ class MeshSharder:
 
 
 def place(section: Config, model_config: ModelConfig, devices: Sequence[Any]) -> MeshSharder:
-    """Returns the placement on these devices that the section `mesh` asks for.
+    """Returns the sharder for these devices according to the section `mesh`.
 
     Raises:
-      UserError: the mesh's sizes do not give the devices' number, or do not divide the model's heads.
+      UserError: the mesh sizes do not match the number of devices, or do not divide the model's heads.
     """
     member = int(section.member)
     if member < 1 or len(devices) % member:
         raise UserError(
-            f"mesh.member is {member}; it must be at least 1 and divide the {len(devices)} devices that there are"
+            f"mesh.member is {member}; it must be at least 1 and divide the {len(devices)} available devices"
         )
     data, fsdp, tensor = sizes(section, len(devices) // member)
     return MeshSharder(_mesh(devices, (member, data, fsdp, *_tensor_axes(tensor, model_config))))
 
 
 def sizes(section: Config, count: int) -> tuple[int, int, int]:
-    """Returns the sizes of data, fsdp and tensor for a number of devices; `data` 0 takes what the others leave.
+    """Returns the sizes of data, fsdp and tensor for a number of devices; `data=0` uses all remaining devices.
 
     Raises:
-      UserError: they do not give that number.
+      UserError: the sizes do not match the number of devices.
     """
     named = {name: int(section[name]) for name in ("data", "fsdp", "tensor")}
     for name, size in named.items():
@@ -163,7 +163,7 @@ def sizes(section: Config, count: int) -> tuple[int, int, int]:
     if not data:
         if count % (fsdp * tensor):
             raise UserError(
-                f"mesh.fsdp={fsdp} x mesh.tensor={tensor} does not divide the {count} devices that there are; choose "
+                f"mesh.fsdp={fsdp} x mesh.tensor={tensor} does not divide the {count} available devices; choose "
                 "sizes whose product does"
             )
         data = count // (fsdp * tensor)

@@ -1,7 +1,7 @@
-"""Reads a compiled program's text (HLO): its matrix products, with the trip counts of the loops around them applied.
+"""Parser of compiled programs (HLO text): matrix products, multiplied by the trip counts of enclosing loops.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs. The TPU's compiler writes matrix products
-as convolutions, with batch dimensions as spatial ones. A kernel says itself what it multiplies.
+XLA's cost analysis counts a loop body once, regardless of its trip count. The TPU compiler writes matrix products as
+convolutions, with batch dimensions as spatial ones. Kernels declare their own FLOPs.
 """
 
 import math
@@ -24,7 +24,7 @@ _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
 class Operand(NamedTuple):
-    """An array's type as HLO names it, and its shape."""
+    """An array's HLO type and shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class Operand(NamedTuple):
 
 @dataclass(frozen=True)
 class Product:
-    """One `dot`: its operands, its result, and the dimensions that are contracted and shared."""
+    """A `dot`: its operands, its result, and its contracting and batch dimensions."""
 
     left: Operand
     right: Operand
@@ -42,12 +42,12 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Two for each multiplication and addition."""
+        """Floating-point operations, two per multiply-add."""
         return 2 * math.prod(self.result.shape) * math.prod(self.left.shape[d] for d in self.contracting[0])
 
 
 class Instruction(NamedTuple):
-    """One line of a program; `rest` is what follows the operation's opening parenthesis."""
+    """One line of a program; `rest` follows the operation's opening parenthesis."""
 
     name: str
     result: str
@@ -61,7 +61,7 @@ class Instruction(NamedTuple):
 
     @property
     def number(self) -> int:
-        """The value of an integer constant, or the place of a parameter."""
+        """Value of an integer constant, or index of a parameter."""
         return int(self.rest.split(")")[0])
 
 
@@ -69,10 +69,10 @@ Computations = dict[str, list[Instruction]]
 
 
 def products(text: str) -> Counter[Product]:
-    """Returns each matrix product of a program and how often it runs in one call.
+    """Counts the executions of each matrix product in one call of a program.
 
     Raises:
-      ValueError: a loop around a product does not say how often it runs.
+      ValueError: a loop around a product has an unknown trip count.
     """
     computations, entry = read(text)
     found: Counter[Product] = Counter()
@@ -83,7 +83,7 @@ def products(text: str) -> Counter[Product]:
 
 
 def product_flops(text: str) -> int:
-    """Returns the floating-point operations of all matrix products in one call of a program, kernels' too."""
+    """Returns the FLOPs of all matrix products in one call of a program, including kernels."""
     computations, entry = read(text)
     return kernel_flops(computations, entry) + sum(
         times * (sum(p.flops for p in _products_of(inside)) + sum(_convolution_flops(inside)))
@@ -93,7 +93,7 @@ def product_flops(text: str) -> int:
 
 
 def kernel_flops(computations: Computations, entry: str) -> int:
-    """Returns the floating-point operations that kernels say they do in one call of a program."""
+    """Returns the FLOPs declared by the kernels in one call of a program."""
     return sum(
         times * int(said[1])
         for times, name in walk(computations, entry, fusions=False)
@@ -103,7 +103,7 @@ def kernel_flops(computations: Computations, entry: str) -> int:
 
 
 def is_kernel(instruction: Instruction) -> re.Match[str] | None:
-    """Matches what a kernel says of its operations."""
+    """Matches the FLOPs declared by a kernel."""
     return _KERNEL.search(instruction.rest) if instruction.operation == "custom-call" else None
 
 
@@ -122,12 +122,12 @@ def read(text: str) -> tuple[Computations, str]:
 
 
 def walk(computations: Computations, name: str, times: int = 1, fusions: bool = True) -> Iterator[tuple[int, str]]:
-    """Yields each computation that one call of another reaches, and how often it runs.
+    """Yields each computation reached by one call, with its number of executions.
 
-    Without `fusions`, only those whose instructions are run one by one.
+    With `fusions=False`, only computations whose instructions run one by one.
 
     Raises:
-      ValueError: a loop around a product does not say how often it runs.
+      ValueError: a loop around a product has an unknown trip count.
     """
     yield times, name
     for instruction in computations[name]:
@@ -146,7 +146,7 @@ def walk(computations: Computations, name: str, times: int = 1, fusions: bool = 
 
 
 def _trips(computations: Computations, name: str, loop: Instruction) -> int | None:
-    """Returns how often a loop runs: as it says, or by its condition, `counter < constant`."""
+    """Returns a loop's trip count, as annotated or from its condition `counter < constant`."""
     if said := _TRIPS.search(loop.rest):
         return int(said[1])
     condition = computations.get(found[1] if (found := _CONDITION.search(loop.rest)) else "", [])
@@ -168,7 +168,7 @@ def _trips(computations: Computations, name: str, loop: Instruction) -> int | No
 
 
 def _step(body: list[Instruction], index: int) -> int:
-    """Returns what a loop's turn adds to its counter, element `index` of its values: an unrolled loop adds several."""
+    """Returns the increment of a loop's counter, element `index` of its state; it exceeds 1 if unrolled."""
     inside = {i.name: i for i in body}
     at: Instruction | None = inside.get(body[-1].operands[index]) if body else None
     total = 0
@@ -196,7 +196,7 @@ def _convolution_flops(instructions: list[Instruction]) -> list[int]:
 
 
 def _flops_of(convolution: Instruction, shapes: dict[str, str]) -> int:
-    """Counts each pair of an output and a window's element that meets a real input, not padding or dilation."""
+    """Counts the pairs of an output and a window element that hit a real input, not padding or dilation."""
     left, right = (_operand(shapes[name]).shape for name in convolution.operands[:2])
     result = _operand(convolution.result).shape
     labels = _LABELS.search(convolution.rest)
@@ -211,7 +211,7 @@ def _flops_of(convolution: Instruction, shapes: dict[str, str]) -> int:
 
 
 def _meetings(sizes: tuple[int, int, int], window: dict[str, str]) -> int:
-    """Counts the pairs (output, element of the window) along one spatial axis whose input is there."""
+    """Counts the pairs (output, window element) along one spatial axis that hit a real input."""
     size, elements, outputs = sizes
     stride, low = int(window.get("stride", 1)), int(window.get("pad", "0_0").split("_")[0])
     spread, spacing = int(window.get("lhs_dilate", 1)), int(window.get("rhs_dilate", 1))

@@ -1,11 +1,11 @@
-"""Which axes arrays have, by their paths, and which mesh axes divide them: one table for all models and methods."""
+"""Logical axes of arrays by path, and the mesh axes that shard them: one table for all models and methods."""
 
 import re
 from typing import Any
 
 from prefix_jax.tuning import METHODS
 
-# What the axes of a mesh divide. The rows of a batch lie over both `data` and `fsdp`.
+# Logical axes sharded by each mesh axis. Batch rows are sharded over both `data` and `fsdp`.
 ROWS = ("data", "fsdp")
 MESH_AXES: dict[str, tuple[str, ...]] = {
     "rows": ROWS,
@@ -18,7 +18,7 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
     "members": ("member",),
 }
 
-# The ends of paths, and the axes of what is there. `parts`: a KV head's queries, its key, its value.
+# Path suffixes and the logical axes of their arrays. `parts`: a KV head's queries, key and value.
 _BASE = (
     (r"layers/.*(qkv|query|key_value)/kernel", ("layers", "embed", "kv_heads", "parts", "head")),
     (r"layers/.*(qkv|query|key_value)/(bias|scale)", ("layers", "kv_heads", "parts", "head")),
@@ -32,19 +32,19 @@ _TRAINED = tuple(rule for method in METHODS.values() for rule in method.axes)
 
 
 def base_axes(path: str, rank: int) -> tuple[str | None, ...]:
-    """Returns the axes of a frozen parameter; what no rule names (norms, positions) is replicated."""
+    """Returns the axes of a frozen parameter; paths without a rule (norms, positions) are replicated."""
     return _axes(_BASE, path, rank)
 
 
 def trained_axes(path: str, rank: int, members: bool = False) -> tuple[str | None, ...]:
-    """Returns the axes of a trained array, or of an optimizer's that repeats it; with `members`, theirs comes first."""
+    """Returns the axes of a trained array, or of an optimizer's copy; with `members`, the member axis comes first."""
     if members and rank:
         return ("members", *_axes(_TRAINED, path, rank - 1))
     return _axes(_TRAINED, path, rank)
 
 
 def spelled(path: Any) -> str:
-    """Returns a path of keys as jax gives it in the form `layers/mlp/up/kernel`."""
+    """Returns a JAX key path in the form `layers/mlp/up/kernel`."""
     return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config, flat
 from prefix_jax.sweeping.rows import Row
-from prefix_jax.tuning import declared, traced_length
+from prefix_jax.tuning import declared, slots
 
 # Options that members of a program may differ in: numbers of the optimizer, and what initialises the prefix.
 TRACED = (
@@ -53,10 +53,10 @@ def shared(config: Config) -> str:
 
 def _by_length(rows: Sequence[Row], members: int) -> list[list[Row]]:
     found: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: traced_length(row.config)):  # a stable sort: else in their own order
-        length = traced_length(row.config)
+    for row in sorted(rows, key=lambda row: slots(row.config)):  # a stable sort: else in their own order
+        length = slots(row.config)
         group = found[-1] if found else []
-        if group and len(group) < members and length <= 2 * traced_length(group[0].config) + 32:
+        if group and len(group) < members and length <= 2 * slots(group[0].config) + 32:
             group.append(row)
         else:
             found.append([row])

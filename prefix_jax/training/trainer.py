@@ -25,7 +25,7 @@ from prefix_jax.training import run_directory, sameness
 from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
 from prefix_jax.training.session import Session, audited, text_pairs, tokenised
 from prefix_jax.training.step import TrainState, initial_state
-from prefix_jax.tuning import Method, traced_length
+from prefix_jax.tuning import Method, slots
 from prefix_jax.tuning.method import parameter_counts
 
 
@@ -67,12 +67,12 @@ class Trainer:
     @property
     def lengths(self) -> tuple[int, ...] | None:
         """Each member's prefix length; None where one run has the program to itself."""
-        return tuple(traced_length(m.config) for m in self.members) if len(self.members) > 1 else None
+        return tuple(slots(m.config) for m in self.members) if len(self.members) > 1 else None
 
     @property
     def method(self) -> Method:
         """The method of the member with the longest prefix."""
-        return max(self.members, key=lambda member: traced_length(member.config)).method
+        return max(self.members, key=lambda member: slots(member.config)).method
 
     def shardings(self, state: TrainState) -> TrainState | None:
         """Returns where a state's arrays lie; None where there is one device."""
@@ -151,7 +151,7 @@ def prepare_together(
         sameness.say_other_tokenizer(workdir, before, ground)
     runs = [(sameness.spelled(config, before), w) for (config, w), before in zip(runs, known, strict=True)]
     # What the longest prefix leaves of the window, every record must fit into.
-    longest = session.of(max((config for config, _ in runs), key=traced_length))
+    longest = session.of(max((config for config, _ in runs), key=slots))
     shape = _known_shape(known)
     audit: dict[str, Any] = {}
     batches = _batches(longest, "train", audit, shuffle=True, shape=shape)

@@ -2,7 +2,7 @@
 
 from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.method import Method
-from prefix_jax.tuning.methods import METHODS, build, declared, find, known, names, parts, traced_length
+from prefix_jax.tuning.methods import METHODS, build, declared, find, known, names, parts, slots
 from prefix_jax.tuning.tuned_state import TunedState
 
 __all__ = [
@@ -16,5 +16,5 @@ __all__ = [
     "known",
     "names",
     "parts",
-    "traced_length",
+    "slots",
 ]

@@ -78,9 +78,10 @@ def names(config: Config) -> list[str]:
     return [find(name).name for name in parts(config.method)]
 
 
-def traced_length(config: Config) -> int:
-    """Returns the number of virtual tokens in which the members of one program may differ; 0 where they may not."""
-    return max((config[m.name].length for m in declared(config.method).values() if "length" in m.traced), default=0)
+def slots(config: Config) -> int:
+    """Returns the length of the prefix (or infix) of a configuration's methods; 0: they give the model none."""
+    methods = declared(config.method).values()
+    return max((config[method.name].get("length", 0) for method in methods if method.takes == "prefix"), default=0)
 
 
 def build(config: Config, model: Model, init_token_ids: Mapping[str, Sequence[int]] | None = None) -> Method:

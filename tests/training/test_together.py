@@ -86,3 +86,13 @@ def test_a_resumed_group_ends_bit_equal(base_config, tiny_models, tmp_path, monk
     for got, expected in zip(run("stopped", 6), run("whole", 6), strict=True):
         for a, b in zip(jax.tree.leaves(got.trainable), jax.tree.leaves(expected.trainable), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_members_keep_the_length_of_their_own_method(base_config, tiny_models, tmp_path):
+    """Infixes of 4 beside an unused section that says 2."""
+    options = {"model.source": str(tiny_models["gpt2"]), "method": "infix", "infix.length": 4, "infix.hidden": 16}
+    config = changed(base_config, {**options, "prefix.length": 2, "training.steps": 2})
+    opened = session.open_session(config)
+    runs = [(changed(config, {"training.seed": seed}), tmp_path / str(seed)) for seed in (1, 2)]
+    for member in loop.train(prepare_together(opened, runs, tmp_path / "together", [])):
+        assert member.trainable["decoder"]["embedding"].shape[0] == 4

@@ -1,4 +1,4 @@
-"""The families of models: a file and a row each."""
+"""Table of model families: one file and one row each."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def of(model_config: ModelConfig) -> Family:
-    """Returns the family of a spec."""
+    """Returns the family of a model config."""
     return FAMILIES[model_config.family]
 
 
@@ -29,7 +29,7 @@ def from_hf(config: dict[str, Any], where: str = "config.json") -> ModelConfig:
     readers = {kind: reader for family in FAMILIES.values() for kind, reader in family.readers.items()}
     kind = config.get("model_type", "")
     if kind not in readers:
-        # A file names it, so it is not a typing error: the nearest name would not help.
+        # The name comes from a file, so it is not a typing error and a suggestion would not help.
         raise UserError(f'model_type "{kind}" is not supported; known: {", ".join(sorted(readers))}')
     try:
         found = readers[kind](config)

@@ -43,11 +43,11 @@ class BartConfig(ModelConfig):
 
     @property
     def context_length(self) -> int:
-        """Of the encoder and of the decoder, each for itself."""
+        """Returns the maximum number of positions, for the encoder and the decoder separately."""
         return self.max_positions
 
 
-# The first rows of the tables of positions are never read: they stood for padding once.
+# The first rows of the position tables are never read: a historical padding offset.
 UNUSED_POSITIONS = 2
 
 
@@ -59,7 +59,7 @@ ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu}
 
 
 class Positions(nn.Module):
-    """Adds learned positions to embeddings, and takes their norm."""
+    """Adds learned positions to embeddings and normalises the sum."""
 
     model_config: BartConfig
 
@@ -67,7 +67,7 @@ class Positions(nn.Module):
     def __call__(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
         rows = (self.model_config.max_positions + UNUSED_POSITIONS, self.model_config.d_model)
         table = self.param("table", nn.initializers.normal(0.02), rows)
-        # Columns without a token may lie beyond the table, as in `layers.Embedding`.
+        # Padding columns may exceed the table, as in `layers.Embedding`.
         moved = x + jnp.take(table, positions + UNUSED_POSITIONS, axis=0, mode="clip").astype(x.dtype)
         return LayerNorm(self.model_config.norm_epsilon, name="norm")(moved)
 
@@ -153,7 +153,7 @@ def parameters(model_config: BartConfig, names: Names) -> Tree:
 
 
 def _logits_bias(model_config: BartConfig, names: Names) -> Leaf:
-    """A buffer that a model saved without its head does not have: zeros."""
+    """Returns the logits bias: zeros if the model was saved without its head, which has this buffer."""
     if "final_logits_bias" not in names:
         return from_array(np.zeros(model_config.vocab_size, np.float32))
     return merge(names("final_logits_bias", 1, model_config.vocab_size), 0, 2)
@@ -166,7 +166,7 @@ def _side(model_config: BartConfig, names: Names, side: str, layers: int, f: int
         return {"scale": names(f"{path}.weight", e), "bias": names(f"{path}.bias", e)}
 
     def fused(path: str, parts: str) -> Tree:
-        """[E, H, parts, D], and the bias of its outputs"""
+        """Returns a kernel `[E, H, parts, D]` and the bias of its outputs."""
         kernels = [split(names(f"{path}.{p}_proj.weight", h * d, e), 0, (h, d)) for p in parts]
         biases = [split(names(f"{path}.{p}_proj.bias", h * d), 0, (h, d)) for p in parts]
         return {"kernel": transpose(stack(kernels, 1), (3, 0, 1, 2)), "bias": stack(biases, 1)}

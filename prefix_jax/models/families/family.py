@@ -1,4 +1,4 @@
-"""One row of the table of families: all that the rest of the package asks about a family of models."""
+"""A row of the table of families: everything that the rest of the package needs to know about a model family."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from prefix_jax.models.parameters import Names, Tree
 
 
 class Gguf(NamedTuple):
-    """How llama.cpp stores an architecture.
+    """GGUF storage of an architecture.
 
     Attributes:
-      model_type: Hugging Face's.
-      tensors: llama.cpp's names of a layer's tensors, without the block, and Hugging Face's.
-      options: `get -> options of config.json` beside those that all architectures have; `get` reads a key of the file's
-        metadata, without the architecture before it.
+      model_type: Hugging Face's name of the architecture.
+      tensors: llama.cpp's names of a layer's tensors, without the block, mapped to Hugging Face's.
+      options: `get -> options of config.json` in addition to the common ones; `get` reads a key of the file's
+        metadata, without the architecture prefix.
       permuted: whether the rows of queries and keys are stored in interleaved pairs.
-      norm_offset: what was added to the scales of norms.
+      norm_offset: constant added to the stored scales of norms.
     """
 
     model_type: str
@@ -30,16 +30,16 @@ class Gguf(NamedTuple):
 
 
 class Module(NamedTuple):
-    """One of our projections, and the module of transformers' network that has its weights.
+    """A projection of this package and the module of transformers' network that has its weights.
 
     Attributes:
-      stack: the path of the stack that it is in.
-      path: its path in a layer.
-      name: the module's, with {} for the layer.
-      layers: of the stack.
-      inputs: how many numbers it takes.
-      outputs: the shape of what it gives.
-      slot: its place in a module that fuses query, key and value; None: it is a module of its own.
+      stack: path of the stack that contains it.
+      path: path within a layer.
+      name: name of the transformers module, with {} for the layer.
+      layers: number of layers in the stack.
+      inputs: number of input features.
+      outputs: shape of the output features.
+      slot: index within a module that fuses query, key and value; None: a separate module.
     """
 
     stack: tuple[str, ...]
@@ -55,7 +55,7 @@ def module(
     stack: tuple[tuple[str, ...], int], path: str, name: str, inputs: int, outputs: tuple[int, ...],
     slot: int | None = None,
 ) -> Module:  # fmt: skip
-    """Returns a module, given the path of its stack with the number of its layers."""
+    """Returns a module, given the path of its stack and its number of layers."""
     return Module(stack[0], tuple(path.split("/")), name, stack[1], inputs, outputs, slot)
 
 
@@ -66,7 +66,7 @@ def attention_modules(
 
     Args:
       site: "attention" or "cross".
-      name: of a module, with {} for the layer and then for the part: q, k, v or `out`.
+      name: module name, with {} for the layer and then for the part: q, k, v or `out`.
     """
     e, h, d = model_config.d_model, model_config.heads, model_config.head_dim
     paths = {"attention": ("qkv/query", "qkv/key", "qkv/value"), "cross": ("query", "key_value/key", "key_value/value")}
@@ -80,20 +80,20 @@ class Family:
     """A family of models.
 
     Attributes:
-      title: what texts call it.
-      spec: the class of its descriptions; `spec.family` is its name in files.
-      network: the class of its networks, called as `network(spec, rematerialise, activations, placement, fused)`.
-      readers: for each `model_type` of a `config.json`, what makes a description of it.
-      parameters: `(spec, names) -> tree`, the parameter tree over the leaves of a checkpoint.
-      modules: `spec -> modules`, where the networks of transformers have our projections.
-      anchor: a tensor that every checkpoint has.
-      base: what a model with a head puts before the names of its base.
+      title: display name.
+      model_config: class of its model configs; `model_config.family` is its name in files.
+      network: class of its networks, called as `network(model_config, rematerialise, activations, sharder, fused)`.
+      readers: a function from `config.json` to a model config, for each `model_type`.
+      parameters: `(model_config, names) -> tree`, the parameter tree over the leaves of a checkpoint.
+      modules: `model_config -> modules`, the projections as modules of transformers' networks.
+      anchor: name of a tensor that every checkpoint has.
+      base: prefix of the base model's names in a model with a head.
       known: `config.json` of well-known sizes by name, for planning.
-      gguf: by llama.cpp's name of an architecture, how it is stored.
-      adapters: for the files of `adapters`: the attribute of the base model with its dot, the class with the head, and
-        the type; None: they cannot hold this family's prefixes.
+      gguf: storage in GGUF files, by llama.cpp's name of the architecture.
+      adapters: for files of the `adapters` library: the attribute of the base model with its dot, the class with the
+        head, and the type; None: the library does not support this family's prefixes.
       transposed: whether the matrices of its modules are `[inputs, outputs]` (Conv1D).
-      original: the `model_type` that the files of Li & Liang (2021) have for it; empty: they have none.
+      original: its `model_type` in the files of Li & Liang (2021); empty: not supported there.
     """
 
     title: str

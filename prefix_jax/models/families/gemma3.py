@@ -1,5 +1,5 @@
-"""Gemma 3, text (Gemma Team 2025): sliding layers with one in six that sees everything, each kind with rotary positions
-of its own; norms before and after each sublayer, and of queries and keys; GELU gates; scaled embeddings.
+"""Gemma 3, text (Gemma Team 2025): five sliding layers to one full layer, each kind with its own rotary positions;
+norms before and after each sublayer, and of queries and keys; GELU gates; scaled embeddings.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,12 +28,12 @@ class Gemma3Config(ModelConfig):
     positions: ClassVar[str] = "rotary"
     max_positions: int
     sliding_window: int
-    # For each layer, whether it has the sliding window.
+    # Whether each layer has the sliding window.
     sliding: tuple[bool, ...]
     rope_base: float
     rope_scaling: tuple | None
     sliding_rope_base: float
-    # What logits are multiplied by is this number's square root, inverted.
+    # Logits are multiplied by the inverse square root of this number.
     query_scale: float
 
     @property
@@ -102,7 +102,7 @@ def read(c: dict[str, Any]) -> Gemma3Config:
 
 
 def _rope(c: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the rotary parameters of full and of sliding layers, which transformers 4 and 5 write in two forms."""
+    """Returns the rotary parameters of full and of sliding layers, in the form of transformers 4 or 5."""
     kinds = c.get("rope_parameters") or {}
     if "full_attention" in kinds:
         return dict(kinds["full_attention"]), dict(kinds.get("sliding_attention") or {})
@@ -114,7 +114,7 @@ def parameters(model_config: Gemma3Config, names: Names) -> Tree:
     e, d = model_config.d_model, model_config.head_dim
 
     def norm(name: str, width: int = e) -> Tree:
-        """A norm multiplies by 1 + its weight."""
+        """Returns the scale of a norm: 1 + its stored weight."""
         return {"scale": shifted(names(f"{name}.weight", width), 1.0)}
 
     def layer(i: int) -> Tree:
@@ -148,7 +148,7 @@ def sizes(
 
 
 def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
-    # llama.cpp reads no scale of queries from the file: all but the 27B have the head's width (llama-model.cpp).
+    # The file does not store the query scale: all sizes but the 27B use the head dimension (llama-model.cpp).
     layers, width, heads = get("block_count"), get("embedding_length"), get("attention.head_count")
     scaling = {"rope_type": "linear", "factor": get("rope.scaling.factor")} if get("rope.scaling.factor") else None
     return {

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): learned positions, layer norm with bias, GELU in its tanh form."""
+"""GPT-2 (Radford et al. 2019): learned positions, layer norm with bias, tanh-approximated GELU."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +83,7 @@ def parameters(model_config: GPT2Config, names: Names) -> Tree:
         return {"scale": names(f"{name}.weight", e), "bias": names(f"{name}.bias", e)}
 
     def layer(i: int) -> Tree:
-        # GPT-2's Conv1D is [in, out] already; its qkv has query, key, value outermost.
+        # GPT-2's Conv1D is already [in, out]; its qkv has query, key, value outermost.
         qkv = split(names(f"h.{i}.attn.c_attn.weight", e, 3 * k * d), 1, (3, k, d))
         bias = split(names(f"h.{i}.attn.c_attn.bias", 3 * k * d), 0, (3, k, d))
         out = split(names(f"h.{i}.attn.c_proj.weight", k * d, e), 0, (k, 1, d))

@@ -1,4 +1,4 @@
-"""GPT-J (Wang and Komatsuzaki 2021): attention and MLP side by side; neighbours in part of a head are rotated."""
+"""GPT-J (Wang and Komatsuzaki 2021): parallel attention and MLP; interleaved rotary positions on part of a head."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""Reading of Hugging Face's `config.json`: what several families have in common."""
+"""Readers of Hugging Face's `config.json` options that several families share."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Config = dict[str, Any]
 
 
 def refuse(config: dict, option: str, allowed: tuple) -> None:
-    """Raises UserError where an option has none of the values allowed, of which the first is its default."""
+    """Raises UserError if an option is set to a value outside `allowed`, the first of which is its default."""
     if config.get(option, allowed[0]) not in allowed:
         raise UserError(
             f"this {config['model_type']} model has {option}={config[option]!r}, which is not supported "
@@ -24,14 +24,14 @@ def first_id(value: Any, default: Any = None) -> Any:
 
 
 def end_ids(c: dict, default: int) -> dict[str, Any]:
-    """Returns the fields of a configuration for the tokens that end a text, of which some models name several."""
+    """Returns the model config fields of end tokens, of which some models list several."""
     ids = c.get("eos_token_id")
     first = first_id(ids, default)
     return {"eos_id": first, "more_eos_ids": tuple(i for i in ids[1:] if i != first) if isinstance(ids, list) else ()}
 
 
 def rotary_scaling(rope: dict) -> tuple | None:
-    """Returns the scaling of rotary positions, as `Rotary` has it."""
+    """Returns the scaling of rotary positions in the form of `Rotary`."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
@@ -44,7 +44,7 @@ def rotary_scaling(rope: dict) -> tuple | None:
 
 
 def rope_parameters(c: dict) -> dict:
-    """Returns the parameters of rotary positions, with the precedence that transformers gives their several forms."""
+    """Returns the rotary parameters, with transformers' precedence among their several forms."""
     found = dict(c.get("rope_scaling") or c.get("rope_parameters") or {})
     found["rope_theta"] = found.get("rope_theta") or c.get("rope_theta") or 10000.0
     original = c.get("original_max_position_embeddings")

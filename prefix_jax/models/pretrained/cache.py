@@ -13,15 +13,15 @@ from prefix_jax import checksums
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import programs
 
-# In each directory that `kept_directory` keeps: its files' checksums.
+# Name of the checksum file in each directory of `kept_directory`.
 _CHECKSUMS = "checksums.json"
 
 
 def cache_dir(*parts: str) -> Path:
-    """Returns `cache_path(...)`, made if it is absent.
+    """Creates the directory `cache_path(...)` if absent, and returns it.
 
     Raises:
-      UserError: the directory cannot be made.
+      UserError: the directory cannot be created.
     """
     path = cache_path(*parts)
     with disk_errors(path):
@@ -30,7 +30,7 @@ def cache_dir(*parts: str) -> Path:
 
 
 def cache_path(*parts: str) -> Path:
-    """Returns `<cache>/<parts...>`, whether it is there or not.
+    """Returns `<cache>/<parts...>`, whether or not it exists.
 
     The cache is `$PREFIX_JAX_CACHE`, else `$XDG_CACHE_HOME/prefix_jax`, else `~/.cache/prefix_jax`.
     """
@@ -42,7 +42,7 @@ def cache_path(*parts: str) -> Path:
 
 
 def keep_programs() -> None:
-    """Has JAX keep compiled programs in the cache, unless `$JAX_COMPILATION_CACHE_DIR` says where."""
+    """Enables JAX's compilation cache, in the cache directory unless `$JAX_COMPILATION_CACHE_DIR` is set."""
     import jax
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -54,12 +54,12 @@ def keep_programs() -> None:
 
 
 def kept_directory(target: Path, make: Callable[[Path], None]) -> Path:
-    """Returns a directory of the cache that holds what `make` writes into an empty one.
+    """Returns a cache directory with the files that `make` writes into an empty one.
 
-    Every file is verified against its checksum. A directory that is damaged is made again, with a line on stderr.
+    Every file is verified against its checksum. A damaged directory is rebuilt, with a line on stderr.
 
     Raises:
-      UserError: the cache cannot be written, or what `make` raises.
+      UserError: the cache cannot be written, or any error of `make`.
     """
     reason = damage(target)
     if reason is None:
@@ -74,7 +74,7 @@ def kept_directory(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 def damage(folder: Path) -> str | None:
-    """Returns what is wrong with a directory that `kept_directory` made; None where its files are as they were."""
+    """Returns a description of the damage to a directory of `kept_directory`; None if its files are intact."""
     try:
         expected = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
         found = checksums.of_files(folder)
@@ -84,19 +84,19 @@ def damage(folder: Path) -> str | None:
         return f"{_CHECKSUMS} is not JSON"
     found.pop(_CHECKSUMS, None)
     if not isinstance(expected, dict) or not expected:
-        return f"{_CHECKSUMS} names no files"
+        return f"{_CHECKSUMS} lists no files"
     for name, checksum in expected.items():
         if found.pop(name, None) != checksum:
-            return f"{name} is not as it was written"
+            return f"{name} has a checksum mismatch"
     added = [name for name in found if not name.startswith(".")]
     return f"{added[0]} was added" if added else None
 
 
 @contextlib.contextmanager
 def new_directory(target: Path, whole: Callable[[], bool]) -> Iterator[Path]:
-    """Yields a temporary directory that becomes `target` when the block ends without an exception.
+    """Yields a temporary directory that becomes `target` if the block ends without an exception.
 
-    Where another process has made `target` meanwhile and it is `whole`, that one stays: it may be in use.
+    If another process has created `target` meanwhile and it is `whole`, it is kept, because it may be in use.
     """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def new_directory(target: Path, whole: Callable[[], bool]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Waits until no other process is in such a block for the folder, where the system has locks."""
+    """Excludes other processes from such a block for the same folder, on systems with file locks."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(ImportError, OSError):
@@ -126,7 +126,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _exchange(temporary: Path, target: Path) -> None:
-    """Puts a directory in the place of whatever is there, which is away for no longer than two renames take."""
+    """Replaces a directory; nothing exists under its name for the duration of two renames at most."""
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True) as old:
         with contextlib.suppress(FileNotFoundError):
             os.replace(target, Path(old, "old"))
@@ -139,15 +139,15 @@ def _exchange(temporary: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, missing rights and the like, met while writing `path`, into a `UserError`."""
+    """Converts OS errors while writing `path` (full disk, missing permissions) into a `UserError`."""
     try:
         yield
     except OSError as error:
         if error.errno not in _DISK:
             raise
         raise UserError(
-            f"cannot write {path}: {os.strerror(error.errno).lower()}; free it, or name another cache directory in "
-            "$PREFIX_JAX_CACHE"
+            f"cannot write {path}: {os.strerror(error.errno).lower()}; free some space, or name another cache "
+            "directory in $PREFIX_JAX_CACHE"
         ) from error
 
 

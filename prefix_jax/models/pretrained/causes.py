@@ -1,8 +1,8 @@
-"""Why a checkpoint cannot be read as it is: signs in its tensors' names, its files and their first bytes, each with the
-sentence that names the cause and the fix.
+"""Diagnosis of unreadable checkpoints from tensor names, files and first bytes, with a sentence that gives the cause
+and the fix.
 
-What only wraps a model is taken off instead (`unwrapped`), and tensors of another head are passed over (`other_heads`);
-both are said in a line.
+Wrappers around a model are removed instead (`unwrapped`), and tensors of other heads are skipped (`other_heads`); each
+is reported in one line.
 """
 
 import re
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _ORIGINAL = "use the original weights, with --config.model.quantisation=int8 where memory is short"
 
-# Patterns of tensor names; the first one that a name has decides. "{name}" is that name.
+# Patterns of tensor names; the first match of a name decides. "{name}" is that name.
 _NAMES = (
     (
         r"\.lora_[AB]\b|\.lora_(embedding|magnitude)_|\.base_layer\.|\.modules_to_save\.|\.(ia3_l|hada_w|oft_)"
@@ -67,7 +67,7 @@ _NAMES = (
 )
 _CAUSES = tuple((re.compile(pattern), sentence) for pattern, sentence in _NAMES)
 
-# Modules that wrap others and change nothing of what they compute, and what makes them.
+# Modules that wrap others without changing what they compute, and their origin.
 _WRAPPERS = {
     "_orig_mod": "torch.compile",
     "module": "DataParallel",
@@ -76,10 +76,10 @@ _WRAPPERS = {
     "_checkpoint_wrapped_module": "activation checkpointing",
     "_forward_module": "Lightning or DeepSpeed",
 }
-# Modules beside a language model that give something else than words.
+# Modules beside a language model whose output is not text.
 _HEADS = re.compile(r"((?!lm_head\b)\w+_head|\w*heads|head|score|classifier|qa_outputs|summary|pooler|cls|mtp)\..+")
 
-# What files and folders are that hold no weights which are read here.
+# Files and folders that contain no readable weights, and how to fix that.
 _FILES = (
     ("adapter_config.json", "it holds a PEFT adapter, not a model; name the base model there, and convert the adapter "
      "with python -m prefix_jax.convert, or merge it with PEFT's merge_and_unload()"),
@@ -112,14 +112,14 @@ _BYTES = (
 
 
 def refuse_names(names: Iterable[str], where: str) -> None:
-    """Raises UserError where tensors' names show that a checkpoint is wrapped, quantised or no model at all."""
+    """Raises UserError if tensor names show that a checkpoint is wrapped, quantised or not a model."""
     for pattern, sentence in _CAUSES:
         if found := next((name for name in names if pattern.search(name)), None):
             raise UserError(f"{where} cannot be read as it is: {sentence.format(name=found)}")
 
 
 def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
-    """Raises UserError where a `config.json` says that the weights are quantised."""
+    """Raises UserError if a `config.json` declares quantised weights."""
     section = config.get("quantization_config") or config.get("compression_config")
     if section:
         methods = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "hqq": "HQQ"}
@@ -132,12 +132,12 @@ def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
 
 
 def of_folder(path: Path) -> str:
-    """Returns what a folder without readable weights holds instead, as the end of a sentence; empty if unknown."""
+    """Returns what a folder without readable weights contains instead, as the end of a sentence; "" if unknown."""
     return next((f": {sentence}" for pattern, sentence in _FILES if any(path.glob(pattern))), "")
 
 
 def refuse_other_bytes(path: Path) -> None:
-    """Raises UserError where the first bytes of a file show that it is something else than its name says."""
+    """Raises UserError if a file's first bytes contradict its suffix."""
     with open(path, "rb") as file:
         start = file.read(512)
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -153,15 +153,15 @@ def refuse_other_bytes(path: Path) -> None:
 
 
 def unwrapped(table: Mapping[str, T], anchor: str, base: str) -> dict[str, T]:
-    """Returns a checkpoint's tensors under the names that they have without what wraps the model; says what it was.
+    """Strips wrapper prefixes from a checkpoint's tensor names and reports them on stderr.
 
     Args:
       table: tensors by name.
-      anchor: a tensor that every model of the family has, by its name in the bare model.
-      base: what a model with a head puts before the names of the bare one.
+      anchor: name, in the base model, of a tensor that every model of the family has.
+      base: prefix of the base model's names in a model with a head.
 
     Raises:
-      UserError: two tensors get one name, or the checkpoint holds the model several times.
+      UserError: two tensors get the same name, or the checkpoint holds several copies of the model.
     """
     found = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in table}
     parts = {part for name in table for part in name.split(".") if part in _WRAPPERS}
@@ -183,7 +183,7 @@ def unwrapped(table: Mapping[str, T], anchor: str, base: str) -> dict[str, T]:
 
 
 def _outer(names: Iterable[str], anchor: str, base: str) -> str:
-    """What stands before a model's own names: that of a module which holds it."""
+    """Returns the prefix before a model's own tensor names: that of the module containing it."""
     before = {name.removesuffix(anchor) for name in names if name == anchor or name.endswith(f".{anchor}")}
     if not before or before & {"", base}:
         return ""
@@ -196,5 +196,5 @@ def _outer(names: Iterable[str], anchor: str, base: str) -> str:
 
 
 def other_heads(names: Iterable[str]) -> list[str]:
-    """Returns the tensors of heads for other uses (classes, rewards, spans), which a language model leaves alone."""
+    """Returns the tensors of heads for other tasks (classification, rewards, spans), which a language model ignores."""
     return [name for name in names if _HEADS.fullmatch(name)]

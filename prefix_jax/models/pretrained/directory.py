@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint directory: `config.json` and safetensors or torch files, whole or in shards."""
+"""Hugging Face checkpoint directories: `config.json` and safetensors or torch files, single or sharded."""
 
 import json
 import sys
@@ -16,10 +16,10 @@ _READERS = {
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
-    """Returns the configuration and the leaves, by their names in the files.
+    """Returns the configuration, and the leaves by tensor name.
 
     Raises:
-      UserError: a file is missing, damaged, or not what its name says.
+      UserError: a file is missing, damaged, or in another format than its suffix.
     """
     if not (path / "config.json").is_file() and (cause := causes.of_folder(path)):
         raise UserError(f"{path} has no config.json of a model{cause}")
@@ -44,7 +44,7 @@ def _say_adapter(path: Path) -> None:
 
 
 def _ends(generation: Path) -> dict[str, Any]:
-    """Returns the end tokens of a model's settings for generation, which go before those of its `config.json`."""
+    """Returns the end tokens of `generation_config.json`, which take precedence over those of `config.json`."""
     ids = read_json(generation).get("eos_token_id") if generation.is_file() else None
     return {} if ids is None else {"eos_token_id": ids}
 
@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file.
 
     Raises:
-      UserError: the file is absent or holds no JSON object.
+      UserError: the file is absent or does not hold a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""GGUF, llama.cpp's format: its metadata as a Hugging Face configuration, its tensors under Hugging Face's names.
+"""Reader of GGUF, llama.cpp's format: converts metadata and tensor names to Hugging Face's.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -44,7 +44,7 @@ def find(path: Path) -> Path | None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
-    """Returns the configuration in Hugging Face's form and the float32 leaves by Hugging Face's names.
+    """Returns the configuration in Hugging Face's form, and float32 leaves by Hugging Face's names.
 
     Tensors are dequantised row by row, when they are read. The other parts of a split model are read beside the first.
 
@@ -153,7 +153,7 @@ def _config(fields: dict[str, Any], tensors: Mapping[str, Leaf]) -> tuple[Gguf, 
 
     def whole(key: str, default: Any = None) -> Any:
         value = fields[key].contents() if key in fields else default
-        # Stored as float32: 1e-5 comes as 9.999999747378752e-06.
+        # Stored as float32: 1e-5 reads as 9.999999747378752e-06.
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     known = {name: stored for family in families.FAMILIES.values() for name, stored in family.gguf.items()}
@@ -199,7 +199,7 @@ def _leaf(tensor: Any) -> Leaf:
     from gguf.quants import dequantize
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
-        # Blocks lie along the last axis: rows are cut before, columns after they are dequantised.
+        # Blocks lie along the last axis: rows are sliced before dequantisation, columns after it.
         values = dequantize(tensor.data[index[:-1]] if len(index) > 1 else tensor.data, tensor.tensor_type)
         return values[(slice(None),) * (len(index) - 1) + index[-1:]]
 
@@ -217,9 +217,9 @@ def _hf_name(name: str, stored: Gguf) -> str:
 
 
 def _rotate_halves(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:
-    """Undoes llama.cpp's order of the query and key rows (pairs side by side; Hugging Face has the halves apart).
+    """Undoes llama.cpp's row order of queries and keys (interleaved pairs; Hugging Face separates the halves).
 
-    See `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py, whose inverse this is.
+    Inverts `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py.
     """
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
     if heads is None:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: a model's id to a directory that holds its configuration, weights and tokenizer."""
+"""Downloads from the Hugging Face hub: configuration, weights and tokenizer of a model id."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _SMALL = [
     "special_tokens_map.json",
 ]
 _SMALL += ["added_tokens.json", "*.index.json", "chat_template*", "adapter_config.json"]
-# Vocabularies by the other names that transformers knows.
+# Vocabulary files by the other names known to transformers.
 _SMALL += [
     "*.tiktoken",
     "tekken.json",
@@ -31,23 +31,22 @@ _TORCH = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
 class Unavailable(UserError):
-    """The hub has no such model, or cannot be reached."""
+    """The hub does not have the model, or cannot be reached."""
 
 
 def snapshot(name: str, weights: bool = True) -> tuple[Path, str]:
-    """Returns the directory and the commit of a model, from the hub or, where it is out of reach, from its cache.
+    """Returns the directory and commit of a model, from the hub or, if it is unreachable, from its cache.
 
-    Only what is needed is downloaded: safetensors where there are any, else the torch files; with `weights=False`
-    neither.
+    Downloads only the needed files: safetensors if available, otherwise torch files; no weights with `weights=False`.
 
     Raises:
-      UserError: it is gated; or (`Unavailable`) there is no such model, or the hub cannot be reached and its cache has
-        no copy.
+      UserError: the model is gated.
+      Unavailable: the model does not exist, or the hub is unreachable and its cache has no copy.
     """
     from huggingface_hub import errors, snapshot_download
 
     def download(patterns: list[str]) -> Path:
-        # Subdirectories hold other forms of the model (onnx/, gguf/).
+        # Subdirectories hold other formats of the model (onnx/, gguf/).
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
     try:
@@ -63,7 +62,7 @@ def snapshot(name: str, weights: bool = True) -> tuple[Path, str]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(
-                f'"{name}" could not be downloaded from the hub: {error}; free the disk, or set $HF_HOME'
+                f'"{name}" could not be downloaded from the hub: {error}; free some space, or set $HF_HOME'
             ) from None
         if not _is_transport(error):
             raise
@@ -72,7 +71,7 @@ def snapshot(name: str, weights: bool = True) -> tuple[Path, str]:
 
 
 def _is_transport(error: Exception) -> bool:
-    """Whether the network failed, by whichever HTTP client this version of huggingface_hub uses."""
+    """Returns whether the network failed, for any HTTP client that huggingface_hub may use."""
     from huggingface_hub import errors
 
     known = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError)

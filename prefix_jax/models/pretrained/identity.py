@@ -1,4 +1,4 @@
-"""Which model a prefix was made for: what is stored with it, and the comparison."""
+"""Identity of the model that a tuned state was trained on: creation and comparison."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ Identity = dict[str, str]
 
 
 def identify(kind: str, name: str, version: str, model_config: ModelConfig, weights: str) -> Identity:
-    """Returns what tells a model from another: JSON strings, stored with every prefix.
+    """Returns the identity of a model: strings, stored as JSON with every tuned state.
 
     Args:
       kind: "wheel", "hub" or "directory".
-      name: the alias, hub id or path that it was asked for by.
+      name: requested alias, hub id or path.
       version: the wheel's SHA-256, the hub's commit, or the empty string.
-      spec: its shapes.
-      weights: the fingerprint of its parameters, which does not depend on the form the checkpoint is stored in.
+      model_config: its shapes.
+      weights: fingerprint of its parameters, independent of the checkpoint format.
     """
     key = {"wheel": "sha256", "hub": "revision"}.get(kind)
     stamp = {key: version} if key else {}
@@ -35,14 +35,14 @@ def identify(kind: str, name: str, version: str, model_config: ModelConfig, weig
 
 
 def shape_hash(model_config: ModelConfig) -> str:
-    """Returns a hash of the family and the sizes; not of options, whose list may grow."""
+    """Returns a hash of the family and the sizes; options are excluded because their list may grow."""
     sizes = ("vocab_size", "layers", "encoder_layers", "d_model", "heads", "kv_heads", "head_dim", "d_ff")
     text = json.dumps([model_config.hashed_as or model_config.family, *(getattr(model_config, name) for name in sizes)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def fingerprint(leaves: Mapping[str, Leaf]) -> str:
-    """Returns a hash of a few numbers out of each layer of each float32 leaf."""
+    """Returns a hash of a few numbers from each layer of each float32 leaf."""
     digest = hashlib.sha256()
     for path in sorted(leaves):
         leaf = leaves[path]
@@ -54,17 +54,17 @@ def fingerprint(leaves: Mapping[str, Leaf]) -> str:
 
 
 def same_model(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
-    """Whether two identities are of the same weights, wherever they were loaded from."""
+    """Returns whether two identities have the same weights, wherever they were loaded from."""
     return all(a.get(key) == b.get(key) for key in ("spec", "weights"))
 
 
 def check_same_model(made_for: Mapping[str, str], loaded: Mapping[str, str], thing: str = "this prefix") -> None:
-    """Raises `UserError` unless both identities are of the same weights.
+    """Raises `UserError` unless both identities have the same weights.
 
     Args:
-      made_for: the identity stored with `thing`.
-      loaded: the identity of the model at hand.
-      thing: what the message is about.
+      made_for: identity stored with `thing`.
+      loaded: identity of the loaded model.
+      thing: subject of the error message.
     """
     if same_model(made_for, loaded):
         return

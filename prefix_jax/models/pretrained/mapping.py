@@ -1,4 +1,4 @@
-"""Parameter trees out of the tensors of a checkpoint, by the rules of its family."""
+"""Conversion of checkpoint tensors to a parameter tree, by the rules of the model's family."""
 
 import sys
 
@@ -8,10 +8,10 @@ from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Table, Tree
 from prefix_jax.models.pretrained import causes
 
-# What says nothing new: masks, positions and frequencies that a model computes, and versions.
+# Redundant tensors: masks, positions and frequencies that a model computes, and versions.
 _BUFFERS = ("*.attn.bias", "*.attn.masked_bias", "*rotary_emb.inv_freq", "*rotary_emb.*_cached", "*position_ids")
 _BUFFERS += ("encoder.version", "decoder.version", "*embed_positions._float_tensor")
-# A relative bias that old decoders of T5 carried unused in their cross attention.
+# An unused relative bias in the cross-attention of old T5 decoders.
 _BUFFERS += ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 
@@ -19,7 +19,7 @@ def to_tree(model_config: ModelConfig, table: Table) -> Tree:
     """Returns the parameter tree of `model_config` over the leaves of a checkpoint.
 
     Raises:
-      UserError: a tensor is missing, has another shape than the configuration says, or does not belong to the model.
+      UserError: a tensor is missing, has an unexpected shape, or does not belong to the model.
     """
     family = families.of(model_config)
     causes.refuse_names(table, "the checkpoint")

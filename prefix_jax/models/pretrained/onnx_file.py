@@ -1,8 +1,8 @@
-"""Weights out of an ONNX graph that was quantised to int8 dynamically (onnxruntime's `quantize_dynamic`).
+"""Weights of an ONNX graph with dynamic int8 quantisation (onnxruntime's `quantize_dynamic`).
 
-A quantised weight is three initialisers, `X_quantized`, `X_scale` and `X_zero_point`. Weights of `Gather` keep the
-parameter's own name; those of `MatMulInteger` are called `onnx::MatMul_123`, and the node's name gives the path. Matrix
-products hold their weight as [in, out], torch's Linear as [out, in].
+A quantised weight consists of the initialisers `X_quantized`, `X_scale` and `X_zero_point`. Weights of `Gather` keep
+the parameter's name; those of `MatMulInteger` are named `onnx::MatMul_123`, and the node's name gives the path. Matrix
+products store weights as [in, out], torch's Linear as [out, in].
 """
 
 from collections.abc import Container, Iterator
@@ -17,11 +17,11 @@ _QUANTIZED = "_quantized"
 
 
 def read(data: bytes, name: str) -> dict[str, Leaf]:
-    """Returns the graph's weights as float32 leaves, by parameter path (`enc.block.0.layer.0.SelfAttention.q.weight`).
+    """Returns the graph's weights as float32 leaves by parameter path (`enc.block.0.layer.0.SelfAttention.q.weight`).
 
     Args:
-      data: the file.
-      name: what to call it in an error.
+      data: contents of the file.
+      name: name for error messages.
 
     Raises:
       UserError: the bytes are not an ONNX model.

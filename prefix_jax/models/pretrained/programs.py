@@ -1,6 +1,6 @@
-"""Compiled programs in the cache, which JAX writes and reads: those that are damaged are removed before it does.
+"""Checks of JAX's compilation cache: damaged programs are removed before JAX reads them.
 
-JAX names them by a hash of all that they depend on, but replaces none: it would warn of a damaged one in every run.
+JAX names programs by a hash of their inputs but never replaces one, so a damaged file would cause a warning every run.
 """
 
 import contextlib
@@ -11,13 +11,13 @@ from pathlib import Path
 from prefix_jax import checksums
 from prefix_jax.disk import make_way, replacing
 
-_ZLIB = b"\x78"  # the first byte of what zlib made
+_ZLIB = b"\x78"  # first byte of zlib data
 
 
 def remove_damaged(folder: Path) -> None:
-    """Removes the programs of a folder that are not as they were, with a line on stderr.
+    """Removes damaged programs from a folder, with a line on stderr.
 
-    Their checksums are kept beside the folder. A program without one is new, and is read through once.
+    Checksums are stored beside the folder. A program without a checksum is new, and is decompressed once.
     """
     book = folder.with_name(f"{folder.name}.json")
     known, found, damaged = _known(book), {}, []
@@ -36,7 +36,7 @@ def remove_damaged(folder: Path) -> None:
                 path.unlink()
     if damaged:
         others = f", as are {len(damaged) - 1} others" if damaged[1:] else ""
-        checksums.say_damaged(damaged[0], f"it is cut short or has another checksum{others}")
+        checksums.say_damaged(damaged[0], f"truncated, or checksum mismatch{others}")
     if found != known:
         with contextlib.suppress(OSError), replacing(book) as file:
             file.write(json.dumps(found, indent=1).encode())
@@ -52,7 +52,7 @@ def _known(book: Path) -> dict[str, str]:
 
 def _is_whole(data: bytes) -> bool:
     if not data.startswith(_ZLIB):
-        return bool(data)  # compressed otherwise, where Python or a package offers that
+        return bool(data)  # another compression, available in some versions of Python or with a package
     try:
         zlib.decompress(data)
     except zlib.error:

