@@ -1,4 +1,4 @@
-"""How many numbers each method trains and stores on a model, counted from shapes by the methods' own code."""
+"""Parameter counts of each method on a model, trained and stored, computed from shapes by the methods' own code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from prefix_jax.planning.abstract import base_shapes
 from prefix_jax.tuning.method import Parameters, parameter_counts
 
 _DIRECT = {"prefix.length": 10, "prefix.reparameterisation": "none"}
-# Name, method, options. Adapters are given by their share of the model, in percent, as the paper gives them.
+# Name, method, options. Adapters are specified by their percentage of the model, as in the paper.
 METHODS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("prefix 10, direct", "prefix", _DIRECT),
     ("prefix 10, direct, keys alone", "prefix", {**_DIRECT, "prefix.trained": "keys"}),
@@ -36,10 +36,10 @@ LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def parameters(model_config: ModelConfig, method: str, options: Mapping[str, Any]) -> Parameters:
-    """Returns the counts of one method; `share` in place of `adapter.width` is of the model, in percent.
+    """Returns the counts of one method; `share` replaces `adapter.width` and is a percentage of the model.
 
     Raises:
-      UserError: an option does not fit the model.
+      UserError: an option does not suit the model.
     """
     options = dict(options)
     if share := options.pop("share", None):
@@ -52,20 +52,20 @@ def parameters(model_config: ModelConfig, method: str, options: Mapping[str, Any
 
 
 def adapter_width(model_config: ModelConfig, share: float) -> int:
-    """Returns the width, at least 1, at which adapters are nearest to a share of the model, in percent."""
+    """Returns the adapter width (at least 1) whose size is closest to a percentage of the model."""
     one, two = (parameters(model_config, "adapter", {"adapter.width": width}) for width in (1, 2))
     each = two.stored - one.stored
     return max(1, round((share / 100 * one.base - (one.stored - each)) / each))
 
 
 def parameters_by_method(model_config: ModelConfig) -> dict[str, Parameters]:
-    """Returns the counts of every method that the model can have, by its name."""
+    """Returns the counts of every method that the model supports, by name."""
     possible = [row for row in METHODS if row[1] != "infix" or not model_config.is_encoder_decoder]
     return {name: parameters(model_config, method, options) for name, method, options in possible}
 
 
 def parameters_by_length(model_config: ModelConfig) -> dict[str, list[int]]:
-    """Returns what a prefix and a prompt store and train at each of `LENGTHS`."""
+    """Returns the stored and trained parameters of a prefix and a prompt at each of `LENGTHS`."""
     lengths = [
         length for length in LENGTHS if model_config.context_length is None or length < model_config.context_length
     ]

@@ -1,4 +1,4 @@
-"""`python -m prefix_jax.reporting --workdir DIR` writes `DIR/report.html` anew."""
+"""`python -m prefix_jax.reporting --workdir DIR` rewrites `DIR/report.html`."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from prefix_jax.reporting.report import write_report
 
 
 def main(words: list[str] | None = None) -> None:
-    """Writes the page and prints its path; bad input ends the program with code 2."""
+    """Writes the report and prints its path; bad input exits with code 2."""
     parser = argparse.ArgumentParser(prog="python -m prefix_jax.reporting", description="Write report.html of a run.")
     parser.add_argument(
         "--workdir",

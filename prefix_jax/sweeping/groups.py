@@ -1,4 +1,4 @@
-"""Which rows share a program: those that differ only in numbers that are traced, with prefixes of similar length."""
+"""Grouping of rows into programs: members differ only in traced numbers and have prefixes of similar length."""
 
 import json
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from prefix_jax.errors import UserError
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.tuning import names
 
-# Options that members of a program may differ in: numbers of the optimizer, and what initialises the prefix.
+# Options that may differ between members of a program: the optimizer's numbers and the prefix's initialisation.
 TRACED = (
     *(f"optimizer.{name}" for name in ("learning_rate", "warmup_steps", "final_fraction", "weight_decay")),
     *(f"optimizer.{name}" for name in ("b1", "b2", "epsilon", "clip")),
     "training.seed",
 )
 TRACED_OF_PREFIX = ("prefix.length", "prefix.initialisation", "prefix.text")
-# How text is generated and scored afterwards does not concern training.
+# Options of generation and scoring, which do not affect training.
 LATER = ("decoding.", "evaluation.", "data.language")
 
 
 def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:
-    """Returns the rows in groups of at most `members` that train in one program, in the order of their first rows.
+    """Divides rows into groups of at most `members` that train in one program, ordered by their first rows.
 
-    A slot that a shorter prefix does not have costs what a real one costs: within a group the longest prefix has at
-    most twice the shortest's slots and 32 more.
+    Padding slots of shorter prefixes cost as much as real ones: within a group, the longest prefix has at most twice
+    the slots of the shortest plus 32.
     """
     alike: dict[str, list[Row]] = {}
     for row in rows:
@@ -34,7 +34,7 @@ def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:
 
 
 def holding(found: Sequence[Sequence[str]], text: str) -> list[Sequence[str]]:
-    """Returns the groups of rows' names in which a name holds a text.
+    """Returns the groups with a row whose name contains the text.
 
     Raises:
       UserError: there is none.
@@ -46,7 +46,7 @@ def holding(found: Sequence[Sequence[str]], text: str) -> list[Sequence[str]]:
 
 
 def shared(config: Config) -> str:
-    """Returns all that the members of a program have in common."""
+    """Returns everything that members of a program must have in common."""
     free = TRACED + (TRACED_OF_PREFIX if "prefix" in names(config) else ())
     options = flat(config.to_dict())
     return json.dumps({n: options[n] for n in sorted(options) if n not in free and not n.startswith(LATER)})
@@ -54,7 +54,7 @@ def shared(config: Config) -> str:
 
 def _by_length(rows: Sequence[Row], members: int) -> list[list[Row]]:
     found: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.config.prefix.length):  # a stable sort: else in their own order
+    for row in sorted(rows, key=lambda row: row.config.prefix.length):  # stable: ties keep their order
         length = row.config.prefix.length
         group = found[-1] if found else []
         if group and len(group) < members and length <= 2 * group[0].config.prefix.length + 32:
