@@ -70,7 +70,7 @@ def parse(name: str) -> Topology:
     """Parses a topology such as `v5e:4x4`.
 
     Raises:
-      UserError: the name is malformed, or the chip is unknown.
+      UserError: the name is malformed, or the chip does not exist.
     """
     match = re.fullmatch(r"([\w]+):(\d+(?:x\d+)*)", name.strip())
     kind = match[1] if match else name.partition(":")[0]

@@ -37,7 +37,7 @@ def read_rows(recipe: str, base: Config) -> list[Row]:
     file, _, argument = recipe.partition(":")
     function = runpy.run_path(file).get("sweep")
     if function is None:
-        raise UserError(f"{file} has no sweep(); define one that yields a row a run, such as {{'prefix.length': 10}}")
+        raise UserError(f"{file} has no sweep(); define one that yields rows, such as {{'prefix.length': 10}}")
     takes = bool(inspect.signature(function).parameters)
     return make_rows(function(argument) if takes and argument else function(), base, Path(file).name)
 
