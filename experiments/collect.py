@@ -1,8 +1,8 @@
-"""`python -m experiments.collect RUN_DIRECTORY ... --out experiments/e2e`: keeps what a run's numbers rest on, and a
+"""`python -m experiments.collect RUN_DIRECTORY ... --out experiments/e2e`: stores the sources of runs' results, and a
 table.
 
 Copies each run's configuration, metrics, scores and first samples to `OUT/<name of the run directory>/`, then writes
-the table of all runs in OUT into `OUT/README.md`, between its two markers. Nothing in the table is typed in by hand.
+the table of all runs in OUT into `OUT/README.md`, between its two markers. The table is fully generated.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from prefix_jax.tuning import known
 
 
 def keep(run: Path, out: Path, samples: int = 20) -> None:
-    """Copies what explains a run's scores."""
+    """Copies the files behind a run's scores."""
     folder = out / run.name
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "metrics.jsonl", "scores.json"):
@@ -27,7 +27,7 @@ def keep(run: Path, out: Path, samples: int = 20) -> None:
 
 
 class TunedState(NamedTuple):
-    """A run's `config.json`, the scores of a split, and its last line of metrics."""
+    """A run's `config.json`, scores of a split, and last line of metrics."""
 
     record: dict[str, Any]
     entry: dict[str, Any]
@@ -35,7 +35,7 @@ class TunedState(NamedTuple):
 
 
 def kept(out: Path, split: str = "test") -> list[TunedState]:
-    """Returns the runs in `out`, in the order of their names."""
+    """Returns the runs in `out`, sorted by name."""
     found = []
     for folder in sorted(path.parent for path in out.glob("*/scores.json")):
         record, scores = ((folder / name).read_text(encoding="utf-8") for name in ("config.json", "scores.json"))

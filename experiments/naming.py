@@ -1,4 +1,4 @@
-"""What a run's method is called in the tables, and which row of the paper's tables is the same method's."""
+"""Names of methods in tables, and the corresponding rows of the paper's tables."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,17 +30,17 @@ def _section(result: Result, method: Declaration) -> dict[str, Any]:
 
 
 def _small(adapter: Result) -> bool:
-    """Which of the paper's two sizes of adapters it is nearer to: 0.1 % of the model, not 3 %."""
+    """Returns whether adapters are closer to 0.1 % of the model than to 3 %, the paper's two sizes."""
     return adapter.share <= 0.01
 
 
 def labels(result: Result) -> dict[str, str]:
-    """Returns the one column of the tables that compare methods."""
+    """Returns the single label of tables that compare methods."""
     return {"method": method(result)}
 
 
 def in_main_table(result: Result) -> str:
-    """Returns the method's row in the paper's main table; empty where it has none."""
+    """Returns the method's row in the paper's main table; "" if it has none."""
     name, large = result.option("method"), result.option("model.source") == "gpt2-large"
     if name == "prefix" and result.option("prefix.reparameterisation") == "mlp":
         return "PREFIX" if large else "PREFIX(0.1%)"
@@ -52,7 +52,7 @@ def in_main_table(result: Result) -> str:
 
 
 def main_table(result: Result) -> Mapping[str, float]:
-    """Returns what the paper's main table (arXiv v1, Table 1) has for the method: GPT-2 Medium's row, or Large's."""
+    """Returns the method's row in the paper's main table (arXiv v1, Table 1): GPT-2 Medium's, or Large's."""
     task = result.option("data.task")
     model = "GPT2-LARGE" if result.option("model.source") == "gpt2-large" else "GPT2-MEDIUM"
     place = ("main_table_arxiv_v1_Table1", model, in_main_table(result), _COLUMNS.get(task, ""))
@@ -60,7 +60,7 @@ def main_table(result: Result) -> Mapping[str, float]:
 
 
 def ablation(result: Result) -> Mapping[str, float]:
-    """Returns what the paper's ablation (Table 4) has: of embeddings, one row for both ways of training them."""
+    """Returns the method's row in the paper's ablation (Table 4), which has one row per kind of embedding training."""
     name = result.option("method")
     short = {"infix": "INFIX", "prompt": "EMB"}.get(name)
     whole = "PREFIX arXiv v1" if name == "prefix" else ""

@@ -1,4 +1,4 @@
-"""`python -m experiments.overview`: README.md's tables, ours beside the paper's, from what was kept of runs."""
+"""`python -m experiments.overview`: README.md's tables of stored results, ours beside the paper's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ README = FOLDER.parent / "README.md"
 
 
 class Column(NamedTuple):
-    """One metric of one task, and the study whose runs at the scale of a CPU have it."""
+    """One metric of one task, and the study that measured it at the scale "cpu"."""
 
     title: str
     study: str
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def cells(column: Column) -> Mapping[str, str]:
-    """Returns a column's cell of each method: ours, and the paper's where it has one."""
+    """Returns a column's cell for each method: our score, and the paper's if available."""
     found = results.read(FOLDER / column.study / results.FILE_NAME)
     chosen = [r for r in found if r.scale == "cpu" and r.option("data.task") == column.task and r.scores]
     made = {}
@@ -42,7 +42,7 @@ def cells(column: Column) -> Mapping[str, str]:
 
 
 def table() -> str:
-    """Returns a row a method, in the order in which the studies have them."""
+    """Returns one row per method, in the order of the studies."""
     columns = {column.title: cells(column) for column in COLUMNS}
     columns = {title: made for title, made in columns.items() if made}
     methods = dict.fromkeys(method for made in columns.values() for method in made)
@@ -51,7 +51,7 @@ def table() -> str:
 
 
 def whole_test_set() -> str:
-    """Returns the scores of the runs in `e2e`, bare and tuned, and the paper's."""
+    """Returns the scores of the runs in `e2e`, bare and tuned, beside the paper's."""
     rows: list[list[object]] = []
     for record, entry, last in collect.kept(FOLDER / "e2e"):
         model, counts = record["config"]["model"]["source"], record["parameters"]
@@ -65,7 +65,7 @@ def whole_test_set() -> str:
 
 
 def _printed(scores: Mapping[str, float]) -> list[str]:
-    """Scores with the digits that the paper prints."""
+    """Formats scores with as many digits as the paper."""
     return [f"{scores[metric]:.{2 if metric in ('NIST', 'CIDEr') else 1}f}" for metric in published.E2E]
 
 

@@ -1,6 +1,6 @@
-"""What Li & Liang 2021 chose and printed: hyperparameters as options of a row, and their tables.
+"""Hyperparameters and results published by Li & Liang 2021: options of rows, and tables.
 
-The numbers of the tables are read from `$PREFIX_JAX_DATA/paper/tables.json`, in the units in which they were printed.
+Table values are read from `$PREFIX_JAX_DATA/paper/tables.json`, in the printed units.
 """
 
 import functools
@@ -13,8 +13,8 @@ from typing import Any
 
 Options = dict[str, Any]
 
-# The metrics as they stand in the paper's tables, by the names that the scorers here give them; of DART's, MoverScore,
-# BERTScore and BLEURT are left out, which need models of their own.
+# Metrics of the paper's tables, by the scorers' names here; MoverScore, BERTScore and BLEURT of DART are omitted,
+# because they need separate models.
 E2E = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 WEBNLG = tuple(f"{metric}_{part}" for metric in ("BLEU", "METEOR", "TER") for part in ("seen", "unseen", "all"))
 DART = ("BLEU", "METEOR", "TER")
@@ -48,14 +48,14 @@ PREFIX_LENGTHS = {"e2e": 5, "webnlg": 5, "dart": 10, "xsum": 100, "within-news":
 
 
 def training(method: str, task: str) -> Options:
-    """Returns the paper's choices for a method on a task: learning rate, epochs, batch."""
+    """Returns the paper's learning rate, epochs and batch size for a method on a task."""
     rate, epochs, batch = _PUBLISHED[method, task]
     return {"optimizer.learning_rate": rate, "training.epochs": float(epochs), "training.batch": batch}
 
 
 @functools.cache
 def tables() -> Mapping[str, Any]:
-    """Returns the paper's tables; nothing where they are absent."""
+    """Returns the paper's tables; empty if the file is missing."""
     path = Path(os.environ.get("PREFIX_JAX_DATA", "")) / "paper" / "tables.json"
     if not path.is_file():
         print("$PREFIX_JAX_DATA has no paper/tables.json: the paper's numbers are left out", file=sys.stderr)
@@ -64,7 +64,7 @@ def tables() -> Mapping[str, Any]:
 
 
 def scores(metrics: Sequence[str], *path: str) -> dict[str, float]:
-    """Returns the numbers at a place of the tables by their metrics; nothing where the paper has none."""
+    """Returns the values at a path of the tables by metric; empty if the paper has none."""
     found: Any = tables()
     for name in path:
         found = found.get(name) if isinstance(found, Mapping) else None

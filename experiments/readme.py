@@ -1,4 +1,4 @@
-"""What a study's README shows of its results: a table for each scale and task, and its figures."""
+"""Generated parts of a study's README: a table for each scale and task, and figures."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ KINDS = ("line", "points", "faint")
 
 
 def write_readme(study: Study) -> None:
-    """Writes the tables and figures of what `results.jsonl` holds, between the markers of the study's README."""
+    """Writes tables and figures from `results.jsonl` between the markers of the study's README."""
     parts = []
     for same in results.grouped(results.read(study.results), lambda r: [r.scale, r.option("data.task")]):
         parts += [heading(same), table(study, same)]
@@ -33,7 +33,7 @@ def write_readme(study: Study) -> None:
 
 
 def heading(found: Sequence[Result]) -> str:
-    """Returns a line on what ran, as far as all the runs have it in common."""
+    """Returns a line on the settings common to all runs."""
 
     def told(values: Sequence[Any]) -> str:
         low, high = min(values), max(values)
@@ -52,7 +52,7 @@ def heading(found: Sequence[Result]) -> str:
 
 
 def table(study: Study, found: Sequence[Result]) -> str:
-    """Returns a row for each setting, and below it the paper's where it has one."""
+    """Returns one row per setting, followed by the paper's row if available."""
     task = found[0].option("data.task")
     metrics = study.metrics or published.METRICS[task]
     rows: list[list[object]] = []
@@ -82,7 +82,7 @@ def values(same: Sequence[Result], metric: str) -> list[float]:
 
 
 def spread_text(task: str, metric: str, found: Sequence[float]) -> str:
-    """Returns mean and sample deviation, with a decimal less than the scorers print: deviations are above it."""
+    """Returns mean and sample deviation, with one decimal less than the scorers print."""
     if not found:
         return "-"
     decimals = TASKS[task].decimals
@@ -92,7 +92,7 @@ def spread_text(task: str, metric: str, found: Sequence[float]) -> str:
 
 
 def chart(study: Study, figure: Figure, found: Sequence[Result]) -> Markup:
-    """Returns a figure as an SVG: lines along a number, or a row of dots for each name."""
+    """Returns a figure as an SVG: lines along a number, or one row of dots per name."""
     lines = _points(study, figure, found)
     title = f"{figure.metric} against {figure.along}"
     if any(isinstance(x, str) for points in lines.values() for x, _, _ in points):
@@ -108,7 +108,7 @@ def chart(study: Study, figure: Figure, found: Sequence[Result]) -> Markup:
 
 
 def _points(study: Study, figure: Figure, found: Sequence[Result]) -> dict[str, list[tuple[Any, float, float]]]:
-    """Returns each line's settings with mean and deviation, where there is a score."""
+    """Returns each line's settings with mean and deviation, if there is a score."""
     lines: dict[str, list[tuple[Any, float, float]]] = {}
     for same in results.grouped(found, study.labels):
         labels, scores = study.labels(same[0]), values(same, figure.metric)

@@ -1,4 +1,4 @@
-"""What is kept of a study's runs: a line of `results.jsonl` each, with all that made its numbers."""
+"""Stored results of a study: one line of `results.jsonl` per run, with everything that determined its scores."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from prefix_jax.config import changed, default_config, flat
 from prefix_jax.disk import read_json_lines, write_text
 
 FILE_NAME = "results.jsonl"
-# The states of a row in which it has ended.
+# Final states of a row.
 ENDED = ("scored", "diverged")
 
 
@@ -20,17 +20,17 @@ class Result:
     """One run.
 
     Attributes:
-      name: the row's in its sweep.
-      scale: of the study, "paper" or "cpu".
-      status: "scored", or "diverged" where its loss was not finite.
-      commit: of the source that ran; "+" where it was changed.
-      config: the options that were not at their defaults, by dotted name.
-      seeds: of training, of the order of the records, and of the draw of a subset.
-      counts: numbers trained, stored, and of the model.
-      scoring: which records were scored.
-      scores: by metric, as the task's scorer gives them.
-      seconds: of training by the clock; where several runs share a program, all of theirs.
-      tuned: SHA-256 of what was tuned.
+      name: name of the row in its sweep.
+      scale: scale of the study, "paper" or "cpu".
+      status: "scored", or "diverged" if its loss was not finite.
+      commit: commit of the source tree; "+" for uncommitted changes.
+      config: non-default options, by dotted name.
+      seeds: seeds of training, record order, and subset selection.
+      counts: parameters trained, stored, and of the model.
+      scoring: the records that were scored.
+      scores: scores by metric, as returned by the task's scorer.
+      seconds: wall time of training; the total if several runs share a program.
+      tuned: SHA-256 of the tuned state.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Stored numbers, of the model's."""
+        """Stored parameters over the model's."""
         return self.counts["stored"] / self.counts["base"]
 
 
 def read(path: Path) -> list[Result]:
-    """Returns the results that a file holds; none where it is absent."""
+    """Returns the results in a file; empty if it is absent."""
     if not path.is_file():
         return []
     known = [field.name for field in dataclasses.fields(Result)]
@@ -65,7 +65,7 @@ def read(path: Path) -> list[Result]:
 
 
 class Asked(NamedTuple):
-    """A row of a sweep: the options and the scoring that it asks for, and its result once it has ended."""
+    """A row of a sweep: its options and scoring, and its result once it has ended."""
 
     name: str
     config: Mapping[str, Any]
@@ -73,14 +73,14 @@ class Asked(NamedTuple):
     result: Result | None
 
     def answered_by(self, earlier: Result) -> bool:
-        """Whether a result is of the very run that is asked for."""
+        """Returns whether an earlier result belongs to exactly this run."""
         scoring = {name: value for name, value in earlier.scoring.items() if name != "records"}
         return (earlier.name, earlier.config, scoring) == (self.name, self.config, self.scoring)
 
 
 def keep(path: Path, scale: str, rows: Sequence[Asked]) -> None:
-    """Puts the results of a sweep's rows in place of those that the file holds of the same scale; of a row that has not
-    ended an earlier result of the same run stays.
+    """Replaces a file's results of one scale by those of a sweep's rows; the earlier result of an unfinished row is
+    kept if it belongs to the same run.
     """
     earlier = read(path)
     lasting = [result for result in earlier if result.scale != scale]
@@ -133,7 +133,7 @@ def _subset(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def grouped(found: Sequence[Result], key: Callable[[Result], Any]) -> list[list[Result]]:
-    """Returns results of the same key together, in the order of each key's first."""
+    """Groups results by key, in order of first occurrence."""
     groups: dict[str, list[Result]] = {}
     for result in found:
         groups.setdefault(json.dumps(key(result)), []).append(result)

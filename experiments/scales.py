@@ -1,4 +1,4 @@
-"""The two scales at which each study runs, and what its recipes share.
+"""The two scales of each study, and settings shared by recipes.
 
 "paper": the models and hyperparameters of Li & Liang 2021, whose weights come from the hub. "cpu": FLAN-T5-small or
 SmolLM2-135M on small subsets, for one core in minutes.
@@ -15,19 +15,19 @@ SCALES = ("paper", "cpu")
 
 
 def check(scale: str) -> str:
-    """Returns the scale; raises UserError where there is no such one."""
+    """Returns the scale; raises UserError if it is unknown."""
     if scale not in SCALES:
         raise UserError(f'"{scale}" is not a scale{did_you_mean(scale, SCALES)}')
     return scale
 
 
 def table_to_text(scale: str, task: str) -> Config:
-    """Returns what the studies of E2E, WebNLG and DART start from at a scale."""
+    """Returns the base configuration of the E2E, WebNLG and DART studies at a scale."""
     return paper_config(task, "gpt2-medium") if check(scale) == "paper" else small(task)
 
 
 def small(task: str, source: str = "flan-t5-small") -> Config:
-    """Returns a run for one core: 100 steps of 8 records, greedy decoding, nothing measured on the way."""
+    """Returns a run for one core: 100 steps of 8 records, greedy decoding, without intermediate evaluation."""
     config = default_config()
     config.model.update(source=source, dtype="bfloat16")
     config.data.update(task=task, max_target_length=192)  # DART's longest text has 189 tokens
@@ -38,8 +38,8 @@ def small(task: str, source: str = "flan-t5-small") -> Config:
 
 
 def seeded(options: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yields a row a seed: of what a method draws at its start, and for fine-tuning, which draws nothing, of the order
-    of the records.
+    """Yields one row per seed, which seeds initialisation or, for fine-tuning (which has none), the order of the
+    records.
     """
     draws = options["method"] != "finetune"
     for number, seed in enumerate(seeds):
@@ -47,7 +47,7 @@ def seeded(options: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[dict[st
 
 
 def best_of_ten(steps: int, size: int) -> dict[str, Any]:
-    """Returns the options that keep the best of ten measurements on the paper's validation set for `size` records."""
+    """Returns options that select the best of ten evaluations on the paper's validation set for `size` records."""
     every = max(1, steps // 10)
     return {"training.evaluate_every": every, "training.patience": 10, "training.evaluate_records": size * 3 // 10}
 

@@ -1,9 +1,9 @@
-"""A study: a table or figure of the paper as a sweep, what is kept of it, and what its README shows.
+"""A study: a table or figure of the paper as a sweep, with stored results and a generated README.
 
     python -m experiments.NAME --scale=cpu --workdir runs/NAME [options of prefix_jax.sweep]
 
-runs the sweep of the study's recipe, or goes on with it, keeps a line of `results.jsonl` for each run that has ended,
-and writes the table and the figures of the README anew. Without `--workdir` it only does the last.
+runs or resumes the sweep of the study's recipe, stores a line of `results.jsonl` for each finished run, and rewrites
+the table and the figures of the README. Without `--workdir` it only rewrites these.
 """
 
 import argparse
@@ -18,16 +18,16 @@ from typing import Any
 from experiments import results
 from experiments.results import Result
 
-# Options of the sweep that do not change what a run is.
+# Options of the sweep that do not affect runs.
 _HARMLESS = ("--job", "--only", "--members", "--plan", "--coordinator", "--process", "--wait")
 Labels = Callable[[Result], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot of a metric along one label; `lines` is the label that tells its lines apart.
+    """A plot of a metric along one label; `lines` is the label that distinguishes its lines.
 
-    Where `along` is no number, each setting is a dot with its deviation.
+    If `along` is not a number, each setting is a dot with its deviation.
     """
 
     metric: str
@@ -37,15 +37,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Study:
-    """What is particular to a study.
+    """Definition of a study.
 
     Attributes:
-      folder: of `recipe.py`, `README.md` and `results.jsonl`.
-      labels: what a run's setting is called, column by column; runs of the same labels are averaged.
-      scored: by scale, the options of the sweep that say which records are scored.
-      metrics: those that the tables show; empty: those of `published.METRICS`.
+      folder: contains `recipe.py`, `README.md` and `results.jsonl`.
+      labels: labels of a run's setting, one per column; runs with equal labels are averaged.
+      scored: by scale, the sweep options that select the scored records.
+      metrics: metrics in the tables; empty: those of `published.METRICS`.
       paper: a run's setting in the paper's tables: its scores there, and the model's name.
-      figures: what is drawn.
+      figures: plots.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class Study:
 
 
 def main(study: Study) -> None:
-    """The command line of a study's folder."""
+    """Runs the command line of a study's folder."""
     parser = argparse.ArgumentParser(description=f"The study {study.folder.name}; other options are the sweep's.")
     parser.add_argument("--scale", choices=sorted(study.scored), default="cpu")
     parser.add_argument("--workdir", type=Path, help="the sweep's directory; without it only the README is written")
@@ -77,7 +77,7 @@ def main(study: Study) -> None:
         if changes := [word for word in rest if not word.startswith(_HARMLESS) and word.startswith("--")]:
             results.keep(workdir / results.FILE_NAME, arguments.scale, ended)
             print(
-                f"with {changes[0]} it is another study: its results are in {workdir}/{results.FILE_NAME}",
+                f"with {changes[0]} the study is a different one: its results are in {workdir}/{results.FILE_NAME}",
                 file=sys.stderr,
             )
             raise SystemExit(code)
@@ -90,11 +90,11 @@ def main(study: Study) -> None:
 
 
 def run_sweep(study: Study, scale: str, workdir: Path, rest: Sequence[str]) -> int:
-    """Runs the study's sweep, which SIGTERM and Ctrl-C stop as they would alone, and returns its exit code."""
+    """Runs the study's sweep and returns its exit code; SIGTERM and Ctrl-C stop it as usual."""
     recipe = study.recipe.resolve()
     shown = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
     words = ["--config", f"{shown}:{scale}", "--workdir", str(workdir), *study.scored[scale], *rest]
     process = subprocess.Popen([sys.executable, "-m", "prefix_jax.sweep", *words])
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the sweep too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal also sends it to the sweep
     return process.wait()

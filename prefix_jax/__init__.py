@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def _quiet_start() -> None:
-    """Lets an interrupt end a command that is still loading; `surroundings.prepare` takes over."""
+    """Lets an interrupt end a command while it loads; `surroundings.prepare` takes over later."""
     import os
     import signal
     import sys
@@ -13,7 +13,7 @@ def _quiet_start() -> None:
         os.write(2, b"interrupted\n")
         os._exit(130)
 
-    # Python calls a program so while it looks for the module that -m names.
+    # Value of argv[0] while Python looks for the module of -m.
     if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
 

@@ -1,4 +1,4 @@
-"""How every command line starts and ends: flags to a configuration, one sentence and exit code 2 for bad input."""
+"""Setup and teardown shared by all commands: flags to a configuration; one sentence and exit code 2 for bad input."""
 
 import contextlib
 import errno
@@ -17,13 +17,13 @@ from prefix_jax.errors import UserError, did_you_mean, one_line
 
 BAD_INPUT = 2
 FAILED_RUN = 3
-_PIPE_CLOSED = 141  # what a shell gives a program that SIGPIPE ended
+_PIPE_CLOSED = 141  # exit code of shells for a program ended by SIGPIPE
 
-# What the functions here define is shown by `--help` as the calling program's.
+# Flags defined by functions here are listed by `--help` as the calling program's.
 flags.disclaim_key_flags()
 
 
-# What the system or the disk says no to: sentences without the name of a file are enough.
+# Errors of the system or the disk for which a sentence without a file name is enough.
 _SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)
 
 
@@ -33,17 +33,17 @@ def fail(message: object) -> None:
 
 
 def _end(sentence: str, code: int) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a stream that is closed or full
+    with contextlib.suppress(OSError, ValueError):  # the stream is closed or full
         print(sentence, file=sys.stderr, flush=True)
     distributed = sys.modules.get("prefix_jax.parallel.distributed")
     if distributed is not None and distributed.joined():
-        # At a usual exit this process would wait for the others, which may be gone or waiting for it.
+        # A normal exit would wait for the other processes, which may be gone or waiting for this one.
         surroundings.leave(code)
     raise SystemExit(code)
 
 
 def end_failed_run(findings: Sequence[object], option: str) -> None:
-    """Exits with code 3 where a run looks failed and `evaluation.failed_run` is "error"."""
+    """Exits with code 3 if a run looks failed and `evaluation.failed_run` is "error"."""
     if findings and option == "error":
         sys.stdout.flush()
         raise SystemExit(FAILED_RUN)
@@ -51,16 +51,16 @@ def end_failed_run(findings: Sequence[object], option: str) -> None:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns UserError, and what a full disk, a full memory or an interrupt raises, into a sentence and an exit code."""
+    """Converts UserError, and errors of a full disk, memory or an interrupt, to a sentence and an exit code."""
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # what cannot be written is found here, not by the interpreter on its way out
+            sys.stdout.flush()  # raises write errors here rather than at interpreter exit
     except UserError as error:
         fail(error)
     except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # or Python complains again at its end
+        with contextlib.suppress(OSError, ValueError):  # prevents a second error at interpreter exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_PIPE_CLOSED) from None
     except OSError as error:
@@ -85,7 +85,7 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _surroundings_message(said: str) -> str:
-    """Returns a sentence for what JAX and Python say of variables that are wrong; "" for anything else."""
+    """Returns a sentence for errors of JAX and Python about invalid variables; "" for any other error."""
     if "nable to initialize backend" in said or "known backends" in said:
         return (
             f"the variable JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}, and JAX finds no such device here "
@@ -101,8 +101,8 @@ def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], Non
 
     Args:
       main: the command.
-      define_flags: defines its flags; a function, because importing a command must define none: absl refuses two
-        flags of one name in a process.
+      define_flags: defines its flags; a function, because importing a command must not define any: absl rejects
+        duplicate flags in a process.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -110,7 +110,7 @@ def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], Non
         try:
             rest = parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
         except SystemExit as ended:
-            raise SystemExit(0 if ended.code == 1 else ended.code) from None  # absl ends --help with 1
+            raise SystemExit(0 if ended.code == 1 else ended.code) from None  # absl exits --help with code 1
         if len(rest) > 1:
             fail(f'"{rest[1]}" is not an option; options start with --')
         return rest
@@ -123,14 +123,14 @@ def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], Non
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.set_verbosity(logging.WARNING)
-    standard_logging.raiseExceptions = False  # a log that cannot be written stops nothing
+    standard_logging.raiseExceptions = False  # a failed log write must not stop anything
     with user_errors():
         define_flags()
         app.run(guarded, flags_parser=parse)
 
 
 def parsed(parse: Callable[[], list[str]]) -> list[str]:
-    """Calls what parses the flags; what it raises ends the program with a sentence."""
+    """Calls a flag parser; its errors end the program with a sentence."""
     try:
         return parse()
     except flags.Error as error:
@@ -143,7 +143,7 @@ def parsed(parse: Callable[[], list[str]]) -> list[str]:
 
 
 def _underscored(word: str) -> str:
-    """`--input-file=x` is `--input_file=x`; the home directory in `--config=~/x.py` is written out."""
+    """Rewrites `--input-file=x` as `--input_file=x`, and expands `~` in `--config=~/x.py`."""
     name, equals, value = word.partition("=")
     if name in ("--config", "-config"):
         return name + equals + disk.expanded(value)
@@ -151,17 +151,17 @@ def _underscored(word: str) -> str:
 
 
 def required(**options: object) -> None:
-    """Ends the program unless every option has a value."""
+    """Ends the program unless every option is set."""
     for name, value in options.items():
         if value is None or value == "":
             fail(f"--{name} is missing; --help lists the options")
 
 
 def path(text: str) -> str:
-    """Returns a path of the command line, `~` written out: shells leave it alone in `--workdir=~/x`.
+    """Returns a command-line path with `~` expanded: shells do not expand it in `--workdir=~/x`.
 
     Raises:
-      ValueError: there is no such home directory.
+      ValueError: the home directory is unknown.
     """
     try:
         return disk.expanded(text)
@@ -178,15 +178,15 @@ class _PathParser(flags.ArgumentParser):
 
 
 def define_path(name: str, default: str | None, about: str) -> None:
-    """Defines an option that is a path."""
+    """Defines a path option."""
     flags.DEFINE(_PathParser(), name, default, about)
 
 
 def new_directory(text: str | None) -> Path:
-    """Returns the directory that --workdir names, to be made or resumed, if it can be written.
+    """Returns the directory of --workdir, to be created or resumed, after checking that it can be written.
 
     Raises:
-      UserError: it is something else, or cannot be made; found here before anything is loaded.
+      UserError: it is not a directory, or cannot be created; detected here before anything is loaded.
     """
     given = Path(str(text))
     try:
@@ -194,7 +194,9 @@ def new_directory(text: str | None) -> Path:
             os.lstat(given)
         above = next(folder for folder in (given, *given.absolute().parents) if os.path.lexists(folder))
         if not above.exists():
-            raise UserError(f"{above} is a link to {os.readlink(above)}, which is not there; make that or name another")
+            raise UserError(
+                f"{above} is a broken link to {os.readlink(above)}; create its target or name another directory"
+            )
         if not above.is_dir():
             raise UserError(f"{above} is a file; name a directory with --workdir")
     except OSError as error:
@@ -205,7 +207,7 @@ def new_directory(text: str | None) -> Path:
 
 
 def define_recipe(holding: str = "get_config()") -> None:
-    """Defines `--config FILE.py`, a file with the functions `holding`, and `--config.SECTION.OPTION=VALUE`."""
+    """Defines `--config FILE.py`, a file that defines `holding`, and `--config.SECTION.OPTION=VALUE`."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file("config", None, f"The recipe, a Python file with {holding}.", lock_config=True)
@@ -221,7 +223,7 @@ def define_overrides() -> None:
 
 
 def overrides(options: flags.FlagValues) -> dict[str, Any]:
-    """Returns the options of the configuration that were given, by dotted name."""
+    """Returns the configuration options given on the command line, by dotted name."""
     from ml_collections import config_flags
 
     return dict(config_flags.get_override_values(options["config"]))
@@ -229,17 +231,17 @@ def overrides(options: flags.FlagValues) -> dict[str, Any]:
 
 def define_hosts() -> None:
     """Defines `--coordinator`, `--processes`, `--process` and `--wait_seconds`, which `join_hosts` reads."""
-    flags.DEFINE_string("coordinator", "", "Of several processes: host:port of process 0.")
-    flags.DEFINE_integer("processes", 0, "How many processes there are.", lower_bound=0)
-    flags.DEFINE_integer("process", -1, "Which of them this is, from 0.", lower_bound=-1)
-    flags.DEFINE_integer("wait_seconds", 300, "How long processes wait for each other.", lower_bound=1)
+    flags.DEFINE_string("coordinator", "", "With several processes: host:port of process 0.")
+    flags.DEFINE_integer("processes", 0, "Number of processes.", lower_bound=0)
+    flags.DEFINE_integer("process", -1, "Index of this process, from 0.", lower_bound=-1)
+    flags.DEFINE_integer("wait_seconds", 300, "Seconds that processes wait for each other.", lower_bound=1)
 
 
 def join_hosts(options: flags.FlagValues, same: Mapping[str, Any]) -> None:
-    """Joins the other processes, if there are several; `same` are the values on which all of them must agree.
+    """Joins the other processes, if any; all must agree on the values in `same`.
 
     Raises:
-      UserError: the others cannot be found, or were started with other values.
+      UserError: the others cannot be reached, or were started with different values.
     """
     from prefix_jax.parallel import distributed
 
@@ -248,7 +250,7 @@ def join_hosts(options: flags.FlagValues, same: Mapping[str, Any]) -> None:
 
 
 def command_line() -> list[str]:
-    """Returns the words that started this program, as a user would type them."""
+    """Returns this program's command line, as a user would type it."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return ["python", *(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]]
 
@@ -283,7 +285,7 @@ def _memory_message(error: Exception) -> str:
 
 
 def _check_config_file(argv: list[str]) -> None:
-    """Ends the program where `--config FILE[:ARGUMENT]` names no file: absl would say so only at its first use."""
+    """Ends the program if the file in `--config FILE[:ARGUMENT]` does not exist, which absl would report late."""
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
@@ -295,7 +297,7 @@ def _check_config_file(argv: list[str]) -> None:
 
 
 def enable_compile_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, so that the next process need not compile again."""
+    """Stores compiled programs in the user's cache directory, so that later processes need not recompile."""
     from prefix_jax.models.pretrained.cache import keep_programs
 
     keep_programs()

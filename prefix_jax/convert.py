@@ -1,8 +1,8 @@
-"""Converts what was tuned between file formats: `python -m prefix_jax.convert --from DIR --to peft --out DIR2`.
+"""Converts tuned states between file formats: `python -m prefix_jax.convert --from DIR --to peft --out DIR2`.
 
-The format of DIR is found from its files. Numbers are copied bit for bit, except where a model with rotary positions
-needs its keys turned to where the target format starts its tokens, and where LoRA's scale is multiplied into its
-numbers (exact up to float32 rounding). Prefixes have several formats; LoRA and prompts have PEFT's.
+The format of DIR is detected from its files. Numbers are copied bit for bit, except that keys of models with rotary
+positions are rotated to the target format's first token position, and LoRA's scale is folded into its matrices (exact
+up to float32 rounding). Prefixes can be converted to several formats; LoRA and prompts to PEFT's.
 """
 
 import argparse
@@ -28,15 +28,14 @@ OURS = "prefix_jax"
 
 
 def convert(source: str, target: str, out: str, name: str = "prefix", model: str = "", overwrite: bool = False) -> str:
-    """Reads what is in `source`, writes it to `out` in the format `target`, and returns a sentence about it.
+    """Reads `source`, writes it to `out` in the format `target`, and returns a sentence about the result.
 
     Args:
       source: a run directory, its `tuned/` folder, or a folder of another format.
       target: "prefix_jax", "peft", "adapters" or "original".
       out: the folder to write, absent or empty.
-      name: of the adapter, where the format has names.
-      model: the base model, for files that do not describe it: a directory with a config.json, a wheel's name or
-        a hub id.
+      name: adapter name, for formats with names.
+      model: base model, for files that do not describe it: a directory with a config.json, a wheel's name or a hub id.
       overwrite: whether files in `out` may be replaced.
 
     Raises:
@@ -63,10 +62,10 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
 
 
 def model_config_of_source(source: str) -> ModelConfig:
-    """Returns the spec of a model from its `config.json`, or of one that `models.pretrained` finds.
+    """Returns a model's model config, from its `config.json` or through `models.pretrained`.
 
     Raises:
-      UserError: there is no such model, or it is not supported.
+      UserError: the model does not exist or is not supported.
     """
     config = Path(source) / "config.json"
     if config.is_file():
@@ -80,10 +79,10 @@ def model_config_of_source(source: str) -> ModelConfig:
 
 
 def _collection_of(source: Path) -> str | None:
-    """Returns the collection that a folder holds; None where it holds a prefix, or nothing known.
+    """Returns the collection in a folder; None if it holds a prefix, or nothing known.
 
     Raises:
-      UserError: it holds several things, which have no format in common, or one that has no other format.
+      UserError: it holds several states, which no other format can combine, or one without another format.
     """
     if store.PAIR.find(source):
         kept, _ = store.load(source)
@@ -105,7 +104,7 @@ def _collection_of(source: Path) -> str | None:
 def _converted(
     source: Path, collection: str, target: str, model_config: ModelConfig | None, model: str
 ) -> tuple[dict[str, bytes], str]:
-    """Returns the files of a collection in another format, and what is said of them."""
+    """Returns the files of a collection in another format, and a sentence about them."""
     if target not in (OURS, "peft"):
         raise UserError(f"{target} is for prefixes, and {source} holds {collection}; use --to peft")
     form = COLLECTIONS[collection][1]
@@ -131,7 +130,7 @@ def _converted(
 
 
 def _section(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that describe a collection from elsewhere."""
+    """Returns the options that describe a collection from another format."""
     if collection == LORA:
         rank = peft_lora.rank(tree)
         return {"rank": rank, "alpha": float(rank), "targets": ",".join(sorted(peft_lora.targets(tree)))}
@@ -139,7 +138,7 @@ def _section(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _base_spec(source: Path, model: str) -> ModelConfig:
-    """Returns the spec of the model that an adapter says it is for."""
+    """Returns the model config of an adapter's base model."""
     if not model:
         raise UserError(f"{source} does not say which model it is for; name it with --model")
     try:
@@ -172,7 +171,7 @@ def _encode(
                 "prefix_jax"
             )
         return FORMATS[target].encode(prefix, model_config, meta["model"], name)
-    # What the source said beside the prefix (its configuration, its version) is kept.
+    # Metadata of the source (its configuration, its version) is preserved.
     described = files.meta_of(prefix, meta["model"], model_config)
     return files.encode(prefix, {**described, **{k: v for k, v in meta.items() if k not in ("model", "spec")}})
 
@@ -195,7 +194,7 @@ class _Parser(argparse.ArgumentParser):
         raise AssertionError
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = _Parser(prog="python -m prefix_jax.convert", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
@@ -206,7 +205,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", default="prefix", help="name of the adapter, for adapters")
     parser.add_argument("--model", default="", type=cli.path, help="base model, where the files do not describe it")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --out")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     with cli.user_errors():
         print(convert(**vars(options)))
 

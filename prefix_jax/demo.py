@@ -1,4 +1,4 @@
-"""`python -m prefix_jax.demo [--workdir runs/demo]`: the main job from weights to report, as `make demo` runs it."""
+"""`python -m prefix_jax.demo [--workdir runs/demo]`: the full pipeline from training to report, as in `make demo`."""
 
 import runpy
 import sys

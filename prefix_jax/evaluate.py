@@ -1,8 +1,8 @@
 """`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--spread]
 [--inspect] [--config.decoding.OPTION=VALUE ...]`
 
-Scores what a run tuned with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`. With
-`--inspect` it also measures, on records of the same split, where attention goes (see `prefix_jax.inspect`).
+Scores a tuned model with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`. With
+`--inspect` it also measures attention on records of the same split (see `prefix_jax.inspect`).
 """
 
 import json
@@ -17,11 +17,11 @@ from prefix_jax import cli
 def define_flags() -> None:
     cli.define_path("workdir", None, "The run directory of a training run.")
     flags.DEFINE_string("split", "test", "train, validation or test.")
-    flags.DEFINE_bool("bare", False, "Score the model without the prefix too.")
+    flags.DEFINE_bool("bare", False, "Also score the model without the prefix.")
     flags.DEFINE_bool("tuned", True, "Score the model with the prefix; --notuned keeps the earlier scores.")
-    flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+    flags.DEFINE_integer("limit", 0, "Records to score, from the start of the split; 0: all.", lower_bound=0)
     flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
-    flags.DEFINE_bool("inspect", False, "Also measure on 32 of the split's records where attention goes.")
+    flags.DEFINE_bool("inspect", False, "Also measure attention on 32 records of the split.")
     flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
     cli.define_overrides()
     cli.define_hosts()
@@ -55,7 +55,7 @@ def main(options: flags.FlagValues) -> None:
 
 
 def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.FlagValues) -> None:
-    """Writes the report, and prints the scores."""
+    """Writes the report and prints the scores."""
     from prefix_jax import inspection
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import entry_table

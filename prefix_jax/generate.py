@@ -1,7 +1,7 @@
 """`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input` several times,
 `--input-file FILE`, or stdin)
 
-Prints one line of text for each line of input, which is read as the sources of the training data were.
+Prints one line of text for each line of input. Inputs are read like the sources of the training data.
 """
 
 import re
@@ -23,7 +23,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("input", None, "A source text; may be given several times.")
     cli.define_path("input_file", None, "A file with one source a line; - for stdin.")
     flags.DEFINE_bool("bare", False, "Use the model without the prefix.")
-    flags.DEFINE_bool("merge", False, "Add LoRA's updates to the model's matrices first: as fast as without it.")
+    flags.DEFINE_bool("merge", False, "Merge LoRA's updates into the model's matrices: as fast as the bare model.")
     cli.define_overrides()
     cli.define_hosts()
 

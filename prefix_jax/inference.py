@@ -1,4 +1,4 @@
-"""Using what was tuned: text for sources, and the scores of a split."""
+"""Use of a tuned model: text generation for sources, and the scores of a split."""
 
 import dataclasses
 import hashlib
@@ -33,7 +33,7 @@ from prefix_jax.tuning import TunedState, lora, store
 
 @dataclass(frozen=True)
 class Tuned:
-    """A frozen model with what was tuned for it."""
+    """A frozen model with its tuned state."""
 
     session: Session
     kept: TunedState
@@ -41,23 +41,23 @@ class Tuned:
 
 
 def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Session | None = None) -> Tuned:
-    """Loads a `tuned/` folder (or the run directory that holds one) and the model it was made for.
+    """Loads a `tuned/` folder (or the run directory that contains it) and the model it was tuned on.
 
     Args:
       overrides: options that replace those of the run, by dotted name.
-      opened: a session that may have the model already.
+      opened: a session that may already have loaded the model.
 
     Raises:
-      UserError: there is nothing tuned, or it does not fit the model.
+      UserError: nothing was tuned, or it does not match the model.
     """
     return _open(folder, configured(folder, overrides), opened)
 
 
 def configured(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Returns the configuration with which `open_tuned` opens a folder, without loading the model.
+    """Returns the configuration that `open_tuned` would use for a folder, without loading the model.
 
     Raises:
-      UserError: there is nothing tuned, or an option is out of its range.
+      UserError: nothing was tuned, or an option is out of range.
     """
     meta = store.read_about(folder)
     config = merged(meta.get("config") or {}, overrides or {})
@@ -70,15 +70,15 @@ def _open(folder: Path, config: Config, opened: Session | None) -> Tuned:
         opened = session.open_session(config)
     opened = opened.of(config)
     kept, meta = store.load(folder, opened.model_config, opened.pretrained.identity)
-    # As numpy arrays, which every process may hand to a program of all devices.
+    # Numpy arrays, which every process may pass to a program on all devices.
     return Tuned(opened, jax.device_get(kept) if distributed.is_multiprocess() else kept, meta.get("sha256"))
 
 
 def _source(folder: Path, meta: dict[str, Any]) -> str:
-    """Returns where the model is for which something was tuned: where it was then, or as the run's options name it.
+    """Returns the source of the tuned model: the recorded path, or as the run's options name it.
 
     Raises:
-      UserError: it is in neither place.
+      UserError: neither exists.
     """
     recorded = meta["model"].get("name") or ""
     asked = ((meta.get("config") or {}).get("model") or {}).get("source") or recorded
@@ -87,7 +87,7 @@ def _source(folder: Path, meta: dict[str, Any]) -> str:
     if not os.path.isabs(recorded) or Path(recorded).is_dir():
         return recorded
     if Path(asked).expanduser().is_dir():
-        return asked  # whether it is the same is compared by its weights
+        return asked  # its weights are compared later
     raise UserError(
         f"the model that {folder} was tuned on was in {recorded}, which does not exist now; say where it is with "
         "--config.model.source=DIR"
@@ -95,11 +95,11 @@ def _source(folder: Path, meta: dict[str, Any]) -> str:
 
 
 def with_merged_lora(tuned: Tuned) -> Tuned:
-    """Returns the same with LoRA's updates added to copies of the model's matrices: text comes as fast as from the bare
-    model, in the same type. A prefix or an adapter beside it stays.
+    """Merges LoRA's updates into copies of the model's matrices, of the same dtype, so that generation is as fast as
+    with the bare model. A prefix or an adapter is preserved.
 
     Raises:
-      UserError: there is no LoRA, or it cannot be merged.
+      UserError: the tuned state has no LoRA, or it cannot be merged.
     """
     others = dict(tuned.kept.collections)
     updates = others.pop(LORA, None)
@@ -116,9 +116,9 @@ def with_merged_lora(tuned: Tuned) -> Tuned:
 
 
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
-    """Returns the defaults, with a run's options and then the overrides in their place.
+    """Returns the defaults, updated with a run's options and then the overrides.
 
-    The mesh is that of the devices here, not of those on which the run was.
+    The mesh is that of the current devices, not of those used for training.
     """
     config = default_config(str(saved.get("method", default_config().method)))
     for name, section in saved.items():
@@ -142,14 +142,14 @@ def write_texts(
     progress: bool = True,
     where: str = "input",
 ) -> list[str]:
-    """Returns the text that the model makes of each source; `kept=None` is the bare model.
+    """Generates the model's text for each source; `kept=None` is the bare model.
 
     Args:
-      where: what the sources are, for the lines on stderr about those that are cut or hold unknown words; "": no lines.
+      where: name of the sources, for warnings about truncated sources or unknown words; "": no warnings.
 
     Raises:
-      UserError: a source is empty or too long, or has a word that the model lacks; a decoding option does not fit; the
-        model's outputs are not finite.
+      UserError: a source is empty, too long, or has unknown token ids; a decoding option is invalid; or the model's
+        outputs are not finite.
     """
     options = _options(opened)
     for row, source in enumerate(sources):
@@ -181,10 +181,10 @@ def _options(opened: Session) -> decoding.GenerationConfig:
 
 
 def _sources(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
-    """Returns the sources' ids, checked; says what the tokenizer did to them."""
+    """Returns the checked token ids of the sources, and reports tokenisation losses."""
     data, format = opened.config.data, opened.formats.source
     limit, window = data.max_source_length, opened.model_config.context_length
-    if opened.model_config.is_encoder_decoder and window is not None:  # as training cuts them
+    if opened.model_config.is_encoder_decoder and window is not None:  # truncated as in training
         limit = min(limit, window - reserved)
     ragged, whole = tokens.sources_and_lengths(sources, opened.tokenizer, format, limit)
     opened.check_ids(ragged, lambda i: f"input {i + 1}")
@@ -207,18 +207,18 @@ def evaluate(
 ) -> dict:
     """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`; returns the split's entry.
 
-    The scorers and the disk are tried before the model is loaded. Texts are written before they are scored, and where a
-    scorer fails the next call scores them as they are.
+    Scorers and disk space are checked before the model is loaded. Texts are written before they are scored, so that the
+    next call after a scorer failure scores the same texts.
 
     Args:
-      bare: also score the model without the prefix.
-      tuned: score the model with it; False keeps what an earlier call found.
-      limit: records scored, from the start of the split; 0: all.
-      spread: take the `limit` records evenly spaced over the split, not its first ones.
-      opened: a session that may have the model already.
+      bare: whether to score the bare model too.
+      tuned: whether to score the tuned model; False keeps earlier scores.
+      limit: number of records to score, from the start of the split; 0: all.
+      spread: take the `limit` records evenly spaced over the split instead of the first ones.
+      opened: a session that may already have loaded the model.
 
     Raises:
-      UserError: nothing is tuned, the data cannot be had, a scorer fails, or there is nothing earlier to keep.
+      UserError: nothing is tuned, the data are unavailable, a scorer fails, or there are no earlier scores to keep.
     """
     config = configured(workdir, overrides)
     records = session.text_inputs(config, split)
@@ -235,7 +235,7 @@ def evaluate(
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     wanted = [name for name, asked in (("tuned", tuned), ("bare", bare)) if asked]
     for name in wanted:
-        # What concerns the sources is said once.
+        # Warnings about the sources are printed once.
         scored.decode(name, "" if name == "bare" and tuned else split)
     entry = distributed.by_primary(lambda: scored.score(wanted))
     if entry["verdict"] and distributed.is_primary():
@@ -244,7 +244,7 @@ def evaluate(
 
 
 def _say_of_references(opened: Session, records: Sequence[Record], split: str) -> None:
-    """Says which references no output can equal."""
+    """Reports references that no output can equal."""
     longest = opened.config.decoding.max_length
     lines = audit.reference_findings(records, opened.printer, opened.formats.target, longest)
     audit.say(split, lines, audit.strict(opened.config.data.strict), quiet=not distributed.is_primary())
@@ -258,7 +258,7 @@ def _try_out(config: Config, workdir: Path, records: Sequence[Record]) -> None:
 
 
 class _Scored:
-    """A split's entry of `scores.json` and its texts, from what an earlier call wrote to what this one adds."""
+    """A split's entry of `scores.json` and its texts, combined from an earlier call and this one."""
 
     def __init__(self, workdir: Path, split: str, found: Tuned, records: Sequence[Record], about: dict[str, Any]):
         self.workdir, self.split, self.found, self.records = workdir, split, found, records
@@ -272,13 +272,13 @@ class _Scored:
         distributed.barrier("scores are read")  # before process 0 writes them
 
     def has(self, name: str) -> bool:
-        """Whether there are texts of this prefix, or for "bare" of this model."""
+        """Returns whether there are texts of this tuned state, or for "bare" of this model."""
         return bool(self.texts[name]) and (name == "bare" or self.earlier_prefix == self.found.sha256)
 
     def decode(self, name: str, where: str) -> None:
-        """Makes the texts and writes them down, unless an earlier call has made them and could not score them.
+        """Generates and writes the texts, unless an earlier call did but could not score them.
 
-        `where` names the sources in what is said of them; empty: nothing is said.
+        `where` names the sources in warnings; empty: no warnings.
         """
         unscored = self.entry.setdefault("unscored", {})
         key = _key(self.config, self.found.sha256 if name == "tuned" else None)
@@ -297,7 +297,7 @@ class _Scored:
             files.write_scores(self.workdir, self.split, self.entry)
 
     def score(self, wanted: Sequence[str]) -> dict[str, Any]:
-        """Scores what is wanted, and what was scored in another way or not at all; writes and returns the entry."""
+        """Scores the requested models, and any scored differently or not at all; writes and returns the entry."""
         entry = self.entry
         how = scorers.how(self.config)
         other = {**scorers.DEFAULT, **entry.get("scoring", {})} != how
@@ -340,7 +340,7 @@ class _Scored:
 def _earlier(
     workdir: Path, split: str, about: dict[str, Any], rows: list[dict[str, Any]], records: Sequence[Record]
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Returns the scores and texts of an earlier call with the same task, records and decoding; else empty ones.
+    """Returns the scores and texts of an earlier call with the same task, records and decoding; otherwise empty ones.
 
     `rows` are the split's samples.
     """
@@ -356,7 +356,7 @@ def _earlier(
 
 
 def _key(config: Config, sha256: str | None) -> str:
-    """Returns a hash of all that texts depend on beside their inputs."""
+    """Returns a hash of everything that texts depend on besides their inputs."""
     data = {k: v for k, v in config.data.to_dict().items() if k not in ("path", "language")}
     options = [config.model.to_dict(), data, config.decoding.to_dict(), sha256]
     return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()

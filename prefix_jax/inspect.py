@@ -1,8 +1,8 @@
 """`python -m prefix_jax.inspect --workdir DIR [--split validation] [--limit 32] [--against OTHER_DIR]`
 
-Measures on real records, teacher-forced, how much attention each layer and head gives to the prefix, and how what was
-tuned changes the next token; of prompts, the nearest words; with `--against`, how far the prefix is from another
-run's. Writes `inspection.json`, which `report.html` shows.
+Measures, teacher-forced on real records, the share of attention that each layer and head gives to the prefix, and the
+change of next-token predictions; for prompts, the nearest tokens; with `--against`, the distance from another run's
+prefix. Writes `inspection.json`, which `report.html` shows.
 """
 
 import json
@@ -19,9 +19,9 @@ from prefix_jax.errors import UserError
 def define_flags() -> None:
     cli.define_path("workdir", None, "The run directory of a training run.")
     flags.DEFINE_string("split", "validation", "train, validation or test.")
-    flags.DEFINE_integer("limit", 32, "Records read, from the start of the split.", lower_bound=1)
-    cli.define_path("against", None, "Another run with a prefix for the same model, to compare with.")
-    flags.DEFINE_bool("json", False, "Print what is written as JSON.")
+    flags.DEFINE_integer("limit", 32, "Records to read, from the start of the split.", lower_bound=1)
+    cli.define_path("against", None, "Another run with a prefix for the same model, for comparison.")
+    flags.DEFINE_bool("json", False, "Print the result as JSON.")
     cli.define_overrides()
 
 

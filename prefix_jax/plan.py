@@ -1,7 +1,7 @@
 """`python -m prefix_jax.plan --config configs/NAME.py --topology v5e:4x4 [--config.model.source=gpt2-xl] [--search]`
 
-Compiles the training step of a configuration for a TPU topology, from shapes alone, and says what it costs a chip and
-whether it fits. Needs libtpu (`pip install 'jax[tpu]'`), and no TPU.
+Compiles the training step of a configuration for a TPU topology, from shapes alone, and reports its cost per chip and
+whether it fits. Requires libtpu (`pip install 'jax[tpu]'`) but no TPU.
 """
 
 import json
@@ -15,11 +15,11 @@ from prefix_jax import cli
 def define_flags() -> None:
     cli.define_recipe()
     flags.DEFINE_string("topology", None, "A chip and a shape: v5e:4x4, v6e:16x16, v5p:4x4x8.")
-    flags.DEFINE_integer("rows", 0, "Packed rows of a step; 0: training.batch.", lower_bound=0)
-    flags.DEFINE_integer("columns", 0, "Columns of a row; 0: the longest record's.", lower_bound=0)
-    flags.DEFINE_integer("targets", 0, "Target tokens of a row; 0: data.max_target_length.", lower_bound=0)
-    flags.DEFINE_bool("search", False, "Try the promising meshes and rank them, in place of the configuration's.")
-    flags.DEFINE_integer("most", 6, "Meshes that --search compiles, at most.", lower_bound=1)
+    flags.DEFINE_integer("rows", 0, "Packed rows per step; 0: training.batch.", lower_bound=0)
+    flags.DEFINE_integer("columns", 0, "Columns per row; 0: the longest record's.", lower_bound=0)
+    flags.DEFINE_integer("targets", 0, "Target tokens per row; 0: data.max_target_length.", lower_bound=0)
+    flags.DEFINE_bool("search", False, "Rank the promising meshes, instead of using the configuration's.")
+    flags.DEFINE_integer("most", 6, "Maximum number of meshes that --search compiles.", lower_bound=1)
     flags.DEFINE_bool("json", False, "Print JSON: an object, or with --search a list.")
 
 

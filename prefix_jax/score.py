@@ -28,7 +28,7 @@ def _score(options: argparse.Namespace) -> None:
     language_code(options.language, "--language")
     check_bleu_tokenizer(options.bleu_tokenizer, "--bleu-tokenizer")
     if options.task not in TASKS:
-        measure(options.task, [])  # Names the task that was meant, before anything is read.
+        measure(options.task, [])  # rejects an unknown task before anything is read
     rows = read_rows(options.file)
     found = measure(options.task, rows, not options.no_java, options.language, options.bleu_tokenizer)
     for note in found.notes:
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         type=cli.path,
         help='JSON lines {"hypothesis": "...", "references": ["..."]}, for webnlg with "category"; - is standard input',
     )
-    parser.add_argument("--language", default="en", help="of the references: an ISO code such as de, zh or ar")
+    parser.add_argument("--language", default="en", help="language of the references: an ISO code such as de, zh or ar")
     parser.add_argument(
         "--bleu-tokenizer",
         default="",

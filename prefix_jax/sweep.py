@@ -1,9 +1,9 @@
 """`python -m prefix_jax.sweep --config configs/NAME.py --workdir DIR [--config.SECTION.OPTION=VALUE ...]`
 
-Runs what `sweep()` in the recipe yields: rows that differ only in prefix length, initialisation, seed or the
-optimizer's numbers train together in one program. Scores each, and writes `sweep.json`, `table.md` and `report.html`.
-The same command resumes a sweep that was stopped or killed. With `--jobs=slurm` each program is a SLURM job, with
-options such as `--job partition=gpu --job gpus_per_node=8`; `--jobs=local` starts processes on this machine.
+Runs the rows of the recipe's `sweep()`: rows that differ only in prefix length, initialisation, seed or the optimizer's
+numbers train together in one program. Scores each, and writes `sweep.json`, `table.md` and `report.html`. The same
+command resumes a stopped or killed sweep. With `--jobs=slurm` each program is a SLURM job, with options such as
+`--job partition=gpu --job gpus_per_node=8`; `--jobs=local` starts processes on this machine.
 """
 
 import json
@@ -21,13 +21,13 @@ from prefix_jax import cli
 def define_flags() -> None:
     cli.define_recipe("get_config() and sweep()")
     cli.define_path("workdir", None, "The sweep's directory: created, or resumed if it exists.")
-    flags.DEFINE_integer("members", 8, "Rows trained in one program, at most.", lower_bound=1)
-    flags.DEFINE_string("split", "test", "The split that is scored: test, validation, train; empty for none.")
-    flags.DEFINE_integer("limit", 0, "Records scored, from the start of the split; 0: all.", lower_bound=0)
+    flags.DEFINE_integer("members", 8, "Maximum number of rows trained in one program.", lower_bound=1)
+    flags.DEFINE_string("split", "test", "The split to score: test, validation, train; empty for none.")
+    flags.DEFINE_integer("limit", 0, "Records to score, from the start of the split; 0: all.", lower_bound=0)
     flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
-    flags.DEFINE_string("only", "", "Only the programs that train a row with this text in its name.")
-    flags.DEFINE_enum("jobs", None, ["slurm", "local"], "Train each program in a job of its own.")
-    flags.DEFINE_multi_string("job", [], "Of jobs: NAME=VALUE, as timeout_min=240 or SLURM's partition=gpu.")
+    flags.DEFINE_string("only", "", "Run only programs that train a row with this text in its name.")
+    flags.DEFINE_enum("jobs", None, ["slurm", "local"], "Train each program in a separate job.")
+    flags.DEFINE_multi_string("job", [], "Job options, NAME=VALUE: timeout_min=240 or SLURM's partition=gpu.")
     cli.define_hosts()
     flags.DEFINE_bool("plan", False, "Only print which rows would train together.")
 

@@ -1,7 +1,7 @@
 """`python -m prefix_jax.train --config configs/NAME.py --workdir DIR [--config.SECTION.OPTION=VALUE ...]`
 
-Tunes a prefix (or what `config.method` names) on a frozen model. The same command resumes a run that was stopped.
-Started once a host, the processes find each other under SLURM, Open MPI, Cloud TPU and Kubernetes; elsewhere add
+Tunes a prefix (or the methods in `config.method`) on a frozen model. The same command resumes a stopped run.
+Started once per host, processes find each other under SLURM, Open MPI, Cloud TPU and Kubernetes; elsewhere add
 `--coordinator HOST:PORT --processes N --process I`.
 """
 
@@ -27,7 +27,7 @@ def main(options: flags.FlagValues) -> None:
     from prefix_jax.parallel import distributed
     from prefix_jax.training import pipeline
 
-    Decoding.from_config(options.config.decoding)  # what is wrong with them shows before the training
+    Decoding.from_config(options.config.decoding)  # finds invalid options before training
     cli.join_hosts(options, {"workdir": options.workdir, **flat(options.config.to_dict())})
     outcome = pipeline.tune(options.config, workdir, cli.command_line())
     if not outcome.finished and distributed.is_primary():

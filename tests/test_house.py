@@ -85,6 +85,7 @@ def test_the_project_names_no_path_outside_itself():
 
 ODD = re.compile(
     r"\b(mend(s|ed)?|goes on with|gone on with|go on with|held (to|against)|brings (what|it|a|the)|lest"
+    r"|made again|goes on to|brought|is another|to be called|looked (at|for)|that there (is|are)|that (is|are) there"
     r"|is no (kind|dtype|plot|table|fixed|spec|dictionary|topology|run directory|multiple|Python))\b"
 )
 
@@ -95,8 +96,10 @@ def test_texts_are_written_as_the_field_writes():
     for path in [
         *modules,
         *ROOT.glob("configs/*.py"),
+        *ROOT.glob("experiments/*.py"),
         ROOT / "README.md",
         ROOT / "WORKSPACE.md",
+        ROOT / "CHANGELOG.md",
         *ROOT.glob("docs/*.md"),
     ]:
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):

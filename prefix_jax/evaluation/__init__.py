@@ -1,1 +1,1 @@
-"""What stands around the scores of a run: the scorers tried first, the files of scores and texts."""
+"""Scoring of a run: early checks of scorers, and the files of scores and texts."""

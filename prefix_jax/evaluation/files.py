@@ -11,7 +11,7 @@ from prefix_jax.data.records import Record
 
 
 def read_scores(workdir: Path) -> dict[str, Any]:
-    """Returns the entries of `scores.json` by split; none where it is absent or damaged."""
+    """Returns the entries of `scores.json` by split; empty if it is absent or damaged."""
     path = workdir / "scores.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -19,23 +19,23 @@ def read_scores(workdir: Path) -> dict[str, Any]:
             raise ValueError
         return found
     except ValueError:
-        print(f"{path} was damaged and is written anew", file=sys.stderr)
+        print(f"{path} was damaged and will be rewritten", file=sys.stderr)
         return {}
 
 
 def write_scores(workdir: Path, split: str, entry: Mapping[str, Any]) -> None:
-    """Puts a split's entry into `scores.json`."""
+    """Stores a split's entry in `scores.json`."""
     scores = {**read_scores(workdir), split: entry}
     disk.write_text(workdir / "scores.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
 
 
 def known_samples(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of `samples.jsonl`; none where it is absent or damaged."""
+    """Returns the rows of `samples.jsonl`; empty if it is absent or damaged."""
     try:
         rows = read_samples(workdir) if (workdir / "samples.jsonl").exists() else []
         return [row for row in rows if row["split"]]  # rows without a split are not ours
     except (ValueError, KeyError, TypeError):
-        print(f"{workdir}/samples.jsonl was damaged and is written anew", file=sys.stderr)
+        print(f"{workdir}/samples.jsonl was damaged and will be rewritten", file=sys.stderr)
         return []
 
 
@@ -46,7 +46,7 @@ def write_samples(
     texts: Mapping[str, Sequence[Any]],
     others: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes a split's texts, then the rows of other splits as they are."""
+    """Writes a split's texts, followed by the unchanged rows of other splits."""
     rows = [
         {
             "split": split,
@@ -62,11 +62,11 @@ def write_samples(
 
 
 def read_samples(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of `samples.jsonl`, those of the split that was scored last before others."""
+    """Returns the rows of `samples.jsonl`, those of the last scored split first."""
     return disk.read_json_lines(workdir / "samples.jsonl")
 
 
 def same_records(rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> bool:
-    """Whether a split's rows are of these records."""
+    """Returns whether a split's rows belong to these records."""
     known = [(row.get("source"), row.get("references")) for row in rows]
     return known == [(record.source, list(record.references)) for record in records]

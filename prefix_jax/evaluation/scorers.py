@@ -1,4 +1,4 @@
-"""A task's scorers: tried before there is anything to score, then run on texts."""
+"""A task's scorers: checked before anything is decoded, then run on texts."""
 
 import os
 import sys
@@ -13,17 +13,17 @@ from prefix_jax.errors import UserError
 from prefix_jax.metrics import Measured
 from prefix_jax.options import Config, language_code
 
-# Bytes of a text that is yet to be decoded, when room on the disk is tried.
+# Assumed bytes per text that is still to be decoded, for the check of disk space.
 _BYTES_OF_A_TEXT = 400
-# How scores were taken where `scores.json` does not say.
+# Scoring options assumed if `scores.json` does not record them.
 DEFAULT = {"language": "en", "bleu_tokenizer": ""}
 
 
 def task_of(config: Config) -> str:
-    """Returns the name of the task whose scores a configuration's data get.
+    """Returns the name of the task whose metrics apply to a configuration's data.
 
     Raises:
-      UserError: there are no scores for it.
+      UserError: it has no metrics.
     """
     task = "text" if config.data.task == "table" else config.data.task
     if task not in metrics.TASKS:
@@ -32,36 +32,36 @@ def task_of(config: Config) -> str:
 
 
 def language_of(config: Config) -> str:
-    """Returns the language of a configuration's targets; of a translation into another language, that of its column."""
+    """Returns the language of a configuration's targets; for a translation, that of the target column."""
     data = config.data
     if data.task == "translation" and data.language == "en" and data.target_column != "target":
         try:
             return language_code(data.target_column)
-        except UserError:  # a column of another name
+        except UserError:  # the column is not named after a language
             return "en"
     return language_code(data.language)
 
 
 def how(config: Config) -> dict[str, Any]:
-    """Returns what scores depend on beside the texts."""
+    """Returns the options that scores depend on besides the texts."""
     return {"language": language_of(config), "bleu_tokenizer": config.evaluation.bleu_tokenizer}
 
 
 def try_out(config: Config) -> None:
-    """Runs the scorers that a configuration needs on a text of their own, once a process.
+    """Runs a configuration's scorers on a sample text, once per process.
 
     Raises:
-      UserError: one of them cannot be had or fails here, or an option of theirs is wrong.
+      UserError: a scorer is unavailable or fails, or one of its options is invalid.
     """
     check_evaluation(config)
     metrics.try_out(task_of(config), **how(config))
 
 
 def try_records(config: Config, records: Sequence[Record]) -> None:
-    """Checks that records can be scored, and says what there is to say of their language.
+    """Checks that records can be scored, and prints remarks about their language.
 
     Raises:
-      UserError: one of them cannot be.
+      UserError: a record cannot be scored.
     """
     rows = _rows(records, [""] * len(records))
     metrics.check(task_of(config), rows)
@@ -82,7 +82,7 @@ def try_disk(workdir: Path, records: Sequence[Record]) -> None:
 
 
 def score(config: Config, records: Sequence[Record], hypotheses: Sequence[str]) -> Measured:
-    """Returns the scores of a text for each record."""
+    """Returns the scores of one text per record."""
     return metrics.measure(task_of(config), _rows(records, hypotheses), **how(config))
 
 

@@ -1,5 +1,5 @@
-"""Looking inside: where attention goes, what a prefix changes in the next token, how far two prefixes are apart, what
-prompts are near to, and how many numbers each method trains.
+"""Inspection of tuned models: attention to the prefix, changes of next-token predictions, distances between prefixes,
+nearest tokens of prompts, and parameter counts of methods.
 """
 
 from prefix_jax.inspection.counting import Parameters, parameters, parameters_by_method

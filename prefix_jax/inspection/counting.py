@@ -1,4 +1,4 @@
-"""How many numbers each method trains and stores on a model, counted from shapes by the methods' own code."""
+"""Parameter counts of each method on a model, trained and stored, computed from shapes by the methods' own code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def parameters(model_config: ModelConfig, method: str, options: Mapping[str, Any
         model.
 
     Raises:
-      UserError: an option does not fit the model.
+      UserError: an option does not suit the model.
     """
     options = dict(options)
     if share := options.pop("share", None):
@@ -57,7 +57,7 @@ def parameters_by_method(model_config: ModelConfig) -> dict[str, Parameters]:
 
 
 def parameters_by_length(model_config: ModelConfig) -> dict[str, list[int]]:
-    """Returns what a prefix and a prompt store and train at each of `LENGTHS`."""
+    """Returns the stored and trained parameters of a prefix and a prompt at each of `LENGTHS`."""
     lengths = [
         length for length in LENGTHS if model_config.context_length is None or length < model_config.context_length
     ]

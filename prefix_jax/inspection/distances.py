@@ -1,4 +1,4 @@
-"""How far two prefixes are apart, such as those of two tasks."""
+"""Distances between two prefixes, such as those of two tasks."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ from prefix_jax.models.prefix import SITES, Prefix, prefix_of
 
 
 class Distance(NamedTuple):
-    """Between the keys, or the values, of two prefixes in each layer.
+    """Distance between the keys, or the values, of two prefixes in each layer.
 
     Attributes:
-      cosine: of the angle between them as one vector, slot by slot and head by head.
-      relative: the norm of their difference over the mean of their norms.
-      nearest: the mean, over the slots of the first, of the cosine to the slot of the second that is most alike.
-        Attention does not know the order of slots, and neither does this.
+      cosine: cosine between them, flattened over slots and heads.
+      relative: norm of the difference over the mean norm.
+      nearest: mean, over slots of the first, of the highest cosine to a slot of the second; independent of slot order,
+        as attention is.
     """
 
     cosine: Float[np.ndarray, "layers"]
@@ -25,10 +25,10 @@ class Distance(NamedTuple):
 
 
 def distances(one: Prefix, other: Prefix) -> dict[str, dict[str, Distance]]:
-    """Returns by site, for "key" and "value", how far two prefixes of one length are apart.
+    """Returns the distances between two prefixes of equal length by site, for "key" and "value".
 
     Raises:
-      UserError: they have other sites, layers or shapes.
+      UserError: they differ in sites, layers or shapes.
     """
     found = {}
     for site in SITES:

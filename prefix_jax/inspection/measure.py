@@ -1,4 +1,4 @@
-"""What a prefix gets of the attention, and what it changes in the next token, measured over records."""
+"""Attention to a prefix and its effect on next-token predictions, measured over records."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from prefix_jax.tuning import TunedState
 
 
 class Findings(NamedTuple):
-    """What was measured over records, on their targets as they stand in the data.
+    """Measurements over the target tokens of records, teacher-forced.
 
     Attributes:
-      prefix_share: by site, the mean share of attention that goes to the prefix, `[layers, query heads]`; 0 in layers
-        without one.
-      change: the mean Kullback-Leibler divergence, in nats, of the bare model's next-token distribution from the tuned
-        one's.
-      change_by_place: the same for the first target token, the second and so on, as far as half of the records reach.
-      changed_words: the share of target positions whose likeliest token is another one.
-      tokens: how many target positions there were.
+      prefix_share: by site, the mean share of attention to the prefix, `[layers, query heads]`; 0 in layers without
+        one.
+      change: mean Kullback-Leibler divergence, in nats, of the bare model's next-token distribution from the tuned
+        model's.
+      change_by_place: the same by target position, up to the last position that half of the records reach.
+      changed_words: share of target positions whose top-1 prediction changes.
+      tokens: number of target positions.
     """
 
     prefix_share: dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class Findings(NamedTuple):
 
 
 def measure(opened: Session, kept: TunedState, records: Sequence[Record]) -> Findings:
-    """Measures a prefix, or whatever else a method keeps, on records; see `Findings`.
+    """Measures a tuned state on records; see `Findings`.
 
     Raises:
       UserError: there are no records.
@@ -54,8 +54,8 @@ def measure(opened: Session, kept: TunedState, records: Sequence[Record]) -> Fin
 
 
 def divergence(with_it: np.ndarray, without: np.ndarray) -> np.ndarray:
-    """Returns the divergence of the second distributions from the first, both given as logarithms, over the last
-    axis.
+    """Returns the divergence of the second distributions from the first, over the last axis; both are log
+    probabilities.
     """
     return (np.exp(with_it) * (with_it - without)).sum(-1)
 

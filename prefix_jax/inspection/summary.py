@@ -1,4 +1,4 @@
-"""Everything that is looked at of one run, as `inspection.json` holds it."""
+"""The inspection of a run, as stored in `inspection.json`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from prefix_jax.tuning import TunedState
 def summary(
     opened: Session, kept: TunedState, records: Sequence[Record], against: Prefix | None = None
 ) -> dict[str, Any]:
-    """Returns what `measure` finds; of the shortest record, attention and next words; of a prompt, the nearest words;
-    and how many numbers each method would train and store on this model.
+    """Returns the results of `measure`; attention and next-token predictions of the shortest record; nearest tokens of
+    a prompt; and the parameter counts of every method on this model.
 
     Args:
-      against: another prefix for the same model; None: nothing is compared.
+      against: another prefix for the same model; None: no comparison.
 
     Raises:
       UserError: there are no records, or the prefixes cannot be compared.
@@ -66,13 +66,13 @@ def write(
     against: Prefix | None = None,
     name: str = "",
 ) -> dict[str, Any]:
-    """Writes the summary of a split's first records as `inspection.json`, which the report shows, and returns it.
+    """Writes the summary of a split's first records to `inspection.json`, which the report shows, and returns it.
 
     Args:
-      against: another run's prefix; `name` is what the run is called.
+      against: another run's prefix; `name` is the run's name.
 
     Raises:
-      UserError: as `summary`; or the file cannot be written.
+      UserError: see `summary`; or the file cannot be written.
     """
     records = text_pairs(opened.config, split)[:limit]
     record = {"split": split, **summary(opened, kept, records, against)}
@@ -83,7 +83,7 @@ def write(
 
 
 def _head(matrix: Attention) -> Mapping[str, Any]:
-    """The head that gives the prefix the most."""
+    """Returns the head with the largest share of attention to the prefix."""
     share = matrix.prefix_share()
     layer, head = (int(place) for place in np.unravel_index(share.argmax(), share.shape))
     weights = matrix.weights[layer, head].round(4).tolist()

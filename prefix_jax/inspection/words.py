@@ -1,4 +1,4 @@
-"""Words: the nearest to a prompt's virtual tokens, and the likeliest next ones with what was tuned and without."""
+"""Nearest tokens of a prompt's virtual tokens, and top next-token predictions of the tuned and the bare model."""
 
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ from prefix_jax.tuning import TunedState
 
 
 class Place(NamedTuple):
-    """One token of a target: what it is, how far the distribution there moves (nats), and the likeliest words with
-    their probabilities, with what was tuned and without.
+    """One target token: its text, the divergence of the predictions there (nats), and the top tokens with their
+    probabilities, for the tuned and the bare model.
     """
 
     token: str
@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 def next_words(opened: Session, kept: TunedState, source: str, target: str, count: int = 3) -> list[Place]:
-    """Returns for each token of a target what the tuned and the bare model expect there.
+    """Returns the predictions of the tuned and the bare model for each token of a target.
 
     Raises:
       UserError: a text is empty or too long.
@@ -48,7 +48,7 @@ def _likeliest(opened: Session, logs: np.ndarray, count: int) -> tuple[tuple[str
 
 
 def nearest_words(opened: Session, kept: TunedState, count: int = 5) -> list[list[str]]:
-    """Returns for each virtual token of a prompt the tokens whose embeddings are nearest, by the angle.
+    """Returns the tokens with the nearest embeddings (by cosine) to each virtual token of a prompt.
 
     Raises:
       UserError: there is no prompt.

@@ -1,4 +1,4 @@
-"""Each task's official scores: `score("e2e", rows)` (see `tasks`), rows being `{"hypothesis", "references"}`."""
+"""Official scores of each task: `score("e2e", rows)` (see `tasks`), with rows `{"hypothesis", "references"}`."""
 
 from prefix_jax.metrics.rows import Row, read_rows
 from prefix_jax.metrics.tasks import TASKS, Measured, check, measure, notes, quick_bleu, score, try_out

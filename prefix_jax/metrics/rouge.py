@@ -1,7 +1,7 @@
-"""ROUGE through rouge-score with Porter stemming, the only module that imports it.
+"""ROUGE through rouge-score with Porter stemming; the only module that imports it.
 
-Lin 2004; Li and Liang (2021) use this library. The Perl ROUGE-1.5.5 differs from it by 0.1 to 0.3. Its own tokenizer
-keeps the letters a to z and digits alone: other languages get one of words in any script.
+Lin 2004; Li and Liang (2021) use this library. The Perl ROUGE-1.5.5 differs by 0.1 to 0.3. Its own tokenizer keeps only
+letters a to z and digits: other languages use a tokenizer of words in any script.
 """
 
 import re
@@ -20,8 +20,8 @@ _ENGLISH_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 def rouge(rows: Sequence[Row], kinds: Sequence[str], language: Language = ENGLISH) -> dict[str, float]:
     """Returns the mean F1 in percent for each of `kinds` (rouge1, rouge2, rougeL, rougeLsum).
 
-    Of several references, each kind takes its best. rougeLsum compares sentence by sentence (see `sentences`). A record
-    whose references have no word of English is compared by words of any script, whatever the language is.
+    Each kind uses the best of several references. rougeLsum compares sentence by sentence (see `sentences`). A record
+    whose references have no English word is compared by words of any script, in any language.
     """
     english, universal = _scorer(tuple(kinds), True, True), _scorer(tuple(kinds), False, language.spaced)
     ends = _ENGLISH_SENTENCE_END if language.code == "en" else _SENTENCE_END
@@ -36,7 +36,7 @@ def rouge(rows: Sequence[Row], kinds: Sequence[str], language: Language = ENGLIS
 
 
 def word_counts(rows: Sequence[Row], language: Language) -> list[int]:
-    """Returns for each row the words of its longest reference, as `rouge` counts them."""
+    """Returns the word count of each row's longest reference, as counted by `rouge`."""
     english, universal = _english_words(), words(language.spaced)
     return [
         max(
@@ -48,9 +48,9 @@ def word_counts(rows: Sequence[Row], language: Language) -> list[int]:
 
 
 def words(spaced: bool) -> Callable[[str], list[str]]:
-    """Returns the function from a text to its words in lower case, or to its letters where spaces divide none.
+    """Returns a function from a text to its lower-case words, or to its letters if words are not separated by spaces.
 
-    Marks belong to their letters. A text of neither letters nor digits is cut into its other characters.
+    Combining marks stay with their letters. A text without letters and digits is split into its other characters.
     """
 
     def cut(text: str) -> list[str]:
@@ -71,15 +71,15 @@ def words(spaced: bool) -> Callable[[str], list[str]]:
 
 
 def sentences(text: str, ends: re.Pattern[str] = _ENGLISH_SENTENCE_END) -> str:
-    """Returns `text` with one sentence a line, which is what rougeLsum splits at.
+    """Returns `text` with one sentence per line, as rougeLsum expects.
 
-    A text that has line breaks keeps them, as CNN/DM's highlights do; others are cut after ., ! and ?.
+    Existing line breaks are kept, as in CNN/DM's highlights; other texts are split after ., ! and ?.
     """
     return text if "\n" in text.strip() else "\n".join(part for part in ends.split(text.strip()) if part)
 
 
 def _western(character: str, before: str) -> bool:
-    """Whether a character continues a word or number that is written with spaces, inside a text that is not."""
+    """Returns whether a character continues a space-separated word or number inside a text without spaces."""
     return ord(character) < 0x250 and ord(before[-1]) < 0x250
 
 

@@ -1,4 +1,4 @@
-"""What is scored: rows of a hypothesis and its references, checked, and read from JSON lines."""
+"""Rows to score: a hypothesis and its references, validated, and read from JSON Lines."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from prefix_jax.errors import UserError
 
 
 class Row(TypedDict):
-    """One output and what it is measured against. WebNLG's rows also name the `category` of their record."""
+    """One output and its references. WebNLG's rows also have the `category` of their record."""
 
     hypothesis: str
     references: list[str]
@@ -17,13 +17,12 @@ class Row(TypedDict):
 
 
 def check_row(row: Any, where: str) -> Row:
-    """Returns `row` if it can be scored; `where` names it in messages ("line 3 of rows.jsonl").
+    """Returns `row` after validation; `where` names it in messages ("line 3 of rows.jsonl").
 
-    An empty hypothesis is an output like any other and scores badly; an empty reference is allowed beside others,
-    because DART has one.
+    An empty hypothesis is valid and scores badly; an empty reference is allowed beside others, because DART has one.
 
     Raises:
-      UserError: a field is missing or of the wrong type, or no reference holds any text.
+      UserError: a field is missing or of the wrong type, or all references are empty.
     """
     if not isinstance(row, dict):
         raise UserError(f'{where} is not an object such as {{"hypothesis": "...", "references": ["..."]}}.')
@@ -46,10 +45,10 @@ def check_row(row: Any, where: str) -> Row:
 
 
 def check_rows(rows: Sequence[Any]) -> None:
-    """Checks every row, which messages name by their place from 1.
+    """Validates every row; messages number rows from 1.
 
     Raises:
-      UserError: there are no rows, or one of them cannot be scored.
+      UserError: there are no rows, or a row is invalid.
     """
     if not rows:
         raise UserError("There are no rows to score.")
@@ -58,14 +57,14 @@ def check_rows(rows: Sequence[Any]) -> None:
 
 
 def read_rows(path: str) -> list[Row]:
-    """Reads rows from a file of JSON lines in UTF-8 ("-": standard input); blank lines are passed over.
+    """Reads rows from a UTF-8 file of JSON Lines ("-": standard input); blank lines are skipped.
 
     Raises:
       UserError: the file cannot be read, holds no rows, or a line is not UTF-8, not JSON or not a row.
     """
     name = "standard input" if path == "-" else path
     rows = []
-    # Lines end at \n alone: JSON strings may hold the other separators of Unicode as they are.
+    # Split at \n only: JSON strings may contain Unicode's other line separators.
     for number, line in enumerate(_read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -94,7 +93,7 @@ def _read_bytes(path: str) -> bytes:
 
 
 def _kind(value: Any) -> str:
-    """Returns what JSON calls the type of `value`, with its article."""
+    """Returns JSON's name for the type of `value`, with an article."""
     if value is None:
         return "null"
     if isinstance(value, bool):

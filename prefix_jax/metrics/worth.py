@@ -1,7 +1,7 @@
-"""Which scores measure something of given references: one that even a perfect output cannot reach measures nothing.
+"""Validity of scores for given references: a score that even a perfect output cannot reach measures nothing.
 
-Each function returns the reason against a score, or "". It looks at references alone, so that all outputs for the same
-references have the same scores.
+Each function returns the reason against a score, or "". Only references are considered, so that all outputs for the
+same references are scored alike.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from prefix_jax.metrics import bleu, coco, nist
 from prefix_jax.metrics.languages import Language
 from prefix_jax.metrics.rows import Row
 
-# The share of rows that a mean may hold which no output can score.
+# Largest share of rows in a mean that no output can score.
 _TOLERATED = 0.01
 _CIDER_TOP = 10.0
-# What the E2E scorer's BLEU may reach: it counts a negative number of 4-grams in an output under four tokens.
+# Largest BLEU of the E2E scorer that counts as sound: it miscounts 4-grams in outputs shorter than four tokens.
 TOP = 100 * (1 + _TOLERATED)
 BROKEN_COUNT = "texts under four tokens break this scorer's count of 4-grams"
 
 
 def of_ngrams(counts: Sequence[int], order: int) -> str:
-    """Returns what speaks against a score of all rows together that needs n-grams of an order.
+    """Returns the reason against a corpus-level score based on n-grams of an order.
 
-    `counts` are the tokens of each row's longest reference. Where few of many rows have such n-grams, those few alone
-    decide the score.
+    `counts` are the token counts of each row's longest reference. If only few of many rows have such n-grams, those few
+    would determine the score.
     """
     enough = sum(count >= order for count in counts)
     if 2 * enough >= len(counts):
@@ -31,13 +31,13 @@ def of_ngrams(counts: Sequence[int], order: int) -> str:
 
 
 def of_wordless(rows: Sequence[Row]) -> str:
-    """Returns what speaks against a score of words: that the form in which texts are compared leaves them none."""
+    """Returns the reason against a word-based score: references without words after normalisation."""
     enough = sum(any(text.strip() for text in row["references"]) for row in rows)
     return "" if 2 * enough >= len(rows) else f"it counts words, which {enough} of {len(rows)} references have"
 
 
 def of_mean(counts: Sequence[int], order: int) -> str:
-    """Returns what speaks against a mean over rows of scores that need n-grams of an order."""
+    """Returns the reason against a mean over rows of scores based on n-grams of an order."""
     enough = sum(count >= order for count in counts)
     if enough >= len(counts) * (1 - _TOLERATED):
         return ""
@@ -45,17 +45,17 @@ def of_mean(counts: Sequence[int], order: int) -> str:
 
 
 def of_e2e_bleu(rows: Sequence[Row]) -> str:
-    """Returns what speaks against the E2E scorer's BLEU: so many short texts that a perfect output is not at 100."""
+    """Returns the reason against the E2E scorer's BLEU: so many short texts that a perfect output is below 100."""
     return "" if 100 * (1 - _TOLERATED) <= bleu.bleu_e2e(_perfect(rows)) <= TOP else BROKEN_COUNT
 
 
 def of_nist(rows: Sequence[Row]) -> str:
-    """Returns what speaks against NIST: words that tell the rows apart by nothing."""
+    """Returns the reason against NIST: words that do not distinguish the rows."""
     return "" if nist.nist(_perfect(rows)) > 0 else "no word of the references is rarer than another"
 
 
 def of_cider(tokenized: Sequence[Row]) -> str:
-    """Returns what speaks against CIDEr: too few or too short references for words to be rarer than others."""
+    """Returns the reason against CIDEr: too few or too short references for words to differ in frequency."""
     if len(tokenized) < 2:
         return "it weighs words by how rare they are among the records, and there is one record"
     rows = _perfect(tokenized)
@@ -66,19 +66,19 @@ def of_cider(tokenized: Sequence[Row]) -> str:
 
 
 def of_meteor(language: Language) -> str:
-    """Returns what speaks against METEOR."""
+    """Returns the reason against METEOR."""
     if language.meteor:
         return ""
     return f'it has no rules for "{language.code}"' if language.fits else "the references are of another script"
 
 
 def of_words(language: Language) -> str:
-    """Returns what speaks against a score that counts words between spaces."""
+    """Returns the reason against a score that counts space-separated words."""
     return "" if language.spaced else "it counts words between spaces, which these texts do not have"
 
 
 def _perfect(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows with the longest reference as the output."""
+    """Returns the rows with the longest reference as output."""
     return [
         {"hypothesis": max(row["references"], key=lambda text: len(text.split())), "references": row["references"]}
         for row in rows

@@ -57,8 +57,8 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1, timeout: 
         )
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"the other processes could not be joined ({first_line(error)[:160]}); are all of them started, "
-            "with the same --processes and another --process each?"
+            f"the other processes could not be joined ({first_line(error)[:160]}); start all of them, "
+            "with the same --processes and a different --process each"
         ) from error
 
 
@@ -74,7 +74,7 @@ def _knock(coordinator: str, timeout: int) -> None:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"the coordinator {coordinator} could not be reached within {timeout} s "
-                    f"({error.strerror or error}); is process 0 running there, and is the port open?"
+                    f"({error.strerror or error}); start process 0 there, and open the port"
                 ) from error
             time.sleep(0.2)
 

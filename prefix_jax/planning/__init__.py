@@ -1,1 +1,1 @@
-"""What a training step would cost on a TPU: asked of the TPU's own compiler, from shapes alone."""
+"""Cost of a training step on a TPU, estimated by the TPU compiler from shapes alone."""

@@ -1,4 +1,4 @@
-"""The real training step from shapes alone: nothing is loaded, and nothing is run."""
+"""The real training step, lowered from shapes alone: nothing is loaded or run."""
 
 import functools
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from prefix_jax.training.optimizer import hyperparameters_from
 from prefix_jax.training.session import check_attention
 from prefix_jax.training.step import initial_state, make_step
 
-_STEPS = 1000  # the schedule's length is a number in the program, not a part of it
+_STEPS = 1000  # arbitrary: the schedule's length is traced and does not change the program
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a step takes: packed rows, a row's columns, and the columns of its targets (encoder-decoder: the
-    decoder's).
+    """Sizes of a step: packed rows, columns per row, and target columns (in an encoder-decoder, the decoder's
+    columns).
     """
 
     rows: int
@@ -36,7 +36,7 @@ class Work:
 
 @functools.cache
 def base_shapes(model_config: ModelConfig, dtype: str, quantisation: str = "none") -> PyTree:
-    """Returns the frozen parameters of a model, as they are loaded, without their values."""
+    """Returns a model's frozen parameters, as loaded, as shapes and dtypes."""
     model = build(model_config)
     ids = jnp.zeros((1, 2), jnp.int32)
     more = {"encoder_tokens": ids} if model_config.is_encoder_decoder else {}
@@ -47,10 +47,10 @@ def base_shapes(model_config: ModelConfig, dtype: str, quantisation: str = "none
 
 
 def lowered_step(config: Config, model_config: ModelConfig, sharder: MeshSharder, work: Work) -> Any:
-    """Returns the training step of a configuration, lowered for the devices of a placement.
+    """Returns a configuration's training step, lowered for the devices of a sharder.
 
     Raises:
-      UserError: an option does not fit the model.
+      UserError: an option does not suit the model.
     """
     check_attention(config)
     fused = config.model.attention == "fused"

@@ -1,4 +1,4 @@
-"""What a compiled step costs a chip: memory, operations, bytes moved, and what its chips send each other."""
+"""Cost of a compiled step per chip: memory, FLOPs, memory traffic, and communication between chips."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from prefix_jax.parallel.program import Computations, Instruction, is_kernel, kernel_flops, product_flops, read, walk
 from prefix_jax.planning.topologies import Chip
 
-# The chip's memory is marked by nothing, the core's own by a space: S(1) and others.
+# HBM has no memory space annotation; VMEM and other memories on the core do: S(1) and so on.
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -17,7 +17,7 @@ _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{
 _CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _BITS = {"pred": 8, "s4": 4, "u4": 4}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# What names or rearranges arrays without touching their bytes, and what waits.
+# Operations that name or rearrange arrays without touching their bytes, or that wait.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all",
     "copy-done", "slice-done", "async-done", "async-update", "custom-call", "partition-id", "replica-id", "iota",
@@ -26,11 +26,11 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step, for one chip. Bytes of memory: what lies there before, and the most there is at once.
+    """Cost of one step on one chip. Memory in bytes: resident before the step, and the peak.
 
-    `compiler_seconds` is the compiler's own estimate of what its chip computes and moves, links aside; 0: it has none.
-    Kernels, of which it knows nothing, are in it at the matrix units' peak: `kernel_flops` of the `flops`.
-    `collectives`: by kind, how often and the bytes of their results.
+    `compiler_seconds` is the compiler's own estimate of compute and memory time, without links; 0: not available. It
+    does not cover kernels, which are added at the matrix units' peak rate: `kernel_flops` of the `flops`.
+    `collectives`: count and result bytes by kind.
     """
 
     arguments: int
@@ -43,9 +43,9 @@ class Cost:
     compiler_seconds: float
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """Returns the time that each resource would take alone, and the compiler's estimate where there is one.
+        """Returns the time that each resource alone would take, and the compiler's estimate if available.
 
-        A collective goes round a ring in both directions of one axis of the torus.
+        Collectives are assumed to use a bidirectional ring along one axis of the torus.
         """
         found = {
             "compute": self.flops / chip.flops,
@@ -56,7 +56,7 @@ class Cost:
 
 
 def cost_of(compiled: Any, chip: Chip) -> Cost:
-    """Reads a compiled step."""
+    """Returns the cost of a compiled step."""
     memory = compiled.memory_analysis()
     text = compiled.as_text()
     computations, entry = read(text)
@@ -87,7 +87,7 @@ def _cycles(computations: Computations, entry: str) -> int:
 def _collectives(computations: Computations, entry: str) -> tuple[dict[str, dict[str, float]], float]:
     """Returns the collectives by kind, and the bytes that a chip sends for them.
 
-    An asynchronous one stands in several steps of its own, all with one channel: it counts once.
+    An asynchronous collective spans several instructions with one channel and counts once.
     """
     seen: dict[str, tuple[str, int, float, float]] = {}
     for times, name in walk(computations, entry):
@@ -96,7 +96,7 @@ def _collectives(computations: Computations, entry: str) -> tuple[dict[str, dict
             if kind in COLLECTIVES:
                 channel = found[1] if (found := _CHANNEL.search(instruction.rest)) else instruction.name
                 sizes = [size for size, _ in _arrays(instruction.result)]
-                # An asynchronous one also returns its operand and counters.
+                # An asynchronous instruction also returns its operand and counters.
                 size = float(max(sizes) if instruction.operation.endswith("-start") else sum(sizes))
                 seen[channel] = (kind, times, size, size * _share(kind, _group(instruction)))
     kinds: dict[str, dict[str, float]] = {}
@@ -108,10 +108,10 @@ def _collectives(computations: Computations, entry: str) -> tuple[dict[str, dict
 
 
 def _group(instruction: Instruction) -> int:
-    """Returns how many devices take part in one group of a collective, written as groups or as axes of a mesh.
+    """Returns the number of devices per group of a collective, given as groups or as mesh axes.
 
     Raises:
-      ValueError: the groups are written in another form.
+      ValueError: the groups are in an unknown format.
     """
     if instruction.operation.startswith("collective-permute"):
         return 2
@@ -124,7 +124,7 @@ def _group(instruction: Instruction) -> int:
 
 
 def _share(kind: str, group: int) -> float:
-    """Bytes that a chip of a ring sends, over the bytes of the result."""
+    """Returns the bytes sent by a chip of a ring over the bytes of the result."""
     ring = (group - 1) / group
     return {
         "all-gather": ring,
@@ -136,9 +136,9 @@ def _share(kind: str, group: int) -> float:
 
 
 def _bytes_moved(computations: Computations, entry: str) -> int:
-    """Returns the bytes that go to and from the chip's memory: each instruction's operands and results that lie there.
+    """Returns the HBM traffic in bytes: each instruction's operands and results that are in HBM.
 
-    Of an array that is only sliced, the slices count; of one that is updated in place, the update.
+    An array that is only sliced counts as its slices, and one updated in place as the update.
     """
     total = 0
     for times, name in walk(computations, entry, fusions=False):
@@ -169,7 +169,7 @@ def _touched(instruction: Instruction, results: dict[str, str], computations: Co
 
 
 def _fused(computations: Computations, called: str, fusion: Instruction, operands: list[str]) -> int:
-    """Returns what a fusion writes, each result that is updated in place by its update, and what it reads."""
+    """Returns the bytes that a fusion writes (only the update, for in-place results) and reads."""
     inside = computations[called]
     made = {i.name: i for i in inside}
     root = inside[-1]
@@ -192,7 +192,7 @@ def _fused(computations: Computations, called: str, fusion: Instruction, operand
 
 
 def _read(computations: Computations, called: str, name: str, whole: int) -> int:
-    """Returns the bytes that a fused computation reads of one of its values, through views and inner fusions."""
+    """Returns the bytes that a fused computation reads of one value, through views and inner fusions."""
     total = 0
     for user in computations[called]:
         if name not in user.operands:
@@ -211,12 +211,12 @@ def _read(computations: Computations, called: str, name: str, whole: int) -> int
 
 
 def _parameters(inside: list[Instruction]) -> dict[int, str]:
-    """Returns the names of a computation's parameters by their places."""
+    """Returns the names of a computation's parameters by index."""
     return {i.number: i.name for i in inside if i.operation == "parameter"}
 
 
 def _in_memory(shape: str) -> int:
-    """Returns the bytes of a result's arrays that lie in the chip's memory."""
+    """Returns the bytes of a result's arrays in HBM."""
     return sum(size for size, space in _arrays(shape) if not space)
 
 
@@ -225,7 +225,7 @@ def _size(shape: str) -> int:
 
 
 def _arrays(shape: str) -> list[tuple[int, bool]]:
-    """Returns the bytes of each array of a result, and whether it lies in the core's own memory."""
+    """Returns the bytes of each array of a result, and whether it is in memory on the core."""
     found = []
     for dtype, dims, layout in _ARRAY.findall(shape):
         digits = re.search(r"(\d+)", dtype)

@@ -1,4 +1,4 @@
-"""A plan: the training step compiled for a topology and a mesh, what it costs, and whether it fits."""
+"""Plans: the training step compiled for a topology and a mesh, its cost, and whether it fits in memory."""
 
 import math
 import re
@@ -18,9 +18,9 @@ from prefix_jax.planning.abstract import Work, base_shapes, lowered_step
 from prefix_jax.planning.cost import Cost, cost_of
 from prefix_jax.planning.topologies import GIB, Topology, devices
 
-# Of a chip's memory, what the runtime keeps for itself.
+# HBM reserved by the runtime.
 _RESERVED = GIB // 4
-# The compiler's two ways to say how much memory a program needs that it gives up on.
+# The compiler's two messages about the memory needed by a program that does not fit.
 _TOO_LARGE = re.compile(r"(?:Used |\()([\d.]+)([KMGT]?)(?: of [\d.]+[KMGT]? hbm|\) exceeds available HBM)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _LARGEST_TENSOR = 32
@@ -28,7 +28,7 @@ _LARGEST_TENSOR = 32
 
 @dataclass(frozen=True)
 class Mesh:
-    """Sizes of a mesh, as the section `mesh` has them."""
+    """Mesh sizes, as in the section `mesh`."""
 
     data: int
     fsdp: int
@@ -37,8 +37,8 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the compiler says of one mesh. `cost` is None where it gave up for want of memory; `used` is then what it
-    would have needed.
+    """The compiler's result for one mesh. `cost` is None if compilation ran out of memory; `used` is then the memory
+    that it would have needed.
     """
 
     topology: Topology
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def shortfall(self) -> int:
-        """Bytes a chip that are wanting; 0 where the step fits."""
+        """Missing bytes per chip; 0 if the step fits."""
         return max(0, self.used - self.available)
 
     @property
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def bound(self) -> str:
-        """What takes longest: compute, memory, links, or what the compiler's own estimate of the cores says."""
+        """The bottleneck: compute, memory, links, or the compiler's own estimate for the cores."""
         return max(self.seconds, key=lambda name: self.seconds[name], default="memory")
 
     @property
@@ -73,7 +73,7 @@ class Plan:
 
     @property
     def tokens_per_second(self) -> float:
-        """At most: what is bound by one resource can hide the others."""
+        """Upper bound, which assumes that resources other than the bottleneck are fully overlapped."""
         return self.tokens / self.step_seconds
 
     def as_json(self) -> dict[str, Any]:
@@ -103,8 +103,8 @@ class Plan:
 
 
 def work_of(config: Config, model_config: ModelConfig, rows: int = 0, columns: int = 0, targets: int = 0) -> Work:
-    """Returns what a step takes: what is given, and for the rest each record of a step in a row of its own, as long as
-    the configuration lets it be.
+    """Returns the sizes of a step: those given, and for the rest one record per row, of the maximum length that the
+    configuration allows.
     """
     data = config.data
     longest = data.max_source_length + (0 if model_config.is_encoder_decoder else data.max_target_length)
@@ -112,10 +112,10 @@ def work_of(config: Config, model_config: ModelConfig, rows: int = 0, columns: i
 
 
 def plan(config: Config, model_config: ModelConfig, topology: Topology, work: Work) -> Plan:
-    """Compiles the step of a configuration for a topology.
+    """Compiles a configuration's step for a topology.
 
     Raises:
-      UserError: the mesh does not fit the topology, the model or the rows; libtpu is missing.
+      UserError: the mesh does not match the topology, the model or the rows; or libtpu is missing.
     """
     check_ranges(config)
     if config.mesh.member != 1:
@@ -155,7 +155,7 @@ def _check(model_config: ModelConfig, work: Work, mesh: Mesh, parts: int) -> Non
 def search(
     config: Config, model_config: ModelConfig, topology: Topology, work: Work, most: int, done: Callable[[Plan], None]
 ) -> list[Plan]:
-    """Compiles the `most` promising meshes of a topology; returns the plans, what fits and is fastest first.
+    """Compiles the `most` promising meshes of a topology; returns plans that fit first, then by speed.
 
     Raises:
       UserError: no mesh divides the model's heads and the rows.
@@ -177,7 +177,7 @@ def search(
 
 
 def candidates(config: Config, model_config: ModelConfig, topology: Topology, work: Work) -> Iterator[Mesh]:
-    """Yields the meshes whose sizes divide what they have to."""
+    """Yields the meshes whose sizes divide what they shard."""
     for tensor in _divisors(topology.chips):
         if tensor > _LARGEST_TENSOR or model_config.heads % tensor:
             continue

@@ -1,4 +1,4 @@
-"""Plans in words and in a table."""
+"""Plans as text and as table rows."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ COLUMNS = ["data", "fsdp", "tensor", "GiB a chip", "fits", "ms a step", "tokens/
 
 
 def told(name: str, plan: Plan) -> str:
-    """Returns a plan as a few lines."""
+    """Returns a plan as a few lines of text."""
     mesh, work, cost = plan.mesh, plan.work, plan.cost
     lines = [
         f"{name} on {plan.topology.name}, {plan.topology.chips} chips: data {mesh.data} x fsdp {mesh.fsdp} x "
@@ -48,12 +48,12 @@ def told(name: str, plan: Plan) -> str:
 
 
 def ranked(plans: Sequence[Plan]) -> str:
-    """Returns a line for each plan."""
+    """Returns one line per plan."""
     return text_table([row(plan) for plan in plans], COLUMNS)
 
 
 def row(plan: Plan) -> list[object]:
-    """Returns the cells of `COLUMNS`."""
+    """Returns the cells for `COLUMNS`."""
     known = plan.cost is not None
     return [
         plan.mesh.data,

@@ -1,19 +1,19 @@
-"""Shapes of well-known models by name, for planning without their files: what stands in their `config.json`."""
+"""Model configs of well-known models by name, for planning without their files."""
 
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import FAMILIES, from_hf
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import open_checkpoint
 
-# From the models' papers and their published config.json.
+# From papers and published config.json files.
 KNOWN = {name: config for family in FAMILIES.values() for name, config in family.known.items()}
 
 
 def spec_of(source: str) -> ModelConfig:
-    """Returns the shapes of a model by one of the names here, or by what `model.source` takes.
+    """Returns the model config for one of the names here, or for any `model.source`.
 
     Raises:
-      UserError: there is no such model.
+      UserError: the model does not exist.
     """
     if source in KNOWN:
         return from_hf(KNOWN[source])

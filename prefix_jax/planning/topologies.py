@@ -1,6 +1,6 @@
-"""TPU topologies as the compiler knows them, and what their chips have. The one module for libtpu.
+"""TPU topologies and chip specifications; the only module that uses libtpu.
 
-Sizes and rates are Google's own: cloud.google.com/tpu/docs, the system architecture page of each version.
+Sizes and rates are from Google: cloud.google.com/tpu/docs, the system architecture page of each version.
 """
 
 import math
@@ -18,8 +18,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """What one chip has: bytes of memory, bytes a second from it, bfloat16 operations a second, and bytes a second that
-    it sends over all its links together. `axes` are the dimensions of its torus; a pod has `most` chips.
+    """Specification of one chip: bytes of HBM, bytes per second of HBM bandwidth, bfloat16 FLOPs per second, and bytes
+    per second sent over all links. `axes` is the rank of its torus; a pod has `most` chips.
     """
 
     memory: float
@@ -28,7 +28,7 @@ class Chip:
     links: float
     axes: int
     most: int
-    # Cycles a second of the cores: the peak over what the matrix units multiply in a cycle.
+    # Clock rate of the cores: peak FLOPs over the matrix units' FLOPs per cycle.
     clock: float
 
 
@@ -37,14 +37,14 @@ CHIPS = {
     "v5p": Chip(95 * GIB, 2.765e12, 459e12, 600e9, 3, 8960, 1.75e9),
     "v6e": Chip(32 * GIB, 1.64e12, 918e12, 448e9, 2, 256, 1.75e9),
 }
-# libtpu asks which machine it is on before it is asked to compile for another.
+# libtpu detects its machine before it can compile for another.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    # Else only one process of a machine may load it: two may compile at once.
+    # Otherwise only one process per machine may load it; this allows concurrent compilation.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
@@ -67,10 +67,10 @@ class Topology:
 
 
 def parse(name: str) -> Topology:
-    """Returns the topology that `v5e:4x4` names.
+    """Parses a topology such as `v5e:4x4`.
 
     Raises:
-      UserError: the name is not of that form, or there is no such chip.
+      UserError: the name is malformed, or the chip does not exist.
     """
     match = re.fullmatch(r"([\w]+):(\d+(?:x\d+)*)", name.strip())
     kind = match[1] if match else name.partition(":")[0]
@@ -96,13 +96,13 @@ def _example(kind: str) -> str:
 
 
 def prepare_environment() -> None:
-    """Lets libtpu start on a machine without a TPU; called before JAX is imported."""
+    """Lets libtpu start on a machine without a TPU; must be called before JAX is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def devices(topology: Topology) -> Sequence[Any]:
-    """Returns the topology's devices, to compile for: they cannot run anything.
+    """Returns the topology's devices, which can be compiled for but cannot run programs.
 
     Raises:
       UserError: libtpu is not installed, or does not know the topology.
@@ -117,7 +117,7 @@ def devices(topology: Topology) -> Sequence[Any]:
     options = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
-    except Exception as error:  # whatever libtpu raises: its own types are not public
+    except Exception as error:  # libtpu's exception types are not public
         raise UserError(
             f'the TPU\'s compiler does not know the topology "{topology.name}": {first_line(error)}'
         ) from error

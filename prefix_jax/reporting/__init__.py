@@ -1,1 +1,1 @@
-"""Tables for the terminal, plots, and the page that a run directory explains itself with."""
+"""Terminal tables, plots, and the HTML report of a run directory."""

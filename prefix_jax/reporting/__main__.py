@@ -1,4 +1,4 @@
-"""`python -m prefix_jax.reporting --workdir DIR` writes `DIR/report.html` anew."""
+"""`python -m prefix_jax.reporting --workdir DIR` rewrites `DIR/report.html`."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,8 @@ from prefix_jax import cli
 from prefix_jax.reporting.report import write_report
 
 
-def main(words: list[str] | None = None) -> None:
-    """Writes the page and prints its path; bad input ends the program with code 2."""
+def main(argv: list[str] | None = None) -> None:
+    """Writes the report and prints its path; bad input exits with code 2."""
     parser = argparse.ArgumentParser(prog="python -m prefix_jax.reporting", description="Write report.html of a run.")
     parser.add_argument(
         "--workdir",
@@ -17,7 +17,7 @@ def main(words: list[str] | None = None) -> None:
         metavar="DIR",
         help="a run directory, with config.json",
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     with cli.user_errors():
         print(write_report(options.workdir))
 

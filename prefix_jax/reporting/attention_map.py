@@ -1,4 +1,4 @@
-"""An attention matrix as a picture: queries down, keys across, the prefix's block first."""
+"""SVG picture of an attention matrix: queries as rows, keys as columns, the prefix first."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from prefix_jax.reporting.markup import Markup, tag
 from prefix_jax.reporting.plots import DIGIT, RIGHT, drawing, text_at
 
-# Fainter cells are not seen, and are left out; what the pointer tells is only of those that are.
+# Cells below this opacity are invisible and are omitted; only drawn cells have tooltips.
 FAINTEST, TOLD = 0.002, 0.02
-LONGEST = 14  # characters of a token that are shown
-LEANING = 0.64 * LONGEST * DIGIT  # how far the names of columns lean to the right
+LONGEST = 14  # maximum number of characters shown of a token
+LEANING = 0.64 * LONGEST * DIGIT  # horizontal extent of the slanted column labels
 
 
 def attention_map(
@@ -21,10 +21,10 @@ def attention_map(
     title: str,
     width: int = 980,
 ) -> Markup:
-    """Returns an SVG of one head's weights, `[queries, slots + keys]`; the shade grows with their square root.
+    """Returns an SVG of one head's weights, `[queries, slots + keys]`; opacity grows with their square root.
 
     Args:
-      slots: how many of the first columns are the prefix's; a line parts them from the text's.
+      slots: number of leading columns that belong to the prefix; a line separates them from the text.
     """
     queries, keys = [_cut(word) for word in queries], [_cut(word) for word in keys]
     left = max(len(word) for word in queries) * DIGIT + 10
@@ -52,7 +52,7 @@ def attention_map(
 
 
 def _block(left: float, right: float, top: float, bottom: float) -> list[Markup]:
-    """The line around the prefix's columns, and its name."""
+    """Returns the outline of the prefix's columns, and its label."""
     edge = {
         "x": f"{left - 1:.1f}",
         "y": f"{top - 1:.1f}",

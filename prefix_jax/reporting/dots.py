@@ -1,4 +1,4 @@
-"""Rows of dots on a common axis: numbers of very different sizes, or means with their deviations."""
+"""Dot plots with one row per item: numbers of very different sizes, or means with deviations."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ ROW, HEAD, FOOT = 22.0, 34.0, 40.0
 
 
 class Dots(NamedTuple):
-    """A row: its name, the number of the full dot, that of the ring (None: none), and a note at the right."""
+    """A row: its name, the value of the filled dot, that of the ring (None: none), and a note at the right."""
 
     name: str
     full: float
@@ -32,8 +32,8 @@ class Dots(NamedTuple):
 def dot_rows(
     rows: Sequence[Dots], *, title: str, x_label: str, full: str, ring: str = "", note: str = "", width: int = 760
 ) -> Markup:
-    """Returns an SVG of rows of dots on a logarithmic axis, so all numbers are above 0; `full`, `ring` and `note` say
-    what they are.
+    """Returns an SVG of dots on a logarithmic axis (all values must be positive); `full`, `ring` and `note` are the
+    legend texts.
     """
     left = max(len(row.name) for row in rows) * DIGIT + 12
     right = width - max([len(row.note) for row in rows] + [len(note)]) * DIGIT - 14
@@ -56,7 +56,7 @@ def dot_rows(
 
 
 class Spread(NamedTuple):
-    """A row: its name, a mean, and the deviation that its bar shows on both sides."""
+    """A row: its name, a mean, and the deviation shown as a bar on both sides."""
 
     name: str
     mean: float
@@ -64,7 +64,7 @@ class Spread(NamedTuple):
 
 
 def spread_rows(rows: Sequence[Spread], *, title: str, x_label: str, width: int = 440) -> Markup:
-    """Returns an SVG of rows of dots with bars, on a linear axis; a mean that is not finite has none."""
+    """Returns an SVG of dots with bars on a linear axis; non-finite means are omitted."""
     known = [row for row in rows if math.isfinite(row.mean)]
     ends = [end for row in known for end in bar_ends(row.mean, row.deviation)]
     if not ends:

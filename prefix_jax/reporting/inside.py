@@ -1,4 +1,4 @@
-"""The section of `report.html` that shows what `inspect` found."""
+"""Inspection section of `report.html`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from prefix_jax.reporting.run import Run
 
 
 def inside(run: Run) -> Markup | None:
-    """Where attention goes, what the next token makes of it, and how far the prefix is from another one."""
+    """Returns attention to the prefix, changes of next-token predictions, and distances from another prefix."""
     found = run.inspection
     change, other = found.get("change"), found.get("changed_words")
     if not isinstance(change, float) or not isinstance(other, float):

@@ -1,25 +1,25 @@
-"""HTML and SVG as nested calls, in which nothing stays unescaped by accident."""
+"""HTML and SVG as nested function calls with automatic escaping."""
 
 import html
 import re
 from collections.abc import Iterable
 
-# Control characters, and halves of surrogate pairs, which no file can hold.
+# Control characters and lone surrogates, which files cannot contain.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
 
 
 class Markup(str):
-    """Text that is markup already; any other `str` is escaped when it becomes a child."""
+    """Text that is already markup; any other `str` is escaped when used as a child."""
 
 
 def escape(text: object) -> Markup:
-    """Returns the text for use in an element or a quoted attribute; unprintable characters become U+FFFD."""
+    """Escapes text for use in an element or a quoted attribute; unprintable characters become U+FFFD."""
     return text if isinstance(text, Markup) else Markup(html.escape(_UNPRINTABLE.sub("\ufffd", str(text))))
 
 
 def join(children: Iterable[object]) -> Markup:
-    """Joins children, nested lists too; `None` is left out."""
+    """Joins children, flattening nested lists; `None` is skipped."""
     parts = []
     for child in children:
         if isinstance(child, (list, tuple)):
@@ -32,8 +32,8 @@ def join(children: Iterable[object]) -> Markup:
 def tag(tag_name: str, *children: object, **attributes: object) -> Markup:
     """Returns `<tag_name attributes>children</tag_name>`.
 
-    In attribute names a trailing underscore falls away and the others become hyphens: `class_="x"`, `aria_label="y"`.
-    `None` and `False` leave an attribute out, `True` leaves out its value.
+    In attribute names a trailing underscore is removed and other underscores become hyphens: `class_="x"`,
+    `aria_label="y"`. `None` and `False` omit an attribute, `True` omits its value.
     """
     written = []
     for name, value in attributes.items():

@@ -1,11 +1,11 @@
-"""The frame of every report: one page, one file, nothing fetched."""
+"""Layout shared by all reports: a single self-contained HTML file."""
 
 from collections.abc import Sequence
 
 from prefix_jax.reporting.markup import Markup, tag
 from prefix_jax.reporting.theme import STYLE
 
-# Even where a browser is told to by the page's own text, it must not fetch or run anything.
+# Prevents the page from fetching or running anything, even if its content asks for it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 FOOTER = "Written by prefix_jax from the files of the run directory; this page fetches nothing."
 
@@ -34,6 +34,6 @@ def document(
 
 
 def section(anchor: str, title: str, body: Markup) -> Markup:
-    """Returns a section under its heading."""
+    """Returns a section with its heading."""
     heading = f"{anchor}-title"
     return tag("section", tag("h2", title, id=heading), body, id=anchor, aria_labelledby=heading)

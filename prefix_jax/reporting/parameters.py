@@ -1,4 +1,4 @@
-"""The plots of how many numbers each method trains and stores, as `inspection.parameters` counts them."""
+"""Plots of the parameter counts of methods (see `inspection.counting`)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from prefix_jax.reporting.plots import Series, line_chart
 
 
 def methods_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
-    """Returns rows of dots on a logarithmic axis of `(trained, stored, base)` by method, with the model's share."""
+    """Returns a dot plot of `(trained, stored, base)` by method, on a logarithmic axis, with the share of the model."""
     drawn = [
         Dots(name, stored, None if trained == stored else trained, f"{100 * stored / base:.3g} %")
         for name, (trained, stored, base) in found.items()
@@ -20,7 +20,7 @@ def methods_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
 
 
 def lengths_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
-    """Returns lines of each name but "length" against it, both on logarithmic axes."""
+    """Returns line plots of all entries against "length", both axes logarithmic."""
     names = [name for name in found if name != "length"]
     kinds = ("line", "points", "faint")
     lines = [Series(n, list(found["length"]), list(found[n]), k) for n, k in zip(names, kinds, strict=True)]

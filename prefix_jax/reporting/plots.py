@@ -1,4 +1,4 @@
-"""Plots as SVG text: pure functions of the data, coloured by the page's CSS classes, so that they turn dark with it."""
+"""Plots as SVG text: pure functions of the data, coloured by CSS classes so that they follow the page's theme."""
 
 import math
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from typing import Literal
 
 from prefix_jax.reporting.markup import Markup, tag
 
-# Text is 11 units high; a digit of it is this wide.
+# Width of a digit at the font size of 11 units.
 DIGIT = 6.4
 TOP, RIGHT, BOTTOM = 30.0, 14.0, 38.0
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart. `y` may hold NaN, where the line is interrupted; `spread` draws a bar from y - s to y + s,
-    but not across 0.
+    """One line of a chart. NaN in `y` interrupts the line; `spread` draws a bar from y - s to y + s, clipped at 0
+    for positive values.
 
     `kind`: "line" (the accent), "faint" (behind it), "points" (marks joined by a thin line).
     """
@@ -30,7 +30,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """A mapping of data to units of the drawing, with its ticks."""
+    """A mapping from data to drawing units, with ticks."""
 
     low: float
     high: float
@@ -57,13 +57,13 @@ def line_chart(
     log: bool | None = None,
     at_points: bool = False,
 ) -> Markup:
-    """Returns an SVG of lines over common axes, with ticks, legend and a description for screen readers.
+    """Returns an SVG of lines over common axes, with ticks, a legend and a description for screen readers.
 
     Args:
         width, height: in SVG units, which are CSS pixels at full size; the page scales the drawing to its column.
         from_zero: whether the vertical axis starts at zero.
-        log: a logarithmic vertical axis; None: where the values span more than a factor of 8.
-        at_points: horizontal ticks at the points themselves, on a logarithmic axis where they span a factor of 8.
+        log: whether the vertical axis is logarithmic; None: if the values span more than a factor of 8.
+        at_points: horizontal ticks at the points themselves, on a logarithmic axis if they span a factor of 8.
     """
     series = [_thinned(one) for one in series]
     points = [(x, y) for one in series for x, y in zip(one.x, one.y) if math.isfinite(x) and math.isfinite(y)]
@@ -96,11 +96,11 @@ def heat_map(
     column_names: Sequence[object] | None = None,
     width: int = 440,
 ) -> Markup:
-    """Returns an SVG of a matrix as shaded cells with a scale; each cell tells its number under the pointer.
+    """Returns an SVG of a matrix as shaded cells with a scale; each cell has a tooltip with its value.
 
     Args:
-        values: rows of equally many numbers, of any unit.
-        row_names, column_names: what the labels count; None: from 0.
+        values: rows of equal length, in any unit.
+        row_names, column_names: labels; None: indices from 0.
     """
     rows, columns = len(values), len(values[0])
     row_names, column_names = row_names or range(rows), column_names or range(columns)
@@ -131,7 +131,7 @@ def heat_map(
 
 
 def bar_pair(bare: float | None, tuned: float, *, width: int = 200) -> Markup:
-    """Returns two thin bars, the bare model's above the tuned one's, on a common scale from zero."""
+    """Returns two thin bars, the bare model's above the tuned model's, on a common scale from zero."""
     known = [abs(value) for value in (bare, tuned) if value is not None and math.isfinite(value)]
     unit = width / (max(known, default=0.0) or 1.0)
     parts = []
@@ -145,9 +145,9 @@ def bar_pair(bare: float | None, tuned: float, *, width: int = 200) -> Markup:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Returns the mean over a window of about a 25th of the values around each, so that the curve lags nothing.
+    """Returns a centred moving average over about a 25th of the values.
 
-    Towards the ends the window narrows evenly on both sides; NaN is skipped.
+    The window shrinks symmetrically towards the ends; NaN is skipped.
     """
     half, result = max(2, len(values) // 50), []
     known = [math.isfinite(value) for value in values]
@@ -173,7 +173,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
-    """Returns a tick's label, with as many decimals as its neighbours need."""
+    """Returns a tick label with as many decimals as its neighbours need."""
     largest = max(abs(tick) for tick in ticks)
     if value == 0:
         return "0"
@@ -185,7 +185,7 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
 
 
 def linear_axis(low: float, high: float, count: int) -> Axis:
-    """Returns an axis with about `count` round ticks, from one of them to another."""
+    """Returns an axis with about `count` round ticks that starts and ends at a tick."""
     if high == low:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
@@ -196,14 +196,14 @@ def linear_axis(low: float, high: float, count: int) -> Axis:
 
 
 def _range_axis(low: float, high: float, count: int) -> Axis:
-    """Exactly from `low` to `high`: steps need no margin. A single one gets room on both sides."""
+    """Returns an axis exactly from `low` to `high`, without margin; a single value gets room on both sides."""
     if high == low:
         return Axis(low - 1, high + 1, 0.0, 1.0, (low,))
     return Axis(low, high, 0.0, 1.0, tuple(nice_ticks(low, high, count)))
 
 
 def _point_axis(points: Sequence[float], start: float, end: float) -> Axis:
-    """An axis with its ticks at the points, as far as their labels find room."""
+    """Returns an axis with ticks at the points, as far as labels fit."""
     low, high = points[0], points[-1]
     if low == high:
         return placed(_range_axis(low, high, 1), start, end)
@@ -216,19 +216,19 @@ def _point_axis(points: Sequence[float], start: float, end: float) -> Axis:
 
 
 def _ends(one: Series) -> list[float]:
-    """The lowest and the highest of each point's bar."""
+    """Returns the lowest and highest end of each point's bar."""
     spread = one.spread or [0.0] * len(one.y)
     return [end for y, s in zip(one.y, spread) if math.isfinite(y) for end in bar_ends(y, s)]
 
 
 def bar_ends(y: float, spread: float) -> tuple[float, float]:
-    """Returns the ends of a deviation's bar, cut at 0 where the value is not below it: scores and losses are not."""
+    """Returns the ends of a deviation bar, clipped at 0 unless the value is negative."""
     low = y - spread
     return (max(low, 0.0) if y >= 0 else low), y + spread
 
 
 def log_axis(low: float, high: float) -> Axis:
-    """Returns a logarithmic axis with ticks at 1, 2 and 5 times powers of ten, or at the powers alone."""
+    """Returns a logarithmic axis with ticks at 1, 2 and 5 times powers of ten, or at powers of ten only."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 300 else (1,)
     every = [float(f"{factor}e{power}") for power in powers for factor in steps]
@@ -240,7 +240,7 @@ def log_axis(low: float, high: float) -> Axis:
 
 
 def placed(axis: Axis, start: float, end: float) -> Axis:
-    """Returns the axis between two places of the drawing."""
+    """Maps the axis to the interval between two drawing coordinates."""
     return Axis(axis.low, axis.high, start, end, axis.ticks, axis.log)
 
 
@@ -257,7 +257,7 @@ def _grid(
     parts.append(tag("line", class_="axis", x1=left, x2=right, y1=f"{foot:.1f}", y2=f"{foot:.1f}"))
     for tick in x_axis.ticks:
         x, label = x_axis.at(tick), tick_text(tick, x_axis.ticks)
-        # A label at the right end stays inside the drawing.
+        # Keeps a label at the right end inside the drawing.
         anchor = "end" if x + len(label) * DIGIT / 2 > width else "middle"
         parts.append(tag("line", class_="axis", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=f"{foot:.1f}", y2=f"{foot + 4:.1f}"))
         parts.append(text_at(label, min(x, width - 1), foot + 17, anchor))
@@ -318,7 +318,7 @@ def _described(series: Sequence[Series], x_label: str) -> str:
 
 
 def _thinned(one: Series, limit: int = 800) -> Series:
-    """Keeps a chart of a long run small: every k-th point and the last one."""
+    """Thins a long series to every k-th point and the last one."""
     k = math.ceil(len(one.x) / limit)
     if k <= 1:
         return one
@@ -333,7 +333,7 @@ def _thinned(one: Series, limit: int = 800) -> Series:
 
 
 def _scale(low: float, high: float, width: int) -> Markup:
-    """The key of a heat map: five shades between its ends."""
+    """Returns the colour scale of a heat map: five shades between its ends."""
     high_text, low_text = f"{high:.3g}", f"{low:.3g}"
     x = width - RIGHT - len(high_text) * DIGIT - 96
     cells = []
@@ -344,7 +344,7 @@ def _scale(low: float, high: float, width: int) -> Markup:
 
 
 def text_at(text: object, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
-    """Returns a text of the drawing."""
+    """Returns a text element."""
     return tag("text", str(text), class_=kind, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
 
 

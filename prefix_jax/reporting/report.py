@@ -1,4 +1,4 @@
-"""`report.html`: one page, one file, nothing fetched, that shows what a run tuned, how it went and what it gained."""
+"""`report.html`: a single self-contained page with what a run tuned, how it trained and its scores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +23,10 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Markup | None]], ...] = (
 
 
 def write_report(workdir: Path | str) -> Path:
-    """Writes `report.html` into a run directory, replacing an older one atomically, and returns its path.
+    """Writes `report.html` into a run directory atomically, and returns its path.
 
     Raises:
-        UserError: the directory holds no run, or the page cannot be written.
+        UserError: the directory is not a run directory, or the page cannot be written.
     """
     run = read_run(workdir)
     path = run.workdir / "report.html"

@@ -1,4 +1,4 @@
-"""Reads a run directory: everything but `config.json` may be missing, torn or half written."""
+"""Reader of run directories: any file but `config.json` may be missing, truncated or incomplete."""
 
 import json
 import math
@@ -14,9 +14,9 @@ from prefix_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Picture:
-    """How large one site's prefix is: the mean norm over its slots, `[layers, kv_heads]`.
+    """Magnitude of one site's prefix: mean norms over its slots, `[layers, kv_heads]`.
 
-    `key` is relative to the model's own keys where `relative`, otherwise in the model's units; so is `value`.
+    `key` and `value` are relative to the model's own keys and values if `relative`, otherwise in the model's units.
     """
 
     site: str
@@ -28,10 +28,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory holds.
+    """Contents of a run directory.
 
     `record` is `config.json`; `metrics` its lines of scalars; `scores` maps a split to its scores; `prefix` is
-    `tuned/prefix.json`, `inspection` is `inspection.json`; `notes` say in a sentence each what could not be read.
+    `tuned/prefix.json`, `inspection` is `inspection.json`; `notes` are sentences about unreadable files.
     """
 
     workdir: Path
@@ -58,7 +58,7 @@ class Run:
         return value
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
-        """Returns steps and values of one scalar, in the order of the file; NaN where the run had no number."""
+        """Returns steps and values of one scalar, in file order; NaN where the run logged a non-finite value."""
         lines = [line for line in self.metrics if name in line]
         return [line["step"] for line in lines], [line[name] for line in lines]
 
@@ -67,7 +67,7 @@ def read_run(workdir: Path | str) -> Run:
     """Reads a run directory.
 
     Raises:
-        UserError: there is no such directory, or no readable `config.json` in it.
+        UserError: the directory does not exist, or has no readable `config.json`.
     """
     workdir = Path(workdir)
     path = workdir / "config.json"
@@ -87,7 +87,7 @@ def read_run(workdir: Path | str) -> Run:
         record=record,
         metrics=list(_read_metrics(workdir / "metrics.jsonl", notes)),
         scores={str(k): v for k, v in _read_object(workdir / "scores.json", notes).items() if isinstance(v, dict)},
-        samples=[line for line in samples if line.get("split") == samples[0].get("split")],  # the one scored last
+        samples=[line for line in samples if line.get("split") == samples[0].get("split")],  # the last split scored
         prefix=prefix,
         inspection=_read_object(workdir / "inspection.json", notes),
         pictures=_read_pictures(workdir / "tuned" / "prefix.safetensors", prefix, notes),
@@ -103,7 +103,7 @@ def _read_metrics(path: Path, notes: list[str]) -> Iterator[dict[str, float]]:
 
 
 def _number(value: object) -> float | None:
-    """Returns a scalar of `metrics.jsonl`; non-finite ones are written as `null` or as strings."""
+    """Returns a scalar of `metrics.jsonl`; non-finite values are stored as `null` or strings."""
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -157,7 +157,7 @@ def _read_pictures(path: Path, prefix: Mapping[str, Any], notes: list[str]) -> l
         tensors = load_file(path)
         sites = [site for site in ("encoder", "cross", "decoder") if {f"{site}.key", f"{site}.value"} <= tensors.keys()]
         return [_picture(site, tensors[f"{site}.key"], tensors[f"{site}.value"], prefix) for site in sites]
-    except Exception as error:  # whatever is wrong with the file, a page without its picture is right
+    except Exception as error:  # the page is shown without the picture, whatever is wrong with the file
         notes.append(f"Left out {path.name}, which could not be read ({type(error).__name__}).")
         return []
 
@@ -167,7 +167,7 @@ def _picture(site: str, key_LxHxTxD: np.ndarray, value_LxHxTxD: np.ndarray, pref
     scales = [
         np.asarray(_mapping(prefix.get(f"model_{kind}_norm")).get(site, ()), np.float32) for kind in ("key", "value")
     ]
-    # The export may carry the mean norms of the model's own keys and values, `[layers, kv_heads]`.
+    # The tuned state may include mean norms of the model's own keys and values, `[layers, kv_heads]`.
     relative = all(scale.shape == key.shape and bool((scale > 0).all()) for scale in scales)
     if relative:
         key, value = key / scales[0], value / scales[1]

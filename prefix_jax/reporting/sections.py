@@ -1,4 +1,4 @@
-"""The sections of `report.html`: each a pure function of a run, `None` where the run has nothing for it."""
+"""Sections of `report.html`: pure functions of a run that return `None` if the run has no such data."""
 
 import math
 import shlex
@@ -24,7 +24,7 @@ def title(run: Run) -> str:
 
 
 def opening(run: Run) -> Markup:
-    """The title, a sentence on the size of what was tuned, and the cards of the first split's scores."""
+    """Returns the title, a sentence on the size of the tuned state, and score cards of the main split."""
     split, scored = _main_scores(run)
     before, model, after = _title_parts(run)
     against = findings(run)
@@ -43,7 +43,7 @@ def opening(run: Run) -> Markup:
 
 
 def findings(run: Run) -> list[str]:
-    """Returns what speaks against the run, a sentence each: as `evaluate` found it, else of its losses alone."""
+    """Returns the findings against a run, one sentence each: from `evaluate`, otherwise from its losses."""
     scored = _main_scores(run)[1].get("verdict")
     if not isinstance(scored, list):
         scored = of_metrics(run.metrics, bool(run.option("training.patience", 0)))
@@ -79,7 +79,7 @@ def tuned(run: Run) -> Markup:
 
 
 def training(run: Run) -> Markup:
-    """Curves of loss, learning rate, throughput and gradient norm."""
+    """Returns curves of loss, learning rate, throughput and gradient norm."""
     if not run.metrics:
         return tag("p", "No metrics yet: metrics.jsonl is written as the run goes.", class_="empty")
     figures = [_loss_figure(run)]
@@ -98,7 +98,7 @@ def training(run: Run) -> Markup:
 
 
 def scores(run: Run) -> Markup | None:
-    """One table a split: every metric, bare and tuned."""
+    """Returns one table per split: every metric for the bare and the tuned model."""
     failed = bool(findings(run))
     parts = [
         _score_table(split, scored, failed) for split, scored in run.scores.items() if _numbers(scored.get("tuned"))
@@ -107,7 +107,7 @@ def scores(run: Run) -> Markup | None:
 
 
 def samples(run: Run) -> Markup | None:
-    """Inputs, references and what both models wrote."""
+    """Returns inputs, references and the outputs of both models."""
     if not run.samples:
         return None
     first, rest = run.samples[:SHOWN_SAMPLES], run.samples[SHOWN_SAMPLES:ALL_SAMPLES]
@@ -120,7 +120,7 @@ def samples(run: Run) -> Markup | None:
 
 
 def prefix(run: Run) -> Markup | None:
-    """Heat maps of the sizes of the prefix's keys and values, by layer and head."""
+    """Returns heat maps of the norms of the prefix's keys and values, by layer and head."""
     if not run.pictures:
         return None
     unit = "relative to the model's own keys and values" if run.pictures[0].relative else "in the model's units"
@@ -130,7 +130,7 @@ def prefix(run: Run) -> Markup | None:
 
 
 def options(run: Run) -> Markup | None:
-    """The configuration: what the run sets itself, and everything."""
+    """Returns the configuration: non-default options, and all options."""
     chosen = flat(run.config)
     if not chosen:
         return None
@@ -151,9 +151,9 @@ def options(run: Run) -> Markup | None:
 
 
 def reproduce(run: Run) -> Markup:
-    """The commands, and the environment the run saw."""
+    """Returns the commands and the software environment of the run."""
     workdir, commit, command = _workdir(run), run.record.get("commit"), run.record.get("command")
-    # A "+" marks a source tree with changes that no commit holds.
+    # "+" marks a source tree with uncommitted changes.
     lines = [f"git checkout {str(commit).rstrip('+')}"] if commit else []
     lines.append(str(command) if command else f"python -m prefix_jax.train --workdir {workdir}")
     lines += [f"python -m prefix_jax.evaluate --workdir {workdir} --split {_main_scores(run)[0] or 'test'}"]
@@ -217,7 +217,7 @@ def _cards(scored: Mapping[str, Any], failed: bool) -> Markup:
 
 
 def _difference(metric: str, difference: float, failed: bool = False) -> Markup:
-    """A signed difference in the colour of better or worse; nothing is better where the run looks failed."""
+    """Returns a signed difference, coloured as better or worse; never as better if the run looks failed."""
     better = is_better(metric, difference)
     kind = None if better is None or (better and failed) else "better" if better else "worse"
     return tag("span", signed(difference).replace("-", "\u2212"), class_=kind)
@@ -311,7 +311,7 @@ def _text(name: str, text: object, kind: str) -> Markup:
 
 
 def _source(source: str) -> Markup:
-    """Shows `name : The Eagle | food : Japanese` as pairs, any other input as it is."""
+    """Formats `name : The Eagle | food : Japanese` as pairs, any other input unchanged."""
     pairs = [part.split(" : ", 1) for part in source.strip().split(" | ")]
     if all(len(pair) == 2 and all(half.strip() for half in pair) for pair in pairs):
         inside = [tag("div", tag("dt", name.strip()), tag("dd", value.strip())) for name, value in pairs]
@@ -332,7 +332,7 @@ def _option_table(
 
 
 def _main_scores(run: Run) -> tuple[str, Mapping[str, Any]]:
-    """The split whose scores open the page: test where it was scored, else the first."""
+    """Returns the split whose scores open the page: test if it was scored, otherwise the first."""
     scored = {split: values for split, values in run.scores.items() if _numbers(values.get("tuned"))}
     split = "test" if "test" in scored else next(iter(scored), "")
     return split, scored.get(split, {})

@@ -1,4 +1,4 @@
-"""What came of a sweep: `table.md`, `report.html` and a line of the terminal a row, from `sweep.json` and its runs."""
+"""Results of a sweep: `table.md`, `report.html` and terminal lines, from `sweep.json` and its runs."""
 
 import json
 import math
@@ -17,16 +17,16 @@ from prefix_jax.reporting.tables import LOWER_IS_BETTER, cell_text, markdown_tab
 
 SEED = "training.seed"
 LOSS = "validation loss"
-# The option along which scores are drawn: the first of these that varies.
+# Options on the horizontal axis of plots: the first one that varies is used.
 ALONG = ("prefix.length", "optimizer.learning_rate", "optimizer.weight_decay")
-# Beside the state of a row whose run looks failed.
+# Suffix of the state of a row whose run looks failed.
 FAILED = " (looks failed)"
 LINES = ("line", "points", "faint")
 
 
 @dataclass(frozen=True)
 class Result:
-    """The rows of a sweep that differ in nothing but the seed: options, state, and each metric's values."""
+    """Rows of a sweep that differ only in the seed: options, state, and each metric's values."""
 
     options: Mapping[str, Any]
     states: Sequence[str]
@@ -37,14 +37,14 @@ class Result:
         return statistics.fmean(found) if found else math.nan
 
     def deviation(self, metric: str) -> float:
-        """Returns the sample standard deviation over seeds, 0 for a single one."""
+        """Returns the sample standard deviation over seeds, 0 for a single seed."""
         found = self.values.get(metric, ())
         return statistics.stdev(found) if len(found) > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's results, the options that vary (but for the seed) and the metrics, the task's main one first."""
+    """Results of a sweep, the options that vary (except the seed) and the metrics, the task's main one first."""
 
     workdir: Path
     record: Mapping[str, Any]
@@ -54,16 +54,16 @@ class Sweep:
 
     @property
     def along(self) -> str | None:
-        """The numeric option that the plots run along."""
+        """The numeric option on the horizontal axis of plots."""
         numeric = [o for o in self.options if all(_is_number(r.options.get(o)) for r in self.results)]
         return next((o for o in ALONG if o in numeric), numeric[0] if numeric else None)
 
 
 def read_sweep(workdir: Path) -> Sweep:
-    """Reads what a sweep's directory holds.
+    """Reads a sweep's directory.
 
     Raises:
-      UserError: there is no sweep.
+      UserError: it is not a sweep.
     """
     try:
         record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def _lowest_loss(path: Path) -> float | None:
 
 
 def sweep_table(found: Sweep, markdown: bool = False) -> str:
-    """Returns a line for every setting; the mean and the standard deviation where there are several seeds."""
+    """Returns one line per setting, with mean and standard deviation if there are several seeds."""
     words = [_word(o, found.options) for o in found.options]
     rows = [
         [
@@ -122,7 +122,7 @@ def write_sweep(workdir: Path) -> None:
     """Writes `table.md` and `report.html` into a sweep's directory.
 
     Raises:
-      UserError: there is no sweep, or the files cannot be written.
+      UserError: it is not a sweep, or the files cannot be written.
     """
     found = read_sweep(workdir)
     write_text(workdir / "table.md", sweep_table(found, markdown=True) + "\n")
@@ -161,7 +161,7 @@ def _charts(found: Sweep) -> Markup | None:
         label = ", ".join(f"{_word(o, found.options)} {_option(result.options[o])}" for o in others)
         lines.setdefault(label, []).append(result)
     shown = list(lines.items())
-    if len(shown) > len(LINES):  # more lines than can be told apart: a chart each
+    if len(shown) > len(LINES):  # more lines than can be distinguished: one chart each
         main = found.metrics[0]
         figures = [
             _figure(f"{main}: {label}", [_series(main, main, results, along, "line")], along)
@@ -247,7 +247,7 @@ def _states(result: Result) -> str:
 
 
 def _word(option: str, options: Sequence[str]) -> str:
-    """An option's last word, where no other option of the sweep ends in it."""
+    """Returns the last part of an option's name if it is unique in the sweep."""
     last = option.rpartition(".")[2]
     return last if [o.rpartition(".")[2] for o in options].count(last) == 1 else option
 

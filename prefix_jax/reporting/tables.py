@@ -10,26 +10,26 @@ from typing import Any
 
 from prefix_jax.disk import write_text
 
-# Scores of which less is better; of all others more is.
+# Scores for which lower is better; for all others, higher is better.
 LOWER_IS_BETTER = frozenset({"ter", "loss", "perplexity", "nll"})
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def write_between_markers(readme: Path, text: str, name: str = "results") -> None:
-    """Puts `text` in place of what stands between the markers `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    """Replaces the text between the markers `<!-- NAME -->` and `<!-- end of NAME -->`."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, _, rest = readme.read_text(encoding="utf-8").partition(start)
     write_text(readme, f"{before}{start}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
 def text_table(rows: Sequence[Sequence[object]], columns: Sequence[str], title: str = "") -> str:
-    """Returns a table with aligned columns, numbers to the right, a rule under the header; no newline at the end.
+    """Returns a table with aligned columns, right-aligned numbers and a rule under the header; no trailing newline.
 
     Args:
         rows: cells, each row as long as `columns`; floats get two decimals, `None` a dash.
         columns: the header.
-        title: a line above it.
+        title: line above the table.
     """
     cells = [[cell_text(cell) for cell in row] for row in rows]
     widths = [max(text_width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
@@ -43,7 +43,7 @@ def text_table(rows: Sequence[Sequence[object]], columns: Sequence[str], title: 
 
 
 def markdown_table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> str:
-    """Returns the same table in GitHub's Markdown; `|` in cells is escaped, line breaks become spaces."""
+    """Returns the table in GitHub's Markdown; `|` in cells is escaped, line breaks become spaces."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
@@ -54,7 +54,7 @@ def markdown_table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> 
 
 
 def score_rows(tuned: Mapping[str, float | None], bare: Mapping[str, float] | None) -> list[list[object]]:
-    """Returns rows of metric, bare score, tuned score, signed difference; `None` where one is missing."""
+    """Returns rows of metric, bare score, tuned score and signed difference; `None` for missing scores."""
     bare = bare or {}
     rows: list[list[object]] = []
     for name in [*tuned, *(name for name in bare if name not in tuned)]:
@@ -70,8 +70,8 @@ def score_table(
     """Returns the small table `metric / bare model / with prefix / difference`; without `bare`, metric and score.
 
     Args:
-        tuned: metric to score, in the units in which the scorers print.
-        bare: the same of the frozen model alone.
+        tuned: scores by metric, in the units of the scorers' output.
+        bare: the same for the bare model.
     """
     if bare:
         columns, rows = ["metric", "bare model", "with prefix", "difference"], score_rows(tuned, bare)
@@ -81,7 +81,7 @@ def score_table(
 
 
 def entry_table(entry: Mapping[str, Any], title: str = "") -> str:
-    """Returns the table of an entry of `scores.json`, and a line for each score that measures nothing and why."""
+    """Returns the table of an entry of `scores.json`, with a line for each meaningless score that gives the reason."""
     reasons = entry.get("not_measured", {})
     absent = dict.fromkeys(name for name in reasons if name not in entry["tuned"])
     table = score_table({**entry["tuned"], **absent}, entry.get("bare"), title)
@@ -93,13 +93,13 @@ def samples_side_by_side(samples: Sequence[Mapping[str, object]], width: int = 1
 
     Args:
         samples: lines of `samples.jsonl`: `source`, `references`, `tuned`, `bare` (which may be missing or None).
-        width: of the terminal, in columns.
+        width: terminal width in columns.
     """
     return "\n\n".join(_sample_text(sample, max(width, 40)) for sample in samples)
 
 
 def is_better(metric: str, difference: float) -> bool | None:
-    """Returns whether a change of the metric is for the better, `None` where there is none to two decimals."""
+    """Returns whether a change of the metric is an improvement, `None` if it is zero to two decimals."""
     if math.isnan(difference) or round(difference, 2) == 0:
         return None
     lower = any(part in LOWER_IS_BETTER for part in metric.lower().split("_"))
@@ -112,7 +112,7 @@ def signed(difference: float) -> str:
 
 
 def cell_text(cell: object) -> str:
-    """Returns a cell as printed, on one line and without control characters (a model's output may hold any)."""
+    """Returns a cell as printed, on one line and without control characters (which model outputs may contain)."""
     if cell is None:
         return "-"
     if isinstance(cell, float):
@@ -123,7 +123,7 @@ def cell_text(cell: object) -> str:
 
 
 def text_width(text: str) -> int:
-    """Returns the columns a terminal needs: two for wide East Asian characters, none for combining marks."""
+    """Returns the display width of a text: two columns per wide East Asian character, none per combining mark."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return len(text) + wide - sum(unicodedata.combining(character) != 0 for character in text)
 
@@ -150,7 +150,7 @@ def _labelled(label: str, text: object, width: int) -> list[str]:
 
 
 def _wrap(text: object, width: int) -> list[str]:
-    """Wraps by characters' widths: `textwrap` counts a wide character as one, so such text gets half the columns."""
+    """Wraps by display width: `textwrap` counts a wide character as one, so wide text gets half the columns."""
     clean = _clean(str(text if text is not None else "")).strip() or "(empty)"
     doubled = text_width(clean) > len(clean)
     return textwrap.wrap(clean, width // 2 if doubled else width) or [""]
@@ -166,7 +166,7 @@ def _pad(text: str, width: int, to_right: bool) -> str:
 
 
 def _right_aligned(rows: Sequence[Sequence[object]], count: int) -> list[bool]:
-    """A column goes to the right where it holds numbers, signed differences among them, and nothing else."""
+    """Returns whether each column is right-aligned: it contains only numbers, signed differences included."""
 
     def number(cell: object) -> bool:
         return cell is None or isinstance(cell, (int, float)) or bool(re.fullmatch(r"[+-]?[\d,]+\.\d+", str(cell)))

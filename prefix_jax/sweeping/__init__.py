@@ -1,1 +1,1 @@
-"""Sweeps: many configurations of one recipe, trained together where they can share a program."""
+"""Sweeps: configurations of one recipe, trained together if they can share a program."""

@@ -1,4 +1,4 @@
-"""Which rows share a program: those that differ only in numbers that are traced, with prefixes of similar length."""
+"""Grouping of rows into programs: members differ only in traced numbers and have prefixes of similar length."""
 
 import json
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ from prefix_jax.options import Config, flat
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.tuning import declared, slots
 
-# Options that members of a program may differ in: numbers of the optimizer, and what initialises the prefix.
+# Options that may differ between members of a program: the optimizer's numbers and the prefix's initialisation.
 TRACED = (
     *(f"optimizer.{name}" for name in ("learning_rate", "warmup_steps", "final_fraction", "weight_decay")),
     *(f"optimizer.{name}" for name in ("b1", "b2", "epsilon", "clip")),
     "training.seed",
 )
-# How text is generated and scored afterwards does not concern training.
+# Options of generation and scoring, which do not affect training.
 LATER = ("decoding.", "evaluation.", "data.language")
 
 
 def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:
-    """Returns the rows in groups of at most `members` that train in one program, in the order of their first rows.
+    """Divides rows into groups of at most `members` that train in one program, ordered by their first rows.
 
-    A slot that a shorter prefix does not have costs what a real one costs: within a group the longest prefix has at
-    most twice the shortest's slots and 32 more.
+    Padding slots of shorter prefixes cost as much as real ones: within a group, the longest prefix has at most twice
+    the slots of the shortest plus 32.
     """
     alike: dict[str, list[Row]] = {}
     for row in rows:
@@ -33,7 +33,7 @@ def groups(rows: Sequence[Row], members: int) -> list[list[Row]]:
 
 
 def holding(found: Sequence[Sequence[str]], text: str) -> list[Sequence[str]]:
-    """Returns the groups of rows' names in which a name holds a text.
+    """Returns the groups with a row whose name contains the text.
 
     Raises:
       UserError: there is none.

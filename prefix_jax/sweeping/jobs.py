@@ -1,4 +1,4 @@
-"""Groups of a sweep as jobs of their own, under SLURM or as processes of this machine. The one module for submitit."""
+"""Groups of a sweep as separate jobs, on SLURM or as local processes; the only module that imports submitit."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from prefix_jax import disk
 from prefix_jax.errors import UserError, first_line
 
-# Options that submitit knows for every cluster; the others are SLURM's own.
+# Options that submitit accepts for every cluster; the others are SLURM's.
 _COMMON = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 _DEFAULTS: dict[str, Any] = {"timeout_min": 24 * 60}
 _JOB = "job.json"
@@ -20,7 +20,7 @@ _JOB = "job.json"
 
 @dataclass(frozen=True)
 class Work:
-    """What a job does. A job that SLURM stops for its time is put into the queue again, and resumes."""
+    """The function of a job. A job that SLURM stops at its time limit is requeued and resumes."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -29,7 +29,7 @@ class Work:
         self.function(*self.arguments)
 
     def checkpoint(self) -> Any:
-        """Called by submitit when the job's time is over, or when it makes room for another."""
+        """Called by submitit when the job reaches its time limit or is preempted."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -37,7 +37,7 @@ class Work:
 
 @dataclass
 class Job:
-    """A job that was started, now or by an earlier call."""
+    """A job started by this or an earlier call."""
 
     folder: Path
     number: str
@@ -45,20 +45,20 @@ class Job:
     handle: Any
 
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the job has ended, successfully or not."""
         if self.cluster == "local" and self.handle is None:
             return not _alive(int(self.number))
         return bool(self.handle.done(force_check=True))
 
     def complaint(self) -> str:
-        """Returns the last line of what a job that failed wrote to its log."""
+        """Returns the last line of a failed job's log."""
         logs = sorted(self.folder.glob(f"{self.number}_*_log.err"))
         lines = [line for log in logs for line in log.read_text("utf-8", "replace").split("\n") if line.strip()]
         return f"{lines[-1][:300] if lines else 'it left no log'} (job {self.number}; see {self.folder})"
 
 
 class Jobs:
-    """Starts jobs on a cluster; `options` are as on the command line: `timeout_min=240`, `partition=gpu`."""
+    """Starts jobs on a cluster; `options` as on the command line: `timeout_min=240`, `partition=gpu`."""
 
     def __init__(self, cluster: str, options: Sequence[str]):
         try:
@@ -68,10 +68,10 @@ class Jobs:
         self._submitit, self.cluster, self._options = submitit, cluster, {**_DEFAULTS, **parse(options)}
 
     def start(self, folder: Path, work: Work) -> Job:
-        """Starts a job whose files go to `folder`.
+        """Starts a job with its files in `folder`.
 
         Raises:
-          UserError: the cluster takes no such job.
+          UserError: the cluster rejects the job.
         """
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -84,7 +84,7 @@ class Jobs:
         return Job(folder, handle.job_id, self.cluster, handle)
 
     def started(self, folder: Path) -> Job | None:
-        """Returns the job that an earlier call started in a folder, if it has not ended."""
+        """Returns the job that an earlier call started in a folder, unless it has ended."""
         try:
             record = json.loads((folder / _JOB).read_text("utf-8"))
         except (OSError, ValueError):
@@ -101,10 +101,10 @@ class Jobs:
 
 
 def parse(options: Sequence[str]) -> Mapping[str, Any]:
-    """Returns `name=value` words as a dictionary; whole numbers are numbers.
+    """Parses `name=value` arguments into a dictionary; whole numbers become int.
 
     Raises:
-      UserError: a word has no value.
+      UserError: an argument has no value.
     """
     found: dict[str, Any] = {}
     for word in options:
@@ -116,7 +116,7 @@ def parse(options: Sequence[str]) -> Mapping[str, Any]:
 
 
 def follow(jobs: Mapping[str, Job], ended: Callable[[str, Job], None], seconds: float) -> None:
-    """Calls `ended` for each job as it ends; looks every `seconds`."""
+    """Calls `ended` for each job as it ends, polling every `seconds`."""
     left = dict(jobs)
     while left:
         for name in [name for name, job in left.items() if job.done()]:

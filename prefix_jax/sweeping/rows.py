@@ -1,4 +1,4 @@
-"""A sweep's rows: what `sweep()` in a recipe yields, as configurations with names."""
+"""Rows of a sweep: the overrides yielded by a recipe's `sweep()`, as named configurations."""
 
 import inspect
 import re
@@ -14,9 +14,9 @@ from prefix_jax.options import Config
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep: the options in which it differs from the recipe, by dotted name, and what comes of them.
+    """One run of a sweep: the options that differ from the recipe, by dotted name, and the resulting configuration.
 
-    `name` is made of the options alone, so it stays the same when rows are added to the sweep; it names the folder.
+    `name` depends only on the options, so that it is stable when rows are added; it names the folder.
     """
 
     name: str
@@ -28,22 +28,22 @@ def read_rows(recipe: str, base: Config) -> list[Row]:
     """Returns the rows of the recipe `FILE.py[:ARGUMENT]`.
 
     Args:
-      base: the recipe's configuration, with what the command line changed in it.
+      base: the recipe's configuration, with command-line overrides applied.
 
     Raises:
-      UserError: there is no `sweep()`, it yields nothing, or a row names an option that is not there, has a value of
-        another type, or is the same as another row.
+      UserError: there is no `sweep()`, it yields nothing, or a row has an unknown option, a value of the wrong type, or
+        is a duplicate.
     """
     file, _, argument = recipe.partition(":")
     function = runpy.run_path(file).get("sweep")
     if function is None:
-        raise UserError(f"{file} has no sweep(); define one that yields a row a run, such as {{'prefix.length': 10}}")
+        raise UserError(f"{file} has no sweep(); define one that yields rows, such as {{'prefix.length': 10}}")
     takes = bool(inspect.signature(function).parameters)
     return make_rows(function(argument) if takes and argument else function(), base, Path(file).name)
 
 
 def make_rows(overrides: Iterable[Mapping[str, Any]], base: Config, source: str = "sweep()") -> list[Row]:
-    """Returns rows of the options given; see `read_rows`."""
+    """Returns rows for the given options; see `read_rows`."""
     found = [_flat(row, number, source) for number, row in enumerate(overrides, start=1)]
     if not found:
         raise UserError(f"the sweep() of {source} yields no rows")
@@ -91,14 +91,14 @@ def _names_in(section: Any) -> list[str]:
 
 
 def value_of(config: Config, name: str) -> Any:
-    """Returns an option by its dotted name."""
+    """Returns the value of an option by its dotted name."""
     for part in name.split("."):
         config = config[part]
     return config
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names such as "length=10,seed=1": an option's last word where that is enough to tell it from the others."""
+    """Returns names such as "length=10,seed=1", with the last part of an option's name if that is unique."""
     options = {option for row in rows for option in row}
     last = [option.rpartition(".")[2] for option in options]
     names = []

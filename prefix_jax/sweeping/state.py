@@ -1,4 +1,4 @@
-"""`sweep.json`: the rows of a sweep, which of them share a program, and what has come of each."""
+"""`sweep.json`: the rows of a sweep, their grouping into programs, and the state of each."""
 
 import functools
 import json
@@ -20,10 +20,10 @@ FILE_NAME = "sweep.json"
 
 
 class SweepState:
-    """What is known of a sweep in its directory; every change is on the disk when the call returns.
+    """State of a sweep, stored in its directory; every change is on disk when the call returns.
 
-    A row is "waiting", "trained", "scored", "diverged" (its loss was not finite) or "failed" (`error` says why).
-    Groups keep their members when rows are added, so that a checkpoint of theirs still fits.
+    A row is "waiting", "trained", "scored", "diverged" (non-finite loss) or "failed" (with `error`). Groups keep their
+    members when rows are added, so that their checkpoints remain valid.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class SweepState:
         only: str = "",
         job: str = "",
     ):
-        """`scoring` names the split and the records that are scored; `about` goes into the file as it is.
+        """`scoring` gives the split and the records to score; `about` is stored in the file unchanged.
 
-        `chosen` are the groups with a row whose name holds `only`; what is known of the others stays as it is. With
-        `job`, the state of one group alone, in a file that no other process writes.
+        `chosen` are the groups with a row whose name contains `only`; the state of other groups is preserved. With
+        `job`, the state covers one group, in a separate file that no other process writes.
 
         Raises:
-          UserError: the directory holds other runs, or no name holds `only`.
+          UserError: the directory holds other runs, or no name contains `only`.
         """
         if (workdir / "config.json").exists():
             raise UserError(f"{workdir} holds a run; name another --workdir for a sweep")
@@ -64,18 +64,18 @@ class SweepState:
         self.write()
 
     def job_folder(self, name: str) -> Path:
-        """Returns where the files of a group's job are."""
+        """Returns the folder of a group's job."""
         return self.workdir / "jobs" / name
 
     def gather(self, group: Sequence[str]) -> None:
-        """Takes over what a group's job has written down."""
+        """Merges the state written by a group's job."""
         rows = _with_jobs(self.workdir, {"rows": [{"name": name, **self.found[name]} for name in group]})["rows"]
         for row in rows:
             self.found[row["name"]] = self._earlier(self.rows[row["name"]], {"rows": [row]})
         self.write()
 
     def undone(self, group: Sequence[str]) -> list[str]:
-        """Returns the rows of a group that are not trained, or not scored where they should be."""
+        """Returns the rows of a group that remain to be trained or scored."""
         ended = (
             ("scored", "diverged", "failed") if self.scoring["split"] else ("trained", "scored", "diverged", "failed")
         )
@@ -86,7 +86,7 @@ class SweepState:
         return self.workdir / "runs" / name
 
     def folder(self, group: Sequence[str]) -> Path:
-        """Returns where a group's checkpoints are: a row alone has them in its own directory."""
+        """Returns the directory of a group's checkpoints: for a single row, its own."""
         return self.directory(group[0]) if len(group) == 1 else self.workdir / "together" / group[0]
 
     def status(self, name: str) -> str:
@@ -113,7 +113,7 @@ class SweepState:
             disk.write_text(self.file, json.dumps(record, indent=1) + "\n")
 
     def _earlier(self, row: Row, before: dict[str, Any]) -> dict[str, Any]:
-        """What came of a row before; what went wrong, or is asked for otherwise now, is done again."""
+        """Returns a row's earlier state; rows that failed or whose scoring options changed are redone."""
         kept, waiting = _known(row, before), {"status": "waiting"}
         if kept["status"] in ("waiting", "failed"):
             return waiting
@@ -124,7 +124,7 @@ class SweepState:
         return kept
 
     def _still(self, row: Row, status: str) -> bool:
-        """Whether the row's run is as long as it should be; a run of other options is refused."""
+        """Returns whether a row's run has the requested length; a run with other options is refused."""
         folder = self.directory(row.name)
         if status != "diverged" and not (folder / "tuned").is_dir():
             return False
@@ -134,13 +134,13 @@ class SweepState:
         return all(ran["training"][name] == wanted["training"][name] for name in ("steps", "epochs"))
 
     def asked(self, row: Row) -> dict[str, Any]:
-        """Returns what a row's scores depend on beside what was tuned."""
+        """Returns the options that affect a row's scores besides its tuned state."""
         how = {k: v for k, v in scorers.how(row.config).items() if v != scorers.DEFAULT[k]}
         return {**self.scoring, **how, "decoding": json.loads(row.config.decoding.to_json())}
 
 
 def _ground(source: str) -> dict[str, Any] | None:
-    """What tells a model's weights from others; None where it cannot be opened (a sweep that is done needs none)."""
+    """Returns the identity of a model's weights; None if it cannot be opened (a finished sweep does not need it)."""
     try:
         return {"model": identity_of(source)}
     except UserError:
@@ -148,7 +148,7 @@ def _ground(source: str) -> dict[str, Any] | None:
 
 
 def _known(row: Row, before: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a sweep's record says of a row."""
+    """Returns the part of a sweep's record about a row."""
     for old in before.get("rows", []):
         if old["name"] == row.name:
             return {k: v for k, v in old.items() if k not in ("name", "options", "config", "directory")}
@@ -156,7 +156,7 @@ def _known(row: Row, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_jobs(workdir: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a sweep's record with what its jobs have come to since it was written."""
+    """Returns a sweep's record, updated with the progress of its jobs."""
     found = [row for path in workdir.glob(f"jobs/*/{FILE_NAME}") for row in _read(path).get("rows", [])]
     newer = {row["name"]: row for row in found if row["status"] != "waiting"}
     ended = ("scored", "diverged")

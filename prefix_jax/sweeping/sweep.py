@@ -1,4 +1,4 @@
-"""Runs a sweep: group by group, trained together, scored, and written down, so that a killed sweep resumes."""
+"""Runs a sweep group by group: trains, scores and records each, so that a killed sweep resumes."""
 
 import sys
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from prefix_jax.training.trainer import prepare_together
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a sweep is run: at most `members` rows in one program; the split that is scored ("" for none), how many
-    of its records (0: all), and whether evenly spaced over it; only the programs with a row whose name holds `only`.
+    """Options of a sweep: at most `members` rows per program; the split to score ("" for none), how many of its records
+    (0: all), and whether they are evenly spaced; only programs with a row whose name contains `only`.
     """
 
     members: int = 8
@@ -37,7 +37,7 @@ class SweepOptions:
 
 
 def sweep(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequence[str]) -> SweepState:
-    """Trains and scores the rows that are not done; a row that fails leaves the others alone.
+    """Trains and scores all unfinished rows; a failed row does not affect the others.
 
     Raises:
       UserError: the directory holds other runs, or cannot be written.
@@ -59,12 +59,12 @@ def sweep(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Seque
 def sweep_in_jobs(
     rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequence[str], jobs: Jobs
 ) -> SweepState:
-    """Does the same with a job for each group that is not done, and waits for them.
+    """Runs a sweep with one job per unfinished group, and waits for the jobs.
 
-    A job that an earlier call started and that has not ended is waited for, not started again.
+    Jobs that an earlier call started and that are still running are awaited, not started again.
 
     Raises:
-      UserError: as `sweep`, or the cluster takes no job.
+      UserError: see `sweep`; or the cluster rejects a job.
     """
     _try_scorers(rows, options)
     state = _state(rows, workdir, options, argv)
@@ -92,13 +92,13 @@ def sweep_in_jobs(
 
 
 def _try_scorers(rows: Sequence[Row], options: SweepOptions) -> None:
-    """Raises UserError where what the rows are scored with is not here, before anything is trained."""
+    """Raises UserError before training if a scorer of the rows is unavailable."""
     if options.split:
         distributed.by_primary(lambda: [scorers.try_out(row.config) for row in rows])
 
 
 def _in_job(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: list[str], job: str) -> None:
-    """What a job does: its group alone, written down in a file of its own."""
+    """Runs in a job: processes one group and records it in a separate file."""
     keep_programs()
     distributed.join()
     state = _state(rows, workdir, options, argv, job)
@@ -122,29 +122,29 @@ def _write(state: SweepState) -> None:
 
 
 class _Runner:
-    """Holds the model from one group to the next, as long as it is the same."""
+    """Keeps the model loaded between groups that share it."""
 
     def __init__(self, state: SweepState, options: SweepOptions, argv: list[str]):
         self.state, self.options, self.argv = state, options, argv
         self._session: Session | None = None
 
     def take(self, group: Sequence[str]) -> bool:
-        """Trains and scores what is not done of a group; returns False where a signal asked to stop."""
+        """Trains and scores the unfinished rows of a group; returns False if a signal requested a stop."""
         try:
             if any(self.state.status(name) == "waiting" for name in group) and not self._train(group):
                 return False
             for name in group:
                 if self.options.split and self.state.status(name) == "trained":
                     self._score(name)
-            # Programs of other shapes follow; on CPUs a process that keeps those of some 150 rows is killed by Linux
-            # for its many mappings of memory.
+            # Programs of other shapes follow; on CPUs, Linux kills a process that keeps the programs of about
+            # 150 rows, for exceeding its limit of memory mappings.
             jax.clear_caches()
         except UserError as error:
             undone = [name for name in group if self.state.status(name) in ("waiting", "trained")]
             for name in undone:
                 self.state.set(name, "failed", error=str(error))
             if distributed.is_multiprocess():
-                raise  # the others may be in the middle of a step, and cannot continue without this process
+                raise  # the other processes may be in the middle of a step and cannot continue without this one
             print(f"{', '.join(undone)}: {one_line(error)}", file=sys.stderr)
         return True
 
@@ -156,7 +156,7 @@ class _Runner:
         outcomes = pipeline.run(prepare_together(session, runs, self.state.folder(group), self.argv))
         for name, outcome in zip(group, outcomes, strict=True):
             if self.state.status(name) != "waiting":
-                continue  # a kill came between the members of a group that had ended
+                continue  # already finished: a kill interrupted its group
             if outcome.diverged:
                 self.state.set(name, "diverged", step=outcome.step)
             elif outcome.finished:
@@ -190,7 +190,7 @@ class _Runner:
 
     def _opened(self, row: Row) -> Session:
         if self._session is None or model_options(self._session.config) != model_options(row.config):
-            self._session = None  # the old weights go before the new ones come
+            self._session = None  # free the old weights before loading new ones
             self._session = open_session(row.config)
         return self._session.of(row.config)
 

@@ -1,4 +1,4 @@
-"""Checkpoints through orbax: the training state and the run's bookkeeping, never the base."""
+"""Checkpoints through orbax: the training state and the run's progress, never the base."""
 
 import contextlib
 import functools
@@ -24,38 +24,38 @@ from prefix_jax.training import soundness
 from prefix_jax.training.soundness import Damaged
 from prefix_jax.training.step import TrainState
 
-# How long the end of a failed run waits for a save of several processes, some of which may be gone.
+# Seconds that the end of a failed run waits for a multi-process save, some of whose processes may be gone.
 _PATIENCE_SECONDS = 60
 _UNFINISHED = ".orbax-checkpoint-tmp"
-# A checkpoint that could not be read for such a reason is not damaged.
+# Error messages that do not mean that a checkpoint is damaged.
 _NOT_DAMAGE = ("PERMISSION_DENIED", "Permission denied", "Too many open files")
 
 Restored = tuple[TrainState, PyTree, dict[str, Any]]
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`; saves in the background, keeps the newest `export`.
+    """The checkpoints of one run, in `folder`; saves in the background and keeps the newest `keep`.
 
-    A save that a kill cut short leaves nothing that counts as a checkpoint. On leaving a `with` block, however it is
-    left, what is being saved is finished.
+    An interrupted save leaves nothing that counts as a checkpoint. Leaving a `with` block, normally or not, finishes
+    pending saves.
 
     Args:
-      folder: where they are; made if absent.
-      options: the options of the run, or of each of the runs that train together, by which checkpoints of other runs
-        are told.
-      keep: how many are kept.
+      folder: directory of the checkpoints; created if absent.
+      options: options of the run, or of each run in a group trained together, which identify checkpoints of other
+        runs.
+      keep: number of checkpoints to keep.
 
     Raises:
       UserError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, options: Sequence[Mapping[str, Any]] = (), keep: int = 2) -> None:
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs as errors what it raises too
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs the errors that it raises
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._folder, self._options, self._keep = folder.resolve(), list(options), keep
             self._damaged = self._sorted_out()
-            tempfile.TemporaryFile(dir=self._folder).close()  # now, not after hours: it can be written
+            tempfile.TemporaryFile(dir=self._folder).close()  # fails now, not after hours, if it is not writable
         self._link: Path | None = None
 
     def __enter__(self) -> "Checkpoints":
@@ -70,7 +70,7 @@ class Checkpoints:
             self._give_up()
 
     def prepare(self) -> None:
-        """Makes ready to save, which takes its time: the first step runs meanwhile."""
+        """Prepares for saving, which is slow: the first step runs meanwhile."""
         _ = self._manager
 
     @functools.cached_property
@@ -81,7 +81,7 @@ class Checkpoints:
             return ocp.CheckpointManager(self._for_orbax(), options=options)
 
     def _for_orbax(self) -> Path:
-        """Returns a path of the folder without the characters of patterns, for which orbax would look in vain."""
+        """Returns a path of the folder without glob characters, which orbax would interpret."""
         if glob.escape(str(self._folder)) == str(self._folder):
             return self._folder
         if self._link is None or not self._link.exists():
@@ -89,7 +89,7 @@ class Checkpoints:
         return self._link
 
     def _sorted_out(self) -> list[int | str]:
-        """Removes what is left of unfinished saves and deletions; returns what stands where a step should be."""
+        """Removes leftovers of unfinished saves and deletions; returns what occupies the place of a step."""
         if not distributed.is_primary():
             return []
         found = list(self._folder.iterdir())
@@ -101,7 +101,7 @@ class Checkpoints:
                 shutil.rmtree(path)
             elif step is not None and not (path / "_CHECKPOINT_METADATA").is_file():
                 if step < newest and path.is_dir():
-                    shutil.rmtree(path)  # the newest but `export` are deleted, which a kill may have cut short
+                    shutil.rmtree(path)  # all but the newest `keep` are deleted; a kill may have interrupted that
                 else:
                     damaged.append(step)
             elif step is None and path.name.rpartition("_")[2].isdigit():
@@ -109,15 +109,15 @@ class Checkpoints:
         return damaged
 
     def _steps(self) -> list[int]:
-        """Returns the steps of which there are checkpoints, newest first."""
+        """Returns the steps with a checkpoint, newest first."""
         steps = [_number(path) for path in self._folder.iterdir()]
         return sorted((step for step in steps if step is not None and step not in self._damaged), reverse=True)
 
     def save(self, state: TrainState, best: PyTree, progress: dict[str, Any]) -> None:
-        """Starts to save the state, the best trainable tree so far, and JSON values (data position, early stopping).
+        """Starts saving the state, the best trainable tree so far, and JSON values (data position, early stopping).
 
         Raises:
-          UserError: the folder cannot be written, now or in the save before.
+          UserError: the folder cannot be written, now or during the previous save.
         """
         ocp, step = _orbax(), int(state.step)
         if step == self._manager.latest_step():
@@ -131,12 +131,12 @@ class Checkpoints:
             self._manager.save(step, args=args)
 
     def restore(self, like: TrainState, best: PyTree) -> Restored | None:
-        """Returns the newest sound checkpoint, with shapes, types and shardings as in `like` and `best`.
+        """Returns the newest intact checkpoint, with the shapes, dtypes and shardings of `like` and `best`.
 
-        Damaged ones that are newer are renamed, with a line on stderr. None where there is no checkpoint.
+        Newer damaged ones are renamed, with a line on stderr. Returns None if there is no checkpoint.
 
         Raises:
-          UserError: all are damaged, or the newest is another run's.
+          UserError: all are damaged, or the newest belongs to another run.
         """
         tree = _tree(like, best)
         restored, damage = self._agreed(tree) if distributed.is_multiprocess() else self._newest_sound(tree)
@@ -146,9 +146,9 @@ class Checkpoints:
         return restored
 
     def _agreed(self, like: PyTree) -> tuple[Restored | None, dict[int | str, str]]:
-        """Does what `_newest_sound` does, in all processes with the same step.
+        """Runs `_newest_sound` with the same result in all processes.
 
-        Process 0 reads first, alone: where each found damage on its own, they would wait for each other.
+        Process 0 reads first, alone: if each process found damage separately, they would wait for each other.
         """
         step, damage, error = -1, {}, UserError("process 0 could read no checkpoint; its own message says why")
         if distributed.is_primary():
@@ -166,7 +166,7 @@ class Checkpoints:
             raise UserError(f"{self._folder / str(step)} could not be read here ({found}), but in process 0") from found
 
     def _newest_sound(self, like: PyTree, alone: bool = False) -> tuple[Restored | None, dict[int | str, str]]:
-        """Returns the newest sound checkpoint, and what is wrong with those that are newer."""
+        """Returns the newest intact checkpoint, and the damage of newer ones."""
         damage: dict[int | str, str] = dict.fromkeys(self._damaged, "there is no checkpoint in it")
         for step in self._steps():
             try:
@@ -181,8 +181,8 @@ class Checkpoints:
         """Returns a checkpoint after all checks.
 
         Raises:
-          Damaged: it is not what was saved.
-          UserError: it is another run's, or may not be read.
+          Damaged: it differs from what was saved.
+          UserError: it belongs to another run, or cannot be read for lack of permission.
         """
         ocp, path = _orbax(), self._for_orbax() / str(step)
         with self._damage(step), _reader(alone) as reader:
@@ -205,7 +205,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _damage(self, step: int) -> Iterator[None]:
-        """Turns what orbax raises, which may be anything, into `Damaged`."""
+        """Converts any exception of orbax into `Damaged`."""
         try:
             yield
         except Damaged:
@@ -250,7 +250,7 @@ class Checkpoints:
             self._unlink()
 
     def _give_up(self) -> None:
-        """Finishes what is being saved; its own errors would only hide the error that ends the run."""
+        """Finishes pending saves, ignoring their errors, which would hide the error that ends the run."""
 
         def finish() -> None:
             with contextlib.suppress(Exception):
@@ -270,7 +270,7 @@ class Checkpoints:
 
 
 def _orbax() -> Any:
-    """orbax is imported late: it is slow."""
+    """Imports orbax lazily, because its import is slow."""
     import orbax.checkpoint
 
     if sys.unraisablehook is sys.__unraisablehook__:
@@ -279,7 +279,7 @@ def _orbax() -> Any:
 
 
 def _unraisable(error: Any) -> None:
-    """Says nothing of what orbax's coroutines raise a second time, when they are dropped."""
+    """Silences exceptions that orbax's coroutines raise again when they are garbage-collected."""
     trace, files = error.exc_traceback, []
     while trace is not None:
         files.append(trace.tb_frame.f_code.co_filename)
@@ -290,7 +290,7 @@ def _unraisable(error: Any) -> None:
 
 @contextlib.contextmanager
 def _reader(alone: bool) -> Iterator[Any]:
-    """Yields what reads one checkpoint; `alone`: in this process, without the others."""
+    """Yields a reader of one checkpoint; `alone`: in this process only."""
     ocp = _orbax()
     options = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index() if alone else 0, active_processes={jax.process_index()} if alone else None
@@ -306,7 +306,7 @@ def _reader(alone: bool) -> Iterator[Any]:
 
 
 def _linked(folder: Path) -> Path:
-    """Returns a link to a folder, in a temporary folder whose path has none of the characters of patterns."""
+    """Returns a link to a folder, in a temporary folder whose path has no glob characters."""
     for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         if glob.escape(place) == place and os.access(place, os.W_OK):
             link = Path(tempfile.mkdtemp(prefix="prefix_jax-", dir=place)) / "checkpoints"
@@ -317,12 +317,12 @@ def _linked(folder: Path) -> Path:
 
 
 def _number(path: Path) -> int | None:
-    """Returns the step that a path is named for; None for other names."""
+    """Returns the step in a path's name; None for other names."""
     return int(path.name) if re.fullmatch("0|[1-9][0-9]{0,17}", path.name) else None
 
 
 def _without_steps(name: int | str) -> str:
-    """Returns a name of which orbax makes no step."""
+    """Returns a name that orbax does not parse as a step."""
     return str(name).replace("_", "-")
 
 
@@ -331,7 +331,7 @@ def _empty(path: Path) -> bool:
 
 
 def _abstract(tree: PyTree, alone: bool) -> PyTree:
-    """Returns shapes, types and shardings for orbax; `alone`: on a device that this process alone has."""
+    """Returns shapes, dtypes and shardings for orbax; `alone`: on a device of this process only."""
     abstract = jax.tree.map(_orbax().utils.to_shape_dtype_struct, tree)
     if not alone:
         return abstract

@@ -1,4 +1,4 @@
-"""Why a loss is not finite: the frozen weights, what is trained at its start, the data, or the rate."""
+"""Diagnosis of a non-finite loss: frozen weights, initial trainable tree, data, or learning rate."""
 
 from collections.abc import Callable
 
@@ -12,18 +12,18 @@ _SHOWN = 5
 
 
 def of_weights(trainer: Trainer) -> str:
-    """Returns what is wrong with the frozen weights; "" where they are finite."""
+    """Returns the fault in the frozen weights; "" if they are finite."""
     found = fault(trainer.session.base)
     where = f"the frozen weights of {trainer.session.config.model.source}"
     return f"in {where} {found}; get the model again" if found else ""
 
 
 def cause(trainer: Trainer, step: int, take: Callable) -> str:
-    """Returns what is wrong where a run alone has a loss that is not finite, and what to do.
+    """Returns the cause of a single run's non-finite loss, with a fix.
 
     Args:
-      step: the first one with such a loss or gradient, from 0.
-      take: the compiled step, as `step.make_step` returns it.
+      step: first step with a non-finite loss or gradient, from 0.
+      take: compiled step of `step.make_step`.
     """
     if found := of_weights(trainer):
         return found
@@ -32,7 +32,7 @@ def cause(trainer: Trainer, step: int, take: Callable) -> str:
             f"what is trained begins so: {found}; set --config.model.dtype=float32, or begin from random numbers "
             "(prefix.initialisation=random)"
         )
-    # A gradient that is not finite shows in the loss of the step after it.
+    # A non-finite gradient shows in the loss of the following step.
     for number in range(max(step - 1, 0), step + 1):
         if not _sound(trainer, number, take):
             return (
@@ -47,7 +47,7 @@ def cause(trainer: Trainer, step: int, take: Callable) -> str:
 
 
 def _sound(trainer: Trainer, step: int, take: Callable) -> bool:
-    """Whether the batch of a step has a finite loss and gradient with what is trained as it began."""
+    """Returns whether a step's batch has finite loss and gradient at the initial trainable tree."""
     _, metrics = take(trainer.session.base, trainer.hyper, trainer.initial(), trainer.batch_at(step))
     return bool(np.isfinite([float(metrics["loss"]), float(metrics["gradient_norm"])]).all())
 

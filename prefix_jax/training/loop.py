@@ -1,4 +1,4 @@
-"""The training loop: batches in, metrics and checkpoints out; a run killed anywhere resumes bit-exactly."""
+"""The training loop: consumes batches, writes metrics and checkpoints; a killed run resumes bit-exactly."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ from prefix_jax.training.writers import MetricWriter
 
 @dataclass
 class Patience:
-    """Early stopping: the best validation loss, its step, the newest evaluation's, and how many came since the best."""
+    """Early-stopping state: the best validation loss and its step, the latest evaluation, and evaluations since."""
 
     best: float = float("inf")
     best_step: int = 0
@@ -37,7 +37,7 @@ class Patience:
     since: int = 0
 
     def see(self, loss: float, step: int) -> bool:
-        """Takes an evaluation into account; returns whether it is the best so far."""
+        """Records an evaluation; returns whether it is the best so far."""
         self.last_step = step
         if loss < self.best:
             self.best, self.best_step, self.since = loss, step, 0
@@ -60,8 +60,8 @@ class Patience:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with: `finished` is False where a signal stopped it after a checkpoint; a diverged run, whose
-    loss is not finite, has no tree to export.
+    """Result of a run: `finished` is False if a signal stopped it after a checkpoint; a run that diverged to a
+    non-finite loss has no tree to export.
     """
 
     member: Member
@@ -77,7 +77,7 @@ class Outcome:
 
 @dataclass
 class _Point:
-    """Where a run is: all that a checkpoint holds of it."""
+    """Progress of a run: everything that a checkpoint stores."""
 
     state: TrainState
     best: PyTree  # the trainable tree with the best validation loss
@@ -87,14 +87,14 @@ class _Point:
 
     @classmethod
     def of(cls, trainer: Trainer, checkpoints: Checkpoints) -> "_Point":
-        """Returns the newest checkpoint's, or the start."""
+        """Restores the newest checkpoint, or returns the initial state."""
         state = trainer.initial()
         best = _copy(exported(state))  # the step reuses the state's buffers
         restored = checkpoints.restore(state, best)
         if restored is None:
             return cls(state, best, [Patience() for _ in trainer.members])
         state, best, progress = restored
-        # Not the state's own number of steps, for which the host would wait.
+        # Not the state's own step counter, which would make the host wait for the device.
         step, seconds = progress["next_step"], progress["seconds"]
         return cls(state, best, [Patience.from_json(p) for p in progress["patience"]], step, seconds)
 
@@ -104,9 +104,9 @@ class _Point:
 
 
 class Stop:
-    """True once SIGTERM, SIGINT or SIGHUP has come; the handlers stand while it is entered.
+    """True once SIGTERM, SIGINT or SIGHUP was received; the handlers are installed while the context is entered.
 
-    A hangup that is ignored, as under nohup, stays so.
+    An ignored SIGHUP, as under nohup, remains ignored.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Stop:
 
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            # Of several processes, SIGTERM to one stops all at the same step: see `distributed.asked_to_stop`.
+            # With several processes, SIGTERM to one stops all at the same step: see `distributed.asked_to_stop`.
             numbers = [signal.SIGINT] if distributed.is_multiprocess() else [signal.SIGTERM, signal.SIGINT]
             hangup = getattr(signal, "SIGHUP", None)
             if (
@@ -136,18 +136,18 @@ class Stop:
 
 
 def train(trainer: Trainer) -> list[Outcome]:
-    """Runs to the last step, to early stopping, or to a signal; resumes where the directory holds checkpoints.
+    """Trains until the last step, early stopping, or a signal; resumes if the directory holds checkpoints.
 
-    Returns for each member the trainable tree to export: the best by validation loss with `training.patience`, else
-    the last.
+    Returns for each member the trainable tree to export: the best by validation loss with `training.patience`,
+    otherwise the last.
 
     Raises:
-      UserError: a run that has the program to itself diverges, or the disk is full.
+      UserError: a run trained alone diverges, or the disk is full.
     """
     options = trainer.options
     fixed = [sameness.fixed(member.config) for member in trainer.members]
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop())  # first, so that the handlers stand until the last save is finished
+        stop = stack.enter_context(Stop())  # first, so that the handlers stay installed until the last save finishes
         checkpoints = stack.enter_context(Checkpoints(trainer.folder / "checkpoints", fixed))
         writers = [
             stack.enter_context(MetricWriter(member.workdir, options.tensorboard, options.wandb))
@@ -172,7 +172,7 @@ def train(trainer: Trainer) -> list[Outcome]:
 
 
 class _Run:
-    """The moving parts of `train`."""
+    """Mutable state of `train`."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class _Run:
         return self.at.step >= self.t.total_steps or not self._running()
 
     def _running(self) -> list[int]:
-        """Returns the members that neither early stopping nor a loss that is not finite has ended."""
+        """Returns the members that were ended neither by early stopping nor by a non-finite loss."""
         limit = self.t.options.patience
         return [m for m, p in enumerate(self.at.patience) if not p.exhausted(limit) and m not in self.diverged]
 
@@ -232,9 +232,9 @@ class _Run:
         self.at.save(self.checkpoints, self.seconds)
 
     def _log(self) -> dict[str, float]:
-        """Writes the means over the steps since the last line; the wait for the newest step is here.
+        """Writes means over the steps since the last line; this is where the host waits for the newest step.
 
-        Returns what the progress bar shows: the mean loss of the members that have one, and the tokens of all.
+        Returns the values for the progress bar: the mean finite loss over members, and the tokens of all.
         """
         window = jax.device_get(self._window)
         now, since = time.monotonic(), self._logged
@@ -248,12 +248,12 @@ class _Run:
         if diverged:
             self._explain(losses, window)
         shown = {"loss": float(np.mean(losses[np.isfinite(losses)] if len(self.diverged) < len(losses) else losses))}
-        if since is not None:  # the first line would count compilation
+        if since is not None:  # the first line would include compilation
             shown["tokens_per_second"] = sum(line["tokens_per_second"] for line in lines)
         return shown
 
     def _explain(self, losses: np.ndarray, window: list[dict[str, Any]]) -> None:
-        """Raises UserError with the cause where a run alone, or all members, can have no finite loss."""
+        """Raises UserError with the cause if a single run, or every member, has a non-finite loss."""
         alone = self.t.lengths is None
         bad = [not np.isfinite([_each(m["loss"]), _each(m["gradient_norm"])]).all() for m in window]
         first = bad.index(True)
@@ -264,12 +264,12 @@ class _Run:
             raise UserError(f"the loss is {loss} at step {step + 1 if alone else self.at.step}; {found}")
 
     def _write(self, m: int, values: dict[str, float]) -> None:
-        """Writes a line of a member's metrics, in the one process that does."""
+        """Writes a line of a member's metrics, in the primary process."""
         if self.writers:
             self.writers[m].write(self.at.step, values)
 
     def _line(self, window: list[dict[str, Any]], m: int, elapsed: float | None) -> dict[str, float]:
-        """One member's line of metrics."""
+        """Returns one member's line of metrics."""
         values = {name: np.array([_each(step[name])[m] for step in window]) for name in window[0]}
         tokens = float(values["target_tokens"].sum())
         line = {
@@ -297,7 +297,7 @@ class _Run:
         return {"validation_loss": float(np.min(losses[better] if better.any() else losses))}
 
     def outcomes(self) -> list[Outcome]:
-        """Returns each member's outcome, its tree of its own prefix length."""
+        """Returns each member's outcome, with a tree of its own prefix length."""
         chosen = _copy(self.at.best if self.t.options.patience else exported(self.at.state))
         found = []
         for m, (member, patience) in enumerate(zip(self.t.members, self.at.patience, strict=True)):
@@ -311,19 +311,19 @@ class _Run:
         return found
 
     def _taken(self, trees: PyTree, m: int) -> PyTree:
-        """Returns one member's tree, in every process whole."""
+        """Returns one member's tree, gathered in every process."""
         sharder = self.t.session.sharder
         whole = None if sharder is None else sharder.replicated
         return jax.jit(lambda trees: jax.tree.map(lambda leaf: leaf[m], trees), out_shardings=whole)(trees)
 
 
 def _each(values: Any) -> np.ndarray:
-    """A value of every member, also of a run that is alone."""
+    """Returns an array of per-member values, also for a single run."""
     return np.atleast_1d(np.asarray(values))
 
 
 def _chosen(better: np.ndarray, new: Array, old: Array) -> Array:
-    """Takes the new leaf for the members that are better."""
+    """Selects the new leaf for the members that improved."""
     mask = better.reshape(-1, *(1,) * (np.ndim(new) - 1)) if len(better) > 1 else better[0]
     return jnp.where(mask, new, old)
 
@@ -339,7 +339,7 @@ def _copy(tree: PyTree) -> PyTree:
 
 
 def bare_validation_loss(trainer: Trainer, writers: Sequence[MetricWriter]) -> float:
-    """Returns the validation loss of the model without what is tuned: from an earlier part of the run, or measured."""
+    """Returns the bare model's validation loss: from an earlier part of the run, or measured."""
     known = distributed.by_primary(lambda: writers[0].last("bare_validation_loss"))
     if known is not None:
         return known
@@ -349,7 +349,7 @@ def bare_validation_loss(trainer: Trainer, writers: Sequence[MetricWriter]) -> f
 
 
 def validation_loss(evaluate: Callable, session: Session, trainable: PyTree, batches: PackedBatches | None) -> Any:
-    """Returns the mean loss of a target token over all batches, of each member where there are several."""
+    """Returns the mean loss per target token over all batches, for each member if there are several."""
     assert batches is not None
     put = session.sharder.batch if session.sharder else lambda batch: batch
     sums = distributed.fetch([evaluate(session.base, trainable, put(batch)) for batch in batches.epoch()])

@@ -1,6 +1,6 @@
-"""One loss with one shift: the weighted cross-entropy of target tokens, in float32.
+"""The loss: weighted cross-entropy of target tokens, in float32.
 
-The shift is in the batch (`target_positions` are the columns that predict the targets); nothing here shifts again.
+The batch contains the shift (`target_positions` are the columns that predict the targets); nothing is shifted here.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from prefix_jax.models.prefix import Prefix
 
 @jax.custom_vjp
 def token_losses(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
-    """Returns -log p(target) for each position; targets must be ids of the vocabulary (weight the rest with 0)."""
+    """Returns -log p(target) at each position; targets must be valid token ids (use weight 0 elsewhere)."""
     return _losses(logits, targets)[0]
 
 
@@ -33,7 +33,7 @@ def _losses_fwd(logits: Array, targets: Array) -> tuple[Array, tuple[Array, ...]
 
 
 def _losses_bwd(kept: tuple[Array, ...], g: Array) -> tuple[Array, None]:
-    # A comparison, where the gradient of taking the target's logit would scatter: one pass over the logits.
+    # A comparison, because the gradient of indexing would be a scatter: one pass over the logits.
     logits, targets, total = kept
     chosen = jnp.arange(logits.shape[-1]) == targets[..., None]
     return (jnp.exp(logits - total[..., None]) - chosen) * g[..., None], None
@@ -47,7 +47,7 @@ def loss_sums(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns the sum of weighted token losses and the sum of the weights.
 
-    Only target positions meet the vocabulary matrix.
+    Logits are computed at target positions only.
     """
     hidden = model.apply(variables, **model_inputs(batch), prefix=prefix, method="target_hidden")
     logits = model.apply(variables, hidden, method="logits")
@@ -56,7 +56,7 @@ def loss_sums(
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
-    """Returns what the model reads of a batch, by the names of its arguments."""
+    """Returns the model's inputs in a batch, by argument name."""
     inputs = dict(
         tokens=batch.tokens,
         positions=batch.positions,
@@ -73,5 +73,5 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 
 def record_count(batch: Batch) -> Int[Array, ""]:
-    """Returns how many records are packed in a batch: segments that end in a target."""
+    """Returns the number of records in a batch: segments that end in a target."""
     return jnp.sum(jnp.max(batch.segment_ids, axis=-1))

@@ -1,4 +1,4 @@
-"""AdamW on the trainable tree, with every number that a run may vary as a traced array."""
+"""AdamW on the trainable tree, with every tunable number as a traced array."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 @struct.dataclass
 class Hyperparameters:
-    """The numbers of the optimizer: traced, so that members of a sweep differ in them without a new program."""
+    """Hyperparameters of the optimizer: traced, so that sweep members with different values share a program."""
 
     learning_rate: Array
     warmup_steps: Array
@@ -31,7 +31,7 @@ class Hyperparameters:
 
 
 def hyperparameters_from(section: Config, total_steps: int) -> Hyperparameters:
-    """Returns the optimizer's numbers; `clip` 0 means none.
+    """Returns the hyperparameters; `clip` 0 disables clipping.
 
     Raises:
       UserError: the schedule is unknown.
@@ -45,7 +45,7 @@ def hyperparameters_from(section: Config, total_steps: int) -> Hyperparameters:
 
 
 def learning_rate(hyper: Hyperparameters, step: Array | int) -> Array:
-    """Returns the rate of a step counted from 0: linear growth to the peak, then the schedule's decay."""
+    """Returns the learning rate of a step counted from 0: linear warm-up to the peak, then the schedule's decay."""
     step = jnp.asarray(step, jnp.float32)
     warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(hyper.warmup_steps, 1))
     span = jnp.maximum(hyper.total_steps - hyper.warmup_steps, 1)
@@ -56,9 +56,9 @@ def learning_rate(hyper: Hyperparameters, step: Array | int) -> Array:
 
 
 def make_optimizer(hyper: Hyperparameters, mask: PyTree) -> optax.GradientTransformation:
-    """Returns clipping, Adam and decay inside the mask, and zero updates outside it.
+    """Chains clipping, Adam and weight decay inside the mask, with zero updates outside it.
 
-    `optax.masked` alone would pass raw gradients through for the leaves it leaves out.
+    `optax.masked` alone would pass through the raw gradients of masked-out leaves.
     """
     inside = optax.chain(
         _clip(hyper.clip),

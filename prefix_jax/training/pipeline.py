@@ -1,4 +1,4 @@
-"""The main job in one call: train, then keep what was tuned."""
+"""Training and export in one call."""
 
 import sys
 from pathlib import Path
@@ -18,10 +18,10 @@ from prefix_jax.verdict import Finding
 
 
 def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
-    """Trains as `config` says and writes `tuned/`; resumes where an earlier call stopped.
+    """Trains according to `config` and writes `tuned/`; resumes a stopped run.
 
     Raises:
-      UserError: anything in the configuration, the data or the run directory that the user can fix.
+      UserError: an error in the configuration, the data or the run directory that the user can fix.
     """
     if config.mesh.member != 1:
         raise UserError(
@@ -38,10 +38,10 @@ def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
 
 
 def run(trainer: Trainer) -> list[Outcome]:
-    """Trains one run, or the members of a sweep together, and writes the `tuned/` of each that came to its end.
+    """Trains one run, or members of a sweep together, and writes `tuned/` for each that finished.
 
     Raises:
-      UserError: a run alone diverges, the disk is full, or another process trains in the same directory.
+      UserError: a single run diverges, the disk is full, or another process is using the directory.
     """
     with distributed.holding(trainer.folder):
         if distributed.is_primary():
@@ -57,7 +57,7 @@ def run(trainer: Trainer) -> list[Outcome]:
 
 
 def judged(outcome: Outcome) -> list[Finding]:
-    """Returns what the losses of a finished run say against it, and says so."""
+    """Returns the findings from a finished run's losses, and prints them."""
     member = outcome.member
     if not outcome.finished or outcome.diverged:
         return []
@@ -69,7 +69,7 @@ def judged(outcome: Outcome) -> list[Finding]:
 
 
 def save_tuned(session: Session, outcome: Outcome) -> None:
-    """Writes what the method keeps to `tuned/` in the member's directory."""
+    """Writes the tuned state to `tuned/` in the member's directory."""
     member = outcome.member
     everywhere = None if session.sharder is None else session.sharder.replicated
     kept_of = jax.jit(lambda t, b: member.method.export(t, b, None), out_shardings=everywhere)

@@ -1,4 +1,4 @@
-"""A progress bar for a person at a terminal, plain lines for a log file."""
+"""Training progress: a bar on terminals, plain lines in log files."""
 
 import os
 import sys
@@ -11,21 +11,22 @@ BAR_WIDTH = 24
 
 
 class Progress:
-    """Shows step, share, the losses, target tokens per second and the time left, on stderr.
+    """Shows step, percentage, losses, target tokens per second and remaining time, on stderr.
 
-    On a terminal one line, there from the start, is redrawn in place; elsewhere a plain line is printed about every
-    10 % of the steps and at least every `line_seconds` seconds, without control characters.
+    On a terminal, one line is redrawn in place from the start; elsewhere a plain line without control characters is
+    printed about every 10 % of the steps and at least every `line_seconds` seconds.
 
         with Progress(total=3000, start=0, label="train") as progress:
             progress.update(step, {"loss": 1.23, "tokens_per_second": 3120.0})
 
     Args:
-        total: the last step; `start`: the step already done (that of the checkpoint on resuming).
-        label: the first word of the line.
-        shown: which of the values given to `update` are shown, in this order.
-        stream: where to write; None: `sys.stderr` as it is on entry.
-        clock: seconds that only grow.
-        line_seconds: the longest silence where the stream is not a terminal, in seconds.
+        total: last step.
+        start: steps already done (those of the checkpoint when resuming).
+        label: first word of the line.
+        shown: names of the values to show, in order.
+        stream: output stream; None: `sys.stderr` at entry.
+        clock: monotonic clock, in seconds.
+        line_seconds: maximum silence on a non-terminal, in seconds.
     """
 
     def __init__(
@@ -46,12 +47,12 @@ class Progress:
         self._step = start
         self._values: dict[str, float] = {}
         self._began = self._drawn_at = clock()
-        # The first update is the origin of the speed: what came before it is compilation.
+        # Speed is measured from the first update, because the time before it is compilation.
         self._first: tuple[int, float] | None = None
         self._drawn_step: int | None = None
 
     def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
-        """Says that `step` is done, with the newest values; values not named keep their last ones."""
+        """Reports that `step` is done, with the latest values; values not given keep their previous ones."""
         now = self._clock()
         self._step = step
         self._values.update(values or {})
@@ -61,7 +62,7 @@ class Progress:
             self._draw(now)
 
     def message(self, text: str) -> None:
-        """Prints a line of its own, above the bar on a terminal."""
+        """Prints a separate line, above the bar on a terminal."""
         if not self._terminal:
             self._put(text + "\n")
             return
@@ -99,7 +100,7 @@ class Progress:
             return
         columns = _columns(self._stream)
         rest = "  ".join(fields[1:])
-        # One column stays free: some terminals wrap a line that fills the last one.
+        # One column stays free, because some terminals wrap a line that fills the last one.
         room = columns - 1 - len(fields[0]) - len(rest) - 4
         middle = [self._bar(min(room, BAR_WIDTH))] if room >= 6 else []
         self._put("\r" + "  ".join([fields[0], *middle, rest])[: columns - 1] + "\x1b[K")
@@ -130,11 +131,11 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except (AttributeError, OSError, ValueError):
-            pass  # A closed terminal must not end a run.
+            pass  # a closed terminal must not end a run
 
 
 def clock_time(seconds: float) -> str:
-    """Returns `m:ss`, or `h:mm:ss` from an hour on."""
+    """Formats seconds as `m:ss`, or `h:mm:ss` from one hour."""
     whole = max(round(seconds), 0)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""A run directory: what ran is written beside its results, and another configuration is refused."""
+"""Run directories: records the configuration beside the results, and rejects a different one."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """Returns `config.json` of a run directory.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: it is missing or damaged.
     """
     path = workdir / "config.json"
     try:
@@ -38,12 +38,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def earlier(workdir: Path, config: Config, ground: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns what `claim` wrote when the directory's run began; nothing where it is new.
+    """Returns the record that `claim` wrote when the run began; empty for a new directory.
 
-    `ground` is what `sameness.ground` says of the model at hand.
+    `ground` is the result of `sameness.ground` for the loaded model.
 
     Raises:
-      UserError: the directory holds a run with other options.
+      UserError: the directory holds a run with different options.
     """
     if (workdir / "sweep.json").exists():
         raise UserError(f"{workdir} holds a sweep; name another --workdir for a run")
@@ -63,14 +63,14 @@ def claim(
     ground: Mapping[str, Any] | None = None,
     audit: dict[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json`, unless the directory belongs to another configuration.
+    """Writes `config.json`, unless the directory belongs to a different configuration.
 
-    `batch_shape` are a step's rows and the two capacities of a row: a resumed run keeps them, and so its batches, on
-    any devices. `ground` tells the model and the tokenizer (see `sameness.ground`); a resumed run keeps
-    its own tokenizer's, so that an edit is said each time. `audit` is what was found of the data, by split.
+    `batch_shape` are the rows of a step and the two capacities of a row: a resumed run keeps them, and so its batches,
+    on any devices. `ground` identifies the model and the tokenizer (see `sameness.ground`); a resumed run keeps the
+    original tokenizer's, so that an edit is reported every time. `audit` are the findings about the data, by split.
 
     Raises:
-      UserError: the directory holds a run with other options.
+      UserError: the directory holds a run with different options.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     before, on = earlier(workdir, config, ground), ground or {}
@@ -102,7 +102,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Returns the commit of the source tree that runs, with "+" where it is changed; None outside a checkout."""
+    """Returns the commit of the source tree, with "+" for uncommitted changes; None outside a checkout."""
     folder = Path(prefix_jax.__file__).parent
     try:
         head = _git(folder, "rev-parse", "--short=12", "HEAD")

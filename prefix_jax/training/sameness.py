@@ -1,4 +1,4 @@
-"""Whether a run that is resumed is the same: its options by what they mean, its model by its numbers, not its path."""
+"""Comparison of a resumed run with the original: options by meaning, the model by its weights rather than its path."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from prefix_jax.tuning.store import model_of
 if TYPE_CHECKING:
     from prefix_jax.training.session import Session
 
-# What a resumed run may change: its length, its intervals and its logging, and how text is generated afterwards.
+# Options that a resumed run may change: its length, intervals, logging, and later text generation.
 MAY_CHANGE = (
     "training.steps",
     "training.epochs",
@@ -39,7 +39,7 @@ _CATEGORIES = ("data.categories", "data.test_categories")
 
 
 def ground(session: "Session") -> dict[str, Any]:
-    """Returns what a run stands on beside its options: the model's identity, its numbers and its tokenizer's files."""
+    """Returns what a run depends on besides its options: the model's identity, weights and tokenizer files."""
     return {
         "model": {**session.pretrained.identity, "numbers": checksum(session)},
         "tokenizer": session.pretrained.tokenizer_files,
@@ -47,13 +47,13 @@ def ground(session: "Session") -> dict[str, Any]:
 
 
 def checksum(session: "Session") -> str:
-    """Returns a hash of every number of the frozen weights as they are in memory, the same on any mesh."""
+    """Returns a hash of all frozen weights in memory, independent of the mesh."""
     config = session.config.model
     return f"{config.dtype} {config.quantisation} {soundness.checksum(session.pretrained.params, {})[:16]}"
 
 
 def fixed(config: Any) -> dict[str, Any]:
-    """Returns the options of a run that its checkpoints depend on, by dotted name, each by what it means."""
+    """Returns the options that determine a run's checkpoints, normalised, by dotted name."""
     options = flat(_plain(config))
     used = declared(options["method"])
     return {name: _meaning(name, value, used) for name, value in options.items() if not _free(name, used)}
@@ -62,15 +62,15 @@ def fixed(config: Any) -> dict[str, Any]:
 def refuse_other(
     workdir: Path, before: Mapping[str, Any], wanted: dict[str, Any], now: Mapping[str, Any] | None
 ) -> None:
-    """Raises UserError naming in what a run directory's run differs from the one that is wanted.
+    """Raises UserError that names the differences between a run directory's run and the requested one.
 
     Args:
-      workdir: the run directory.
-      before: its `config.json`; a run of an earlier version may lack any option, the model and the tokenizer.
-      wanted: the configuration, in JSON's types.
-      now: what `ground` says of the model at hand; None where it was not opened.
+      workdir: run directory.
+      before: its `config.json`; runs of earlier versions may lack options, the model and the tokenizer.
+      wanted: the configuration, as JSON types.
+      now: result of `ground` for the loaded model; None if it was not opened.
     """
-    # An option that a run of an earlier version does not name had the value that is its default now.
+    # A run of an earlier version that lacks an option used the value that is its default now.
     old, new = {**flat(_plain(default_config())), **flat(before["config"])}, flat(wanted)
     used = declared(old["method"]) | declared(new.get("method", old["method"]))
     changed = [
@@ -85,7 +85,7 @@ def refuse_other(
 
 
 def say_other_tokenizer(workdir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Prints a line where the files of the tokenizer are not those that the run began with."""
+    """Prints a warning if the tokenizer's files differ from those at the start of the run."""
     if before.get("tokenizer") and now.get("tokenizer") and before["tokenizer"] != now["tokenizer"]:
         name = now["model"].get("name", "the model")
         print(
@@ -96,7 +96,7 @@ def say_other_tokenizer(workdir: Path, before: Mapping[str, Any], now: Mapping[s
 
 
 def spelled(config: Any, before: Mapping[str, Any]) -> Any:
-    """Returns the configuration with its methods in the order of the earlier run, on which their start depends."""
+    """Returns the configuration with methods in the order of the earlier run, which determines their initialisation."""
     method = before.get("config", {}).get("method", config.method)
     if method == config.method or _methods(method) != _methods(config.method):
         return config
@@ -108,12 +108,12 @@ def spelled(config: Any, before: Mapping[str, Any]) -> Any:
 def _other_model(
     workdir: Path, before: Mapping[str, Any], old: str, new: str, now: Mapping[str, Any] | None
 ) -> list[str]:
-    """What is wrong with the model, by its weights where both are known, else by its path."""
+    """Returns the difference between models, by weights if both are known, otherwise by path."""
     recorded: Identity = before.get("model") or model_of(workdir)
     here: Identity = (now or {}).get("model") or {}
     if recorded.get("weights") and here.get("weights"):
         numbers = [identity.get("numbers") for identity in (recorded, here)]
-        # Of another type of numbers, which is an option of its own, they say nothing.
+        # Under another dtype, which is a separate option, fingerprints cannot be compared.
         alike = not all(numbers) or numbers[0] == numbers[1] or _type(numbers[0]) != _type(numbers[1])
         if same_model(recorded, here) and alike:
             return []
@@ -130,7 +130,7 @@ def _type(numbers: str | None) -> str:
 
 
 def _place(source: str) -> str:
-    """A directory by where it lies, anything else by its name."""
+    """Returns a directory as a resolved path, any other source by name."""
     path = Path(source).expanduser()
     return str(path.resolve()) if path.is_dir() or source.startswith(("/", ".", "~")) else source
 

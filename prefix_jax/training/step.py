@@ -1,6 +1,4 @@
-"""One training step: the gradient of the trainable tree alone; the base is an argument of jit and a constant of
-grad.
-"""
+"""One training step: the gradient of the trainable tree only; the base is an argument of jit but constant for grad."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +22,7 @@ Base = Mapping[str, Any]
 
 @struct.dataclass
 class TrainState:
-    """Everything that a run changes. `key` seeds dropout; `average` is the moving average, or None."""
+    """The state updated by training. `key` seeds dropout; `average` is the moving average, or None."""
 
     step: Array
     trainable: PyTree
@@ -41,7 +39,7 @@ def initial_state(
     ema: float,
     shard: Callable[[PyTree], PyTree] | None = None,
 ) -> TrainState:
-    """Returns the state before the first step; `shard` gives its shardings from its shapes."""
+    """Returns the initial state; `shard` maps its shapes to shardings."""
 
     def make(key: Array, base: Base) -> TrainState:
         key_init, key_train = jax.random.split(key)
@@ -57,15 +55,15 @@ def initial_state(
 
 
 def exported(state: TrainState) -> PyTree:
-    """Returns the trainable tree that is used after training: the moving average if there is one."""
+    """Returns the trainable tree for use after training: the moving average if enabled."""
     return state.trainable if state.average is None else state.average
 
 
 def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
     """Returns `(base, trainable, batch, key) -> (loss, gradient, weight)`.
 
-    A batch with a leading axis of parts is accumulated: the sum of gradients over the sum of weights, not a mean of
-    means. `per_record` divides by the number of records in place of the number of target tokens.
+    A batch with a leading micro-batch axis is accumulated: the sum of gradients over the sum of weights, not a mean of
+    means. `per_record` divides by the number of records instead of target tokens.
     """
 
     def sums(trainable: PyTree, base: Base, batch: Batch, key: Array) -> tuple[Array, Array]:
@@ -91,7 +89,7 @@ def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
     return gradient
 
 
-# Members of a sweep stand on a leading axis of everything but the step.
+# Members of a sweep share a leading axis of everything but the step.
 _MEMBERS = TrainState(step=None, trainable=0, optimizer=0, average=0, key=0)  # type: ignore[arg-type]
 
 
@@ -105,9 +103,9 @@ def make_step(
 ) -> Callable:
     """Returns the compiled `(base, hyper, state, batch) -> (state, metrics)`; the state's buffers are reused.
 
-    Metrics: loss (mean over target tokens), learning_rate, gradient_norm (before clipping), target_tokens. With
-    `lengths`, `hyper`, `state` and the metrics have a leading axis of members, which share the base and the batch;
-    member m sees the first `lengths[m]` virtual tokens. `shardings` are the state's, which it keeps.
+    Metrics: loss (mean per target token), learning_rate, gradient_norm (before clipping), target_tokens. With
+    `lengths`, `hyper`, `state` and the metrics have a leading member axis, while the base and the batch are shared;
+    member m sees the first `lengths[m]` virtual tokens. `shardings` are those of the state, which are preserved.
     """
 
     def step(
@@ -143,7 +141,7 @@ def make_evaluation(
 ) -> Callable:
     """Returns the compiled `(base, trainable, batch) -> (sum of losses, sum of weights)`, without dropout.
 
-    With `lengths`, for members on a leading axis, as in `make_step`; `on_mesh`: that a mesh divides.
+    With `lengths`, for members along a leading axis, as in `make_step`; `on_mesh`: whether a mesh shards the axis.
     """
 
     def evaluate(base: Base, trainable: PyTree, batch: Batch, length: Any) -> tuple[Array, Array]:
@@ -159,12 +157,12 @@ def make_evaluation(
 
 @functools.lru_cache(maxsize=8)
 def make_bare_evaluation(model: Model) -> Callable:
-    """Returns the compiled `(base, batch) -> (sum of losses, sum of weights)` of the model without anything tuned."""
+    """Returns the compiled `(base, batch) -> (sum of losses, sum of weights)` of the bare model."""
     return jax.jit(lambda base, batch: loss_sums(model, base, None, batch))
 
 
 def _own_lengths(lengths: Sequence[int] | None) -> tuple[Array | None, int | None]:
-    """Returns the lengths as an array and its axis of members; nothing where no member leaves a slot unseen."""
+    """Returns the lengths as an array and its member axis; None for both if every member uses all slots."""
     if lengths is None or len(set(lengths)) == 1:
         return None, None
     return jnp.asarray(lengths), 0

@@ -1,4 +1,4 @@
-"""The parts of a run, or of several runs that share a program, made and checked before the first step."""
+"""Setup of a run, or of several runs that share a program, checked before the first step."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ from prefix_jax.tuning.method import parameter_counts
 
 @dataclass(frozen=True)
 class Member:
-    """One run: its configuration and directory, what it tunes and by which numbers."""
+    """One run: its configuration, directory, method and hyperparameters."""
 
     config: Config
     workdir: Path
@@ -46,9 +46,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Trainer:
-    """One run, or the members of a sweep that share a program: then all arrays but the step have a leading axis.
+    """A run, or members of a sweep that share a program: all arrays but the step then have a leading member axis.
 
-    `session` serves them all; its configuration is the first member's. Checkpoints are in `folder`.
+    All share `session`, whose configuration is the first member's. Checkpoints are in `folder`.
     """
 
     session: Session
@@ -57,7 +57,7 @@ class Trainer:
     batches: PackedBatches
     validation: PackedBatches | None
     total_steps: int
-    # The validation records as the bare model reads them, where the method takes places of the input; else None.
+    # Validation batches for the bare model, if the method reserves input positions; otherwise None.
     bare_validation: PackedBatches | None = None
 
     @property
@@ -75,12 +75,12 @@ class Trainer:
         return max(self.members, key=lambda member: slots(member.config)).method
 
     def shardings(self, state: TrainState) -> TrainState | None:
-        """Returns where a state's arrays lie; None where there is one device."""
+        """Returns the shardings of a state; None on a single device."""
         sharder = self.session.sharder
         return None if sharder is None else sharder.trained(state, members=self.lengths is not None)
 
     def batch_at(self, step: int) -> Batch:
-        """Returns the batch of a training step in the parts of its accumulation, on the devices."""
+        """Returns a training step's batch on the devices, split into micro-batches."""
         parts = self.options.accumulation
         sharder = self.session.sharder
         if sharder is None:
@@ -90,7 +90,7 @@ class Trainer:
 
     @functools.cached_property
     def _own_rows(self) -> np.ndarray | None:
-        """The rows of a batch that this process reads; None: all."""
+        """Returns which batch rows this process reads; None: all."""
         sharder = self.session.sharder
         if sharder is None or not distributed.is_multiprocess():
             return None
@@ -98,11 +98,11 @@ class Trainer:
 
     @functools.cached_property
     def hyper(self) -> Hyperparameters:
-        # As numpy arrays, which every process may hand to a program of all devices.
+        # Numpy arrays, which every process may pass to a program on all devices.
         return jax.tree.map(np.asarray, self._stacked([member.hyper for member in self.members]))
 
     def initial(self) -> TrainState:
-        """Returns the state before the first step: each member's own, with zeros for the slots it does not have."""
+        """Returns the initial state: each member's own, zero-padded to the longest prefix."""
         base, sharder = self.session.base, self.session.sharder
         shard = None if sharder is None else sharder.trained
         states = [member.initial(base, shard) for member in self.members]
@@ -130,7 +130,7 @@ def prepare(session: Session, workdir: Path, argv: Sequence[str]) -> Trainer:
     """Reads the data, checks the configuration against the run directory, and writes `config.json`.
 
     Raises:
-      UserError: the data, an option or the run directory does not fit.
+      UserError: the data, an option or the run directory is invalid.
     """
     return prepare_together(session, [(session.config, workdir)], workdir, argv)
 
@@ -138,10 +138,10 @@ def prepare(session: Session, workdir: Path, argv: Sequence[str]) -> Trainer:
 def prepare_together(
     session: Session, runs: Sequence[tuple[Config, Path]], folder: Path, argv: Sequence[str]
 ) -> Trainer:
-    """Prepares runs, as (configuration, run directory), that differ only in what a program's members may.
+    """Prepares runs, given as (configuration, run directory), that can share a program.
 
     Raises:
-      UserError: as `prepare`.
+      UserError: see `prepare`.
     """
     for config, _ in runs:
         check_options(config)
@@ -174,7 +174,7 @@ def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
 
 
 def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps: int) -> tuple[Member, ...]:
-    """Members that tune the same share a method object, so that its programs are compiled once."""
+    """Returns the members; those with equal methods share a method object, so that programs are compiled once."""
     known: dict[str, tuple[Method, dict[str, int]]] = {}
     members = []
     for config, workdir in runs:
@@ -189,7 +189,7 @@ def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps:
 
 
 def check_options(config: Config) -> None:
-    """Raises UserError where an option is out of its range, or those of the section `training` do not fit together."""
+    """Raises UserError if an option is out of range, or options of the section `training` conflict."""
     check_ranges(config)
     options = config.training
     if options.batch % options.accumulation:
@@ -215,9 +215,7 @@ def _batches(
     shape: Shape | None = None,
     bare: bool = False,
 ) -> PackedBatches:
-    """Returns a split's batches, of the model without what is tuned if `bare`; what was found of its texts is put into
-    `audit`.
-    """
+    """Returns a split's batches, without reserved positions if `bare`; stores findings about texts in `audit`."""
     config = session.config
     records = text_pairs(config, split_name)
     wanted = config.training.evaluate_records

@@ -1,4 +1,4 @@
-"""Run-time metrics: `metrics.jsonl` first, TensorBoard beside it, Weights & Biases if asked."""
+"""Metric writers: `metrics.jsonl`, TensorBoard, and optionally Weights & Biases."""
 
 import contextlib
 import json
@@ -18,17 +18,17 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricWriter:
-    """Writes scalars of a run, step by step; one process of a run owns it.
+    """Writes the scalars of a run per step; only the primary process owns one.
 
-    `metrics.jsonl` is the record: one JSON object a line, on disk when `write` returns; the others show it.
+    `metrics.jsonl` is authoritative: one JSON object per line, on disk when `write` returns.
 
     Args:
-        workdir: the run directory, made where it does not exist.
+        workdir: run directory; created if absent.
         tensorboard: whether to write event files under `workdir/tensorboard`.
         wandb: a Weights & Biases project, or "" for none.
 
     Raises:
-        UserError: wandb is asked for and not installed, or the directory cannot be written.
+        UserError: wandb is requested but not installed, or the directory cannot be written.
     """
 
     def __init__(self, workdir: Path | str, tensorboard: bool = True, wandb: str = ""):
@@ -47,10 +47,10 @@ class MetricWriter:
             self._wandb = _start_wandb(self._workdir, wandb)
 
     def resume(self, step: int) -> None:
-        """Forgets everything after `step` (a line torn by a kill too), so that the resumed run writes each step once.
+        """Drops everything after `step`, including a partial line, so that the resumed run writes each step once.
 
-        To be called before the first `write`. The file is replaced atomically; TensorBoard hides the old events from
-        `step + 1` on; Weights & Biases keeps what it has and ignores repeated steps.
+        Must precede the first `write`. The file is replaced atomically; TensorBoard hides old events from `step + 1`
+        on; Weights & Biases keeps its data and ignores repeated steps.
         """
         if self._tensorboard is not None:
             raise ValueError("resume() must come before the first write()")
@@ -66,7 +66,7 @@ class MetricWriter:
         """Appends `{"step": step, **values}`; NaN and infinities become the strings "NaN", "Infinity", "-Infinity".
 
         Raises:
-            UserError: the line cannot be written (a full disk, say); the file then ends in its last whole line.
+            UserError: the line cannot be written (for example, the disk is full); the file then ends in a whole line.
         """
         scalars = {name: float(value) for name, value in values.items()}
         numbers = {name: value if math.isfinite(value) else _spelled(value) for name, value in scalars.items()}
@@ -77,13 +77,13 @@ class MetricWriter:
             self._wandb.log(dict(scalars), step=int(step))
 
     def last(self, name: str) -> float | None:
-        """Returns the newest value of a scalar in `metrics.jsonl`; None where there is none."""
+        """Returns the latest value of a scalar in `metrics.jsonl`; None if absent."""
         return next((line[name] for line in reversed(read_metrics(self._workdir)) if name in line), None)
 
     def close(self) -> None:
         """Flushes and closes TensorBoard and Weights & Biases; `metrics.jsonl` needs no closing."""
         if self._tensorboard is not None:
-            with contextlib.suppress(OSError):  # `write` has flushed, so nothing is lost
+            with contextlib.suppress(OSError):  # `write` has already flushed
                 self._tensorboard.close()
             self._tensorboard = None
         if self._wandb is not None:
@@ -109,7 +109,7 @@ class MetricWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """Returns the lines of a run's `metrics.jsonl` with their finite scalars, without those that cannot be read."""
+    """Returns the lines of a run's `metrics.jsonl` with their finite scalars; unreadable lines are skipped."""
     path = workdir / FILE_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     whole = [json.loads(line) for line in text.split("\n") if _step_of(line) >= 0]
@@ -117,10 +117,10 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 
 
 class _EventFile:
-    """One TensorBoard event file, written when asked.
+    """A TensorBoard event file, written synchronously.
 
-    tensorboardX's SummaryWriter hands events to a thread: a kill loses what waits there, and a full disk ends the
-    thread and then blocks the caller for ever. Its record writer, used here, does neither.
+    tensorboardX's SummaryWriter passes events to a thread: a kill loses pending events, and a full disk ends the
+    thread and then blocks the caller forever. Its record writer, used here, avoids both.
     """
 
     def __init__(self, directory: Path, purge_step: int | None):
@@ -133,10 +133,10 @@ class _EventFile:
             raise UserError(f"TensorBoard event files need the package tensorboardX: {fix}") from error
         self._event, self._summary = Event, Summary
         directory.mkdir(exist_ok=True)
-        # The name ends in the nanosecond: a run resumed within the second must not overwrite its predecessor's file.
+        # The name ends in nanoseconds, so that a run resumed within a second does not overwrite the earlier file.
         self._file = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
         if purge_step is not None:
-            # TensorBoard then hides the events of older files from this step on.
+            # TensorBoard hides events of older files from this step on.
             started = SessionLog(status=SessionLog.START)
             self._file.write_event(Event(wall_time=time.time(), step=purge_step, session_log=started))
 
@@ -156,7 +156,7 @@ def _start_wandb(workdir: Path, project: str) -> Any:
         wanted = f'logging to the Weights & Biases project "{project}"'
         fix = "`pip install wandb`, or leave training.wandb empty"
         raise UserError(f"{wanted} needs the package wandb: {fix}") from error
-    # A resumed run keeps its id, which therefore lives in the run directory.
+    # A resumed run keeps its id, which is stored in the run directory.
     id_file = workdir / "wandb_id.txt"
     if not id_file.exists():
         write_text(id_file, secrets.token_hex(4))
@@ -171,7 +171,7 @@ def _spelled(value: float) -> str:
 
 
 def _step_of(line: str) -> int:
-    """Returns the step of a whole line, -1 for anything else."""
+    """Returns the step of a complete line, -1 for anything else."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):
@@ -180,7 +180,7 @@ def _step_of(line: str) -> int:
 
 
 def _append(path: Path, line: str) -> None:
-    """Appends all of `line` or nothing of it."""
+    """Appends all of `line` or nothing."""
     end: int | None = None
     try:
         with open(path, "ab", buffering=0) as file:
@@ -195,7 +195,7 @@ def _append(path: Path, line: str) -> None:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cuts what follows the last newline: a line that a kill left half written."""
+    """Removes a partial line after the last newline, left by a kill."""
     if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
         os.truncate(path, data.rfind(b"\n") + 1)
 

@@ -102,8 +102,8 @@ def test_a_tilde_is_a_home_directory_or_a_sentence(monkeypatch):
     [
         ("file", "file is a file; name a directory with --workdir"),
         ("file/below", "file is a file"),
-        ("dangling", "is a link to nowhere, which is not there"),
-        ("dangling/below", "is a link to nowhere"),
+        ("dangling", "is a broken link to nowhere"),
+        ("dangling/below", "is a broken link to nowhere"),
         ("x" * 300, "ile name too long"),
         ("locked/below", "cannot be written"),
     ],
