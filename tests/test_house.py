@@ -12,8 +12,9 @@ from prefix_jax.models import FAMILIES, from_hf
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "config", "disk", "verdict", "checksums", "dependencies", "models", "tuning", "data", "parallel",
-    "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference", "inspection", "sweeping",
+    "errors", "config", "disk", "workdir", "verdict", "checksums", "dependencies", "models", "tuning", "data",
+    "parallel", "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference", "inspection",
+    "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 
@@ -60,6 +61,41 @@ def test_nothing_outside_models_knows_a_family():
                 assert node.id not in names, f"{place} names a family's class"
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "isinstance"):
                 assert "model_config" not in ast.unparse(node.args[0]), f"{place} asks what a model config is"
+
+
+FILES_OF_A_RUN = re.compile(
+    r"(metrics|samples)\.jsonl|(scores|inspection|sweep)\.json|prefix\.(json|safetensors)|report\.html|table\.md|wandb_id"
+)
+FILES_AND_OTHERS = ("config.json", "tuned", "checkpoints", "tensorboard", "runs", "together", "jobs")
+
+
+def spelled_files(tree: ast.Module) -> list[str]:
+    """Returns the names of a run's or a sweep's files that a module's code spells, with lines; not its docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    joined = [node.right for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)]
+    paths = {"Path", "joinpath", "join"}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    joined += [x for c in calls if getattr(c.func, "id", getattr(c.func, "attr", "")) in paths for x in c.args]
+    found = [x for x in joined if isinstance(x, ast.Constant) and str(x.value).split("/")[0] in FILES_AND_OTHERS]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            found += [node] if FILES_OF_A_RUN.search(node.value) else []
+    return [f"line {node.lineno}: {node.value!r}" for node in found]
+
+
+def test_one_module_names_the_files_of_a_run():
+    """Elsewhere their names come from `prefix_jax.workdir`; a model's own config.json is another file."""
+    models = [PACKAGE / "models", PACKAGE / "tuning" / "formats"]
+    for path in PACKAGE.rglob("*.py"):
+        found = spelled_files(ast.parse(path.read_text(encoding="utf-8")))
+        if path == PACKAGE / "workdir.py":
+            assert len(found) > 5
+        elif path == PACKAGE / "convert.py":  # it reads the config.json of a model
+            assert [line.split(": ")[1] for line in found] == ["'config.json'"]
+        elif not set(models) & set(path.parents):
+            assert not found, f"{path.relative_to(ROOT)} spells a run's file in {found[0]}"
+    spelt = 'x = f"{workdir}/scores.json"; y = workdir / "tuned"; z = Path(workdir, "checkpoints")'
+    assert len(spelled_files(ast.parse(spelt))) == 3
 
 
 def test_the_project_names_no_path_outside_itself():
