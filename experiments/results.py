@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from prefix_jax.config import changed, default_config, flat
 from prefix_jax.disk import read_json_lines, write_text
+from prefix_jax.workdir import read_config, read_metrics, read_scores, read_sweep
 
 FILE_NAME = "results.jsonl"
 # Final states of a row.
@@ -92,7 +93,7 @@ def keep(path: Path, scale: str, rows: Sequence[Asked]) -> None:
 
 def of_sweep(workdir: Path, scale: str) -> list[Asked]:
     """Returns the rows of a sweep."""
-    record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
+    record = read_sweep(workdir)
     scoring = {name: record[name] for name in ("split", "limit", "spread") if record.get(name)}
 
     def asked(row: Mapping[str, Any]) -> Asked:
@@ -105,12 +106,12 @@ def of_sweep(workdir: Path, scale: str) -> list[Asked]:
 
 def of_run(folder: Path, name: str, scale: str, status: str, scoring: Mapping[str, Any]) -> Result:
     """Returns the result of a run directory."""
-    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    record = read_config(folder)
     config = flat(record["config"])
-    last = read_json_lines(folder / "metrics.jsonl")[-1]
+    last = read_metrics(folder)[-1]
     entry: dict[str, Any] = {}
     if status == "scored":
-        entry = json.loads((folder / "scores.json").read_text(encoding="utf-8"))[scoring["split"]]
+        entry = read_scores(folder)[scoring["split"]]
     return Result(
         name=name,
         scale=scale,

@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments import results
 from experiments.results import Result
+from prefix_jax.workdir import is_sweep
 
 # Options of the sweep that do not affect runs.
 _HARMLESS = ("--job", "--only", "--members", "--plan", "--coordinator", "--process", "--wait")
@@ -73,7 +74,7 @@ def main(study: Study) -> None:
     code, workdir = 0, arguments.workdir
     if workdir:
         code = run_sweep(study, arguments.scale, workdir, rest)
-        ended = results.of_sweep(workdir, arguments.scale) if (workdir / "sweep.json").is_file() else []
+        ended = results.of_sweep(workdir, arguments.scale) if is_sweep(workdir) else []
         if changes := [word for word in rest if not word.startswith(_HARMLESS) and word.startswith("--")]:
             results.keep(workdir / results.FILE_NAME, arguments.scale, ended)
             print(

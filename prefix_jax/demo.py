@@ -23,6 +23,7 @@ def main(options: flags.FlagValues) -> None:
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import entry_table, samples_side_by_side
     from prefix_jax.training import pipeline
+    from prefix_jax.workdir import read_samples
 
     config = _recipe(options.recipe)
     scorers.try_out(config)
@@ -35,7 +36,7 @@ def main(options: flags.FlagValues) -> None:
     print()
     print(entry_table(entry, f"{entry['records']} held-out records"))
     print()
-    print(samples_side_by_side(inference.read_samples(workdir)[:4]))
+    print(samples_side_by_side(read_samples(workdir)[:4]))
     inspection.write(workdir, tuned.session, tuned.kept, "test")
     print(f"\nThe report: {write_report(workdir)}")
     cli.end_failed_run(entry["verdict"], config.evaluation.failed_run)

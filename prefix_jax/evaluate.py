@@ -59,10 +59,11 @@ def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.Fla
     from prefix_jax import inspection
     from prefix_jax.reporting.report import write_report
     from prefix_jax.reporting.tables import entry_table
+    from prefix_jax.workdir import is_run
 
     if tuned is not None:
         inspection.write(workdir, tuned.session, tuned.kept, options.split)
-    if (workdir / "config.json").exists():
+    if is_run(workdir):
         write_report(workdir)
     if options.json:
         print(json.dumps(entry["tuned"]))

@@ -19,7 +19,6 @@ from prefix_jax.data import audit, subsets, tokens
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import files, scorers
-from prefix_jax.evaluation.files import read_samples
 from prefix_jax.models import finite
 from prefix_jax.models.adapter_layers import LORA, TUNED
 from prefix_jax.options import Config
@@ -27,8 +26,8 @@ from prefix_jax.parallel import distributed
 from prefix_jax.training import session
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
-from prefix_jax.training.writers import read_metrics
 from prefix_jax.tuning import TunedState, lora, store
+from prefix_jax.workdir import SAMPLES, read_metrics, read_samples
 
 
 @dataclass(frozen=True)
@@ -317,7 +316,7 @@ class _Scored:
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{reason.rstrip('.')}; the texts are kept in {self.workdir}/samples.jsonl, and the same command "
+                f"{reason.rstrip('.')}; the texts are kept in {self.workdir / SAMPLES}, and the same command "
                 "scores them without decoding them again"
             ) from error
         self.entry[name] = measured.scores
@@ -344,7 +343,7 @@ def _earlier(
 
     `rows` are the split's samples.
     """
-    entry = files.read_scores(workdir).get(split, {})
+    entry = files.known_scores(workdir).get(split, {})
     wanted = {"spread": None, "keep_special_tokens": None, **about}
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in wanted.items())
     if not same or not files.same_records(rows, records):

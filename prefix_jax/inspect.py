@@ -30,13 +30,14 @@ def main(options: flags.FlagValues) -> None:
     cli.enable_compile_cache()
     from prefix_jax import inference, inspection
     from prefix_jax.reporting.report import write_report
+    from prefix_jax.workdir import is_run
 
     workdir = Path(str(options.workdir))
     tuned = inference.open_tuned(workdir, cli.overrides(options))
     other = _prefix_of(options.against, tuned) if options.against else None
     name = Path(options.against or "").resolve().name
     record = inspection.write(workdir, tuned.session, tuned.kept, options.split, options.limit, other, name)
-    if (workdir / "config.json").exists():
+    if is_run(workdir):
         write_report(workdir)
     if options.json:
         print(json.dumps(record))

@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from prefix_jax import cli
+from prefix_jax.workdir import REPORT, SWEEP
 
 
 def define_flags() -> None:
@@ -77,9 +78,9 @@ def _end(states: list[str], split: Any, workdir: Path) -> None:
             f"stopped with {undone} of {len(states)} rows to do; run the same command again to resume", file=sys.stderr
         )
     elif failed := states.count("failed"):
-        cli.fail(f"{failed} of {len(states)} rows failed; {workdir}/sweep.json says why")
+        cli.fail(f"{failed} of {len(states)} rows failed; {workdir / SWEEP} says why")
     else:
-        print(f"\nThe report: {workdir}/report.html", file=sys.stderr)
+        print(f"\nThe report: {workdir / REPORT}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ import jax
 import pytest
 
 from prefix_jax.models import FAMILIES, from_hf
-from prefix_jax.tuning import METHODS
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "options", "disk", "verdict", "checksums", "dependencies", "models", "tuning", "config", "data",
+    "errors", "options", "disk", "workdir", "verdict", "checksums", "dependencies", "models", "tuning", "config", "data",
     "parallel", "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference", "inspection",
     "sweeping",
 )  # fmt: skip
@@ -64,18 +63,39 @@ def test_nothing_outside_models_knows_a_family():
                 assert "model_config" not in ast.unparse(node.args[0]), f"{place} asks what a model config is"
 
 
-def test_nothing_outside_tuning_knows_a_method():
-    """A method is a file and a row in `tuning.METHODS`. "prefix" is also the word for the pytree."""
-    words = METHODS.keys() - {"prefix"}
-    # Collections beside the parameters are named after the methods that train them; one table compares two methods.
-    free = {PACKAGE / "convert.py", PACKAGE / "inspection/counting.py", PACKAGE / "models/adapter_layers.py"}
-    for path in sorted({*PACKAGE.rglob("*.py")} - free - {*(PACKAGE / "tuning").rglob("*.py")}):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            place = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                assert node.value.partition(".")[0] not in words or "\n" in node.value, f"{place} names a method"
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config"):
-                assert node.attr not in words, f"{place} asks for a method's options"
+FILES_OF_A_RUN = re.compile(
+    r"(metrics|samples)\.jsonl|(scores|inspection|sweep)\.json|prefix\.(json|safetensors)|report\.html|table\.md|wandb_id"
+)
+FILES_AND_OTHERS = ("config.json", "tuned", "checkpoints", "tensorboard", "runs", "together", "jobs")
+
+
+def spelled_files(tree: ast.Module) -> list[str]:
+    """Returns the names of a run's or a sweep's files that a module's code spells, with lines; not its docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    joined = [node.right for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)]
+    paths = {"Path", "joinpath", "join"}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    joined += [x for c in calls if getattr(c.func, "id", getattr(c.func, "attr", "")) in paths for x in c.args]
+    found = [x for x in joined if isinstance(x, ast.Constant) and str(x.value).split("/")[0] in FILES_AND_OTHERS]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            found += [node] if FILES_OF_A_RUN.search(node.value) else []
+    return [f"line {node.lineno}: {node.value!r}" for node in found]
+
+
+def test_one_module_names_the_files_of_a_run():
+    """Elsewhere their names come from `prefix_jax.workdir`; a model's own config.json is another file."""
+    models = [PACKAGE / "models", PACKAGE / "tuning" / "formats"]
+    for path in PACKAGE.rglob("*.py"):
+        found = spelled_files(ast.parse(path.read_text(encoding="utf-8")))
+        if path == PACKAGE / "workdir.py":
+            assert len(found) > 5
+        elif path == PACKAGE / "convert.py":  # it reads the config.json of a model
+            assert [line.split(": ")[1] for line in found] == ["'config.json'"]
+        elif not set(models) & set(path.parents):
+            assert not found, f"{path.relative_to(ROOT)} spells a run's file in {found[0]}"
+    spelt = 'x = f"{workdir}/scores.json"; y = workdir / "tuned"; z = Path(workdir, "checkpoints")'
+    assert len(spelled_files(ast.parse(spelt))) == 3
 
 
 def test_the_project_names_no_path_outside_itself():

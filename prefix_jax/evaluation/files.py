@@ -1,42 +1,37 @@
-"""`scores.json` and `samples.jsonl` of a run directory."""
+"""What an evaluation knows of earlier scores and texts, and how it writes its own beside them."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import disk
+import prefix_jax.workdir as files
 from prefix_jax.data.records import Record
+from prefix_jax.workdir import SAMPLES, SCORES
 
 
-def read_scores(workdir: Path) -> dict[str, Any]:
-    """Returns the entries of `scores.json` by split; empty if it is absent or damaged."""
-    path = workdir / "scores.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if not isinstance(found, dict):
-            raise ValueError
-        return found
-    except ValueError:
-        print(f"{path} was damaged and will be rewritten", file=sys.stderr)
-        return {}
+def known_scores(workdir: Path) -> dict[str, Any]:
+    """Returns the entries of `scores.json` by split; none where it is absent or damaged."""
+    damage: list[str] = []
+    found = files.read_scores(workdir, damage)
+    if damage:
+        print(f"{workdir / SCORES} was damaged and is written anew", file=sys.stderr)
+    return found
 
 
 def write_scores(workdir: Path, split: str, entry: Mapping[str, Any]) -> None:
-    """Stores a split's entry in `scores.json`."""
-    scores = {**read_scores(workdir), split: entry}
-    disk.write_text(workdir / "scores.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    """Puts a split's entry into `scores.json`."""
+    files.write_scores(workdir, {**known_scores(workdir), split: entry})
 
 
 def known_samples(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of `samples.jsonl`; empty if it is absent or damaged."""
-    try:
-        rows = read_samples(workdir) if (workdir / "samples.jsonl").exists() else []
-        return [row for row in rows if row["split"]]  # rows without a split are not ours
-    except (ValueError, KeyError, TypeError):
-        print(f"{workdir}/samples.jsonl was damaged and will be rewritten", file=sys.stderr)
+    """Returns the rows of `samples.jsonl`; none where it is absent or damaged."""
+    damage: list[str] = []
+    rows = files.read_samples(workdir, damage)
+    if damage or any("split" not in row for row in rows):
+        print(f"{workdir / SAMPLES} was damaged and is written anew", file=sys.stderr)
         return []
+    return [row for row in rows if row["split"]]  # rows without a split are not ours
 
 
 def write_samples(
@@ -57,13 +52,7 @@ def write_samples(
         }
         for i, record in enumerate(records)
     ]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [*rows, *others])
-    disk.write_text(workdir / "samples.jsonl", text)
-
-
-def read_samples(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of `samples.jsonl`, those of the last scored split first."""
-    return disk.read_json_lines(workdir / "samples.jsonl")
+    files.write_samples(workdir, [*rows, *others])
 
 
 def same_records(rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> bool:

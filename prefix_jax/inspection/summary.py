@@ -1,13 +1,11 @@
 """The inspection of a run, as stored in `inspection.json`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prefix_jax import disk
 from prefix_jax.data.records import Record
 from prefix_jax.inspection.counting import parameters_by_length, parameters_by_method
 from prefix_jax.inspection.distances import distances
@@ -17,6 +15,7 @@ from prefix_jax.inspection.words import nearest_words, next_words
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.training.session import Session, text_pairs
 from prefix_jax.tuning import TunedState
+from prefix_jax.workdir import write_inspection
 
 
 def summary(
@@ -78,7 +77,7 @@ def write(
     record = {"split": split, **summary(opened, kept, records, against)}
     if against is not None:
         record["against"] = name
-    disk.write_text(workdir / "inspection.json", json.dumps(record) + "\n")
+    write_inspection(workdir, record)
     return record
 
 

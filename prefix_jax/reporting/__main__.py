@@ -5,17 +5,18 @@ from pathlib import Path
 
 from prefix_jax import cli
 from prefix_jax.reporting.report import write_report
+from prefix_jax.workdir import CONFIG, REPORT
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Writes the report and prints its path; bad input exits with code 2."""
-    parser = argparse.ArgumentParser(prog="python -m prefix_jax.reporting", description="Write report.html of a run.")
+def main(words: list[str] | None = None) -> None:
+    """Writes the page and prints its path; bad input ends the program with code 2."""
+    parser = argparse.ArgumentParser(prog="python -m prefix_jax.reporting", description=f"Write {REPORT} of a run.")
     parser.add_argument(
         "--workdir",
         required=True,
         type=lambda text: Path(cli.path(text)),
         metavar="DIR",
-        help="a run directory, with config.json",
+        help=f"a run directory, with {CONFIG}",
     )
     options = parser.parse_args(argv)
     with cli.user_errors():

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from prefix_jax.disk import write_text
+import prefix_jax.workdir as files
 from prefix_jax.reporting import sections
 from prefix_jax.reporting.inside import inside
 from prefix_jax.reporting.markup import Markup, tag
@@ -29,9 +29,7 @@ def write_report(workdir: Path | str) -> Path:
         UserError: the directory is not a run directory, or the page cannot be written.
     """
     run = read_run(workdir)
-    path = run.workdir / "report.html"
-    write_text(path, page(run))
-    return path
+    return files.write_report(run.workdir, page(run))
 
 
 def page(run: Run) -> str:

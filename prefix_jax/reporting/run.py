@@ -1,15 +1,21 @@
-"""Reader of run directories: any file but `config.json` may be missing, truncated or incomplete."""
+"""What a report shows of a run directory; everything but `config.json` may be missing, torn or half written."""
 
-import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prefix_jax.errors import UserError
+from prefix_jax.workdir import (
+    prefix_files,
+    read_about_prefix,
+    read_config,
+    read_curves,
+    read_inspection,
+    read_samples,
+    read_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -70,82 +76,21 @@ def read_run(workdir: Path | str) -> Run:
         UserError: the directory does not exist, or has no readable `config.json`.
     """
     workdir = Path(workdir)
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give the --workdir of a training run")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); train again into a new --workdir") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} does not hold the configuration of a run; train again into a new --workdir")
+    record = read_config(workdir)
     notes: list[str] = []
-    prefix = _read_object(workdir / "tuned" / "prefix.json", notes)
-    samples = [line for line in _read_lines(workdir / "samples.jsonl", notes) if "source" in line]
+    prefix = read_about_prefix(workdir, notes)
+    samples = [line for line in read_samples(workdir, notes) if "source" in line]
     return Run(
         workdir=workdir,
         record=record,
-        metrics=list(_read_metrics(workdir / "metrics.jsonl", notes)),
-        scores={str(k): v for k, v in _read_object(workdir / "scores.json", notes).items() if isinstance(v, dict)},
-        samples=[line for line in samples if line.get("split") == samples[0].get("split")],  # the last split scored
+        metrics=read_curves(workdir, notes),
+        scores={split: entry for split, entry in read_scores(workdir, notes).items() if isinstance(entry, dict)},
+        samples=[line for line in samples if line.get("split") == samples[0].get("split")],  # the one scored last
         prefix=prefix,
-        inspection=_read_object(workdir / "inspection.json", notes),
-        pictures=_read_pictures(workdir / "tuned" / "prefix.safetensors", prefix, notes),
+        inspection=read_inspection(workdir, notes),
+        pictures=_read_pictures(prefix_files(workdir)[1], prefix, notes),
         notes=notes,
     )
-
-
-def _read_metrics(path: Path, notes: list[str]) -> Iterator[dict[str, float]]:
-    for line in _read_lines(path, notes):
-        numbers = {name: number for name, value in line.items() if (number := _number(value)) is not None}
-        if math.isfinite(numbers.get("step", math.nan)):
-            yield numbers
-
-
-def _number(value: object) -> float | None:
-    """Returns a scalar of `metrics.jsonl`; non-finite values are stored as `null` or strings."""
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    objects, broken = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            objects.append(value)
-        else:
-            broken += 1
-    if broken:
-        lines = "1 line" if broken == 1 else f"{broken} lines"
-        notes.append(f"Left out {lines} of {path.name} that could not be read.")
-    return objects
-
-
-def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        notes.append(f"Left out {path.name}, which could not be read.")
-        return {}
-    return value
 
 
 def _read_pictures(path: Path, prefix: Mapping[str, Any], notes: list[str]) -> list[Picture]:

@@ -14,6 +14,7 @@ from prefix_jax.reporting.run import Picture, Run
 from prefix_jax.reporting.tables import cell_text, is_better, signed
 from prefix_jax.tuning import Declaration, known
 from prefix_jax.verdict import of_metrics
+from prefix_jax.workdir import METRICS
 
 SHOWN_SAMPLES, ALL_SAMPLES = 6, 30
 
@@ -81,7 +82,7 @@ def tuned(run: Run) -> Markup:
 def training(run: Run) -> Markup:
     """Returns curves of loss, learning rate, throughput and gradient norm."""
     if not run.metrics:
-        return tag("p", "No metrics yet: metrics.jsonl is written as the run goes.", class_="empty")
+        return tag("p", f"No metrics yet: {METRICS} is written as the run goes.", class_="empty")
     figures = [_loss_figure(run)]
     rate, speed, norm = (run.curve(name) for name in ("learning_rate", "tokens_per_second", "gradient_norm"))
     if rate[0]:

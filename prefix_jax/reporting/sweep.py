@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefix_jax.disk import lines, write_text
+import prefix_jax.workdir as files
+from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 from prefix_jax.reporting.markup import Markup, tag
 from prefix_jax.reporting.page import document, section
@@ -65,10 +66,9 @@ def read_sweep(workdir: Path) -> Sweep:
     Raises:
       UserError: it is not a sweep.
     """
-    try:
-        record = json.loads((workdir / "sweep.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{workdir} holds no sweep ({error}); give the --workdir of a sweep") from error
+    record = files.read_sweep(workdir)
+    if not record:
+        raise UserError(f"{workdir} holds no sweep; give the --workdir of a sweep")
     rows = record["rows"]
     options = [o for o in dict.fromkeys(o for row in rows for o in row["options"]) if o != SEED]
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -86,7 +86,7 @@ def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, A
             if value is None:
                 continue
             values.setdefault(metric, []).append(value)
-        loss = _lowest_loss(workdir / row["directory"] / "metrics.jsonl")
+        loss = _lowest_loss(workdir / row["directory"])
         if loss is not None and row["status"] in ("trained", "scored"):
             values.setdefault(LOSS, []).append(loss)
     values = {m: values[m] for m in sorted(values, key=lambda m: m == LOSS)}
@@ -94,13 +94,9 @@ def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, A
     return Result({o: rows[0]["options"][o] for o in options}, states, values)
 
 
-def _lowest_loss(path: Path) -> float | None:
-    if not path.exists():
-        return None
-    text = path.read_bytes().decode("utf-8", "replace")
-    rows = [json.loads(line) for line in lines(text) if line.endswith("}")]
-    found = [line["validation_loss"] for line in rows if isinstance(line.get("validation_loss"), float)]
-    return min(found, default=None)
+def _lowest_loss(workdir: Path) -> float | None:
+    losses = (line.get("validation_loss") for line in files.read_metrics(workdir))
+    return min((loss for loss in losses if loss is not None), default=None)
 
 
 def sweep_table(found: Sweep, markdown: bool = False) -> str:
@@ -125,8 +121,8 @@ def write_sweep(workdir: Path) -> None:
       UserError: it is not a sweep, or the files cannot be written.
     """
     found = read_sweep(workdir)
-    write_text(workdir / "table.md", sweep_table(found, markdown=True) + "\n")
-    write_text(workdir / "report.html", page(found))
+    write_text(workdir / files.TABLE, sweep_table(found, markdown=True) + "\n")
+    files.write_report(workdir, page(found))
 
 
 def page(found: Sweep) -> str:
@@ -210,8 +206,8 @@ def _table(found: Sweep) -> Markup:
 
 def _runs(found: Sweep) -> Markup:
     def item(row: Mapping[str, Any]) -> Markup:
-        report = found.workdir / row["directory"] / "report.html"
-        name = tag("a", row["name"], href=f"{row['directory']}/report.html") if report.exists() else row["name"]
+        report = found.workdir / row["directory"] / files.REPORT
+        name = tag("a", row["name"], href=f"{row['directory']}/{files.REPORT}") if report.exists() else row["name"]
         against = "; ".join(finding["detail"] for finding in row.get("verdict", []))
         said = row.get("error") or (f"this run looks failed: {against}" if against else "")
         return tag("li", name, f": {row['status']}", f" ({said})" if said else None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import disk
+import prefix_jax.workdir as files
 from prefix_jax.config import changed
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import scorers
@@ -14,9 +14,7 @@ from prefix_jax.models.pretrained import identity_of
 from prefix_jax.parallel import distributed
 from prefix_jax.sweeping.groups import groups, holding
 from prefix_jax.sweeping.rows import Row, value_of
-from prefix_jax.training import run_directory, sameness
-
-FILE_NAME = "sweep.json"
+from prefix_jax.training import sameness
 
 
 class SweepState:
@@ -44,13 +42,13 @@ class SweepState:
         Raises:
           UserError: the directory holds other runs, or no name contains `only`.
         """
-        if (workdir / "config.json").exists():
+        if files.is_run(workdir):
             raise UserError(f"{workdir} holds a run; name another --workdir for a sweep")
         self.workdir, self.rows = workdir, {row.name: row for row in rows}
         self.scoring, self.about = scoring, about
-        self.file = self.job_folder(job) / FILE_NAME if job else workdir / FILE_NAME
+        self.folder_of_file = self.job_folder(job) if job else workdir
         self._ground = functools.cache(_ground)
-        before = _with_jobs(workdir, _read(workdir / FILE_NAME))
+        before = _with_jobs(workdir, files.read_sweep(workdir))
         kept = [[name for name in group if name in self.rows] for group in before.get("groups", [])]
         kept = [group for group, old in zip(kept, before.get("groups", []), strict=True) if group == old]
         placed = {name for group in kept for name in group}
@@ -64,8 +62,8 @@ class SweepState:
         self.write()
 
     def job_folder(self, name: str) -> Path:
-        """Returns the folder of a group's job."""
-        return self.workdir / "jobs" / name
+        """Returns where the files of a group's job are."""
+        return self.workdir / files.JOBS / name
 
     def gather(self, group: Sequence[str]) -> None:
         """Merges the state written by a group's job."""
@@ -83,11 +81,11 @@ class SweepState:
 
     def directory(self, name: str) -> Path:
         """Returns a row's run directory."""
-        return self.workdir / "runs" / name
+        return self.workdir / files.RUNS / name
 
     def folder(self, group: Sequence[str]) -> Path:
-        """Returns the directory of a group's checkpoints: for a single row, its own."""
-        return self.directory(group[0]) if len(group) == 1 else self.workdir / "together" / group[0]
+        """Returns where a group's checkpoints are: a row alone has them in its own directory."""
+        return self.directory(group[0]) if len(group) == 1 else self.workdir / files.TOGETHER / group[0]
 
     def status(self, name: str) -> str:
         return self.found[name]["status"]
@@ -105,12 +103,12 @@ class SweepState:
                 "name": name,
                 "options": options,
                 "config": changed(row.config.to_dict()),
-                "directory": f"runs/{name}",
+                "directory": f"{files.RUNS}/{name}",
             }
             rows.append({**about, **self.found[name]})
         record = {**self.about, **self.scoring, "groups": self.groups, "rows": rows}
         if distributed.is_primary():
-            disk.write_text(self.file, json.dumps(record, indent=1) + "\n")
+            files.write_sweep(self.folder_of_file, record)
 
     def _earlier(self, row: Row, before: dict[str, Any]) -> dict[str, Any]:
         """Returns a row's earlier state; rows that failed or whose scoring options changed are redone."""
@@ -126,9 +124,9 @@ class SweepState:
     def _still(self, row: Row, status: str) -> bool:
         """Returns whether a row's run has the requested length; a run with other options is refused."""
         folder = self.directory(row.name)
-        if status != "diverged" and not (folder / "tuned").is_dir():
+        if status != "diverged" and not (folder / files.TUNED).is_dir():
             return False
-        record, wanted = run_directory.read_config(folder), json.loads(row.config.to_json())
+        record, wanted = files.read_config(folder), json.loads(row.config.to_json())
         sameness.refuse_other(folder, record, wanted, self._ground(row.config.model.source))
         ran = record["config"]
         return all(ran["training"][name] == wanted["training"][name] for name in ("steps", "epochs"))
@@ -156,18 +154,9 @@ def _known(row: Row, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_jobs(workdir: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a sweep's record, updated with the progress of its jobs."""
-    found = [row for path in workdir.glob(f"jobs/*/{FILE_NAME}") for row in _read(path).get("rows", [])]
+    """Returns a sweep's record with what its jobs have come to since it was written."""
+    found = [row for job in (workdir / files.JOBS).glob("*") for row in files.read_sweep(job).get("rows", [])]
     newer = {row["name"]: row for row in found if row["status"] != "waiting"}
     ended = ("scored", "diverged")
     rows = [row if row["status"] in ended else newer.get(row["name"], row) for row in record.get("rows", [])]
     return {**record, "rows": rows}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore or delete it: the runs beside it stay") from None

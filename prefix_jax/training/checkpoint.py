@@ -23,6 +23,7 @@ from prefix_jax.parallel import distributed
 from prefix_jax.training import soundness
 from prefix_jax.training.soundness import Damaged
 from prefix_jax.training.step import TrainState
+from prefix_jax.workdir import CHECKPOINTS
 
 # Seconds that the end of a failed run waits for a multi-process save, some of whose processes may be gone.
 _PATIENCE_SECONDS = 60
@@ -309,7 +310,7 @@ def _linked(folder: Path) -> Path:
     """Returns a link to a folder, in a temporary folder whose path has no glob characters."""
     for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         if glob.escape(place) == place and os.access(place, os.W_OK):
-            link = Path(tempfile.mkdtemp(prefix="prefix_jax-", dir=place)) / "checkpoints"
+            link = Path(tempfile.mkdtemp(prefix="prefix_jax-", dir=place)) / CHECKPOINTS
             link.symlink_to(folder, target_is_directory=True)
             return link
     character = next(c for c in str(folder) if c in "[]*?")

@@ -25,6 +25,7 @@ from prefix_jax.training.session import Session
 from prefix_jax.training.step import TrainState, exported, make_bare_evaluation, make_evaluation, make_step
 from prefix_jax.training.trainer import Member, Trainer
 from prefix_jax.training.writers import MetricWriter
+from prefix_jax.workdir import CHECKPOINTS
 
 
 @dataclass
@@ -147,8 +148,8 @@ def train(trainer: Trainer) -> list[Outcome]:
     options = trainer.options
     fixed = [sameness.fixed(member.config) for member in trainer.members]
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop())  # first, so that the handlers stay installed until the last save finishes
-        checkpoints = stack.enter_context(Checkpoints(trainer.folder / "checkpoints", fixed))
+        stop = stack.enter_context(Stop())  # first, so that the handlers stand until the last save is finished
+        checkpoints = stack.enter_context(Checkpoints(trainer.folder / CHECKPOINTS, fixed))
         writers = [
             stack.enter_context(MetricWriter(member.workdir, options.tensorboard, options.wandb))
             for member in trainer.members

@@ -12,9 +12,9 @@ from prefix_jax.parallel import distributed
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.training.trainer import Trainer, prepare
-from prefix_jax.training.writers import read_metrics
 from prefix_jax.tuning import store
 from prefix_jax.verdict import Finding
+from prefix_jax.workdir import TUNED, read_metrics
 
 
 def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
@@ -46,7 +46,7 @@ def run(trainer: Trainer) -> list[Outcome]:
     with distributed.holding(trainer.folder):
         if distributed.is_primary():
             for member in trainer.members:
-                disk.drop_leftovers(member.workdir, member.workdir / "tuned")
+                disk.drop_leftovers(member.workdir, member.workdir / TUNED)
         _announce(trainer)
         outcomes = train(trainer)
         for outcome in outcomes:
@@ -77,7 +77,7 @@ def save_tuned(session: Session, outcome: Outcome) -> None:
     if not distributed.is_primary():
         return
     extra = {"method": member.config.method, "step": outcome.step, "config": member.config.to_dict()}
-    store.save(member.workdir / "tuned", kept, session.pretrained.identity, session.model_config, extra)
+    store.save(member.workdir / TUNED, kept, session.pretrained.identity, session.model_config, extra)
 
 
 def _announce(trainer: Trainer) -> None:

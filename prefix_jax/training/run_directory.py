@@ -11,30 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import prefix_jax
-from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training import sameness
+from prefix_jax.workdir import is_run, is_sweep, read_config, write_config
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-
-
-def read_config(workdir: Path) -> dict[str, Any]:
-    """Returns `config.json` of a run directory.
-
-    Raises:
-      UserError: it is missing or damaged.
-    """
-    path = workdir / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{workdir} is not a run directory (it has no config.json); give the --workdir of a training run"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
 
 
 def earlier(workdir: Path, config: Config, ground: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -45,9 +28,9 @@ def earlier(workdir: Path, config: Config, ground: Mapping[str, Any] | None = No
     Raises:
       UserError: the directory holds a run with different options.
     """
-    if (workdir / "sweep.json").exists():
+    if is_sweep(workdir):
         raise UserError(f"{workdir} holds a sweep; name another --workdir for a run")
-    if not (workdir / "config.json").exists():
+    if not is_run(workdir):
         return {}
     before = read_config(workdir)
     sameness.refuse_other(workdir, before, json.loads(config.to_json()), ground)
@@ -88,7 +71,7 @@ def claim(
         "audit": audit or {},
     }
     if distributed.is_primary():
-        write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+        write_config(workdir, record)
 
 
 def versions() -> dict[str, str]:

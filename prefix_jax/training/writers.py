@@ -13,8 +13,7 @@ from typing import Any, SupportsFloat, SupportsInt
 
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
-
-FILE_NAME = "metrics.jsonl"
+from prefix_jax.workdir import METRICS, TENSORBOARD, WANDB_ID, is_run, read_config, read_metrics, step_of
 
 
 class MetricWriter:
@@ -33,7 +32,7 @@ class MetricWriter:
 
     def __init__(self, workdir: Path | str, tensorboard: bool = True, wandb: str = ""):
         self._workdir = Path(workdir)
-        self._path = self._workdir / FILE_NAME
+        self._path = self._workdir / METRICS
         self._wants_tensorboard = tensorboard
         self._tensorboard: _EventFile | None = None
         self._purge_step: int | None = None
@@ -99,21 +98,13 @@ class MetricWriter:
         self.close()
 
     def _write_tensorboard(self, step: int, scalars: Mapping[str, float]) -> None:
-        directory = self._workdir / "tensorboard"
+        directory = self._workdir / TENSORBOARD
         try:
             if self._tensorboard is None:
                 self._tensorboard = _EventFile(directory, self._purge_step)
             self._tensorboard.write(step, scalars)
         except OSError as error:
             raise _cannot_write(directory, error) from error
-
-
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """Returns the lines of a run's `metrics.jsonl` with their finite scalars; unreadable lines are skipped."""
-    path = workdir / FILE_NAME
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    whole = [json.loads(line) for line in text.split("\n") if _step_of(line) >= 0]
-    return [{name: value for name, value in line.items() if isinstance(value, int | float)} for line in whole]
 
 
 class _EventFile:
@@ -156,12 +147,11 @@ def _start_wandb(workdir: Path, project: str) -> Any:
         wanted = f'logging to the Weights & Biases project "{project}"'
         fix = "`pip install wandb`, or leave training.wandb empty"
         raise UserError(f"{wanted} needs the package wandb: {fix}") from error
-    # A resumed run keeps its id, which is stored in the run directory.
-    id_file = workdir / "wandb_id.txt"
+    # A resumed run keeps its id, which therefore lives in the run directory.
+    id_file = workdir / WANDB_ID
     if not id_file.exists():
         write_text(id_file, secrets.token_hex(4))
-    config_file = workdir / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else None
+    config = read_config(workdir) if is_run(workdir) else None
     run_id = id_file.read_text(encoding="utf-8").strip()
     return wandb.init(project=project, name=workdir.name, id=run_id, resume="allow", dir=str(workdir), config=config)
 
@@ -171,12 +161,10 @@ def _spelled(value: float) -> str:
 
 
 def _step_of(line: str) -> int:
-    """Returns the step of a complete line, -1 for anything else."""
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
+        return step_of(json.loads(line))
+    except ValueError:
         return -1
-    return step if isinstance(step, int) else -1
 
 
 def _append(path: Path, line: str) -> None:

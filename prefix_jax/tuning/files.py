@@ -21,6 +21,7 @@ from prefix_jax.models.model_config import ModelConfig, model_config_json
 from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, check, length, prefix_of
 from prefix_jax.models.pretrained import check_same_model
 from prefix_jax.tuning.pair import Pair, described
+from prefix_jax.workdir import TUNED
 
 PAIR = Pair("prefix", ("method", "spec", "sites", "layers", "position_offset"))
 
@@ -82,7 +83,7 @@ def read_about(folder: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
     """
     found = PAIR.find(folder)
     if found is None:
-        what = "has no tuned prefix (tuned/prefix.json); has its training finished?"
+        what = f"has no tuned prefix ({TUNED}/{PAIR.about}); has its training finished?"
         raise UserError(f"{folder} {what if Path(folder).is_dir() else 'does not exist; name a run directory'}")
     return found, PAIR.read_about(found)
 

@@ -15,6 +15,7 @@ import prefix_jax
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig, model_config_json
 from prefix_jax.models.pretrained import safetensors_file
+from prefix_jax.workdir import TUNED
 
 FORMAT = 1
 
@@ -36,7 +37,7 @@ class Pair:
 
     def find(self, folder: str | os.PathLike) -> Path | None:
         """Returns the folder that holds the files: the one given, or its `tuned/`; None where neither does."""
-        parts = (Path(folder), Path(folder, "tuned"))
+        parts = (Path(folder), Path(folder, TUNED))
         return next((part for part in parts if (part / self.about).is_file()), None)
 
     def encode(self, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, bytes]:

@@ -16,8 +16,9 @@ from prefix_jax.data.files import read_rows
 from prefix_jax.errors import UserError
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.sweeping.state import SweepState
-from prefix_jax.training import pipeline, run_directory, session
+from prefix_jax.training import pipeline, session
 from prefix_jax.training.trainer import prepare
+from prefix_jax.workdir import read_config
 from tests import runs, tiny
 from tests.conftest import ROOT
 
@@ -211,7 +212,7 @@ def test_a_damaged_prefix_is_named(run_of_llama, tmp_path):
 def test_a_damaged_run_directory_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="config.json cannot be read"):
-        run_directory.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from prefix_jax.data.tasks import TASKS
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import files, scorers
 from prefix_jax.training import pipeline
-from prefix_jax.training.writers import read_metrics
+from prefix_jax.workdir import read_metrics
 from tests import tiny
 
 QUICK = {"decoding.strategy": "greedy", "decoding.max_length": 3}

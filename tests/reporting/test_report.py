@@ -276,7 +276,7 @@ def test_pictures_are_mean_norms_relative_where_the_scale_is_known(workdir):
 def test_no_record_is_named_with_the_mend(tmp_path, content, capsys):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError, match="config.json .*--workdir"):
+    with pytest.raises(UserError, match="config.json.*--workdir"):
         write_report(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(["--workdir", str(tmp_path)])

@@ -1,0 +1,194 @@
+"""The files of a run directory and of a sweep's: their names, atomic writers, and readers that tolerate damage.
+
+Every other module takes the names from here. A reader returns what it can read of a file that may be missing, torn or
+half written, and appends a sentence to `notes` about anything it leaves out; `read_config` and `read_sweep` refuse a
+damaged file, because nothing can be done without it.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefix_jax.disk import write_text
+from prefix_jax.errors import UserError
+
+# A run directory.
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+WANDB_ID = "wandb_id.txt"
+CHECKPOINTS = "checkpoints"
+TUNED = "tuned"
+SCORES = "scores.json"
+SAMPLES = "samples.jsonl"
+INSPECTION = "inspection.json"
+REPORT = "report.html"
+
+# A sweep's directory.
+SWEEP = "sweep.json"
+RUNS = "runs"
+TOGETHER = "together"
+JOBS = "jobs"
+TABLE = "table.md"
+
+
+def is_run(workdir: Path) -> bool:
+    return (workdir / CONFIG).exists()
+
+
+def is_sweep(workdir: Path) -> bool:
+    return (workdir / SWEEP).exists()
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Returns `config.json` of a run directory.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = workdir / CONFIG
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{workdir} is not a run directory (it has no {CONFIG}); give the --workdir of a training run"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); train again into a new --workdir") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} does not hold the configuration of a run; train again into a new --workdir")
+    return found
+
+
+def write_config(workdir: Path, record: Mapping[str, Any]) -> None:
+    write_text(workdir / CONFIG, json.dumps(record, indent=2) + "\n")
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """Returns the lines of `metrics.jsonl` with their finite scalars, without lines that have no step."""
+    whole = [line for line in _read_lines(workdir / METRICS) if step_of(line) >= 0]
+    return [{name: value for name, value in line.items() if isinstance(value, int | float)} for line in whole]
+
+
+def read_curves(workdir: Path, notes: list[str] | None = None) -> list[dict[str, float]]:
+    """Returns the lines of `metrics.jsonl` with all their scalars: null and "NaN" as NaN, "Infinity" as infinity."""
+    found = []
+    for line in _read_lines(workdir / METRICS, notes):
+        numbers = {name: number for name, value in line.items() if (number := _number(value)) is not None}
+        if math.isfinite(numbers.get("step", math.nan)):
+            found.append(numbers)
+    return found
+
+
+def step_of(line: object) -> int:
+    """Returns the step of a line of `metrics.jsonl`, -1 for anything else."""
+    step = line.get("step") if isinstance(line, Mapping) else None
+    return step if isinstance(step, int) else -1
+
+
+def read_scores(workdir: Path, notes: list[str] | None = None) -> dict[str, Any]:
+    """Returns the entries of `scores.json` by split."""
+    return _read_object(workdir / SCORES, notes)
+
+
+def write_scores(workdir: Path, scores: Mapping[str, Any]) -> None:
+    """Writes `scores.json`.
+
+    Raises:
+      ValueError: a score is not finite.
+    """
+    write_text(workdir / SCORES, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+
+
+def read_samples(workdir: Path, notes: list[str] | None = None) -> list[dict[str, Any]]:
+    """Returns the rows of `samples.jsonl`; the split scored last comes first."""
+    return _read_lines(workdir / SAMPLES, notes)
+
+
+def write_samples(workdir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(workdir / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_inspection(workdir: Path, notes: list[str] | None = None) -> dict[str, Any]:
+    """Returns `inspection.json`."""
+    return _read_object(workdir / INSPECTION, notes)
+
+
+def write_inspection(workdir: Path, record: Mapping[str, Any]) -> None:
+    write_text(workdir / INSPECTION, json.dumps(record) + "\n")
+
+
+def read_about_prefix(workdir: Path, notes: list[str] | None = None) -> dict[str, Any]:
+    """Returns the JSON of the prefix in `tuned/`, unchecked, for display."""
+    return _read_object(prefix_files(workdir)[0], notes)
+
+
+def prefix_files(workdir: Path) -> tuple[Path, Path]:
+    """Returns the paths of a prefix in `tuned/`: its JSON and its tensors."""
+    return workdir / TUNED / "prefix.json", workdir / TUNED / "prefix.safetensors"
+
+
+def write_report(workdir: Path, page: str) -> Path:
+    """Writes `report.html` of a run or a sweep, and returns its path."""
+    write_text(workdir / REPORT, page)
+    return workdir / REPORT
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """Returns `sweep.json`; nothing where there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / SWEEP
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore or delete it: the runs beside it stay") from None
+
+
+def write_sweep(folder: Path, record: Mapping[str, Any]) -> None:
+    write_text(folder / SWEEP, json.dumps(record, indent=1) + "\n")
+
+
+def _number(value: object) -> float | None:
+    """Returns a scalar of `metrics.jsonl`; non-finite ones are written as `null` or as strings."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read_lines(path: Path, notes: list[str] | None = None) -> list[dict[str, Any]]:
+    """Returns the objects of a JSON Lines file."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    values = [_object(line) for line in lines if line.strip()]
+    broken = sum(value is None for value in values)
+    if broken and notes is not None:
+        count = "1 line" if broken == 1 else f"{broken} lines"
+        notes.append(f"Left out {count} of {path.name} that could not be read.")
+    return [value for value in values if value is not None]
+
+
+def _read_object(path: Path, notes: list[str] | None = None) -> dict[str, Any]:
+    value = _object(path.read_bytes()) if path.is_file() else {}
+    if value is None and notes is not None:
+        notes.append(f"Left out {path.name}, which could not be read.")
+    return value or {}
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
+    """Returns a JSON object; None for anything else."""
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
