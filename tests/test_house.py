@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -43,6 +44,19 @@ def test_imports_go_down_the_floors(floor: str):
     for module in modules:
         if module.name not in entry:
             assert not imported(module) & above, f"{module.relative_to(ROOT)} imports from a higher floor"
+
+
+def test_the_svg_kit_stands_alone():
+    """`reporting/svg/` draws numbers: it imports neither JAX nor another room."""
+    modules = sorted((PACKAGE / "reporting" / "svg").glob("*.py"))
+    assert len(modules) > 5
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                own = name.startswith("prefix_jax.reporting.svg.")
+                assert own or name.split(".")[0] in sys.stdlib_module_names, f"{path.relative_to(ROOT)} imports {name}"
 
 
 def test_nothing_outside_models_knows_a_family():

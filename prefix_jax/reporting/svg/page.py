@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.theme import STYLE
+from prefix_jax.reporting.svg.markup import Markup, tag
+from prefix_jax.reporting.svg.theme import STYLE
 
 # Even where a browser is told to by the page's own text, it must not fetch or run anything.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
