@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments import published, results
 from experiments.results import Result
-from experiments.studies import Figure, Study
+from experiments.study import Figure, Study
 from prefix_jax.disk import write_text
 from prefix_jax.metrics.tasks import TASKS
 from prefix_jax.reporting.svg.dots import Spread, spread_rows

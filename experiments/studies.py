@@ -1,4 +1,4 @@
-"""A study: a table or figure of the paper as a sweep, what is kept of it, and what its README shows.
+"""The command line of a study.
 
     python -m experiments.NAME --scale=cpu --workdir runs/NAME [options of prefix_jax.sweep]
 
@@ -10,58 +10,17 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments import results
-from experiments.results import Result
+from experiments.readme import write_readme
+from experiments.study import Figure, Study
+
+__all__ = ["Figure", "Study", "main", "run_sweep"]
 
 # Options of the sweep that do not change what a run is.
 _HARMLESS = ("--job", "--only", "--members", "--plan", "--coordinator", "--process", "--wait")
-Labels = Callable[[Result], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot of a metric along one label; `lines` is the label that tells its lines apart.
-
-    Where `along` is no number, each setting is a dot with its deviation.
-    """
-
-    metric: str
-    along: str
-    lines: str = ""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is particular to a study.
-
-    Attributes:
-      folder: of `recipe.py`, `README.md` and `results.jsonl`.
-      labels: what a run's setting is called, column by column; runs of the same labels are averaged.
-      scored: by scale, the options of the sweep that say which records are scored.
-      metrics: those that the tables show; empty: those of `published.METRICS`.
-      paper: a run's setting in the paper's tables: its scores there, and the model's name.
-      figures: what is drawn.
-    """
-
-    folder: Path
-    labels: Labels
-    scored: Mapping[str, Sequence[str]]
-    metrics: Sequence[str] = ()
-    paper: Callable[[Result], Mapping[str, float]] = field(default=lambda result: {})
-    figures: Sequence[Figure] = ()
-
-    @property
-    def recipe(self) -> Path:
-        return self.folder / "recipe.py"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / results.FILE_NAME
 
 
 def main(study: Study) -> None:
@@ -83,8 +42,6 @@ def main(study: Study) -> None:
             raise SystemExit(code)
         if any(row.result for row in ended):
             results.keep(study.results, arguments.scale, ended)
-    from experiments.readme import write_readme
-
     write_readme(study)
     raise SystemExit(code)
 
