@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax.disk import write_text
-from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.page import document, section
-from prefix_jax.reporting.plots import Series, line_chart
+from prefix_jax.reporting.svg.markup import Markup, tag
+from prefix_jax.reporting.svg.page import document, section
+from prefix_jax.reporting.svg.plots import Series, line_chart
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""A study: a table or figure of the paper as a sweep, with stored results and a generated README.
+"""The command line of a study.
 
     python -m experiments.NAME --scale=cpu --workdir runs/NAME [options of prefix_jax.sweep]
 
@@ -10,59 +10,17 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments import results
-from experiments.results import Result
-from prefix_jax.workdir import is_sweep
+from experiments.readme import write_readme
+from experiments.study import Figure, Study
+
+__all__ = ["Figure", "Study", "main", "run_sweep"]
 
 # Options of the sweep that do not affect runs.
 _HARMLESS = ("--job", "--only", "--members", "--plan", "--coordinator", "--process", "--wait")
-Labels = Callable[[Result], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot of a metric along one label; `lines` is the label that distinguishes its lines.
-
-    If `along` is not a number, each setting is a dot with its deviation.
-    """
-
-    metric: str
-    along: str
-    lines: str = ""
-
-
-@dataclass(frozen=True)
-class Study:
-    """Definition of a study.
-
-    Attributes:
-      folder: contains `recipe.py`, `README.md` and `results.jsonl`.
-      labels: labels of a run's setting, one per column; runs with equal labels are averaged.
-      scored: by scale, the sweep options that select the scored records.
-      metrics: metrics in the tables; empty: those of `published.METRICS`.
-      paper: a run's setting in the paper's tables: its scores there, and the model's name.
-      figures: plots.
-    """
-
-    folder: Path
-    labels: Labels
-    scored: Mapping[str, Sequence[str]]
-    metrics: Sequence[str] = ()
-    paper: Callable[[Result], Mapping[str, float]] = field(default=lambda result: {})
-    figures: Sequence[Figure] = ()
-
-    @property
-    def recipe(self) -> Path:
-        return self.folder / "recipe.py"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / results.FILE_NAME
 
 
 def main(study: Study) -> None:
@@ -84,8 +42,6 @@ def main(study: Study) -> None:
             raise SystemExit(code)
         if any(row.result for row in ended):
             results.keep(study.results, arguments.scale, ended)
-    from experiments.readme import write_readme
-
     write_readme(study)
     raise SystemExit(code)
 

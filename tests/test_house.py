@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -12,9 +13,9 @@ from prefix_jax.models import FAMILIES, from_hf
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "options", "disk", "workdir", "verdict", "checksums", "dependencies", "models", "tuning", "config", "data",
-    "parallel", "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference", "inspection",
-    "sweeping",
+    "errors", "options", "disk", "workdir", "verdict", "checksums", "dependencies", "models", "tuning", "config",
+    "data", "parallel", "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference",
+    "inspection", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 
@@ -44,6 +45,58 @@ def test_imports_go_down_the_floors(floor: str):
     for module in modules:
         if module.name not in entry:
             assert not imported(module) & above, f"{module.relative_to(ROOT)} imports from a higher floor"
+
+
+def import_graph(package: str) -> dict[str, set[str]]:
+    """Returns the modules of a package that each of its modules imports, wherever in it, but for type checking."""
+    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / package).rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        typing_only = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+        skipped = {id(inner) for node in typing_only for inner in ast.walk(node)}
+        found: set[str] = set()
+        for node in ast.walk(tree):
+            if id(node) in skipped:
+                continue
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {one if one in paths else node.module for one in inner}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        # A package's `__init__` re-exports its modules, which may import one another through it.
+        graph[name] = {one for one in found & set(paths) if paths[one].name != "__init__.py"} - {name}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Returns modules that import one another in a circle, [] if there are none."""
+    left = {name: set(found) for name, found in graph.items()}
+    while free := {name for name, found in left.items() if not found & set(left)}:
+        left = {name: found for name, found in left.items() if name not in free}
+    return sorted(left)
+
+
+@pytest.mark.parametrize("package", ["prefix_jax", "experiments"])
+def test_imports_go_in_no_circle(package: str):
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == ["a", "b", "c"]
+    graph = import_graph(package)
+    assert sum(map(len, graph.values())) > 20
+    assert not circle(graph)
+
+
+def test_the_svg_kit_stands_alone():
+    """`reporting/svg/` draws numbers: it imports neither JAX nor another room."""
+    modules = sorted((PACKAGE / "reporting" / "svg").glob("*.py"))
+    assert len(modules) > 5
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                own = name.startswith("prefix_jax.reporting.svg.")
+                assert own or name.split(".")[0] in sys.stdlib_module_names, f"{path.relative_to(ROOT)} imports {name}"
 
 
 def test_nothing_outside_models_knows_a_family():

@@ -10,7 +10,7 @@ from prefix_jax.disk import write_text
 from prefix_jax.inspection.counting import parameters_by_length, parameters_by_method
 from prefix_jax.planning.shapes import spec_of
 from prefix_jax.reporting.parameters import lengths_chart, methods_chart
-from prefix_jax.reporting.standalone import standalone
+from prefix_jax.reporting.svg.standalone import standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent

@@ -8,9 +8,9 @@ from typing import Any
 from experiments import results
 from experiments.readme import spread_text, values
 from prefix_jax.disk import write_text
-from prefix_jax.reporting.markup import Markup
-from prefix_jax.reporting.plots import Series, line_chart
-from prefix_jax.reporting.standalone import standalone
+from prefix_jax.reporting.svg.markup import Markup
+from prefix_jax.reporting.svg.plots import Series, line_chart
+from prefix_jax.reporting.svg.standalone import standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_jax.reporting.attention_map import attention_map
-from prefix_jax.reporting.markup import Markup, join, tag
 from prefix_jax.reporting.parameters import lengths_chart, methods_chart
-from prefix_jax.reporting.plots import Series, heat_map, line_chart
 from prefix_jax.reporting.run import Run
+from prefix_jax.reporting.svg.attention_map import attention_map
+from prefix_jax.reporting.svg.markup import Markup, join, tag
+from prefix_jax.reporting.svg.plots import Series, heat_map, line_chart
 
 
 def inside(run: Run) -> Markup | None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from prefix_jax.reporting.dots import Dots, dot_rows
-from prefix_jax.reporting.markup import Markup
-from prefix_jax.reporting.plots import Series, line_chart
+from prefix_jax.reporting.svg.dots import Dots, dot_rows
+from prefix_jax.reporting.svg.markup import Markup
+from prefix_jax.reporting.svg.plots import Series, line_chart
 
 
 def methods_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:

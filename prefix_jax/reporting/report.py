@@ -3,22 +3,21 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import prefix_jax.workdir as files
-from prefix_jax.reporting import sections
 from prefix_jax.reporting.inside import inside
-from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.page import document, section
 from prefix_jax.reporting.run import Run, read_run
+from prefix_jax.reporting.sections import curves, options, overview, samples, scores
+from prefix_jax.reporting.svg.markup import Markup, tag
+from prefix_jax.reporting.svg.page import document, section
 
 SECTIONS: tuple[tuple[str, str, Callable[[Run], Markup | None]], ...] = (
-    ("tuned", "What was tuned", sections.tuned),
-    ("training", "Training", sections.training),
-    ("scores", "Scores", sections.scores),
-    ("samples", "Samples", sections.samples),
-    ("prefix", "The prefix", sections.prefix),
+    ("tuned", "What was tuned", overview.tuned),
+    ("training", "Training", curves.training),
+    ("scores", "Scores", scores.scores),
+    ("samples", "Samples", samples.samples),
+    ("prefix", "The prefix", curves.prefix),
     ("inside", "Looking inside", inside),
-    ("options", "Options", sections.options),
-    ("reproduce", "How to reproduce", sections.reproduce),
+    ("options", "Options", options.options),
+    ("reproduce", "How to reproduce", options.reproduce),
 )
 
 
@@ -37,4 +36,4 @@ def page(run: Run) -> str:
     built = [(anchor, title, body) for anchor, title, write in SECTIONS if (body := write(run)) is not None]
     notes = tag("aside", [tag("p", note) for note in run.notes], class_="notes") if run.notes else None
     parts = [notes, *(section(*one) for one in built)]
-    return document(sections.title(run), sections.opening(run), parts, [(anchor, title) for anchor, title, _ in built])
+    return document(overview.title(run), overview.opening(run), parts, [(anchor, title) for anchor, title, _ in built])

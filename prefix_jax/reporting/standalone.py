@@ -1,33 +1,3 @@
-"""Plots as self-contained SVG files or for notebooks, with styles that follow the reader's light or dark theme."""
+"""The earlier path of `prefix_jax.reporting.svg.standalone`, which notebooks import."""
 
-import re
-
-from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.theme import CHART, DARK, LIGHT
-
-MARGIN = 12
-
-
-def standalone(chart: Markup) -> str:
-    """Returns a plot as an SVG that any program can show."""
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart)
-    if box is None:
-        raise ValueError("this is not a plot")
-    width, height = float(box[1]) + 2 * MARGIN, float(box[2]) + 2 * MARGIN
-    ground = {"x": -MARGIN, "y": -MARGIN, "width": f"{width:g}", "height": f"{height:g}", "rx": 6}
-    style = f"{_coloured(LIGHT)}\n@media (prefers-color-scheme: dark) {{\n{_coloured(DARK)}}}"
-    # Overrides the plot's own rules, which would stretch it to the page width.
-    style += f"\n.chart {{ width: {width:g}px; max-width: 100%; }}"
-    opened = chart.replace(box[0], f'viewBox="{-MARGIN} {-MARGIN} {width:g} {height:g}"', 1)
-    opened = opened.replace("<svg", f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"', 1)
-    start = opened.index(">") + 1
-    inside = tag("style", Markup(style)) + tag("rect", class_="ground", **ground)
-    return f"{opened[:start]}{inside}{opened[start:]}\n"
-
-
-def _coloured(colours: str) -> str:
-    """Substitutes colours into the rules, because not every program supports custom properties."""
-    rules = f"{CHART}.chart .ground {{ fill: var(--card); }}\n".replace("var(--sans)", "system-ui, sans-serif")
-    for name, value in re.findall(r"(--\w+): ([^;]+);", colours):
-        rules = rules.replace(f"var({name})", value)
-    return rules
+from prefix_jax.reporting.svg.standalone import *  # noqa: F403

@@ -11,9 +11,9 @@ from typing import Any
 import prefix_jax.workdir as files
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
-from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.page import document, section
-from prefix_jax.reporting.plots import Series, line_chart
+from prefix_jax.reporting.svg.markup import Markup, tag
+from prefix_jax.reporting.svg.page import document, section
+from prefix_jax.reporting.svg.plots import Series, line_chart
 from prefix_jax.reporting.tables import LOWER_IS_BETTER, cell_text, markdown_table, text_table
 
 SEED = "training.seed"

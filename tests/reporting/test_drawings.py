@@ -5,10 +5,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from prefix_jax.reporting.attention_map import attention_map
-from prefix_jax.reporting.dots import Dots, Spread, dot_rows, spread_rows
-from prefix_jax.reporting.plots import Series, line_chart
-from prefix_jax.reporting.standalone import standalone
+from prefix_jax.reporting.svg.attention_map import attention_map
+from prefix_jax.reporting.svg.dots import Dots, Spread, dot_rows, spread_rows
+from prefix_jax.reporting.svg.plots import Series, line_chart
+from prefix_jax.reporting.svg.standalone import standalone
 
 WEIGHTS = [[0.64, 0.36, 0.0], [0.04, 0.0, 0.96]]
 SPACE = "{http://www.w3.org/2000/svg}"

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from prefix_jax.reporting.plots import Series, bar_pair, heat_map, line_chart, nice_ticks, smoothed, tick_text
+from prefix_jax.reporting.svg.plots import Series, bar_pair, heat_map, line_chart, nice_ticks, smoothed, tick_text
 
 
 def chart(*series: Series, **options) -> ElementTree.Element:

@@ -150,7 +150,7 @@ def luminance(colour: str) -> float:
 
 
 def test_text_contrast_reaches_wcag_aa_in_light_and_dark():
-    from prefix_jax.reporting.theme import STYLE
+    from prefix_jax.reporting.svg.theme import STYLE
 
     themes = [
         dict(re.findall(r"--(\w+): (#[0-9a-fA-F]{6})", block)) for block in re.findall(r":root {(.*?)}", STYLE, re.S)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.theme import STYLE
+from prefix_jax.reporting.svg.markup import Markup, tag
+from prefix_jax.reporting.svg.theme import STYLE
 
 # Prevents the page from fetching or running anything, even if its content asks for it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prefix_jax.reporting.markup import Markup, tag
-from prefix_jax.reporting.plots import (
+from prefix_jax.reporting.svg.markup import Markup, tag
+from prefix_jax.reporting.svg.plots import (
     DIGIT,
     RIGHT,
     bar_ends,
