@@ -10,7 +10,9 @@ class Rotary(NamedTuple):
 
     Attributes:
       base: of the frequencies.
-      scaling: ("linear", factor) or ("llama3", factor, low, high, original positions); None: plain.
+      scaling: ("linear", factor), ("llama3", factor, low, high, original positions), ("yarn", amplitude, factor, fast,
+        slow, original positions, whether the ramp's ends are whole numbers) or ("longrope", amplitude, a factor for
+        each frequency...); None: plain.
       dims: how many numbers of a head are rotated, from the first; 0: all.
       interleaved: whether neighbours form a pair (GPT-J), or the numbers of two halves.
     """

@@ -22,6 +22,9 @@ LLAMA3 = {
     "rope_theta": 50.0,
 }
 LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "original_max_position_embeddings": 16, "rope_theta": 30.0,
+}  # fmt: skip
 SHAPE = dict(
     vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64,
     num_attention_heads=4, num_key_value_heads=2,
@@ -42,6 +45,9 @@ CASES = {
     "llama_tied_grouped": lambda: tm.llama(tie_word_embeddings=True),
     "llama_head_dim": lambda: tm.llama(head_dim=10, num_attention_heads=6, num_key_value_heads=3, rms_norm_eps=1e-5),
     "llama3_rope_one_kv_head": lambda: tm.llama(head_dim=16, num_key_value_heads=1, rope_parameters=LLAMA3),
+    "llama_biases_yarn": lambda: tm.decoder_only(
+        "Llama", **SHAPE, attention_bias=True, mlp_bias=True, rope_parameters=YARN
+    ),
     "qwen2_bias_linear_rope": lambda: tm.llama("Qwen2", tie_word_embeddings=True, rope_parameters=LINEAR),
     "qwen2_window": lambda: tm.llama("Qwen2", use_sliding_window=True, sliding_window=3, max_window_layers=0),
     "mistral_window_multi_head": lambda: tm.llama("Mistral", sliding_window=4, head_dim=6, num_key_value_heads=4),

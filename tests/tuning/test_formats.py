@@ -24,6 +24,7 @@ PEFT_CASES = {
     "gpt2": lambda: tm.gpt2(),
     "llama_grouped": lambda: tm.llama(num_attention_heads=6, num_key_value_heads=2),
     "llama_head_dim": lambda: tm.llama(head_dim=10, num_key_value_heads=1),
+    "llama_biases": lambda: tm.decoder_only("Llama", **SHAPE, attention_bias=True, mlp_bias=True),
     "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
     "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
     # A window that no row fills: PEFT counts the prefix into it.
