@@ -205,6 +205,30 @@ class SelfAttention(nn.Module):
         return heads if self.head_norm is None else RMSNorm(self.head_norm, name=norm)(heads)
 
 
+class WholeNormAttention(SelfAttention):
+    """With one RMS norm over the queries of all heads of a token, and one over its keys."""
+
+    def _normed(self, norm: str, heads: Array) -> Array:
+        if self.head_norm is None:
+            return heads
+        # Queries are [..., K, G, T, D] and keys [..., K, T, D]; with one group, their scales are alike.
+        inner = (self.kv_heads, self.groups) if norm == "query_norm" and self.groups > 1 else (self.kv_heads,)
+        axes = (-4, -3, -1) if norm == "query_norm" else (-3, -1)
+        scale = HeadScale((*inner, self.head_dim), name=norm)()[..., None, :]
+        scale = scale[:, None] if norm == "query_norm" and self.groups == 1 else scale
+        wide = heads.astype(jnp.float32)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, axes, keepdims=True) + self.head_norm)
+        return (wide * scale.astype(jnp.float32)).astype(heads.dtype)
+
+
+class HeadScale(nn.Module):
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return self.param("scale", nn.initializers.ones, self.shape)
+
+
 class CrossAttention(nn.Module):
     """Queries over the encoder's states, whose keys and values are computed here unless the context has them."""
 
