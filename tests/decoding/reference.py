@@ -29,7 +29,15 @@ FAMILIES = {
         "Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS, tie_word_embeddings=False
     ),
     # A window, soft caps, layers without positions, and a layer with one norm.
-    "gemma2": lambda: tm.decoder_only("Gemma2", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS),
+    "gemma2": lambda: tm.decoder_only(
+        "Gemma2",
+        **_SHAPE,
+        head_dim=6,
+        sliding_window=5,
+        layer_types=_KINDS,
+        tie_word_embeddings=False,
+        attn_logit_softcapping=5.0,
+    ),
     "phi3": lambda: tm.decoder_only("Phi3", **_SHAPE, sliding_window=5),
     "smollm3": lambda: tm.decoder_only("SmolLM3", **_SHAPE, no_rope_layer_interval=2, tie_word_embeddings=False),
     "cohere": lambda: tm.decoder_only("Cohere", **_SHAPE, tie_word_embeddings=False, logit_scale=1.0),
