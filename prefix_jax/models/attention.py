@@ -4,6 +4,7 @@ Queries are `[*batch, K, G, T, D]`: K key-value heads with G query heads each. T
 part of the query's (empty for a prefix, the batch for a prompt cache shared by beams), so nothing is tiled.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,29 +28,35 @@ class KVSource(NamedTuple):
 
 
 def attend(
-    query: Float[Array, "*batch K G T D"], sources: tuple[KVSource, ...], scale: float, compute_dtype: Any
+    query: Float[Array, "*batch K G T D"],
+    sources: tuple[KVSource, ...],
+    scale: float,
+    compute_dtype: Any,
+    cap: float | None = None,
 ) -> Float[Array, "*batch K G T D"]:
     """Computes softmax attention of the queries over all sources jointly, with logits and softmax in float32.
 
-    Matmul operands are rounded to `compute_dtype`. The backward pass recomputes the logits from stored maxima and sums
-    (Dao et al. 2022, section 3.1), so attention weights are not stored. A query with all keys masked has zero gradient.
-    An optional prefix with one interval-masked source runs as a single kernel where it fits in memory.
+    With a soft cap, logits are `cap * tanh(logits / cap)` before biases and masks. It has no kernel.
+    The operands of its products are rounded to `compute_dtype`. The gradient computes the logits again from kept
+    maxima and sums (Dao et al. 2022, section 3.1): no weights are stored. A query that sees nothing has no gradient.
+    Over a prefix, if any, and a source whose mask is an interval, all this is one kernel where it fits.
     """
     *others, own = sources
     if isinstance(own.mask, Interval):
         from prefix_jax.models import attention_pallas  # imported lazily: slow to import, rarely needed
 
-        assert len(others) <= 1 and all(other.mask is None for other in others), "a kernel takes a prefix that all see"
+        assert all(other.mask is None for other in others), "a kernel takes a prefix that all see"
         slots = others[0].key.shape[-2] if others else 0
-        if not attention_pallas.fits(query, own.key, slots, own.bias is not None, compute_dtype):
-            return attend(query, (*others, _in_rows(own)), scale, compute_dtype)
+        unfit = cap is not None or len(others) > 1
+        if unfit or not attention_pallas.fits(query, own.key, slots, own.bias is not None, compute_dtype):
+            return attend(query, (*others, _in_rows(own)), scale, compute_dtype, cap)
         prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
         return attention_pallas.attend(
             query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, compute_dtype
         )
     masks = tuple(source.mask for source in sources)
     return _attend(
-        query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(compute_dtype)
+        query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(compute_dtype), cap
     )
 
 
@@ -65,26 +72,28 @@ def _rows_or_none(bias: Array | MaskPair | None) -> Array | None:
 
 
 def attention_weights(
-    query: Float[Array, "*batch K G T D"], sources: tuple[KVSource, ...], scale: float
+    query: Float[Array, "*batch K G T D"], sources: tuple[KVSource, ...], scale: float, cap: float | None = None
 ) -> Float[Array, "*batch K G T S"]:
     """Returns the attention weights of each query over the keys of all sources, concatenated; they sum to 1."""
     query = query * jnp.asarray(scale, query.dtype)
-    logits = [_logits(query, s._replace(mask=None), s.mask, jnp.float32) for s in map(_in_rows, sources)]
+    logits = [_logits(query, s._replace(mask=None), s.mask, jnp.float32, cap) for s in map(_in_rows, sources)]
     shape = jnp.broadcast_shapes(*(logit.shape[:-1] for logit in logits))
     return jax.nn.softmax(jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in logits], -1), -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _attend(query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any) -> Array:
-    return _attended(query, sources, masks, scale, compute_dtype)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _attend(
+    query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any, cap: float | None
+) -> Array:
+    return _attended(query, sources, masks, scale, compute_dtype, cap)[0]
 
 
 def _attended(
-    query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any
+    query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any, cap: float | None
 ) -> tuple[Array, Array, Array]:
     """Returns the output, and the maximum and sum of each query's exponentials, `[*batch, K, G, T, 1]`."""
     query = query * jnp.asarray(scale, query.dtype)
-    logits = [_logits(query, source, mask, compute_dtype) for source, mask in zip(sources, masks, strict=True)]
+    logits = [_logits(query, source, mask, compute_dtype, cap) for source, mask in zip(sources, masks, strict=True)]
     top = logits[0].max(-1, keepdims=True)
     for more in logits[1:]:
         top = jnp.maximum(top, more.max(-1, keepdims=True))
@@ -95,10 +104,12 @@ def _attended(
 
 
 def _logits(
-    query: Array, source: KVSource, mask: Array | MaskPair | None, compute_dtype: Any
+    query: Array, source: KVSource, mask: Array | MaskPair | None, compute_dtype: Any, cap: float | None
 ) -> Float[Array, "*batch K G T S"]:
     own = source.key.ndim - 3
     logits = _unmerged(batched(_merged(query, own), source.key, compute_dtype, transposed=True), query.shape, own)
+    if cap is not None:
+        logits = cap * jnp.tanh(logits / cap)
     if source.bias is not None:
         logits = logits + rows_of(source.bias)
     return logits if mask is None else jnp.where(rows_of(mask), logits, MASKED)
@@ -112,14 +123,16 @@ def _mixed(weights: Array, source: KVSource, compute_dtype: Any) -> Float[Array,
 
 
 def _attend_fwd(
-    query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any
+    query: Array, sources: tuple[KVSource, ...], masks: tuple, scale: float, compute_dtype: Any, cap: float | None
 ) -> tuple[Array, tuple]:
-    out, top, total = _attended(query, sources, masks, scale, compute_dtype)
+    out, top, total = _attended(query, sources, masks, scale, compute_dtype, cap)
     out = save_vjp_residual(out, compute_dtype)
     return out, (query, sources, masks, out, save_vjp_residual(top), save_vjp_residual(total))
 
 
-def _attend_bwd(scale: float, compute_dtype: Any, kept: tuple, g: Array) -> tuple[Array, tuple[KVSource, ...], None]:
+def _attend_bwd(
+    scale: float, compute_dtype: Any, cap: float | None, kept: tuple, g: Array
+) -> tuple[Array, tuple[KVSource, ...], None]:
     query, sources, masks, out, top, total = kept
     scaled = query * jnp.asarray(scale, query.dtype)
     mean = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
@@ -127,7 +140,7 @@ def _attend_bwd(scale: float, compute_dtype: Any, kept: tuple, g: Array) -> tupl
     statistics = tuple(columns_last(x) for x in (top, share, mean))
     d_query, d_sources = jnp.zeros(query.shape, jnp.float32), []
     for source, mask in zip(sources, masks, strict=True):
-        part, d_source = _source_gradient(scaled, source, mask, statistics, g, compute_dtype)
+        part, d_source = _source_gradient(scaled, source, mask, statistics, g, compute_dtype, cap)
         d_query += part
         d_sources.append(d_source)
     return (d_query * scale).astype(query.dtype), tuple(d_sources), None
@@ -140,6 +153,7 @@ def _source_gradient(
     statistics: tuple[Array, ...],
     g: Array,
     compute_dtype: Any,
+    cap: float | None,
 ) -> tuple[Array, KVSource]:
     """Returns a source's contribution to the gradient of the scaled query, and the gradients of the source.
 
@@ -148,6 +162,9 @@ def _source_gradient(
     own, (top, share, mean) = source.key.ndim - 3, statistics
     query_rows, g_rows = _merged(query.astype(compute_dtype), own), _merged(g.astype(compute_dtype), own)
     logits = _unmerged_columns(batched(source.key, query_rows, compute_dtype, transposed=True), query.shape, own)
+    bent = None if cap is None else jnp.tanh(logits / cap)
+    if cap is not None and bent is not None:
+        logits = cap * bent
     if source.bias is not None:
         logits = logits + columns_of(source.bias)
     if mask is not None:
@@ -155,8 +172,9 @@ def _source_gradient(
     weights = jnp.exp(logits - top) * share
     d_weights = _unmerged_columns(batched(source.value, g_rows, compute_dtype, transposed=True), query.shape, own)
     d_logits = weights * (d_weights - mean)
-    d_rows = _merged_columns(d_logits.astype(compute_dtype), own)
-    # The barriers keep the compiler from transposing the gradient of the logits instead of the keys.
+    d_product = d_logits if bent is None else d_logits * (1 - bent * bent)
+    d_rows = _merged_columns(d_product.astype(compute_dtype), own)
+    # Behind barriers, or the compiler would transpose the gradient of the logits in place of the keys.
     key = lax.optimization_barrier(transposed(source.key, compute_dtype))
     d_query = lax.optimization_barrier(batched(key, d_rows, compute_dtype))
     d_value = batched(_merged_columns(weights.astype(compute_dtype), own), g_rows, compute_dtype)
@@ -206,24 +224,46 @@ def _like(x: Array, small: Array) -> Array:
     return x.sum(axes, keepdims=True).astype(small.dtype)
 
 
-def rotary_angles(positions: Array, head_dim: int, rotary: Rotary) -> tuple[Array, Array]:
-    """Returns cosines and sines `[..., T, dims / 2]` in float32 (Su et al. 2021)."""
+def rotary_angles(positions: Array, head_dim: int, rotary: Rotary, amplified: bool = True) -> tuple[Array, Array]:
+    """Returns cosines and sines `[..., T, dims / 2]` in float32 (Su et al. 2021).
+
+    Some scalings multiply them by a number too, so that logits grow with it; without `amplified` they only rotate.
+    """
     dims = rotary.dims or head_dim
     frequency = 1.0 / rotary.base ** (jnp.arange(0, dims, 2, dtype=jnp.float32) / dims)
     if rotary.scaling is not None:
-        frequency = _scaled(frequency, rotary.scaling)
+        frequency = _scaled(frequency, rotary.scaling, rotary.base)
     angle = positions[..., None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    if not amplified or rotary.scaling is None or rotary.scaling[0] not in ("yarn", "longrope"):
+        return cos, sin
+    return cos * rotary.scaling[1], sin * rotary.scaling[1]
 
 
-def _scaled(frequency: Array, scaling: tuple) -> Array:
+def _scaled(frequency: Array, scaling: tuple, base: float) -> Array:
     kind, factor, *rest = scaling
     if kind == "linear":
         return frequency / factor
-    low, high, original = rest  # Llama 3.1: stretches long wavelengths, keeps short ones, ramps in between
+    if kind == "longrope":
+        return frequency / jnp.asarray(rest, jnp.float32)
+    if kind == "yarn":
+        return _yarn(frequency, base, *rest)
+    low, high, original = rest  # Llama 3.1: long waves are stretched, short ones kept, with a ramp between
     wave = 2 * jnp.pi / frequency
     smooth = jnp.clip((original / wave - low) / (high - low), 0.0, 1.0)
     return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+def _yarn(
+    frequency: Array, base: float, factor: float, fast: float, slow: float, original: float, whole: bool
+) -> Array:
+    """Stretches the waves with few turns in the original context, with a ramp between (Peng et al. 2023)."""
+    dims = 2 * len(frequency)
+    ends = [dims * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (fast, slow)]
+    low, high = (math.floor(ends[0]), math.ceil(ends[1])) if whole else ends
+    low, high = max(low, 0), min(high, dims - 1)
+    ramp = jnp.clip((jnp.arange(dims // 2, dtype=jnp.float32) - low) / ((high - low) or 0.001), 0.0, 1.0)
+    return frequency / factor * ramp + frequency * (1 - ramp)
 
 
 def rotate(

@@ -20,7 +20,8 @@ from prefix_jax.models.stack import Stack
 class DecoderOnly(nn.Module):
     """A pure function of (variables, prefix, tokens). Subclasses provide the block and the final norm.
 
-    Embeddings are multiplied by `embedding_scale`; an untied head may have a bias.
+    Embeddings are multiplied by `embedding_scale`, logits by `logit_scale`; then `logit_cap`, if any,
+    is their soft cap. A head of its own may have a bias.
     """
 
     model_config: Any
@@ -39,6 +40,14 @@ class DecoderOnly(nn.Module):
     @property
     def embedding_scale(self) -> float:
         return 1.0
+
+    @property
+    def logit_scale(self) -> float:
+        return 1.0
+
+    @property
+    def logit_cap(self) -> float | None:
+        return None
 
     def setup(self) -> None:
         s = self.model_config
@@ -116,4 +125,6 @@ class DecoderOnly(nn.Module):
         return self.final_norm(x), key_values
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
-        return (self.embedding if self.model_config.tie_embeddings else self.head).logits(hidden)
+        logits = (self.embedding if self.model_config.tie_embeddings else self.head).logits(hidden)
+        logits = logits if self.logit_scale == 1 else logits * self.logit_scale
+        return logits if self.logit_cap is None else self.logit_cap * jnp.tanh(logits / self.logit_cap)

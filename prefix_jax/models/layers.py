@@ -46,15 +46,17 @@ class RMSNorm(nn.Module):
 
 class LayerNorm(nn.Module):
     epsilon: float
+    offset: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)) if self.offset else None
         wide = x.astype(jnp.float32)
         wide = wide - jnp.mean(wide, -1, keepdims=True)
         wide = wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
-        return (wide * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+        wide = wide * scale.astype(jnp.float32)
+        return (wide if bias is None else wide + bias.astype(jnp.float32)).astype(x.dtype)
 
 
 class Projection(nn.Module):
@@ -156,8 +158,8 @@ def heads_first(x: Float[Array, "*batch T K N D"]) -> Float[Array, "*batch K N T
 class SelfAttention(nn.Module):
     """Self-attention with queries, keys and values in one product with a KV-head axis, which a mesh can shard.
 
-    `head_norm` is the epsilon of an RMS norm of queries and keys over each head (None: not normalised). `interleaved`
-    selects which features of a head are rotated in pairs (see `attention.rotate`).
+    With `head_norm`, an epsilon, queries and keys have an RMS norm of their own over each head. `interleaved` says
+    which numbers of a head rotary positions pair (see `attention.rotate`). `cap` is the soft cap of logits.
     """
 
     kv_heads: int
@@ -168,6 +170,7 @@ class SelfAttention(nn.Module):
     out_bias: bool = False
     head_norm: float | None = None
     interleaved: bool = False
+    cap: float | None = None
 
     @nn.compact
     def __call__(self, x: Array, context: LayerContext) -> tuple[Array, KeyValues]:
@@ -184,20 +187,46 @@ class SelfAttention(nn.Module):
             save_residual(part, projection.rounded) for part in (query, key, heads_first(value)[..., 0, :, :])
         )
         sources = context.sources(KeyValues(key, value))
-        out = attend(query, sources, self.scale, projection.compute_dtype(x))
-        observe(self, query, sources, self.scale)
+        out = attend(query, sources, self.scale, projection.compute_dtype(x), self.cap)
+        observe(self, query, sources, self.scale, self.cap)
         out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
         return out, KeyValues(key, value)
 
     def _positioned(self, norm: str, heads: Array, context: LayerContext, rank: int) -> Array:
-        """Applies the head norm and rotary positions, if the model has them; `rank` is that of hidden states."""
-        if self.head_norm is not None:
-            heads = RMSNorm(self.head_norm, name=norm)(heads)
+        """Applies a head's norm and rotary positions, where the model has them; `rank` is that of hidden states."""
+        heads = self._normed(norm, heads)
         if context.rotary is None:
             return heads
         lead = (1,) * (heads.ndim - rank)  # head axes, between the batch axes and the token axis
         angles = tuple(part.reshape(*part.shape[:-2], *lead, *part.shape[-2:]) for part in context.rotary)
         return rotate(heads, (angles[0], angles[1]), self.interleaved)
+
+    def _normed(self, norm: str, heads: Array) -> Array:
+        return heads if self.head_norm is None else RMSNorm(self.head_norm, name=norm)(heads)
+
+
+class WholeNormAttention(SelfAttention):
+    """With one RMS norm over the queries of all heads of a token, and one over its keys."""
+
+    def _normed(self, norm: str, heads: Array) -> Array:
+        if self.head_norm is None:
+            return heads
+        # Queries are [..., K, G, T, D] and keys [..., K, T, D]; with one group, their scales are alike.
+        inner = (self.kv_heads, self.groups) if norm == "query_norm" and self.groups > 1 else (self.kv_heads,)
+        axes = (-4, -3, -1) if norm == "query_norm" else (-3, -1)
+        scale = HeadScale((*inner, self.head_dim), name=norm)()[..., None, :]
+        scale = scale[:, None] if norm == "query_norm" and self.groups == 1 else scale
+        wide = heads.astype(jnp.float32)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, axes, keepdims=True) + self.head_norm)
+        return (wide * scale.astype(jnp.float32)).astype(heads.dtype)
+
+
+class HeadScale(nn.Module):
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return self.param("scale", nn.initializers.ones, self.shape)
 
 
 class CrossAttention(nn.Module):
@@ -227,21 +256,24 @@ class CrossAttention(nn.Module):
         return KeyValues(both[..., 0, :, :], both[..., 1, :, :])
 
 
-def observe(module: nn.Module, query: Array, sources: tuple[KVSource, ...], scale: float) -> None:
-    """Stores attention weights in the collection `observed` if it is mutable."""
+def observe(
+    module: nn.Module, query: Array, sources: tuple[KVSource, ...], scale: float, cap: float | None = None
+) -> None:
+    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it."""
     if module.is_mutable_collection(INTERMEDIATES):
-        module.put_variable(INTERMEDIATES, "weights", attention_weights(query, sources, scale))
+        module.put_variable(INTERMEDIATES, "weights", attention_weights(query, sources, scale, cap))
 
 
 class GatedMLP(nn.Module):
     width: int
     activation: Callable[[Array], Array]
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        gate, up = (Projection((self.width,), name=name)(x) for name in ("gate", "up"))
+        gate, up = (Projection((self.width,), bias=self.bias, name=name)(x) for name in ("gate", "up"))
         hidden = self.activation(gate) * up
-        return Projection((x.shape[-1],), name="down")(hidden)
+        return Projection((x.shape[-1],), bias=self.bias, name="down")(hidden)
 
 
 class MLP(nn.Module):
@@ -259,16 +291,18 @@ class Block(nn.Module):
     """A transformer layer: self-attention, optional cross-attention, and an MLP, each with a residual connection.
 
     Attributes:
-      norm: constructs a norm, given its name.
-      norms: placement of the norms of a sublayer f. "before": x + f(norm(x)). "after": norm(x + f(x)). "both":
-        x + norm(f(norm(x))). "parallel": x + attention(norm(x)) + MLP(norm(x)), with one norm.
+      norm: makes a norm of a given name.
+      norms: where the norms of a sublayer f are. "before": x + f(norm(x)). "after": norm(x + f(x)). "both":
+        x + norm(f(norm(x))). "post": x + norm(f(x)). "parallel": x + attention(norm(x)) + MLP(norm(x)), with one norm.
+      residual: what a sublayer's output is multiplied by before it is added.
     """
 
     attention: nn.Module
     mlp: nn.Module
     norm: Callable[..., nn.Module]
     cross: nn.Module | None = None
-    norms: Literal["before", "after", "both", "parallel"] = "before"
+    norms: Literal["before", "after", "both", "post", "parallel"] = "before"
+    residual: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array, context: LayerContext) -> tuple[Array, KeyValues]:
@@ -288,11 +322,13 @@ class Block(nn.Module):
         return module(*arguments)
 
     def _before(self, name: str, x: Array) -> Array:
-        return x if self.norms == "after" else self.norm(name=f"{name}_norm")(x)
+        return x if self.norms in ("after", "post") else self.norm(name=f"{name}_norm")(x)
 
     def _add(self, name: str, x: Array, y: Array) -> Array:
-        if self.norms == "both":
+        if self.norms in ("both", "post"):
             y = self.norm(name=f"{name}_post_norm")(y)
+        if self.residual != 1:
+            y = y * jnp.asarray(self.residual, y.dtype)
         x = x + Adapter(name=f"{name}_adapter")(y)
         return self.norm(name=f"{name}_norm")(x) if self.norms == "after" else x
 

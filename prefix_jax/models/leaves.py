@@ -91,6 +91,16 @@ def merge(leaf: Leaf, axis: int, count: int) -> Leaf:
     return Leaf((*leaf.shape[:axis], total, *leaf.shape[axis + count :]), leaf.dtype, read)
 
 
+def narrowed(leaf: Leaf, axis: int, start: int, stop: int) -> Leaf:
+    """Returns the indices from `start` up to `stop` of one axis; reading it reads only those."""
+
+    def read(index: Index) -> np.ndarray:
+        first, last = _bounds(index[axis], stop - start)
+        return leaf.read((*index[:axis], slice(start + first, start + last), *index[axis + 1 :]))
+
+    return Leaf((*leaf.shape[:axis], stop - start, *leaf.shape[axis + 1 :]), leaf.dtype, read)
+
+
 def shifted(leaf: Leaf, by: float) -> Leaf:
     """Returns the leaf plus a constant, in float32."""
     return Leaf(leaf.shape, np.dtype(np.float32), lambda index: leaf.read(index).astype(np.float32) + np.float32(by))

@@ -9,10 +9,12 @@ class Rotary(NamedTuple):
     """Rotary position settings of a layer.
 
     Attributes:
-      base: base of the frequencies.
-      scaling: ("linear", factor) or ("llama3", factor, low, high, original positions); None: unscaled.
-      dims: number of leading features of a head that are rotated; 0: all.
-      interleaved: whether adjacent features form a pair (GPT-J), or corresponding features of the two halves.
+      base: of the frequencies.
+      scaling: ("linear", factor), ("llama3", factor, low, high, original positions), ("yarn", amplitude, factor, fast,
+        slow, original positions, whether the ramp's ends are whole numbers) or ("longrope", amplitude, a factor for
+        each frequency...); None: plain.
+      dims: how many numbers of a head are rotated, from the first; 0: all.
+      interleaved: whether neighbours form a pair (GPT-J), or the numbers of two halves.
     """
 
     base: float

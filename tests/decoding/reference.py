@@ -28,6 +28,19 @@ FAMILIES = {
     "gemma3": lambda: tm.decoder_only(
         "Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS, tie_word_embeddings=False
     ),
+    # A window, soft caps, layers without positions, and a layer with one norm.
+    "gemma2": lambda: tm.decoder_only(
+        "Gemma2",
+        **_SHAPE,
+        head_dim=6,
+        sliding_window=5,
+        layer_types=_KINDS,
+        tie_word_embeddings=False,
+        attn_logit_softcapping=5.0,
+    ),
+    "phi3": lambda: tm.decoder_only("Phi3", **_SHAPE, sliding_window=5),
+    "smollm3": lambda: tm.decoder_only("SmolLM3", **_SHAPE, no_rope_layer_interval=2, tie_word_embeddings=False),
+    "cohere": lambda: tm.decoder_only("Cohere", **_SHAPE, tie_word_embeddings=False, logit_scale=1.0),
     "t5": lambda: tm.t5(decoder_start_token_id=PAD, **_IDS),
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS

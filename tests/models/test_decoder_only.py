@@ -22,6 +22,9 @@ LLAMA3 = {
     "rope_theta": 50.0,
 }
 LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "original_max_position_embeddings": 16, "rope_theta": 30.0,
+}  # fmt: skip
 SHAPE = dict(
     vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64,
     num_attention_heads=4, num_key_value_heads=2,
@@ -36,12 +39,52 @@ GEMMA3 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
     },
 }  # fmt: skip
+NEAR = {"layer_types": KINDS[:3], "sliding_window": 4}
+LONGROPE = {
+    "rope_type": "longrope", "short_factor": [1.0, 1.5, 2.5], "long_factor": [2.0, 3.0, 4.0], "rope_theta": 50.0,
+    "original_max_position_embeddings": 32, "partial_rotary_factor": 0.5,
+}  # fmt: skip
+# The options of families that are built of the same parts; each has its own name in transformers.
+ALIKE = {
+    "gemma": ("Gemma", dict(head_dim=10, num_key_value_heads=1)),
+    "gemma2": ("Gemma2", dict(
+        **NEAR, head_dim=6, query_pre_attn_scalar=7, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    )),
+    "smollm3": ("SmolLM3", dict(no_rope_layer_interval=2, pad_token_id=0, attention_bias=True, mlp_bias=True)),
+    "phi3_longrope": ("Phi3", dict(
+        num_attention_heads=2, num_key_value_heads=1, pad_token_id=0, original_max_position_embeddings=32,
+        rope_parameters=LONGROPE, sliding_window=5,
+    )),
+    "phi": ("Phi", dict(rope_parameters={"rope_theta": 50.0, "rope_type": "default", "partial_rotary_factor": 0.7})),
+    "olmo2": ("Olmo2", dict(pad_token_id=0)),
+    "olmo2_multi_head": ("Olmo2", dict(pad_token_id=0, num_key_value_heads=4)),
+    "granite": ("Granite", dict(
+        embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.4, attention_multiplier=0.3,
+        attention_bias=True,
+    )),
+    "starcoder2": ("Starcoder2", dict(sliding_window=5)),
+    "stablelm": ("StableLm", dict(num_attention_heads=3, num_key_value_heads=1, use_qkv_bias=True)),
+    "stablelm_parallel": ("StableLm", dict(num_attention_heads=3, num_key_value_heads=3, use_parallel_residual=True)),
+    "cohere": ("Cohere", dict(logit_scale=0.4)),
+    "glm4": ("Glm4", dict(head_dim=8, pad_token_id=0, eos_token_id=1)),
+    "nemotron": ("Nemotron", dict(head_dim=8, mlp_bias=True)),
+}  # fmt: skip
+
+
+def _alike(name):
+    kind, options = ALIKE[name]
+    return lambda: tm.decoder_only(kind, **{**SHAPE, **options})
+
+
 CASES = {
     "gpt2": lambda: tm.gpt2(),
     "gpt2_untied_inner": lambda: tm.gpt2(tie_word_embeddings=False, n_inner=28),
     "llama_tied_grouped": lambda: tm.llama(tie_word_embeddings=True),
     "llama_head_dim": lambda: tm.llama(head_dim=10, num_attention_heads=6, num_key_value_heads=3, rms_norm_eps=1e-5),
     "llama3_rope_one_kv_head": lambda: tm.llama(head_dim=16, num_key_value_heads=1, rope_parameters=LLAMA3),
+    "llama_biases_yarn": lambda: tm.decoder_only(
+        "Llama", **SHAPE, attention_bias=True, mlp_bias=True, rope_parameters=YARN
+    ),
     "qwen2_bias_linear_rope": lambda: tm.llama("Qwen2", tie_word_embeddings=True, rope_parameters=LINEAR),
     "qwen2_window": lambda: tm.llama("Qwen2", use_sliding_window=True, sliding_window=3, max_window_layers=0),
     "mistral_window_multi_head": lambda: tm.llama("Mistral", sliding_window=4, head_dim=6, num_key_value_heads=4),
@@ -58,6 +101,7 @@ CASES = {
     "gemma3_whole_periods": lambda: tm.decoder_only(
         "Gemma3", **{**GEMMA3, "num_hidden_layers": 4, "layer_types": KINDS[:4]}
     ),
+    **{name: _alike(name) for name in ALIKE},
 }
 ROWS, COLUMNS, LENGTH = 3, 12, 5
 TOLERANCE = 2e-5

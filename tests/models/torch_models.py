@@ -120,7 +120,8 @@ def bart(**options: Any) -> Pair:
 def _random(network: Any, seed: int = 0) -> Any:
     """Every parameter drawn anew: biases and norms included, which torch starts at 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
-    norm = 0.0 if "gemma" in network.config.model_type else 1.0  # Gemma multiplies by 1 + a norm's weight
+    offset = "gemma" in network.config.model_type or "nemotron" in network.config.model_type
+    norm = 0.0 if offset else 1.0  # they multiply by 1 + a norm's weight
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.normal_(0.0, 0.2, generator=generator)

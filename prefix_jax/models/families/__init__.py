@@ -3,13 +3,54 @@
 from typing import Any
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.families import bart, gemma3, gpt2, gptj, llama, qwen3, t5
+from prefix_jax.models.families import (
+    bart,
+    cohere,
+    gemma,
+    gemma2,
+    gemma3,
+    glm4,
+    gpt2,
+    gptj,
+    granite,
+    llama,
+    nemotron,
+    olmo2,
+    phi,
+    phi3,
+    qwen3,
+    smollm3,
+    stablelm,
+    starcoder2,
+    t5,
+)
 from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.option_types import check_fields, check_options
 from prefix_jax.models.model_config import ModelConfig
 
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.model_config.family: module.FAMILY for module in (gpt2, llama, t5, bart, gptj, qwen3, gemma3)
+    module.FAMILY.model_config.family: module.FAMILY
+    for module in (
+        gpt2,
+        llama,
+        t5,
+        bart,
+        gptj,
+        qwen3,
+        gemma3,
+        gemma,
+        gemma2,
+        smollm3,
+        phi,
+        phi3,
+        olmo2,
+        granite,
+        starcoder2,
+        stablelm,
+        cohere,
+        glm4,
+        nemotron,
+    )
 }
 
 

@@ -95,7 +95,7 @@ def read(c: dict[str, Any]) -> Gemma3Config:
         sliding_window=c.get("sliding_window", 4096),
         sliding=tuple(kind == "sliding_attention" for kind in c.get("layer_types") or whole),
         rope_base=float(far.get("rope_theta", 1e6)),
-        rope_scaling=rotary_scaling(far),
+        rope_scaling=rotary_scaling(far, c.get("max_position_embeddings", 131072)),
         sliding_rope_base=float(near.get("rope_theta", 1e4)),
         query_scale=float(c.get("query_pre_attn_scalar", 256)),
     )

@@ -13,7 +13,14 @@ import jax
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
 from prefix_jax.models.families.family import Family, Gguf, Module, module
-from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rope_parameters, rotary_scaling
+from prefix_jax.models.families.hf_config import (
+    end_ids,
+    first_id,
+    refuse,
+    rope_parameters,
+    rotary_context,
+    rotary_scaling,
+)
 from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, concatenate, split, transpose
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
@@ -33,6 +40,8 @@ class LlamaConfig(ModelConfig):
     rope_base: float
     rope_scaling: tuple | None  # as in `Rotary`
     qkv_bias: bool
+    out_bias: bool = False
+    mlp_bias: bool = False
     sliding_window: int | None
     # Whether each layer has the sliding window; empty: all.
     sliding: tuple[bool, ...] = ()
@@ -61,9 +70,10 @@ class Llama(DecoderOnly):
                 s.head_dim,
                 scale,
                 bias=s.qkv_bias,
+                out_bias=s.out_bias,
                 head_norm=s.norm_epsilon if s.head_norm else None,
             ),
-            mlp=GatedMLP(s.d_ff, jax.nn.silu),
+            mlp=GatedMLP(s.d_ff, jax.nn.silu, s.mlp_bias),
             norm=partial(RMSNorm, s.norm_epsilon),
         )
 
@@ -73,17 +83,22 @@ class Llama(DecoderOnly):
 
 def read(c: dict[str, Any]) -> LlamaConfig:
     refuse(c, "hidden_act", ("silu",))
-    refuse(c, "mlp_bias", (False,))
-    qwen = c["model_type"] == "qwen2"
-    if not qwen:
+    kind = c["model_type"]
+    # Only transformers' Llama reads the options; its attention_bias is that of the output too.
+    if kind == "mistral":
         refuse(c, "attention_bias", (False,))
+    if kind != "llama":
+        refuse(c, "mlp_bias", (False,))
+    bias = kind == "llama" and bool(c.get("attention_bias"))
+    biases: dict[str, Any] = dict(qkv_bias=bias or kind == "qwen2", out_bias=bias, mlp_bias=bool(c.get("mlp_bias")))
     window, sliding = windows(c)
-    return LlamaConfig(**sizes_of(c), qkv_bias=qwen, sliding_window=window, sliding=sliding)
+    return LlamaConfig(**sizes_of(c), **biases, sliding_window=window, sliding=sliding)
 
 
 def sizes_of(c: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a `LlamaConfig` that `config.json` spells the same way for all Llama-like families."""
     heads, rope = c["num_attention_heads"], rope_parameters(c)
+    positions = c.get("max_position_embeddings", 2048)
     return dict(
         vocab_size=c["vocab_size"],
         layers=c["num_hidden_layers"],
@@ -97,9 +112,9 @@ def sizes_of(c: dict[str, Any]) -> dict[str, Any]:
         **end_ids(c, 2),
         bos_id=first_id(c.get("bos_token_id")),
         pad_id=first_id(c.get("pad_token_id"), 0),
-        max_positions=c.get("max_position_embeddings", 2048),
+        max_positions=rotary_context(rope, positions),
         rope_base=float(rope["rope_theta"]),
-        rope_scaling=rotary_scaling(rope),
+        rope_scaling=rotary_scaling(rope, positions),
     )
 
 
@@ -125,11 +140,13 @@ def parameters(model_config: LlamaConfig, names: Names) -> Tree:
         return {
             "attention_norm": {"scale": names(f"layers.{i}.input_layernorm.weight", e)},
             "attention": {
-                **attention_kernels(model_config, names, f"layers.{i}.self_attn", model_config.qkv_bias),
+                **attention_kernels(
+                    model_config, names, f"layers.{i}.self_attn", model_config.qkv_bias, model_config.out_bias
+                ),
                 **_head_norms(model_config, names, f"layers.{i}.self_attn"),
             },
             "mlp_norm": {"scale": names(f"layers.{i}.post_attention_layernorm.weight", e)},
-            "mlp": gated_mlp(model_config, names, f"layers.{i}.mlp"),
+            "mlp": gated_mlp(model_config, names, f"layers.{i}.mlp", model_config.mlp_bias),
         }
 
     return {
@@ -140,8 +157,10 @@ def parameters(model_config: LlamaConfig, names: Names) -> Tree:
     }
 
 
-def attention_kernels(model_config: ModelConfig, names: Names, path: str, bias: bool = False) -> Tree:
-    """Returns grouped-query projections built from q_proj, k_proj, v_proj and o_proj."""
+def attention_kernels(
+    model_config: ModelConfig, names: Names, path: str, bias: bool = False, out_bias: bool = False
+) -> Tree:
+    """Returns the projections of grouped queries from q_proj, k_proj, v_proj and o_proj."""
     e, k, d = model_config.d_model, model_config.kv_heads, model_config.head_dim
     g = model_config.heads // k
 
@@ -154,15 +173,24 @@ def attention_kernels(model_config: ModelConfig, names: Names, path: str, bias: 
     out = split(names(f"{path}.o_proj.weight", e, k * g * d), 1, (k, g, d))
     return {
         "qkv": {"kernel": transpose(qkv("weight", e), (3, 0, 1, 2)), **({"bias": qkv("bias")} if bias else {})},
-        "out": {"kernel": transpose(out, (1, 2, 3, 0))},
+        "out": {
+            "kernel": transpose(out, (1, 2, 3, 0)),
+            **({"bias": names(f"{path}.o_proj.bias", e)} if out_bias else {}),
+        },
     }
 
 
-def gated_mlp(model_config: ModelConfig, names: Names, path: str) -> Tree:
-    """Returns gated MLP projections built from gate_proj, up_proj and down_proj."""
+def gated_mlp(model_config: ModelConfig, names: Names, path: str, bias: bool = False) -> Tree:
+    """Returns the projections of a gated MLP from gate_proj, up_proj and down_proj."""
     e, f = model_config.d_model, model_config.d_ff
     shapes = {"gate": (f, e), "up": (f, e), "down": (e, f)}
-    return {name: {"kernel": linear(names(f"{path}.{name}_proj.weight", *shape))} for name, shape in shapes.items()}
+    return {
+        name: {
+            "kernel": linear(names(f"{path}.{name}_proj.weight", *shape)),
+            **({"bias": names(f"{path}.{name}_proj.bias", shape[0])} if bias else {}),
+        }
+        for name, shape in shapes.items()
+    }
 
 
 def _head_norms(model_config: LlamaConfig, names: Names, path: str) -> Tree:

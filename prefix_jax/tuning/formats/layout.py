@@ -80,7 +80,8 @@ def _rotated(site: PrefixKV, model_config: ModelConfig, by: int) -> PrefixKV:
     for layer, key in zip(site.layers or range(model_config.layers), jnp.asarray(site.key), strict=True):
         rotary = model_config.layer_pattern[layer].rotary
         if rotary is not None:
-            key = rotate(key, rotary_angles(jnp.array([by]), model_config.head_dim, rotary), rotary.interleaved)
+            angles = rotary_angles(jnp.array([by]), model_config.head_dim, rotary, amplified=False)
+            key = rotate(key, angles, rotary.interleaved)
         keys.append(key)
     return replace(site, key=jnp.stack(keys))
 

@@ -1,0 +1,65 @@
+"""Cohere (Command R): attention and MLP side by side after one layer norm without bias; neighbours are rotated."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.hf_config import refuse
+from prefix_jax.models.families.rotary_decoder import (
+    LayerNormDecoder,
+    RotaryConfig,
+    Tensors,
+    fields,
+    modules,
+    parameters,
+    sizes,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohereConfig(RotaryConfig):
+    family: ClassVar[str] = "cohere"
+    interleaved: ClassVar[bool] = True
+    tensors: ClassVar[Tensors] = Tensors(norms={"attention_norm": "input_layernorm"})
+
+
+class Cohere(LayerNormDecoder):
+    model_config: CohereConfig
+
+
+def read(c: dict[str, Any]) -> CohereConfig:
+    refuse(c, "hidden_act", ("silu",))
+    refuse(c, "use_qk_norm", (False, None))
+    bias = bool(c.get("attention_bias"))
+    ids = dict(bos_token_id=5, eos_token_id=255001, pad_token_id=0)
+    shape = fields(
+        c, "layer_norm_eps", layer_norm_eps=1e-5, rope_theta=5e5, max_position_embeddings=8192,
+        tie_word_embeddings=True, **ids,
+    )  # fmt: skip
+    scale = float(c.get("logit_scale", 0.0625))
+    return CohereConfig(**shape, qkv_bias=bias, out_bias=bias, parallel=True, logit_scale=scale)
+
+
+FAMILY = Family(
+    title="Cohere",
+    model_config=CohereConfig,
+    network=Cohere,
+    readers={"cohere": read},
+    parameters=parameters,
+    modules=modules,
+    anchor="embed_tokens.weight",
+    base="model.",
+    known={
+        "command-r-v01": sizes(
+            "cohere",
+            40,
+            8192,
+            64,
+            64,
+            22528,
+            256000,
+            max_position_embeddings=131072,
+            rope_theta=8000000.0,
+        ),
+    },
+)

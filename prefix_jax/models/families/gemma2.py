@@ -1,0 +1,70 @@
+"""Gemma 2 (Gemma Team 2024): every second layer has a sliding window; norms before and after each sublayer; soft caps
+of attention logits and of the last ones.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prefix_jax.models.families import gemma
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.gpt2 import gelu
+from prefix_jax.models.families.hf_config import refuse
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, modules, parameters
+
+_NORMS = {
+    "attention_norm": "input_layernorm",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma2Config(RotaryConfig):
+    family: ClassVar[str] = "gemma2"
+    tensors: ClassVar[Tensors] = Tensors(norms=_NORMS, norm_offset=1.0)
+
+
+class Gemma2(RotaryDecoder):
+    model_config: Gemma2Config
+    activation = staticmethod(gelu)
+    norms = "both"
+
+
+def read(c: dict[str, Any]) -> Gemma2Config:
+    refuse(c, "hidden_activation", ("gelu_pytorch_tanh",))
+    for option in ("attention_bias", "use_bidirectional_attention"):
+        refuse(c, option, (False, None))
+    layers = c["num_hidden_layers"]
+    kinds = c.get("layer_types") or [("sliding", "full")[i % 2] + "_attention" for i in range(layers)]
+    shape = {**gemma.gemma_fields(c), "query_scale": c.get("query_pre_attn_scalar", 256) ** -0.5}
+    return Gemma2Config(
+        **shape,
+        embedding_scale=c["hidden_size"] ** 0.5,
+        sliding_window=c.get("sliding_window", 4096),
+        sliding=tuple(kind == "sliding_attention" for kind in kinds),
+        attention_cap=c.get("attn_logit_softcapping", 50.0),
+        logit_cap=c.get("final_logit_softcapping", 30.0),
+    )
+
+
+def sizes(layers: int, width: int, heads: int, kv_heads: int, inner: int, head_dim: int, scalar: int) -> dict[str, Any]:
+    more = dict(head_dim=head_dim, query_pre_attn_scalar=scalar)
+    return {**gemma.sizes(layers, width, heads, kv_heads, inner, **more), "model_type": "gemma2"}
+
+
+FAMILY = Family(
+    title="Gemma 2",
+    model_config=Gemma2Config,
+    network=Gemma2,
+    readers={"gemma2": read},
+    parameters=parameters,
+    modules=modules,
+    anchor="embed_tokens.weight",
+    base="model.",
+    known={
+        "gemma-2-2b": sizes(26, 2304, 8, 4, 9216, 256, 256),
+        "gemma-2-9b": sizes(42, 3584, 16, 8, 14336, 256, 256),
+        "gemma-2-27b": sizes(46, 4608, 32, 16, 36864, 128, 144),
+    },
+)

@@ -1,0 +1,57 @@
+"""GLM-4 (GLM Team 2025): norms before and after each sublayer, neighbours in half of a head rotated, fused gates."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.hf_config import refuse
+from prefix_jax.models.families.rotary_decoder import (
+    RotaryConfig,
+    RotaryDecoder,
+    Tensors,
+    fields,
+    modules,
+    parameters,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glm4Config(RotaryConfig):
+    family: ClassVar[str] = "glm4"
+    interleaved: ClassVar[bool] = True
+    tensors: ClassVar[Tensors] = Tensors(
+        norms={
+            "attention_norm": "input_layernorm",
+            "attention_post_norm": "post_self_attn_layernorm",
+            "mlp_norm": "post_attention_layernorm",
+            "mlp_post_norm": "post_mlp_layernorm",
+        },
+        gate_up="mlp.gate_up_proj",
+        mlp={"gate": "", "up": "", "down": "mlp.down_proj"},
+    )
+
+
+class Glm4(RotaryDecoder):
+    model_config: Glm4Config
+    norms = "both"
+
+
+def read(c: dict[str, Any]) -> Glm4Config:
+    refuse(c, "hidden_act", ("silu",))
+    shape = fields(
+        c, rms_norm_eps=1.5625e-07, head_dim=128, num_key_value_heads=2, max_position_embeddings=131072,
+        partial_rotary_factor=0.5, pad_token_id=151329, eos_token_id=[151329, 151336, 151338],
+    )  # fmt: skip
+    return Glm4Config(**shape, qkv_bias=bool(c.get("attention_bias", True)))
+
+
+FAMILY = Family(
+    title="GLM-4",
+    model_config=Glm4Config,
+    network=Glm4,
+    readers={"glm4": read},
+    parameters=parameters,
+    modules=modules,
+    anchor="embed_tokens.weight",
+    base="model.",
+)

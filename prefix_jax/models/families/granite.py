@@ -1,0 +1,44 @@
+"""Granite 3 (IBM 2024): Llama with multipliers of embeddings, attention logits, sums and the last logits."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.hf_config import refuse
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, fields, modules, parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraniteConfig(RotaryConfig):
+    family: ClassVar[str] = "granite"
+
+
+class Granite(RotaryDecoder):
+    model_config: GraniteConfig
+
+
+def read(c: dict[str, Any]) -> GraniteConfig:
+    refuse(c, "hidden_act", ("silu",))
+    bias = bool(c.get("attention_bias"))
+    shape = {**fields(c, bos_token_id=1), "query_scale": float(c.get("attention_multiplier", 1.0))}
+    return GraniteConfig(
+        **shape,
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=bool(c.get("mlp_bias")),
+        embedding_scale=float(c.get("embedding_multiplier", 1.0)),
+        residual_scale=float(c.get("residual_multiplier", 1.0)),
+        logit_scale=1 / c.get("logits_scaling", 1.0),
+    )
+
+
+FAMILY = Family(
+    title="Granite",
+    model_config=GraniteConfig,
+    network=Granite,
+    readers={"granite": read},
+    parameters=parameters,
+    modules=modules,
+    anchor="embed_tokens.weight",
+    base="model.",
+)

@@ -1,0 +1,73 @@
+"""Phi-3 and Phi-4 (Abdin et al. 2024): Llama with fused projections, and rotary positions in part of a head."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.hf_config import refuse
+from prefix_jax.models.families.rotary_decoder import (
+    RotaryConfig,
+    RotaryDecoder,
+    Tensors,
+    fields,
+    modules,
+    parameters,
+    sizes,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phi3Config(RotaryConfig):
+    family: ClassVar[str] = "phi3"
+    tensors: ClassVar[Tensors] = Tensors(
+        qkv="self_attn.qkv_proj", gate_up="mlp.gate_up_proj", mlp={"gate": "", "up": "", "down": "mlp.down_proj"}
+    )
+
+
+class Phi3(RotaryDecoder):
+    model_config: Phi3Config
+
+
+def read(c: dict[str, Any]) -> Phi3Config:
+    refuse(c, "hidden_act", ("silu",))
+    rope = c.get("rope_scaling") or c.get("rope_parameters") or {}
+    kind = {"model_type": c["model_type"], "rope_type": rope.get("rope_type", rope.get("type", "default"))}
+    refuse(kind, "rope_type", ("default", "longrope", "su"))
+    ids: dict[str, Any] = dict(bos_token_id=1, eos_token_id=32000, pad_token_id=32000)
+    shape = fields(c, rms_norm_eps=1e-5, max_position_embeddings=4096, **ids)
+    return Phi3Config(**shape, sliding_window=c.get("sliding_window"))
+
+
+FAMILY = Family(
+    title="Phi-3",
+    model_config=Phi3Config,
+    network=Phi3,
+    readers={"phi3": read},
+    parameters=parameters,
+    modules=modules,
+    anchor="embed_tokens.weight",
+    base="model.",
+    known={
+        "phi-3-mini-4k": sizes(
+            "phi3",
+            32,
+            3072,
+            32,
+            32,
+            8192,
+            32064,
+            sliding_window=2047,
+        ),
+        "phi-4": sizes(
+            "phi3",
+            40,
+            5120,
+            40,
+            10,
+            17920,
+            100352,
+            max_position_embeddings=16384,
+            rope_theta=250000.0,
+        ),
+    },
+)

@@ -1,0 +1,70 @@
+"""StableLM (Stability AI 2023): Llama with layer norms and rotary positions in a quarter of a head."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.hf_config import refuse
+from prefix_jax.models.families.rotary_decoder import (
+    LayerNormDecoder,
+    RotaryConfig,
+    Tensors,
+    fields,
+    modules,
+    parameters,
+    sizes,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableLmConfig(RotaryConfig):
+    family: ClassVar[str] = "stablelm"
+    tensors: ClassVar[Tensors] = Tensors(norm_bias=True)
+
+
+class StableLm(LayerNormDecoder):
+    model_config: StableLmConfig
+
+
+def read(c: dict[str, Any]) -> StableLmConfig:
+    refuse(c, "hidden_act", ("silu",))
+    refuse(c, "qk_layernorm", (False,))
+    ids = dict(bos_token_id=0, eos_token_id=0)
+    shape = fields(
+        c, "layer_norm_eps", layer_norm_eps=1e-5, max_position_embeddings=4096, partial_rotary_factor=0.25, **ids
+    )
+    parallel = bool(c.get("use_parallel_residual"))
+    return StableLmConfig(**shape, qkv_bias=bool(c.get("use_qkv_bias")), parallel=parallel)
+
+
+FAMILY = Family(
+    title="StableLM",
+    model_config=StableLmConfig,
+    network=StableLm,
+    readers={"stablelm": read},
+    parameters=parameters,
+    modules=modules,
+    anchor="embed_tokens.weight",
+    base="model.",
+    known={
+        "stablelm-3b-4e1t": sizes(
+            "stablelm",
+            32,
+            2560,
+            32,
+            32,
+            6912,
+            50304,
+        ),
+        "stablelm-2-1.6b": sizes(
+            "stablelm",
+            24,
+            2048,
+            32,
+            32,
+            5632,
+            100352,
+            use_qkv_bias=True,
+        ),
+    },
+)

@@ -1,0 +1,36 @@
+"""Known sizes have the number of parameters that was published with their weights."""
+
+import math
+
+import jax
+import pytest
+
+from prefix_jax.models import from_hf
+from prefix_jax.planning.abstract import base_shapes
+from prefix_jax.planning.shapes import KNOWN
+
+PUBLISHED = {
+    "gemma-2b": 2_506_172_416,
+    "gemma-7b": 8_537_680_896,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "smollm3-3b": 3_075_098_624,
+    "phi-1.5": 1_418_270_720,
+    "phi-2": 2_779_683_840,
+    "phi-3-mini-4k": 3_821_079_552,
+    "phi-4": 14_659_507_200,
+    "olmo-2-1b": 1_484_916_736,
+    "olmo-2-7b": 7_298_617_344,
+    "starcoder2-3b": 3_030_371_328,
+    "starcoder2-7b": 7_173_923_840,
+    "stablelm-3b-4e1t": 2_795_443_200,
+    "stablelm-2-1.6b": 1_644_515_328,
+    "command-r-v01": 34_980_831_232,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_as_many_as_published(name):
+    leaves = jax.tree.leaves(base_shapes(from_hf(KNOWN[name]), "bfloat16"))
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == PUBLISHED[name]
