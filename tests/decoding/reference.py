@@ -28,6 +28,17 @@ FAMILIES = {
     "gemma3": lambda: tm.decoder_only(
         "Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS, tie_word_embeddings=False
     ),
+    "gpt_neox": lambda: tm.decoder_only(
+        "GPTNeoX",
+        vocab_size=61,
+        num_hidden_layers=3,
+        hidden_size=24,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=64,
+        bos_token_id=2,
+        **_IDS,
+    ),
     "t5": lambda: tm.t5(decoder_start_token_id=PAD, **_IDS),
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS

@@ -27,6 +27,11 @@ SHAPE = dict(
     num_attention_heads=4, num_key_value_heads=2,
 )  # fmt: skip
 GPTJ = dict(vocab_size=61, n_layer=3, n_embd=24, n_head=2, n_positions=40, rotary_dim=4)
+NEOX = dict(
+    vocab_size=61, hidden_size=30, intermediate_size=41, num_hidden_layers=3, num_attention_heads=3,
+    max_position_embeddings=40,
+    rope_parameters={"rope_theta": 90.0, "partial_rotary_factor": 0.4, "rope_type": "default"},
+)  # fmt: skip
 KINDS = ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
 # The last period is cut.
 GEMMA3 = {
@@ -57,6 +62,12 @@ CASES = {
     "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
     "gemma3_whole_periods": lambda: tm.decoder_only(
         "Gemma3", **{**GEMMA3, "num_hidden_layers": 4, "layer_types": KINDS[:4]}
+    ),
+}
+CASES |= {
+    "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
+    "gpt_neox_serial": lambda: tm.decoder_only(
+        "GPTNeoX", **NEOX, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new"
     ),
 }
 ROWS, COLUMNS, LENGTH = 3, 12, 5

@@ -40,6 +40,8 @@ class Module(NamedTuple):
       inputs: how many numbers it takes.
       outputs: the shape of what it gives.
       slot: its place in a module that fuses query, key and value; None: it is a module of its own.
+      blocks: how many blocks of equal size the outputs of a fused module have, each with a share of query, key and
+        value. GPT-NeoX has one for each head.
     """
 
     stack: tuple[str, ...]
@@ -49,14 +51,15 @@ class Module(NamedTuple):
     inputs: int
     outputs: tuple[int, ...]
     slot: int | None = None
+    blocks: int = 1
 
 
 def module(
     stack: tuple[tuple[str, ...], int], path: str, name: str, inputs: int, outputs: tuple[int, ...],
-    slot: int | None = None,
+    slot: int | None = None, blocks: int = 1,
 ) -> Module:  # fmt: skip
     """Returns a module, given the path of its stack with the number of its layers."""
-    return Module(stack[0], tuple(path.split("/")), name, stack[1], inputs, outputs, slot)
+    return Module(stack[0], tuple(path.split("/")), name, stack[1], inputs, outputs, slot, blocks)
 
 
 def attention_modules(
