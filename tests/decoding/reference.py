@@ -28,6 +28,9 @@ FAMILIES = {
     "gemma3": lambda: tm.decoder_only(
         "Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS, tie_word_embeddings=False
     ),
+    "gpt_bigcode": lambda: tm.decoder_only(
+        "GPTBigCode", vocab_size=61, n_layer=3, n_embd=30, n_head=5, n_positions=40, bos_token_id=2, **_IDS
+    ),
     "gpt_neox": lambda: tm.decoder_only(
         "GPTNeoX",
         vocab_size=61,

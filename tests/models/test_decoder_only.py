@@ -64,7 +64,13 @@ CASES = {
         "Gemma3", **{**GEMMA3, "num_hidden_layers": 4, "layer_types": KINDS[:4]}
     ),
 }
+# Its dropout of attention is a number, not a module that tests set to 0.
+BIGCODE = dict(vocab_size=61, n_layer=3, n_embd=30, n_head=5, n_positions=40, attn_pdrop=0.0)
 CASES |= {
+    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
+    "gpt_bigcode_multi_head": lambda: tm.decoder_only(
+        "GPTBigCode", **BIGCODE, multi_query=False, n_inner=41, scale_attn_weights=False, activation_function="gelu"
+    ),
     "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
     "gpt_neox_serial": lambda: tm.decoder_only(
         "GPTNeoX", **NEOX, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new"

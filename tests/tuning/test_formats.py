@@ -16,7 +16,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.tuning import files
 from prefix_jax.tuning.formats import adapters, layout, original, peft
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import GEMMA3, GPTJ, NEOX, SHAPE
+from tests.models.test_decoder_only import BIGCODE, GEMMA3, GPTJ, NEOX, SHAPE
 from tests.models.torch_models import torch
 from tests.tuning.test_files import BART, GPT2, IDENTITY, LLAMA, T5, assert_equal, make
 
@@ -26,6 +26,7 @@ PEFT_CASES = {
     "llama_head_dim": lambda: tm.llama(head_dim=10, num_key_value_heads=1),
     "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
     "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
+    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
     "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
     # A window that no row fills: PEFT counts the prefix into it.
     "gemma3": lambda: tm.decoder_only("Gemma3", **{**GEMMA3, "sliding_window": 32}),

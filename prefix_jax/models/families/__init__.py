@@ -3,13 +3,13 @@
 from typing import Any
 
 from prefix_jax.errors import UserError
-from prefix_jax.models.families import bart, gemma3, gpt2, gpt_neox, gptj, llama, qwen3, t5
+from prefix_jax.models.families import bart, gemma3, gpt2, gpt_bigcode, gpt_neox, gptj, llama, qwen3, t5
 from prefix_jax.models.families.family import Family
 from prefix_jax.models.model_config import ModelConfig
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_config.family: module.FAMILY
-    for module in (gpt2, llama, t5, bart, gptj, qwen3, gemma3, gpt_neox)
+    for module in (gpt2, llama, t5, bart, gptj, qwen3, gemma3, gpt_neox, gpt_bigcode)
 }
 
 
