@@ -1,9 +1,11 @@
 """Building blocks of all families: norms, projections, attention, MLPs, and the transformer block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -17,6 +19,17 @@ from prefix_jax.models.prefix import KeyValues
 
 # Collection of attention weights, filled if the caller passes it as `mutable`.
 INTERMEDIATES = "observed"
+
+# By the names that `config.json` has for them.
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_fast": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
 
 _embedding_init = nn.initializers.normal(0.02)
 
@@ -293,7 +306,8 @@ class Block(nn.Module):
     Attributes:
       norm: makes a norm of a given name.
       norms: where the norms of a sublayer f are. "before": x + f(norm(x)). "after": norm(x + f(x)). "both":
-        x + norm(f(norm(x))). "post": x + norm(f(x)). "parallel": x + attention(norm(x)) + MLP(norm(x)), with one norm.
+        x + norm(f(norm(x))). "post": x + norm(f(x)). "parallel": x + attention(norm(x)) + MLP(norm(x)), with one norm;
+        "parallel_two": with a norm each.
       residual: what a sublayer's output is multiplied by before it is added.
     """
 
@@ -301,15 +315,16 @@ class Block(nn.Module):
     mlp: nn.Module
     norm: Callable[..., nn.Module]
     cross: nn.Module | None = None
-    norms: Literal["before", "after", "both", "post", "parallel"] = "before"
+    norms: Literal["before", "after", "both", "post", "parallel", "parallel_two"] = "before"
     residual: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array, context: LayerContext) -> tuple[Array, KeyValues]:
         attention: Any = self.attention
-        if self.norms == "parallel":
+        if self.norms in ("parallel", "parallel_two"):
             normed = self.norm(name="attention_norm")(x)
             attended, key_values = attention(normed, context)
+            normed = self.norm(name="mlp_norm")(x) if self.norms == "parallel_two" else normed
             inner = Adapter(name="mlp_adapter")(self._call(self.mlp, normed))
             return x + Adapter(name="attention_adapter")(attended) + inner, key_values
         attended, key_values = attention(self._before("attention", x), context)

@@ -106,6 +106,16 @@ def linear(leaf: Leaf) -> Leaf:
     return transpose(leaf, (1, 0))
 
 
+def affine(names: Names, path: str, inputs: int, outputs: int) -> Tree:
+    """Returns a torch Linear with a bias."""
+    return {"kernel": linear(names(f"{path}.weight", outputs, inputs)), "bias": names(f"{path}.bias", outputs)}
+
+
+def norm(names: Names, path: str, width: int) -> Tree:
+    """Returns a layer norm."""
+    return {"scale": names(f"{path}.weight", width), "bias": names(f"{path}.bias", width)}
+
+
 def embedding(model_config: ModelConfig, names: Names, name: str, *copies: str) -> Leaf:
     """Returns the embedding matrix, which may be stored only under the name of a tied copy."""
     tied = ("lm_head.weight",) if model_config.tie_embeddings else ()

@@ -41,6 +41,20 @@ FAMILIES = {
     "phi3": lambda: tm.decoder_only("Phi3", **_SHAPE, sliding_window=5),
     "smollm3": lambda: tm.decoder_only("SmolLM3", **_SHAPE, no_rope_layer_interval=2, tie_word_embeddings=False),
     "cohere": lambda: tm.decoder_only("Cohere", **_SHAPE, tie_word_embeddings=False, logit_scale=1.0),
+    "gpt_bigcode": lambda: tm.decoder_only(
+        "GPTBigCode", vocab_size=61, n_layer=3, n_embd=30, n_head=5, n_positions=40, bos_token_id=2, **_IDS
+    ),
+    "gpt_neox": lambda: tm.decoder_only(
+        "GPTNeoX",
+        vocab_size=61,
+        num_hidden_layers=3,
+        hidden_size=24,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=64,
+        bos_token_id=2,
+        **_IDS,
+    ),
     "t5": lambda: tm.t5(decoder_start_token_id=PAD, **_IDS),
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS

@@ -30,6 +30,11 @@ SHAPE = dict(
     num_attention_heads=4, num_key_value_heads=2,
 )  # fmt: skip
 GPTJ = dict(vocab_size=61, n_layer=3, n_embd=24, n_head=2, n_positions=40, rotary_dim=4)
+NEOX = dict(
+    vocab_size=61, hidden_size=30, intermediate_size=41, num_hidden_layers=3, num_attention_heads=3,
+    max_position_embeddings=40,
+    rope_parameters={"rope_theta": 90.0, "partial_rotary_factor": 0.4, "rope_type": "default"},
+)  # fmt: skip
 KINDS = ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
 # The last period is cut.
 GEMMA3 = {
@@ -102,6 +107,18 @@ CASES = {
         "Gemma3", **{**GEMMA3, "num_hidden_layers": 4, "layer_types": KINDS[:4]}
     ),
     **{name: _alike(name) for name in ALIKE},
+}
+# Its dropout of attention is a number, not a module that tests set to 0.
+BIGCODE = dict(vocab_size=61, n_layer=3, n_embd=30, n_head=5, n_positions=40, attn_pdrop=0.0)
+CASES |= {
+    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
+    "gpt_bigcode_multi_head": lambda: tm.decoder_only(
+        "GPTBigCode", **BIGCODE, multi_query=False, n_inner=41, scale_attn_weights=False, activation_function="gelu"
+    ),
+    "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
+    "gpt_neox_serial": lambda: tm.decoder_only(
+        "GPTNeoX", **NEOX, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new"
+    ),
 }
 ROWS, COLUMNS, LENGTH = 3, 12, 5
 TOLERANCE = 2e-5

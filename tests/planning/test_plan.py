@@ -186,7 +186,8 @@ def test_abstract_parameters_are_those_that_are_loaded(family, tiny_models):
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("gpt2-xl", 1558), ("t5-11b", 11307), ("gpt-j-6b-size", 5_850), ("llama-2-70b", 68_977)]
+    ("name", "millions"),
+    [("pythia-6.9b", 6857), ("gpt2-xl", 1558), ("t5-11b", 11307), ("gpt-j-6b-size", 5_850), ("llama-2-70b", 68_977)],
 )
 def test_known_shapes_have_the_published_number_of_parameters(name, millions):
     model_config = shapes.spec_of(name)

@@ -16,7 +16,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.tuning import files
 from prefix_jax.tuning.formats import adapters, layout, original, peft
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import ALIKE, CASES, GEMMA3, GPTJ, SHAPE
+from tests.models.test_decoder_only import ALIKE, BIGCODE, CASES, GEMMA3, GPTJ, NEOX, SHAPE
 from tests.models.torch_models import torch
 from tests.tuning.test_files import BART, GPT2, IDENTITY, LLAMA, T5, assert_equal, make
 
@@ -27,6 +27,8 @@ PEFT_CASES = {
     "llama_biases": lambda: tm.decoder_only("Llama", **SHAPE, attention_bias=True, mlp_bias=True),
     "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
     "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
+    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
+    "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
     # A window that no row fills: PEFT counts the prefix into it.
     "gemma3": lambda: tm.decoder_only("Gemma3", **{**GEMMA3, "sliding_window": 32}),
     **{name: CASES[name] for name in ALIKE if "sliding_window" not in ALIKE[name][1]},

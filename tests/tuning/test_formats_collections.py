@@ -17,7 +17,7 @@ from prefix_jax.tuning import TunedState, lora, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import GEMMA3, GPTJ, SHAPE
+from tests.models.test_decoder_only import BIGCODE, GEMMA3, GPTJ, NEOX, SHAPE
 from tests.models.torch_models import torch
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
@@ -31,6 +31,8 @@ PAIRS = {
     "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
     "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
     "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
+    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
+    "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
     "t5": lambda: tm.t5(num_layers=2),
     "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
     "bart": lambda: tm.bart(),
@@ -38,6 +40,7 @@ PAIRS = {
 }
 IDS, TARGET = np.random.default_rng(0).integers(3, 61, (2, 9)), np.random.default_rng(1).integers(3, 61, (2, 6))
 ALL_OF_PEFT = {
+    "gpt_neox": ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"],
     "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
     "t5": ["q", "k", "v", "o", "wi", "wo"],
     "t5 gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
@@ -110,6 +113,7 @@ def saved(folder, pair, collections) -> str:
     [
         ("gpt2", "query,value"), ("gpt2", "value"), ("gpt2", "all"), ("llama", "all"), ("qwen2", "query,value"),
         ("mistral", "key,down"), ("gptj", "all"), ("qwen3", "query,out"), ("gemma3", "all"),
+        ("gpt_neox", "all"), ("gpt_neox", "query,value"), ("gpt_bigcode", "all"),
         ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"),
     ],
 )  # fmt: skip
@@ -144,7 +148,14 @@ OPTIONS = {
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("gpt2", "patterns"), ("llama", "rslora"), ("qwen2", "plain"), ("t5", "some layers"), ("bart", "patterns")],
+    [
+        ("gpt2", "patterns"),
+        ("llama", "rslora"),
+        ("qwen2", "plain"),
+        ("gpt_neox", "plain"),
+        ("t5", "some layers"),
+        ("bart", "patterns"),
+    ],
 )
 def test_lora_import_parity(name, option, tmp_path):
     pair = pair_of(name)

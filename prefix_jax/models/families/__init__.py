@@ -11,6 +11,8 @@ from prefix_jax.models.families import (
     gemma3,
     glm4,
     gpt2,
+    gpt_bigcode,
+    gpt_neox,
     gptj,
     granite,
     llama,
@@ -50,6 +52,8 @@ FAMILIES: dict[str, Family] = {
         cohere,
         glm4,
         nemotron,
+        gpt_neox,
+        gpt_bigcode,
     )
 }
 

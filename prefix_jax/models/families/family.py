@@ -33,13 +33,15 @@ class Module(NamedTuple):
     """A projection of this package and the module of transformers' network that has its weights.
 
     Attributes:
-      stack: path of the stack that contains it.
-      path: path within a layer.
-      name: name of the transformers module, with {} for the layer.
-      layers: number of layers in the stack.
-      inputs: number of input features.
-      outputs: shape of the output features.
-      slot: index within a module that fuses query, key and value; None: a separate module.
+      stack: the path of the stack that it is in.
+      path: its path in a layer.
+      name: the module's, with {} for the layer.
+      layers: of the stack.
+      inputs: how many numbers it takes.
+      outputs: the shape of what it gives.
+      slot: its place in a module that fuses query, key and value; None: it is a module of its own.
+      blocks: how many blocks of equal size the outputs of a fused module have, each with a share of query, key and
+        value. GPT-NeoX has one for each head.
     """
 
     stack: tuple[str, ...]
@@ -49,14 +51,15 @@ class Module(NamedTuple):
     inputs: int
     outputs: tuple[int, ...]
     slot: int | None = None
+    blocks: int = 1
 
 
 def module(
     stack: tuple[tuple[str, ...], int], path: str, name: str, inputs: int, outputs: tuple[int, ...],
-    slot: int | None = None,
+    slot: int | None = None, blocks: int = 1,
 ) -> Module:  # fmt: skip
-    """Returns a module, given the path of its stack and its number of layers."""
-    return Module(stack[0], tuple(path.split("/")), name, stack[1], inputs, outputs, slot)
+    """Returns a module, given the path of its stack with the number of its layers."""
+    return Module(stack[0], tuple(path.split("/")), name, stack[1], inputs, outputs, slot, blocks)
 
 
 def attention_modules(

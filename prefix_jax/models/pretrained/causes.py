@@ -56,7 +56,9 @@ _NAMES = (
         "convert_llama_weights_to_hf.py, or download the form for transformers",
     ),
     (
-        r"\.(query_key_value|linear_qkv|dense_4h_to_h|dense_h_to_4h|linear_fc[12])\.|(^|\.)embedding\.word_embeddings\.",
+        # GPT-NeoX has such names in Hugging Face's form too.
+        r"^(?!([\w.]+\.)?gpt_neox\.layers\.\d|layers\.\d)"
+        r".*\.(query_key_value|linear_qkv|dense_4h_to_h|dense_h_to_4h|linear_fc[12])\.|(^|\.)embedding\.word_embeddings\.",
         'it has the names of Megatron or NeMo ("{name}"); export it in Hugging Face\'s form first',
     ),
     (

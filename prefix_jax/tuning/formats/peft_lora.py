@@ -73,7 +73,7 @@ def read(folder: Path, model_config: ModelConfig) -> Tree:
                 f"{projections[0].inputs} inputs and {wide} outputs there; name the model it was made for with --model"
             )
         scaled = b.astype(np.float32) * np.float32(_scale(folder, config, module, a.shape[0]))
-        for one, part in zip(projections, np.split(scaled, len(projections)), strict=True):
+        for one, part in zip(projections, _unfused(projections, scaled), strict=True):
             found.setdefault(one, {})[layer] = {"a": a.T.astype(np.float32), "b": part.T.reshape(-1, *one.outputs)}
     if not found:
         raise UserError(f"{folder} holds no matrices of LoRA; copy the folder again")
@@ -83,7 +83,9 @@ def read(folder: Path, model_config: ModelConfig) -> Tree:
 def encode(tree: Mapping[str, Any], model_config: ModelConfig, identity: Mapping[str, Any]) -> dict[str, bytes]:
     """Returns the files that `PeftModel.from_pretrained` loads, with alpha = rank."""
     modules: dict[str, list[tuple[Module, Pair]]] = {}
+    wholes: dict[str, list[Module]] = {}
     for one in families.of(model_config).modules(model_config):
+        wholes.setdefault(one.name, []).append(one)
         node: Any = tree
         for name in (*one.stack, *one.path):
             node = node.get(name, {})
@@ -92,7 +94,7 @@ def encode(tree: Mapping[str, Any], model_config: ModelConfig, identity: Mapping
     tensors: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
     for module, pairs in modules.items():
-        a, b = _fused(pairs)
+        a, b = _fused(pairs, wholes[module])
         ranks[module] = a.shape[1]
         for layer in range(len(a)):
             name = _ROOT + module.format(layer)
@@ -212,21 +214,36 @@ def _tree(pairs: Mapping[Module, Pair]) -> Tree:
     return tree
 
 
-def _fused(pairs: Sequence[tuple[Module, Pair]]) -> tuple[np.ndarray, np.ndarray]:
-    """A `[layers, rank, inputs]` and B `[layers, outputs, rank]` of a module."""
+def _fused(pairs: Sequence[tuple[Module, Pair]], whole: Sequence[Module]) -> tuple[np.ndarray, np.ndarray]:
+    """A `[layers, rank, inputs]` and B `[layers, outputs, rank]` of a module, of which `whole` are all projections."""
     flat = [pair["b"].reshape(*pair["b"].shape[:2], -1).swapaxes(1, 2) for _, pair in pairs]
     down = [pair["a"].swapaxes(1, 2) for _, pair in pairs]
     if pairs[0][0].slot is None:
         return down[0], flat[0]
-    width = flat[0].shape[1]
     shared = all(np.array_equal(other, down[0]) for other in down)
     ranks = [0, *np.cumsum([other.shape[1] for other in down])]
-    b = np.zeros((len(flat[0]), 3 * width, down[0].shape[1] if shared else ranks[-1]), np.float32)
-    for n, (one, _) in enumerate(pairs):
-        assert one.slot is not None
-        columns = slice(None) if shared else slice(ranks[n], ranks[n + 1])
-        b[:, one.slot * width : (one.slot + 1) * width, columns] = flat[n]
-    return down[0] if shared else np.concatenate(down, 1), b
+    found = {one.slot: n for n, (one, _) in enumerate(pairs)}
+    b = []
+    for slot, width in enumerate(_widths(whole)):
+        part = np.zeros((len(down[0]), width, down[0].shape[1] if shared else ranks[-1]), np.float32)
+        if slot in found:
+            n = found[slot]
+            part[..., slice(None) if shared else slice(ranks[n], ranks[n + 1])] = flat[n]
+        b.append(part.reshape(len(part), whole[0].blocks, -1, part.shape[-1]))
+    joined = np.concatenate(b, 2)
+    return down[0] if shared else np.concatenate(down, 1), joined.reshape(len(joined), -1, joined.shape[-1])
+
+
+def _unfused(projections: Sequence[Module], b: np.ndarray) -> list[np.ndarray]:
+    """The rows of each projection of a module, which come in blocks."""
+    blocks = projections[0].blocks
+    ends = np.cumsum(_widths(projections)) // blocks
+    parts = np.split(b.reshape(blocks, -1, b.shape[-1]), ends[:-1], axis=1)
+    return [part.reshape(-1, b.shape[-1]) for part in parts]
+
+
+def _widths(projections: Sequence[Module]) -> list[int]:
+    return [math.prod(one.outputs) for one in projections]
 
 
 def _config(ranks: Mapping[str, int], model_config: ModelConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
