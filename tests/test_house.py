@@ -12,8 +12,9 @@ from prefix_jax.models import FAMILIES, from_hf
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "config", "disk", "verdict", "checksums", "dependencies", "models", "tuning", "data", "parallel",
-    "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference", "inspection", "sweeping",
+    "errors", "plugins", "config", "disk", "verdict", "checksums", "dependencies", "models", "tuning", "data",
+    "metrics", "tasks", "parallel", "training", "decoding", "reporting", "planning",
+    "evaluation", "inference", "inspection", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 

@@ -2,15 +2,16 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import disk, metrics
+from prefix_jax import disk, tasks
 from prefix_jax.config import Config, check_evaluation, language_code
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
-from prefix_jax.metrics import Measured
+from prefix_jax.metrics.metric import kind_of
+from prefix_jax.tasks import Measured
 
 # Bytes of a text that is yet to be decoded, when room on the disk is tried.
 _BYTES_OF_A_TEXT = 400
@@ -18,22 +19,10 @@ _BYTES_OF_A_TEXT = 400
 DEFAULT = {"language": "en", "bleu_tokenizer": ""}
 
 
-def task_of(config: Config) -> str:
-    """Returns the name of the task whose scores a configuration's data get.
-
-    Raises:
-      UserError: there are no scores for it.
-    """
-    task = "text" if config.data.task == "table" else config.data.task
-    if task not in metrics.TASKS:
-        raise UserError(f'there are no scores for task "{task}"; --config.data.task=text scores any texts')
-    return task
-
-
 def language_of(config: Config) -> str:
     """Returns the language of a configuration's targets; of a translation into another language, that of its column."""
     data = config.data
-    if data.task == "translation" and data.language == "en" and data.target_column != "target":
+    if tasks.find(data.task).columns_are_languages and data.language == "en" and data.target_column != "target":
         try:
             return language_code(data.target_column)
         except UserError:  # a column of another name
@@ -43,7 +32,23 @@ def language_of(config: Config) -> str:
 
 def how(config: Config) -> dict[str, Any]:
     """Returns what scores depend on beside the texts."""
-    return {"language": language_of(config), "bleu_tokenizer": config.evaluation.bleu_tokenizer}
+    chosen = config.evaluation.metrics
+    of_texts = {"language": language_of(config), "bleu_tokenizer": config.evaluation.bleu_tokenizer}
+    return of_texts | ({"metrics": chosen} if chosen else {})
+
+
+def about_metrics(config: Config) -> dict[str, dict[str, int | bool]]:
+    """Returns the decimals and direction of metrics that are not those of a built-in task, by name; else nothing."""
+    if not config.evaluation.metrics and tasks.current_name(config.data.task) in tasks.TASKS:
+        return {}
+    return {metric.name: metric.about() for metric in tasks.metrics_of(config.data.task, config.evaluation.metrics)}
+
+
+def lower_is_better(config: Config, names: Iterable[str]) -> set[str]:
+    """Returns those of the scores' names whose metric is better the lower it is."""
+    wanted = tasks.metrics_of(config.data.task, config.evaluation.metrics)
+    higher = {metric.name: metric.higher_is_better for metric in wanted}
+    return {name for name in names if not higher.get(kind_of(name, higher), True)}
 
 
 def try_out(config: Config) -> None:
@@ -53,7 +58,7 @@ def try_out(config: Config) -> None:
       UserError: one of them cannot be had or fails here, or an option of theirs is wrong.
     """
     check_evaluation(config)
-    metrics.try_out(task_of(config), **how(config))
+    tasks.try_out(config.data.task, **how(config))
 
 
 def try_records(config: Config, records: Sequence[Record]) -> None:
@@ -63,8 +68,9 @@ def try_records(config: Config, records: Sequence[Record]) -> None:
       UserError: one of them cannot be.
     """
     rows = _rows(records, [""] * len(records))
-    metrics.check(task_of(config), rows)
-    for note in metrics.notes(rows, **how(config)):
+    tasks.check_scored(config.data.task, rows)
+    language = {key: value for key, value in how(config).items() if key != "metrics"}
+    for note in tasks.notes(rows, **language):
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -82,7 +88,7 @@ def try_disk(workdir: Path, records: Sequence[Record]) -> None:
 
 def score(config: Config, records: Sequence[Record], hypotheses: Sequence[str]) -> Measured:
     """Returns the scores of a text for each record."""
-    return metrics.measure(task_of(config), _rows(records, hypotheses), **how(config))
+    return tasks.measure(config.data.task, _rows(records, hypotheses), **how(config))
 
 
 def _rows(records: Sequence[Record], hypotheses: Sequence[str]) -> list[Any]:

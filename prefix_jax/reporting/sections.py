@@ -10,7 +10,7 @@ from prefix_jax.config import default_config, flat
 from prefix_jax.reporting.markup import Markup, join, tag
 from prefix_jax.reporting.plots import Series, bar_pair, heat_map, line_chart, smoothed
 from prefix_jax.reporting.run import Picture, Run
-from prefix_jax.reporting.tables import cell_text, is_better, signed
+from prefix_jax.reporting.tables import About, decimals_of, is_better, metric_text, signed
 from prefix_jax.verdict import of_metrics
 
 METHODS = {"prefix": "Prefix tuning", "prompt": "Prompt tuning", "infix": "Infix tuning", "lora": "LoRA",
@@ -216,22 +216,33 @@ def _meta(run: Run) -> list[str]:
 
 def _cards(scored: Mapping[str, Any], failed: bool) -> Markup:
     after, before = _numbers(scored.get("tuned")), _numbers(scored.get("bare"))
-    cards = []
+    cards, about = [], _about(scored)
     for name, value in list(after.items())[:6]:
         bare = before.get(name)
         than = None
         if bare is not None:
-            than = tag("p", f"bare model {cell_text(bare)} ", _difference(name, value - bare, failed), class_="than")
-        big = tag("p", cell_text(value), class_="big")
+            than = tag(
+                "p",
+                f"bare model {metric_text(name, bare, about)} ",
+                _difference(name, value - bare, failed, about),
+                class_="than",
+            )
+        big = tag("p", metric_text(name, value, about), class_="big")
         cards.append(tag("article", tag("h3", name), big, bar_pair(bare, value), than, class_="card score"))
     return tag("div", cards, class_="scores")
 
 
-def _difference(metric: str, difference: float, failed: bool = False) -> Markup:
+def _about(scored: Mapping[str, Any]) -> About:
+    """Returns the rows of metrics that are not a built-in task's."""
+    found = scored.get("metrics")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _difference(metric: str, difference: float, failed: bool, about: About) -> Markup:
     """A signed difference in the colour of better or worse; nothing is better where the run looks failed."""
-    better = is_better(metric, difference)
+    better = is_better(metric, difference, about)
     kind = None if better is None or (better and failed) else "better" if better else "worse"
-    return tag("span", signed(difference).replace("-", "\u2212"), class_=kind)
+    return tag("span", signed(difference, decimals_of(metric, about)).replace("-", "\u2212"), class_=kind)
 
 
 def _loss_figure(run: Run) -> Markup | None:
@@ -273,11 +284,12 @@ def _score_table(split: str, scored: Mapping[str, Any], failed: bool) -> Markup:
     after, before = _numbers(scored.get("tuned")), _numbers(scored.get("bare"))
     rows = []
     reasons = scored.get("not_measured")
-    reasons = reasons if isinstance(reasons, Mapping) else {}
+    reasons, about = reasons if isinstance(reasons, Mapping) else {}, _about(scored)
     for name in dict.fromkeys([*after, *before, *reasons]):
         bare, value = before.get(name), after.get(name)
-        change = _difference(name, value - bare, failed) if bare is not None and value is not None else "-"
-        cells = [cell_text(bare), cell_text(value), change] if before else [cell_text(value)]
+        change = _difference(name, value - bare, failed, about) if bare is not None and value is not None else "-"
+        shown = [metric_text(name, one, about) for one in (bare, value)]
+        cells = [*shown, change] if before else shown[1:]
         rows.append(tag("tr", tag("th", name, scope="row"), [tag("td", cell, class_="number") for cell in cells]))
     columns = ["bare model", "tuned", "difference"] if before else ["tuned"]
     heads = [tag("th", "metric", scope="col"), *(tag("th", column, scope="col", class_="number") for column in columns)]
