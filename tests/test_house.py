@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from prefix_jax.models import FAMILIES, from_hf
+from prefix_jax.tasks import TASKS
 from tests.conftest import ROOT
 
 FLOORS = (
@@ -61,6 +62,29 @@ def test_nothing_outside_models_knows_a_family():
                 assert node.id not in names, f"{place} names a family's class"
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "isinstance"):
                 assert "model_config" not in ast.unparse(node.args[0]), f"{place} asks what a model config is"
+
+
+def test_nothing_outside_tasks_names_a_task():
+    """A task is a file and a row in `tasks`. The words "text", "table" and "translation" mean other things too: where
+    they are compared with a task, they name one.
+    """
+    words = {"text", "table", "translation"}
+    names = {*TASKS, "table"}
+    for path in PACKAGE.rglob("*.py"):
+        # The grammar writes the embedded set: sentences about lighthouses.
+        if PACKAGE / "tasks" in path.parents or path == PACKAGE / "data" / "grammar.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        default = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "task"}
+        for node in ast.walk(tree):
+            place = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Constant) and node.value in names - words:
+                assert path.name == "config.py" and id(node) in default, f"{place} names a task"
+            if isinstance(node, (ast.Compare, ast.Subscript, ast.keyword)):
+                parts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                asked = [getattr(part, "attr", getattr(part, "id", "")) for part in ast.walk(node)]
+                about = "task" in asked or "TASKS" in asked or (isinstance(node, ast.keyword) and node.arg == "task")
+                assert not (about and parts & words), f"{place} asks what a task is"
 
 
 def test_the_project_names_no_path_outside_itself():
