@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.files import Row
+from prefix_jax import tasks
 from prefix_jax.config import Config, default_config
-from prefix_jax.data import tasks
 from prefix_jax.data.tokens import Ragged, TokenisedSet, tokenise_sources
 from prefix_jax.disk import write_text
 from prefix_jax.training import session

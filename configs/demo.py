@@ -15,7 +15,7 @@ def get_config():
     config = default_config()
     config.model.source = "flan-t5-small"
     config.model.dtype = "bfloat16"
-    config.data.task = "table"
+    config.data.task = "lighthouse"
     config.optimizer.learning_rate = 2e-3
     config.training.update(steps=100, batch=16, evaluate_every=50, evaluate_records=96, checkpoint_every=50)
     config.decoding.update(strategy="greedy", max_length=80)

@@ -8,12 +8,12 @@ from experiments import published, results
 from experiments.results import Result
 from experiments.study import Figure, Study
 from prefix_jax.disk import write_text
-from prefix_jax.metrics.tasks import TASKS
 from prefix_jax.reporting.svg.dots import Spread, spread_rows
 from prefix_jax.reporting.svg.markup import Markup
 from prefix_jax.reporting.svg.plots import Series, line_chart
 from prefix_jax.reporting.svg.standalone import standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
+from prefix_jax.tasks import TASKS
 
 KINDS = ("line", "points", "faint")
 

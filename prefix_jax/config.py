@@ -56,8 +56,9 @@ def _model() -> dict:
 
 def _data() -> dict:
     return dict(
-        # e2e, webnlg, dart, xsum, cnn_dm, translation, table (the set the repository carries) or text (any columns).
-        task="table",
+        # e2e, webnlg, dart, xsum, cnn_dm, translation, lighthouse (the set the repository carries), text (any columns),
+        # or your own by module path, such as mypackage.mytask (docs/adding_a_task.md).
+        task="lighthouse",
         # File or directory; empty: $PREFIX_JAX_DATA/<name>, then the hub.
         path="",
         # For task "text": the columns of a CSV, JSONL or Parquet file. For "translation": the two languages.
@@ -164,6 +165,9 @@ def _evaluation() -> dict:
         # sacrebleu's tokenizer for BLEU (tasks "translation" and "text"): none, 13a, intl, zh, ja-mecab, ko-mecab,
         # char, flores101 or flores200; empty: by `data.language`.
         bleu_tokenizer="",
+        # Comma-separated metrics in place of the task's own: names, or your own by module path, such as
+        # mypackage.metrics:length_ratio (docs/adding_a_metric.md); empty: the task's.
+        metrics="",
         # What a run that looks failed (its loss or its scores above or below the bare model's, its outputs all alike
         # or empty) ends with: "warn" (exit code 0) or "error" (exit code 3). It is said and written down either way.
         failed_run="warn",

@@ -44,15 +44,15 @@ def main(options: flags.FlagValues) -> None:
             "sources": sha256(repr(sources).encode()).hexdigest(),
         },
     )
-    from prefix_jax import inference
-    from prefix_jax.data.sources import as_read
+    from prefix_jax import inference, tasks
     from prefix_jax.parallel import distributed
 
     tuned = inference.open_tuned(Path(str(folder)), cli.overrides(options))
     if options.merge:
         tuned = inference.with_merged_lora(tuned)
     kept = None if options.bare else tuned.kept
-    sources = [as_read(tuned.session.config.data.task, source) for source in sources]
+    as_read = tasks.find(tuned.session.config.data.task).as_read
+    sources = [as_read(source) for source in sources]
     for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
         if distributed.is_primary():
             print(" ".join(_LINE_END.split(text)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from prefix_jax import decoding, verdict
+from prefix_jax import decoding, tasks, verdict
 from prefix_jax.config import default_config
 from prefix_jax.data import audit, subsets, tokens
 from prefix_jax.data.records import Record
@@ -130,6 +130,7 @@ def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
         else:
             config[name] = section
     config.update_from_flattened_dict(overrides)
+    config.data.task = tasks.current_name(config.data.task)
     return config
 
 
@@ -304,6 +305,9 @@ class _Scored:
             if self.texts[name] and (name in wanted or other or name not in entry):
                 self._score(name)
         entry["scoring"] = how
+        entry.pop("metrics", None)
+        if about := scorers.about_metrics(self.config):
+            entry["metrics"] = about
         entry.pop("unscored", None)
         entry["verdict"] = self._verdict()
         files.write_scores(self.workdir, self.split, entry)
@@ -329,9 +333,10 @@ class _Scored:
         texts = self.texts["tuned"]
         findings = verdict.of_metrics(read_metrics(self.workdir), bool(self.config.training.patience))
         if texts:
+            scores = self.entry.get("tuned", {})
             references, sources = [r.references for r in self.records], [r.source for r in self.records]
             findings += verdict.of_outputs(
-                texts, references, sources, self.entry.get("tuned", {}), self.entry.get("bare")
+                texts, references, sources, scores, self.entry.get("bare"), scorers.lower_is_better(self.config, scores)
             )
         return list(findings)
 
@@ -344,6 +349,8 @@ def _earlier(
     `rows` are the split's samples.
     """
     entry = files.known_scores(workdir).get(split, {})
+    if "task" in entry:
+        entry["task"] = tasks.current_name(entry["task"])
     wanted = {"spread": None, "keep_special_tokens": None, **about}
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in wanted.items())
     if not same or not files.same_records(rows, records):

@@ -10,16 +10,22 @@ import sys
 from absl import flags
 
 from prefix_jax import cli
+from prefix_jax.errors import UserError
+
+# Former names of flags.
+_FORMER = {"rows": "batch", "columns": "sequence_length"}
 
 
 def define_flags() -> None:
     cli.define_recipe()
     flags.DEFINE_string("topology", None, "A chip and a shape: v5e:4x4, v6e:16x16, v5p:4x4x8.")
-    flags.DEFINE_integer("rows", 0, "Packed rows per step; 0: training.batch.", lower_bound=0)
-    flags.DEFINE_integer("columns", 0, "Columns per row; 0: the longest record's.", lower_bound=0)
-    flags.DEFINE_integer("targets", 0, "Target tokens per row; 0: data.max_target_length.", lower_bound=0)
-    flags.DEFINE_bool("search", False, "Rank the promising meshes, instead of using the configuration's.")
-    flags.DEFINE_integer("most", 6, "Maximum number of meshes that --search compiles.", lower_bound=1)
+    flags.DEFINE_integer("batch", 0, "Packed rows of a step; 0: training.batch.", lower_bound=0)
+    flags.DEFINE_integer("sequence_length", 0, "Tokens of a row; 0: the longest record's.", lower_bound=0)
+    for old, new in _FORMER.items():
+        flags.DEFINE_integer(old, 0, f"The former name of --{new}.", lower_bound=0)
+    flags.DEFINE_integer("targets", 0, "Target tokens of a row; 0: data.max_target_length.", lower_bound=0)
+    flags.DEFINE_bool("search", False, "Try the promising meshes and rank them, in place of the configuration's.")
+    flags.DEFINE_integer("most", 6, "Meshes that --search compiles, at most.", lower_bound=1)
     flags.DEFINE_bool("json", False, "Print JSON: an object, or with --search a list.")
 
 
@@ -33,7 +39,8 @@ def main(options: flags.FlagValues) -> None:
 
     config = options.config
     model_config = shapes.spec_of(config.model.source)
-    work = planning.work_of(config, model_config, options.rows, options.columns, options.targets)
+    batch, sequence_length = (_value(options, old, new) for old, new in _FORMER.items())
+    work = planning.work_of(config, model_config, batch, sequence_length, options.targets)
     if not options.search:
         found = planning.plan(config, model_config, topology, work)
         print(json.dumps(found.as_json()) if options.json else report.told(config.model.source, found))
@@ -47,6 +54,16 @@ def main(options: flags.FlagValues) -> None:
         print(json.dumps([plan.as_json() for plan in plans]))
     else:
         print(f"{report.told(config.model.source, plans[0])}\n\n{report.ranked(plans)}")
+
+
+def _value(options: flags.FlagValues, old: str, new: str) -> int:
+    """Returns a flag's value, which may stand under its former name."""
+    if not options[old].present:
+        return int(options[new].value or 0)
+    print(f"--{old} is now called --{new}", file=sys.stderr)
+    if options[new].present:
+        raise UserError(f"--{old} is the former name of --{new}, and both are given; leave out --{old}")
+    return int(options[old].value or 0)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from prefix_jax import cli
-from prefix_jax.metrics import TASKS, Measured, measure, read_rows
+from prefix_jax.metrics import read_rows
 from prefix_jax.options import BLEU_TOKENIZERS, check_bleu_tokenizer, language_code
+from prefix_jax.tasks import TASKS, Measured, Task, find, measure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(options: argparse.Namespace) -> None:
     language_code(options.language, "--language")
     check_bleu_tokenizer(options.bleu_tokenizer, "--bleu-tokenizer")
-    if options.task not in TASKS:
-        measure(options.task, [])  # rejects an unknown task before anything is read
+    task = find(options.task, "--task")
     rows = read_rows(options.file)
     found = measure(options.task, rows, not options.no_java, options.language, options.bleu_tokenizer)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(json.dumps(found.scores) if options.json else _table(options.task, found, len(rows)))
+    print(json.dumps(found.scores) if options.json else _table(task, found, len(rows)))
     for name, reason in found.unmeasured.items():
         print(f"note: no {name}: {reason}", file=sys.stderr)
 
@@ -58,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _table(task: str, found: Measured, rows: int) -> str:
-    values = {name: TASKS[task].format(name, found.scores.get(name)) for name in [*found.scores, *found.unmeasured]}
+def _table(task: Task, found: Measured, rows: int) -> str:
+    values = {name: task.format(name, found.scores.get(name)) for name in [*found.scores, *found.unmeasured]}
     width, room = max(map(len, values)), max(map(len, values.values()))
-    lines = [f"{task}, {rows} rows", *(f"{name:<{width}}  {text:>{room}}" for name, text in values.items())]
+    lines = [f"{task.name}, {rows} rows", *(f"{name:<{width}}  {text:>{room}}" for name, text in values.items())]
     return "\n".join([*lines, *(f"{name}: {text}" for name, text in found.signatures.items())])
 
 

@@ -35,7 +35,7 @@ def define_flags() -> None:
 
 def main(options: flags.FlagValues) -> None:
     cli.required(config=options.config, workdir=options.workdir)
-    from prefix_jax.data.tasks import check_split
+    from prefix_jax.data.data_set import check_split
     from prefix_jax.decoding import GenerationConfig as Decoding
     from prefix_jax.sweeping.groups import groups, holding
     from prefix_jax.sweeping.rows import read_rows

@@ -5,7 +5,7 @@ Pure functions from numbers or texts to findings. A finding states a fact; none 
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
 
 # Margins of losses in nats per token: above the bare model's, and far above the run's own best.
@@ -17,8 +17,7 @@ _ALIKE = 0.95
 # With fewer records, outputs can be identical, or score like the majority answer, by chance.
 _RECORDS, _RECORDS_OF_CLASSES = 3, 10
 _CLASSES = 20
-# Metric name parts for which lower is better, and the score treated as perfect.
-_LOWER = frozenset({"ter", "loss", "perplexity", "nll"})
+# The score treated as perfect.
 _PERFECT = 100 - 1e-9
 
 
@@ -68,6 +67,7 @@ def of_outputs(
     sources: Sequence[str],
     scores: Mapping[str, float],
     bare_scores: Mapping[str, float] | None = None,
+    lower_is_better: Collection[str] = (),
 ) -> list[Finding]:
     """Returns findings from the outputs for a split and their scores.
 
@@ -77,13 +77,14 @@ def of_outputs(
       sources: input of each record.
       scores: task scores of the outputs, the main one first.
       bare_scores: scores of the bare model, if known.
+      lower_is_better: the scores of which less is better.
     """
     texts = [text.strip() for text in outputs]
     right = [{text.strip() for text in one} for one in references]
     findings = [_empty(texts, right), _copies(texts, right, [text.strip() for text in sources])]
     if findings == [None, None]:
         findings.append(_alike(texts, right))
-    findings += [_not_above_majority(texts, right), _not_above_bare(scores, bare_scores or {})]
+    findings += [_not_above_majority(texts, right), _not_above_bare(scores, bare_scores or {}, lower_is_better)]
     return [finding for finding in findings if finding is not None]
 
 
@@ -131,12 +132,14 @@ def _not_above_majority(texts: Sequence[str], right: Sequence[set[str]]) -> Find
     return {"finding": "not_above_majority", "detail": detail}
 
 
-def _not_above_bare(scores: Mapping[str, float], bare: Mapping[str, float]) -> Finding | None:
+def _not_above_bare(
+    scores: Mapping[str, float], bare: Mapping[str, float], lower_is_better: Collection[str]
+) -> Finding | None:
     """Compares the main score: the first that both have."""
     main = next((name for name in scores if name in bare), None)
     if main is None:
         return None
-    lower = bool(_LOWER & set(main.lower().split("_")))
+    lower = main in lower_is_better
     after, before = scores[main], bare[main]
     # Reaching a perfect score with both is not a failure.
     perfect = after <= 0 if lower else after >= _PERFECT

@@ -10,12 +10,13 @@ import jax
 import pytest
 
 from prefix_jax.models import FAMILIES, from_hf
+from prefix_jax.tasks import TASKS
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "options", "disk", "workdir", "verdict", "checksums", "dependencies", "models", "tuning", "config",
-    "data", "parallel", "training", "decoding", "metrics", "reporting", "planning", "evaluation", "inference",
-    "inspection", "sweeping",
+    "errors", "plugins", "options", "disk", "workdir", "verdict", "checksums", "dependencies", "models", "tuning",
+    "config", "data", "metrics", "tasks", "parallel", "training", "decoding", "reporting", "planning", "evaluation",
+    "inference", "inspection", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 
@@ -149,6 +150,29 @@ def test_one_module_names_the_files_of_a_run():
             assert not found, f"{path.relative_to(ROOT)} spells a run's file in {found[0]}"
     spelt = 'x = f"{workdir}/scores.json"; y = workdir / "tuned"; z = Path(workdir, "checkpoints")'
     assert len(spelled_files(ast.parse(spelt))) == 3
+
+
+def test_nothing_outside_tasks_names_a_task():
+    """A task is a file and a row in `tasks`. The words "text", "table" and "translation" mean other things too: where
+    they are compared with a task, they name one.
+    """
+    words = {"text", "table", "translation"}
+    names = {*TASKS, "table"}
+    for path in PACKAGE.rglob("*.py"):
+        # The grammar writes the embedded set: sentences about lighthouses.
+        if PACKAGE / "tasks" in path.parents or path == PACKAGE / "data" / "grammar.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        default = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "task"}
+        for node in ast.walk(tree):
+            place = f"{path.relative_to(ROOT)}, line {getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Constant) and node.value in names - words:
+                assert path.name == "config.py" and id(node) in default, f"{place} names a task"
+            if isinstance(node, (ast.Compare, ast.Subscript, ast.keyword)):
+                parts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                asked = [getattr(part, "attr", getattr(part, "id", "")) for part in ast.walk(node)]
+                about = "task" in asked or "TASKS" in asked or (isinstance(node, ast.keyword) and node.arg == "task")
+                assert not (about and parts & words), f"{place} asks what a task is"
 
 
 def test_the_project_names_no_path_outside_itself():

@@ -54,7 +54,7 @@ SIZES = [
 def ask(wanted: dict[str, Any]) -> dict[str, Any]:
     """Returns the planner's answer to a case."""
     words = [sys.executable, "-m", "prefix_jax.plan", "--config", RECIPE, "--json"]
-    words += [f"--topology={wanted['topology']}", f"--rows={wanted['rows']}", f"--columns={wanted['columns']}"]
+    words += [f"--topology={wanted['topology']}", f"--batch={wanted['rows']}", f"--sequence_length={wanted['columns']}"]
     words += ["--targets=128", f"--config.model.source={wanted['model']}", "--config.model.dtype=bfloat16"]
     words += [f"--config.mesh.{name}={wanted[name]}" for name in ("fsdp", "tensor")]
     words += [f"--config.model.{name}={wanted[name]}" for name in ("rematerialise", "attention")]

@@ -240,4 +240,4 @@ def write(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "table")
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "lighthouse")

@@ -4,22 +4,27 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from prefix_jax.data.files import Row
 from prefix_jax.errors import UserError, first_line
 
-# Task -> (hub id, configuration, the hub's name of the validation split).
-IDS: dict[str, tuple[str, str | None, str]] = {
-    "e2e": ("tuetschek/e2e_nlg", None, "validation"),
-    "webnlg": ("webnlg-challenge/web_nlg", "webnlg_challenge_2017", "dev"),
-    "dart": ("Yale-LILY/dart", None, "validation"),
-    "xsum": ("EdinburghNLP/xsum", None, "validation"),
-    "cnn_dm": ("abisee/cnn_dailymail", "3.0.0", "validation"),
-    "translation": ("wmt/wmt16", None, "validation"),
-}
+
+@dataclass(frozen=True)
+class HubSet:
+    """A data set of the hub.
+
+    Attributes:
+      id: OWNER/NAME.
+      configuration: its configuration, or a function of the columns that returns it.
+      validation: the hub's name of the validation split.
+    """
+
+    id: str
+    configuration: str | Callable[[Any], str] | None = None
+    validation: str = "validation"
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,13 @@ class HubTable:
     name: str
 
 
-def rows(task: str, split: str, languages: tuple[str, str] | None, tried: str) -> HubTable:
-    """Downloads a split's rows; UserError if that fails. `tried` describes earlier attempts for the message.
-
-    For "translation", `languages` chooses the WMT 2016 pair (other language first, then "en").
-    """
-    name, configuration, validation = IDS[task]
-    if task == "translation" and languages:
-        configuration = f"{languages[0] if languages[1] == 'en' else languages[1]}-en"
+def rows(wanted: HubSet, task: str, split: str, columns: Any, tried: str) -> HubTable:
+    """Downloads a split's rows; UserError if that fails. `tried` describes earlier attempts for the message."""
+    name, configuration = wanted.id, wanted.configuration
+    if callable(configuration):
+        configuration = configuration(columns)
     try:
-        table = _load(name, configuration, validation if split == "validation" else split)
+        table = _load(name, configuration, wanted.validation if split == "validation" else split)
     except Exception as error:  # `datasets` has no common base class for its errors
         reason = first_line(error)[:160]
         raise UserError(

@@ -2,16 +2,17 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import disk, metrics
+from prefix_jax import disk, tasks
 from prefix_jax.config import check_evaluation
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
-from prefix_jax.metrics import Measured
+from prefix_jax.metrics.metric import kind_of
 from prefix_jax.options import Config, language_code
+from prefix_jax.tasks import Measured
 
 # Assumed bytes per text that is still to be decoded, for the check of disk space.
 _BYTES_OF_A_TEXT = 400
@@ -19,22 +20,10 @@ _BYTES_OF_A_TEXT = 400
 DEFAULT = {"language": "en", "bleu_tokenizer": ""}
 
 
-def task_of(config: Config) -> str:
-    """Returns the name of the task whose metrics apply to a configuration's data.
-
-    Raises:
-      UserError: it has no metrics.
-    """
-    task = "text" if config.data.task == "table" else config.data.task
-    if task not in metrics.TASKS:
-        raise UserError(f'there are no scores for task "{task}"; --config.data.task=text scores any texts')
-    return task
-
-
 def language_of(config: Config) -> str:
     """Returns the language of a configuration's targets; for a translation, that of the target column."""
     data = config.data
-    if data.task == "translation" and data.language == "en" and data.target_column != "target":
+    if tasks.find(data.task).columns_are_languages and data.language == "en" and data.target_column != "target":
         try:
             return language_code(data.target_column)
         except UserError:  # the column is not named after a language
@@ -43,8 +32,24 @@ def language_of(config: Config) -> str:
 
 
 def how(config: Config) -> dict[str, Any]:
-    """Returns the options that scores depend on besides the texts."""
-    return {"language": language_of(config), "bleu_tokenizer": config.evaluation.bleu_tokenizer}
+    """Returns what scores depend on beside the texts."""
+    chosen = config.evaluation.metrics
+    of_texts = {"language": language_of(config), "bleu_tokenizer": config.evaluation.bleu_tokenizer}
+    return of_texts | ({"metrics": chosen} if chosen else {})
+
+
+def about_metrics(config: Config) -> dict[str, dict[str, int | bool]]:
+    """Returns the decimals and direction of metrics that are not those of a built-in task, by name; else nothing."""
+    if not config.evaluation.metrics and tasks.current_name(config.data.task) in tasks.TASKS:
+        return {}
+    return {metric.name: metric.about() for metric in tasks.metrics_of(config.data.task, config.evaluation.metrics)}
+
+
+def lower_is_better(config: Config, names: Iterable[str]) -> set[str]:
+    """Returns those of the scores' names whose metric is better the lower it is."""
+    wanted = tasks.metrics_of(config.data.task, config.evaluation.metrics)
+    higher = {metric.name: metric.higher_is_better for metric in wanted}
+    return {name for name in names if not higher.get(kind_of(name, higher), True)}
 
 
 def try_out(config: Config) -> None:
@@ -54,7 +59,7 @@ def try_out(config: Config) -> None:
       UserError: a scorer is unavailable or fails, or one of its options is invalid.
     """
     check_evaluation(config)
-    metrics.try_out(task_of(config), **how(config))
+    tasks.try_out(config.data.task, **how(config))
 
 
 def try_records(config: Config, records: Sequence[Record]) -> None:
@@ -64,8 +69,9 @@ def try_records(config: Config, records: Sequence[Record]) -> None:
       UserError: a record cannot be scored.
     """
     rows = _rows(records, [""] * len(records))
-    metrics.check(task_of(config), rows)
-    for note in metrics.notes(rows, **how(config)):
+    tasks.check_scored(config.data.task, rows)
+    language = {key: value for key, value in how(config).items() if key != "metrics"}
+    for note in tasks.notes(rows, **language):
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -82,8 +88,8 @@ def try_disk(workdir: Path, records: Sequence[Record]) -> None:
 
 
 def score(config: Config, records: Sequence[Record], hypotheses: Sequence[str]) -> Measured:
-    """Returns the scores of one text per record."""
-    return metrics.measure(task_of(config), _rows(records, hypotheses), **how(config))
+    """Returns the scores of a text for each record."""
+    return tasks.measure(config.data.task, _rows(records, hypotheses), **how(config))
 
 
 def _rows(records: Sequence[Record], hypotheses: Sequence[str]) -> list[Any]:

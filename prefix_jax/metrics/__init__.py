@@ -1,6 +1,10 @@
-"""Official scores of each task: `score("e2e", rows)` (see `tasks`), with rows `{"hypothesis", "references"}`."""
+"""Metrics: the rows of a table (`metric`), those that any task may choose (`shared`), and the libraries below them.
 
+The scores of a task are in `prefix_jax.tasks`: `tasks.score("e2e", rows)`, rows being `{"hypothesis", "references"}`.
+"""
+
+from prefix_jax.metrics.metric import How, Measured, Metric
 from prefix_jax.metrics.rows import Row, read_rows
-from prefix_jax.metrics.tasks import TASKS, Measured, check, measure, notes, quick_bleu, score, try_out
+from prefix_jax.metrics.shared import METRICS
 
-__all__ = ["TASKS", "Measured", "Row", "check", "measure", "notes", "quick_bleu", "read_rows", "score", "try_out"]
+__all__ = ["METRICS", "How", "Measured", "Metric", "Row", "read_rows"]

@@ -144,11 +144,12 @@ def _check(model_config: ModelConfig, work: Work, mesh: Mesh, parts: int) -> Non
         raise UserError(
             f"a step of {work.rows} rows cannot be divided over {mesh.data} x {mesh.fsdp} devices"
             + (f" in {parts} parts" if parts > 1 else "")
-            + f"; set --rows to a multiple of {shards}, or more --config.mesh.tensor"
+            + f"; set --batch to a multiple of {shards}, or more --config.mesh.tensor"
         )
     if model_config.context_length is not None and work.columns > model_config.context_length:
         raise UserError(
-            f"rows of {work.columns} columns exceed the model's window of {model_config.context_length}; set --columns"
+            f"rows of {work.columns} columns exceed the model's window of {model_config.context_length}; "
+            "set --sequence_length"
         )
 
 
@@ -164,7 +165,7 @@ def search(
     if not meshes:
         raise UserError(
             f"no mesh of {topology.chips} devices divides {work.rows} rows and {model_config.heads} query heads; "
-            "set --rows to "
+            "set --batch to "
             f"a multiple of {topology.chips}"
         )
     plans = []

@@ -14,7 +14,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.reporting.svg.markup import Markup, tag
 from prefix_jax.reporting.svg.page import document, section
 from prefix_jax.reporting.svg.plots import Series, line_chart
-from prefix_jax.reporting.tables import LOWER_IS_BETTER, cell_text, markdown_table, text_table
+from prefix_jax.reporting.tables import cell_text, is_lower_better, markdown_table, text_table
 
 SEED = "training.seed"
 LOSS = "validation loss"
@@ -222,7 +222,7 @@ def _command(found: Sweep) -> Markup:
 
 def _best(found: Sweep, metric: str) -> Result | None:
     known = [r for r in found.results if math.isfinite(r.mean(metric))]
-    lower = metric == LOSS or any(part in LOWER_IS_BETTER for part in metric.lower().split("_"))
+    lower = metric == LOSS or is_lower_better(metric)
     return (min if lower else max)(known, key=lambda r: r.mean(metric), default=None)
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax.disk import write_text
+from prefix_jax.tasks import TASKS
 
-# Scores for which lower is better; for all others, higher is better.
-LOWER_IS_BETTER = frozenset({"ter", "loss", "perplexity", "nll"})
+# Metrics of tasks and of training of which less is better; of all others more is.
+_LOWER = frozenset(m.name for task in TASKS.values() for m in task.metrics if not m.higher_is_better) | {"loss"}
+# Of each metric that is not a built-in task's: its decimals and direction, as `scores.json` holds them.
+About = Mapping[str, Mapping[str, Any]]
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
@@ -53,19 +56,25 @@ def markdown_table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> 
     return "\n".join([line(columns), marks, *(line([cell_text(cell) for cell in row]) for row in rows)])
 
 
-def score_rows(tuned: Mapping[str, float | None], bare: Mapping[str, float] | None) -> list[list[object]]:
-    """Returns rows of metric, bare score, tuned score and signed difference; `None` for missing scores."""
+def score_rows(
+    tuned: Mapping[str, float | None], bare: Mapping[str, float] | None, about: About | None = None
+) -> list[list[object]]:
+    """Returns rows of metric, bare score, tuned score, signed difference; `None` where one is missing."""
     bare = bare or {}
     rows: list[list[object]] = []
     for name in [*tuned, *(name for name in bare if name not in tuned)]:
         before, after = bare.get(name), tuned.get(name)
-        change = None if before is None or after is None else signed(after - before)
-        rows.append([name, _as_float(before), _as_float(after), change])
+        change = None if before is None or after is None else signed(after - before, decimals_of(name, about))
+        rows.append([name, *(_score(name, value, about) for value in (before, after)), change])
     return rows
 
 
 def score_table(
-    tuned: Mapping[str, float | None], bare: Mapping[str, float] | None = None, title: str = "", markdown: bool = False
+    tuned: Mapping[str, float | None],
+    bare: Mapping[str, float] | None = None,
+    title: str = "",
+    markdown: bool = False,
+    about: About | None = None,
 ) -> str:
     """Returns the small table `metric / bare model / with prefix / difference`; without `bare`, metric and score.
 
@@ -74,9 +83,9 @@ def score_table(
         bare: the same for the bare model.
     """
     if bare:
-        columns, rows = ["metric", "bare model", "with prefix", "difference"], score_rows(tuned, bare)
+        columns, rows = ["metric", "bare model", "with prefix", "difference"], score_rows(tuned, bare, about)
     else:
-        columns, rows = ["metric", "score"], [[name, _as_float(value)] for name, value in tuned.items()]
+        columns, rows = ["metric", "score"], [[name, _score(name, value, about)] for name, value in tuned.items()]
     return markdown_table(rows, columns) if markdown else text_table(rows, columns, title)
 
 
@@ -84,7 +93,7 @@ def entry_table(entry: Mapping[str, Any], title: str = "") -> str:
     """Returns the table of an entry of `scores.json`, with a line for each meaningless score that gives the reason."""
     reasons = entry.get("not_measured", {})
     absent = dict.fromkeys(name for name in reasons if name not in entry["tuned"])
-    table = score_table({**entry["tuned"], **absent}, entry.get("bare"), title)
+    table = score_table({**entry["tuned"], **absent}, entry.get("bare"), title, about=entry.get("metrics"))
     return "\n".join([table, *(f"no {name}: {reason}" for name, reason in reasons.items())])
 
 
@@ -98,17 +107,33 @@ def samples_side_by_side(samples: Sequence[Mapping[str, object]], width: int = 1
     return "\n\n".join(_sample_text(sample, max(width, 40)) for sample in samples)
 
 
-def is_better(metric: str, difference: float) -> bool | None:
-    """Returns whether a change of the metric is an improvement, `None` if it is zero to two decimals."""
-    if math.isnan(difference) or round(difference, 2) == 0:
+def is_better(metric: str, difference: float, about: About | None = None) -> bool | None:
+    """Returns whether a change of the metric is for the better, `None` where there is none to its decimals."""
+    if math.isnan(difference) or round(difference, decimals_of(metric, about)) == 0:
         return None
-    lower = any(part in LOWER_IS_BETTER for part in metric.lower().split("_"))
-    return (difference < 0) if lower else (difference > 0)
+    return (difference < 0) if is_lower_better(metric, about) else (difference > 0)
 
 
-def signed(difference: float) -> str:
+def is_lower_better(metric: str, about: About | None = None) -> bool:
+    """Returns the direction of a metric, whose name may end in a part (TER_seen)."""
+    row = (about or {}).get(metric)
+    return not row.get("higher_is_better", True) if row else bool(_LOWER & {metric, metric.rpartition("_")[0]})
+
+
+def decimals_of(metric: str, about: About | None = None) -> int:
+    """Returns the decimals that tables print: two for the metrics of built-in tasks."""
+    return int((about or {}).get(metric, {}).get("decimals", 2))
+
+
+def metric_text(metric: str, value: float | None, about: About | None = None) -> str:
+    """Returns a score as tables print it."""
+    return "-" if value is None else f"{value:,.{decimals_of(metric, about)}f}"
+
+
+def signed(difference: float, decimals: int = 2) -> str:
     """Returns `+1.23`, `-1.23` or `0.00`."""
-    return "0.00" if round(difference, 2) == 0 else f"{difference:+,.2f}"
+    difference = 0.0 if round(difference, decimals) == 0 else difference
+    return f"{difference:+,.{decimals}f}" if difference else f"{0:.{decimals}f}"
 
 
 def cell_text(cell: object) -> str:
@@ -174,5 +199,8 @@ def _right_aligned(rows: Sequence[Sequence[object]], count: int) -> list[bool]:
     return [bool(rows) and all(number(row[i]) for row in rows) for i in range(count)]
 
 
-def _as_float(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _score(name: str, value: float | None, about: About | None) -> float | str | None:
+    """A number where a table prints it with two decimals, else its text."""
+    if value is None:
+        return None
+    return float(value) if decimals_of(name, about) == 2 else metric_text(name, float(value), about)

@@ -10,7 +10,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training.loop import Outcome, train
-from prefix_jax.training.session import Session, open_session
+from prefix_jax.training.session import Session, check_data, open_session
 from prefix_jax.training.trainer import Trainer, prepare
 from prefix_jax.tuning import store
 from prefix_jax.verdict import Finding
@@ -28,6 +28,7 @@ def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
             f"mesh.member is {config.mesh.member}, and this is one run; it divides the members of a sweep (see "
             "prefix_jax.sweep)"
         )
+    check_data(config, "train", *(["validation"] if config.training.evaluate_every else []))
     (outcome,) = run(prepare(open_session(config), workdir, argv))
     if outcome.finished and outcome.diverged:
         raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefix_jax import tasks
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import Identity, same_model
@@ -145,6 +146,8 @@ def _meaning(name: str, value: Any, used: Mapping[str, Declaration]) -> Any:
     """The same for values that mean the same."""
     if not isinstance(value, str):
         return value
+    if name == "data.task":
+        return tasks.current_name(value)
     if name == "method":
         return _methods(value)
     if name in _CATEGORIES:

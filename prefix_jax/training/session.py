@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from prefix_jax import tuning
+from prefix_jax import tasks, tuning
 from prefix_jax.config import check_ranges
-from prefix_jax.data import audit, subsets, tasks, tokens
+from prefix_jax.data import audit, subsets, tokens
 from prefix_jax.data.records import Record, group
 from prefix_jax.data.texts import Printer
 from prefix_jax.data.tokens import Formats, Limits, Ragged, TokenisedSet, default_formats
@@ -176,6 +176,17 @@ def check_attention(config: Config) -> None:
 def model_options(config: Config) -> dict[str, Any]:
     """Returns the options on which the frozen model depends."""
     return {**config.model.to_dict(), "mesh": config.mesh.to_dict()}
+
+
+def check_data(config: Config, *splits: str) -> None:
+    """Checks what a run reads and how it is scored, without loading a model or asking the hub.
+
+    Raises:
+      UserError: an unknown task, split or metric, or files that are missing.
+    """
+    tasks.metrics_of(config.data.task, config.evaluation.metrics)
+    for split in splits:
+        tasks.check(config.data.task, split, config.data.path)
 
 
 def columns(config: Config) -> tasks.Columns:

@@ -1,12 +1,12 @@
 """The table of tuning methods: a file and a row each. `build` makes the one that a configuration names."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 
 import jax
 from jaxtyping import Array, PyTree
 
-from prefix_jax.errors import UserError, did_you_mean, first_line
+from prefix_jax import plugins
+from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
 from prefix_jax.options import Config
 from prefix_jax.tuning import adapter, finetune, infix, lora, prefix, prompt
@@ -33,17 +33,11 @@ def find(name: str) -> Declaration:
     """
     if name in METHODS:
         return METHODS[name]
-    if "." not in name:
+    if not plugins.is_path(name):
         raise UserError(f'there is no method "{name}"{did_you_mean(name, tuple(METHODS))}')
-    try:
-        found = getattr(importlib.import_module(name), "METHOD", None)
-    except ImportError as error:
-        raise UserError(
-            f'config.method names the module "{name}", which cannot be imported ({first_line(error)}); check the path '
-            "and PYTHONPATH"
-        ) from None
+    found = plugins.load(name, "METHOD", "config.method")
     if not isinstance(found, Declaration):
-        raise UserError(f'the module "{name}" in config.method has no METHOD, a prefix_jax.tuning.Declaration; add it')
+        raise UserError(f'config.method is "{name}", which is not a prefix_jax.tuning.Declaration; make it one')
     if found.name in METHODS:
         raise UserError(f'the method of the module "{name}" has the name of another, "{found.name}"; rename it')
     return found

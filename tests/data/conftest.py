@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from prefix_jax.data import tasks
+from prefix_jax import tasks
 
-WORDS = [text for record in tasks.inputs("table", "validation") for text in (record.source, record.target)]
+WORDS = [text for record in tasks.inputs("lighthouse", "validation") for text in (record.source, record.target)]
 
 
 @pytest.fixture(scope="session")

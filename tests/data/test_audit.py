@@ -8,14 +8,17 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from prefix_jax.data import audit, tasks, tokens
+from prefix_jax import tasks
+from prefix_jax.data import audit, tokens
 from prefix_jax.data.records import pair
 from prefix_jax.data.texts import Printer
 from prefix_jax.data.tokens import Formats, Limits
 from prefix_jax.dependencies import DataAudit
 from prefix_jax.errors import UserError
 
-WORDS = [text for record in tasks.inputs("table", "validation", limit=40) for text in (record.source, record.target)]
+WORDS = [
+    text for record in tasks.inputs("lighthouse", "validation", limit=40) for text in (record.source, record.target)
+]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "<|im_end|>", "<sep1>"]
 ROLES = dict(pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>")
 

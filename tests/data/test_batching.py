@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from prefix_jax.data import tasks, tokens
+from prefix_jax import tasks
+from prefix_jax.data import tokens
 from prefix_jax.data.batching import Layout, PackedBatches, split
 from prefix_jax.data.tokens import Limits, Ragged, TokenisedSet
 from prefix_jax.errors import UserError
@@ -174,7 +175,7 @@ def test_batch_is_a_pytree_that_jit_takes():
 
 def test_the_embedded_set_from_text_to_rows(bytes_tokenizer, pieces_tokenizer):
     """With both tokenizers: rows are full, batches quick, and the ids decode to the records' texts."""
-    records = tasks.pairs("table", "train")
+    records = tasks.pairs("lighthouse", "train")
     for tokenizer, layout in ((bytes_tokenizer, Layout(False)), (pieces_tokenizer, Layout(True))):
         formats = tokens.default_formats(tokenizer, layout.encoder_decoder)
         data = tokens.tokenise(records, tokenizer, formats, Limits(target=256))

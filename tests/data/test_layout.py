@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from prefix_jax.data import tasks
+from prefix_jax import tasks
 from prefix_jax.errors import UserError
 
 
@@ -234,7 +234,7 @@ def test_rows_of_one_source_in_two_parts_are_one_input(tmp_path):
 def test_the_published_sets_are_found(real_data, task, files):
     from prefix_jax.data.layout import Search, in_folder
 
-    found = tasks.TASKS[task]
+    found = tasks.TASKS[task].data
     for split, name in zip(tasks.SPLITS, files, strict=True):
         chosen = in_folder(real_data / found.folder, Search(split, found.suffixes, found.prefer))
         assert chosen is not None and [path.name for path in chosen.files] == [name]

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from prefix_jax.data import packing, tasks
+from prefix_jax import tasks
+from prefix_jax.data import packing
 from prefix_jax.data.packing import Shape, choose_shape, make_plan
 from prefix_jax.dependencies import PackingPlan
 

@@ -11,7 +11,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from prefix_jax.data import tasks
+from prefix_jax import tasks
 from prefix_jax.errors import UserError
 
 # Every line separator of Unicode, marks, delimiters, and characters of one to four bytes.

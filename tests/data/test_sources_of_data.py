@@ -6,9 +6,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from prefix_jax.data import hub, tasks
-from prefix_jax.data.tasks import Columns
+from prefix_jax import tasks
+from prefix_jax.data import hub
 from prefix_jax.errors import UserError
+from prefix_jax.tasks import Columns
 
 DEFAULT = Columns()
 ROWS = [{"source": f"question {i}", "target": f"answer {i}"} for i in range(40)]

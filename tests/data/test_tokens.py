@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from prefix_jax.data import tasks, tokens
+from prefix_jax import tasks
+from prefix_jax.data import tokens
 from prefix_jax.data.records import pair
 from prefix_jax.data.tokens import Formats, Limits
 from prefix_jax.dependencies import TokenIds
@@ -18,7 +19,7 @@ def record(source="name : Heron Light", target="Heron Light is a lighthouse."):
 
 def test_gpt2_form_is_the_papers_text_tokenised_whole(bytes_tokenizer):
     """Li & Liang: ' {source} {bos} ' + target + ' {eos}', in one piece; here in two, with a boundary that is known."""
-    records = tasks.pairs("table", "test", limit=50)
+    records = tasks.pairs("lighthouse", "test", limit=50)
     data = tokens.tokenise(records, bytes_tokenizer, GPT2, Limits())
     for i, r in enumerate(records):
         whole = f" {r.source} <|endoftext|> {r.target} <|endoftext|>"

@@ -12,7 +12,7 @@ TEXTS = [f"Place {i} serves food by the river ." for i in range(6)]
 
 def kinds(outputs, references, sources=None, scores=None, bare=None) -> list[str]:
     sources = sources or [f"input {i}" for i in range(len(outputs))]
-    found = verdict.of_outputs(outputs, references, sources, scores or {}, bare)
+    found = verdict.of_outputs(outputs, references, sources, scores or {}, bare, ("TER", "TER_all"))
     assert all(set(one) == {"finding", "detail"} and "\n" not in one["detail"] for one in found)
     return [one["finding"] for one in found]
 

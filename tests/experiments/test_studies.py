@@ -10,7 +10,7 @@ import pytest
 from experiments import naming, published, readme, results, studies
 from experiments.results import Result
 from experiments.studies import Figure, Study
-from prefix_jax.data import tasks
+from prefix_jax import tasks
 from tests import runs
 from tests.conftest import ROOT
 

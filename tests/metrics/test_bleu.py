@@ -5,7 +5,7 @@ import sys
 import pytest
 from common import ROWS, e2e_rows
 
-from prefix_jax.metrics import bleu, quick_bleu
+from prefix_jax.metrics import bleu
 
 
 def _sacrebleu(directory, rows, *options):
@@ -63,11 +63,11 @@ def test_unequal_counts_ignore_what_is_missing():
     assert bleu.ter(rows) == pytest.approx(bleu.ter(repeated))
 
 
-def test_quick_bleu_is_sacrebleu_on_real_rows():
+def test_bleu_of_e2e_is_sacrebleu_on_real_rows():
     from sacrebleu import corpus_bleu
 
     rows = e2e_rows("devset.csv")[:100]
     assert min(len(row["references"]) for row in rows) < max(len(row["references"]) for row in rows)
     hypotheses, references = bleu.streams(rows, None)
     expected = corpus_bleu(hypotheses, references, lowercase=True, force=True).score
-    assert quick_bleu(rows) == pytest.approx(expected, abs=1e-9)
+    assert bleu.bleu_e2e(rows) == pytest.approx(expected, abs=1e-9)

@@ -6,8 +6,9 @@ import pytest
 from common import needs_java
 
 from prefix_jax.errors import UserError
-from prefix_jax.metrics import TASKS, bleu, coco, languages, measure, rouge, score, try_out
+from prefix_jax.metrics import bleu, coco, languages, rouge
 from prefix_jax.score import main
+from prefix_jax.tasks import TASKS, measure, score, try_out
 
 # Of each, texts of a language, two a row.
 TEXTS = {

@@ -6,8 +6,8 @@ import sys
 import pytest
 from common import ROWS, needs_java
 
-from prefix_jax.metrics import score
 from prefix_jax.score import main
+from prefix_jax.tasks import score
 
 
 @pytest.fixture

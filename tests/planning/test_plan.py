@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_told_with_the_shortfall(compiler):
 @pytest.mark.slow
 def test_the_command_line_prints_json(compiler, tiny_models, tmp_path):
     recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["gpt2"])
-    words = ("--config", str(recipe), "--topology", "v5e:1x1", "--columns", "64", "--targets", "32", "--json")
+    words = ("--config", str(recipe), "--topology", "v5e:1x1", "--sequence_length", "64", "--targets", "32", "--json")
     out, _ = runs.run("plan", *words, cache=tmp_path / "cache")
     found = json.loads(out)
     assert found["fits"] and found["chips"] == 1 and found["rows"] == 4 and found["tokens_per_second"] > 0
@@ -143,9 +143,11 @@ def test_the_command_line_prints_json(compiler, tiny_models, tmp_path):
 def test_search_ranks_the_meshes_it_compiled(compiler, tiny_models, tmp_path):
     recipe = runs.write_recipe(tmp_path / "recipe", tiny_models["gpt2"])
     words = ("--config", str(recipe), "--topology", "v5e:2x2", "--columns", "64", "--targets", "32", "--rows", "8")
-    out, _ = runs.run("plan", *words, "--search", "--most", "3", "--json", cache=tmp_path / "cache")
+    out, err = runs.run("plan", *words, "--search", "--most", "3", "--json", cache=tmp_path / "cache")
     found = json.loads(out)
     meshes = {tuple(plan["mesh"].values()) for plan in found}
+    assert "--rows is now called --batch\n" in err and "--columns is now called --sequence_length\n" in err
+    assert all(plan["rows"] == 8 and plan["columns"] == 64 for plan in found)
     assert len(meshes) == 3 and all(data * fsdp * tensor == 4 for data, fsdp, tensor in meshes)
     assert [plan["step_seconds"] for plan in found] == sorted(plan["step_seconds"] for plan in found)
 
@@ -165,7 +167,7 @@ def test_bad_input_is_one_sentence(words, expected, tiny_models, tmp_path):
 
 
 def test_rows_that_the_mesh_does_not_divide_are_refused():
-    with pytest.raises(UserError, match="6 rows cannot be divided over 4 x 1 devices; set --rows to a multiple of 4"):
+    with pytest.raises(UserError, match="6 rows cannot be divided over 4 x 1 devices; set --batch to a multiple of 4"):
         planning.plan(configuration(), from_hf(MODEL), topologies.parse("v5e:2x2"), Work(6, 128, 16))
 
 

@@ -93,7 +93,7 @@ def test_a_method_from_elsewhere_is_checked(package):
     ("name", "words"),
     [
         ("toy_methods.absent", 'the module "toy_methods.absent", which cannot be imported'),
-        ("toy_methods.empty", "has no METHOD"),
+        ("toy_methods.empty", 'has no "METHOD"'),
         ("norms", 'there is no method "norms"'),
     ],
 )

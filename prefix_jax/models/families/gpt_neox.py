@@ -77,7 +77,7 @@ def read(c: dict[str, Any]) -> GPTNeoXConfig:
         pad_id=first_id(c.get("pad_token_id"), 0),
         max_positions=c.get("max_position_embeddings", 2048),
         rope_base=float(c.get("rotary_emb_base") or rope["rope_theta"]),
-        rope_scaling=rotary_scaling(rope),
+        rope_scaling=rotary_scaling(rope, c.get("max_position_embeddings", 2048)),
         rotary_dims=int(d_model // heads * rotated),
         activation=c.get("hidden_act", "gelu"),
         attention_bias=c.get("attention_bias", True),

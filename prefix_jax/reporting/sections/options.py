@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from prefix_jax.config import default_config, flat
+from prefix_jax.config import default_config
+from prefix_jax.options import flat
 from prefix_jax.reporting.run import Run
 from prefix_jax.reporting.sections.values import main_scores, quoted_workdir
 from prefix_jax.reporting.svg.markup import Markup, join, tag

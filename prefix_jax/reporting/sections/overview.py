@@ -5,7 +5,7 @@ from typing import Any
 
 from prefix_jax.config import default_config
 from prefix_jax.reporting.run import Run
-from prefix_jax.reporting.sections.scores import difference, findings
+from prefix_jax.reporting.sections.scores import about_metrics, difference, findings
 from prefix_jax.reporting.sections.values import (
     count,
     finite,
@@ -17,7 +17,7 @@ from prefix_jax.reporting.sections.values import (
 )
 from prefix_jax.reporting.svg.markup import Markup, join, tag
 from prefix_jax.reporting.svg.plots import bar_pair
-from prefix_jax.reporting.tables import cell_text
+from prefix_jax.reporting.tables import metric_text
 from prefix_jax.tuning import Declaration, known
 
 
@@ -110,13 +110,14 @@ def _meta(run: Run) -> list[str]:
 
 def _cards(scored: Mapping[str, Any], failed: bool) -> Markup:
     after, before = numbers(scored.get("tuned")), numbers(scored.get("bare"))
-    cards = []
+    cards, about = [], about_metrics(scored)
     for name, value in list(after.items())[:6]:
         bare = before.get(name)
         than = None
         if bare is not None:
-            than = tag("p", f"bare model {cell_text(bare)} ", difference(name, value - bare, failed), class_="than")
-        big = tag("p", cell_text(value), class_="big")
+            before_it = f"bare model {metric_text(name, bare, about)} "
+            than = tag("p", before_it, difference(name, value - bare, failed, about), class_="than")
+        big = tag("p", metric_text(name, value, about), class_="big")
         cards.append(tag("article", tag("h3", name), big, bar_pair(bare, value), than, class_="card score"))
     return tag("div", cards, class_="scores")
 

@@ -6,7 +6,7 @@ from typing import Any
 from prefix_jax.reporting.run import Run
 from prefix_jax.reporting.sections.values import count, main_scores, numbers
 from prefix_jax.reporting.svg.markup import Markup, tag
-from prefix_jax.reporting.tables import cell_text, is_better, signed
+from prefix_jax.reporting.tables import About, decimals_of, is_better, metric_text, signed
 from prefix_jax.verdict import of_metrics
 
 
@@ -31,11 +31,12 @@ def _score_table(split: str, scored: Mapping[str, Any], failed: bool) -> Markup:
     after, before = numbers(scored.get("tuned")), numbers(scored.get("bare"))
     rows = []
     reasons = scored.get("not_measured")
-    reasons = reasons if isinstance(reasons, Mapping) else {}
+    reasons, about = reasons if isinstance(reasons, Mapping) else {}, about_metrics(scored)
     for name in dict.fromkeys([*after, *before, *reasons]):
         bare, value = before.get(name), after.get(name)
-        change = difference(name, value - bare, failed) if bare is not None and value is not None else "-"
-        cells = [cell_text(bare), cell_text(value), change] if before else [cell_text(value)]
+        change = difference(name, value - bare, failed, about) if bare is not None and value is not None else "-"
+        shown = [metric_text(name, one, about) for one in (bare, value)]
+        cells = [*shown, change] if before else shown[1:]
         rows.append(tag("tr", tag("th", name, scope="row"), [tag("td", cell, class_="number") for cell in cells]))
     columns = ["bare model", "tuned", "difference"] if before else ["tuned"]
     heads = [tag("th", "metric", scope="col"), *(tag("th", column, scope="col", class_="number") for column in columns)]
@@ -46,11 +47,17 @@ def _score_table(split: str, scored: Mapping[str, Any], failed: bool) -> Markup:
     return tag("div", tag("div", table, class_="scroll"), absent, class_="card")
 
 
-def difference(metric: str, difference: float, failed: bool = False) -> Markup:
+def about_metrics(scored: Mapping[str, Any]) -> About:
+    """Returns the rows of metrics that are not a built-in task's."""
+    found = scored.get("metrics")
+    return found if isinstance(found, Mapping) else {}
+
+
+def difference(metric: str, difference: float, failed: bool, about: About) -> Markup:
     """A signed difference in the colour of better or worse; nothing is better where the run looks failed."""
-    better = is_better(metric, difference)
+    better = is_better(metric, difference, about)
     kind = None if better is None or (better and failed) else "better" if better else "worse"
-    return tag("span", signed(difference).replace("-", "\u2212"), class_=kind)
+    return tag("span", signed(difference, decimals_of(metric, about)).replace("-", "\u2212"), class_=kind)
 
 
 def _decoded(scored: Mapping[str, Any]) -> str:

@@ -1,15 +1,22 @@
-"""E2E NLG: the format of Li & Liang 2021 (`src1_*.txt`) and the challenge's CSV."""
+"""E2E NLG: the format of Li & Liang 2021 (`src1_*.txt`) and the challenge's CSV; the challenge's scores."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefix_jax.data.data_set import DataSet
 from prefix_jax.data.files import Row, read_rows, read_text, text_field
+from prefix_jax.data.hub import HubSet
 from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record, pair
 from prefix_jax.data.text_files import kind, stem
 from prefix_jax.disk import lines
 from prefix_jax.errors import UserError
+from prefix_jax.metrics import bleu, coco, nist, worth
+from prefix_jax.metrics.metric import How, Measured, Metric
+from prefix_jax.metrics.rows import Row as Scored
+from prefix_jax.metrics.shared import without_blank
+from prefix_jax.tasks.task import Task
 
 Text = tuple[str, str]  # source, target
 
@@ -87,3 +94,58 @@ def records(texts: list[Text], split: str) -> list[Record]:
         number[1] += 1
         found.append(pair(source, target, None, f"{split}-{number[0]}", number[1]))
     return found
+
+
+def as_read(text: str) -> str:
+    """Returns a typed text in the form of the paper's files, from `name[X], eatType[pub]` too."""
+    text = text.strip()
+    if not text.endswith("]") or " : " in text:
+        return text
+    try:
+        return linearise(text)
+    except UserError:
+        return text
+
+
+def measure(rows: Sequence[Scored], how: How) -> Measured:
+    """As `measure_scores.py -p` of github.com/tuetschek/e2e-metrics, METEOR and ROUGE_L in percent.
+
+    Its file of references ends an instance at a blank line, so there a blank reference does not exist.
+    """
+    rows, found = without_blank(rows), Measured()
+    words = worth.of_words(how.language)
+    counts = bleu.token_counts(rows, "13a")
+    score = bleu.bleu_e2e(rows)
+    beyond = worth.BROKEN_COUNT if score > worth.TOP else ""
+    found.add("BLEU", score, words or worth.of_ngrams(counts, 4) or worth.of_e2e_bleu(rows) or beyond)
+    found.add("NIST", nist.nist(rows), words or worth.of_ngrams(counts, 5) or worth.of_nist(rows))
+    if how.java:
+        tokenized = coco.tokenize_rows(rows)
+        wordless, no_meteor = worth.of_wordless(tokenized), worth.of_meteor(how.language)
+        meteor = 0.0 if no_meteor else coco.meteor(tokenized, language=how.language.meteor)[0]
+        found.add("METEOR", 100 * meteor, no_meteor or wordless)
+        found.add("ROUGE_L", 100 * coco.rouge_l(tokenized), words or wordless)
+        found.add("CIDEr", coco.cider(tokenized), words or wordless or worth.of_cider(tokenized))
+    return found
+
+
+TASK = Task(
+    name="e2e",
+    data=DataSet(
+        folder="e2e",
+        suffixes=(".txt", ".csv"),
+        parse=parse,
+        records=lambda items, split, columns, notes: records(items, split),
+        prefer=preferred,
+        hub=HubSet("tuetschek/e2e_nlg"),
+        from_hub=lambda rows, split, columns, notes: from_rows(rows, split),
+    ),
+    metrics=(
+        Metric("BLEU", measure),
+        Metric("NIST", measure, 4),
+        Metric("METEOR", measure, java=True),
+        Metric("ROUGE_L", measure, java=True),
+        Metric("CIDEr", measure, 4, java=True),
+    ),
+    as_read=as_read,
+)

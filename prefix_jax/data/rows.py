@@ -1,10 +1,10 @@
-"""Tasks with rows of a source and a target: summarisation, translation, user tables."""
+"""Records from rows with a source and a target column."""
 
-from typing import Any
+from collections.abc import Callable
 
 from prefix_jax.data.files import Row, text_field
 from prefix_jax.data.records import Record, pair
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError
 
 
 def from_columns(rows: list[Row], split: str, source: str, target: str, *, one_line: bool = False) -> list[Record]:
@@ -37,20 +37,11 @@ def _targets(row: Row, column: str, option: str) -> list[str]:
     return [text_field((where, {name: text}), name).strip() for text in columns[name]]
 
 
-def translation(rows: list[Row], split: str, source: str, target: str) -> list[Record]:
-    """Returns records from WMT's format, {"translation": {"en": ..., "de": ...}}, or from two columns."""
-    flat = []
-    for where, columns in rows:
-        pair_ = columns.get("translation", columns)
-        flat.append((where, _languages(pair_, source, target, where)))
-    return from_columns(flat, split, source, target)
+def one_line(text: str) -> str:
+    """Returns a text with its lines joined by spaces."""
+    return " ".join(text.split())
 
 
-def _languages(columns: Any, source: str, target: str, where: str) -> dict[str, Any]:
-    if not isinstance(columns, dict):
-        raise UserError(f'{where} has a "translation" that is not an object of languages; fix the row.')
-    for option, name in (("source_column", source), ("target_column", target)):
-        if name not in columns:
-            hint = did_you_mean(name, [str(c) for c in columns])
-            raise UserError(f'{where} has no language "{name}" (--config.data.{option} chooses it){hint}')
-    return columns
+def summaries(source: str, target: str) -> Callable[..., list[Record]]:
+    """Returns what makes records of a table's columns, each source on one line (see `data_set.Records`)."""
+    return lambda table, split, columns, notes: from_columns(table, split, source, target, one_line=True)

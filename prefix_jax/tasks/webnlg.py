@@ -1,22 +1,29 @@
 """WebNLG Challenge 2017: triples to text, ten categories in training, five more in the test."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefix_jax.data.data_set import DataSet
 from prefix_jax.data.files import Row, read_json, value_at
+from prefix_jax.data.hub import HubSet
 from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record, pair
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.metrics import normalise
+from prefix_jax.metrics.languages import Language, other_letters
+from prefix_jax.metrics.metric import How, Measured
+from prefix_jax.metrics.rows import Row as Scored
+from prefix_jax.metrics.shared import three_metrics, three_references
+from prefix_jax.tasks.task import Task
 
 Entry = tuple[str, str, list, list]  # location, category, triples, (text, comment)
 
-UNSEEN = frozenset({"Artist", "Athlete", "CelestialBody", "MeanOfTransportation", "Politician"})
-
-
-def seen(category: str | None) -> bool:
-    """Returns whether a category has training records (the challenge scores seen and unseen ones separately)."""
-    return category not in UNSEEN
+SEEN = (
+    "Airport", "Astronaut", "Building", "City", "ComicsCharacter", "Food", "Monument", "SportsTeam", "University",
+    "WrittenWork",
+)  # fmt: skip
+UNSEEN = ("Artist", "Athlete", "CelestialBody", "MeanOfTransportation", "Politician")
 
 
 def linearise(triples: Iterable[tuple[str, str, str]]) -> str:
@@ -86,3 +93,72 @@ def records(parsed: list[Entry], split: str, notes: Notes | None = None) -> list
             number[1] += 1
             found.append(pair(source, text.strip(), category, f"{split}-{number[0]}", number[1]))
     return found
+
+
+def as_read(text: str) -> str:
+    """Returns a typed text as the reader gives it: with a bar and a space before the first triple."""
+    return f" {text.lstrip()}" if text.lstrip().startswith("| ") else text
+
+
+def measure(rows: Sequence[Scored], how: How) -> Measured:
+    """As `run_eval_on_webnlg.sh` of github.com/Yale-LILY/dart, for the seen, the unseen and all categories.
+
+    A part that has no rows (the development set has no unseen category) has no scores.
+    """
+    prepared = [_forms(row, how.language) for row in rows]
+    unseen = [_is_unseen(row, number) for number, row in enumerate(rows, start=1)]
+    parts = {
+        "seen": [place for place, is_unseen in enumerate(unseen) if not is_unseen],
+        "unseen": [place for place, is_unseen in enumerate(unseen) if is_unseen],
+        "all": list(range(len(rows))),
+    }
+    by_part = three_references(prepared, {name: places for name, places in parts.items() if places}, how)
+    found = Measured()
+    for kind in ("BLEU", "METEOR", "TER"):
+        for name, part in by_part.items():
+            if kind in part.scores:
+                found.add(f"{kind}_{name}", part.scores[kind], signature=part.signatures.get(kind, ""))
+            elif kind in part.unmeasured:
+                found.unmeasured[f"{kind}_{name}"] = part.unmeasured[kind]
+    return found
+
+
+def _forms(row: Scored, language: Language) -> Scored:
+    """Returns a row in the official forms, which are of English: those of outputs and references differ for letters of
+    other scripts, so that rows which have them get one form for both.
+    """
+    if language.code == "en" and not any(other_letters(text) for text in row["references"]):
+        of_output, of_reference = normalise.webnlg_hypothesis, normalise.webnlg_reference
+    else:
+        of_output = of_reference = normalise.dart
+    return {
+        "hypothesis": of_output(row["hypothesis"]),
+        "references": [of_reference(text) for text in row["references"]],
+    }
+
+
+def _is_unseen(row: Scored, number: int) -> bool:
+    category = row.get("category")
+    if not category:
+        raise UserError(f'Row {number} has no "category", which tells the seen records of WebNLG from the unseen ones.')
+    if category not in SEEN + UNSEEN:
+        hint = did_you_mean(category, SEEN + UNSEEN)
+        raise UserError(f'Row {number}: WebNLG 2017 has no category "{category}"{hint}')
+    return category in UNSEEN
+
+
+TASK = Task(
+    name="webnlg",
+    data=DataSet(
+        folder="webnlg2017",
+        suffixes=(".json",),
+        parse=lambda path, notes: parse(path),
+        records=lambda items, split, columns, notes: records(items, split, notes),
+        hub=HubSet("webnlg-challenge/web_nlg", "webnlg_challenge_2017", validation="dev"),
+        from_hub=lambda rows, split, columns, notes: from_rows(rows, split, notes),
+    ),
+    metrics=three_metrics(measure),
+    as_read=as_read,
+    check_row=_is_unseen,
+    category=SEEN[0],
+)

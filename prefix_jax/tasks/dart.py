@@ -1,12 +1,20 @@
 """DART: open-domain triples to text."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prefix_jax.data.data_set import DataSet
 from prefix_jax.data.files import Row, read_json, value_at
+from prefix_jax.data.hub import HubSet
 from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
+from prefix_jax.metrics import normalise
+from prefix_jax.metrics.metric import How, Measured
+from prefix_jax.metrics.rows import Row as Scored
+from prefix_jax.metrics.shared import three_metrics, three_references
+from prefix_jax.tasks.task import Task
 
 Item = tuple[str, Any]  # location, item of a file
 
@@ -60,3 +68,30 @@ def records(items: list[Item], split: str, notes: Notes | None = None) -> list[R
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def measure(rows: Sequence[Scored], how: How) -> Measured:
+    """As `run_eval_on_dart.sh` of github.com/Yale-LILY/dart (BLEU, METEOR, TER)."""
+    prepared: list[Scored] = [
+        {
+            "hypothesis": normalise.dart(row["hypothesis"]),
+            "references": [normalise.dart(text) for text in row["references"]],
+        }
+        for row in rows
+    ]
+    return three_references(prepared, {"all": range(len(rows))}, how)["all"]
+
+
+TASK = Task(
+    name="dart",
+    data=DataSet(
+        folder="dart",
+        suffixes=(".json",),
+        parse=lambda path, notes: parse(path),
+        records=lambda items, split, columns, notes: records(items, split, notes),
+        hub=HubSet("Yale-LILY/dart"),
+        from_hub=lambda rows, split, columns, notes: from_rows(rows, split, notes),
+    ),
+    metrics=three_metrics(measure),
+    as_read=lambda text: text,
+)

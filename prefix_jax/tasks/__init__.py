@@ -1,0 +1,29 @@
+"""Tasks: a file and a row for each, their splits and their scores."""
+
+from prefix_jax.data.data_set import SPLITS, Columns, check_split
+from prefix_jax.metrics.metric import Measured
+from prefix_jax.tasks.registry import TASKS, current_name, find
+from prefix_jax.tasks.scoring import check_scored, measure, metrics_of, notes, score, try_out
+from prefix_jax.tasks.splits import check, inputs, pairs, read
+from prefix_jax.tasks.task import Task
+
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Columns",
+    "Measured",
+    "Task",
+    "check",
+    "check_scored",
+    "check_split",
+    "current_name",
+    "find",
+    "inputs",
+    "measure",
+    "metrics_of",
+    "notes",
+    "pairs",
+    "read",
+    "score",
+    "try_out",
+]

@@ -1,0 +1,46 @@
+"""Two views of a task's split: one record per text (`pairs`), or one per input (`inputs`)."""
+
+from prefix_jax.data import data_set
+from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns
+from prefix_jax.data.reading import Reading
+from prefix_jax.data.records import Record, group
+from prefix_jax.tasks.registry import find
+
+
+def read(task: str, split: str, path: str = "", columns: Columns = DEFAULT_COLUMNS) -> Reading:
+    """Returns the records of a split, one per text, with their origin. See `data_set.read`.
+
+    Raises:
+      UserError: unknown task or split, missing data, or a row with an empty or missing field.
+    """
+    found = find(task)
+    return data_set.read(found.data, found.name, split, path, columns)
+
+
+def check(task: str, split: str, path: str = "") -> None:
+    """Raises UserError where a task or split is unknown, or its files are missing; what the hub has is not asked."""
+    found = find(task)
+    data_set.find(found.data, found.name, split, path)
+
+
+def pairs(task: str, split: str, path: str = "", columns: Columns = DEFAULT_COLUMNS, limit: int = 0) -> list[Record]:
+    """Returns a split with one record per (source, target) text, in file order, for training and the loss.
+
+    Args:
+      task: a name in `TASKS`, or a module path.
+      split: train, validation or test.
+      path: location of the files (see `data_set.read`).
+      columns: columns of a user's table, or the languages of a translation.
+      limit: number of records used, from the start; 0: all.
+
+    Raises:
+      UserError: as for `read`.
+    """
+    records = read(task, split, path, columns).records
+    return records[:limit] if limit else records
+
+
+def inputs(task: str, split: str, path: str = "", columns: Columns = DEFAULT_COLUMNS, limit: int = 0) -> list[Record]:
+    """Returns a split with one record per input and all its references, for decoding and scores. See `pairs`."""
+    records = group(read(task, split, path, columns).records)
+    return records[:limit] if limit else records
