@@ -16,6 +16,7 @@ from pathlib import Path
 from experiments import results
 from experiments.readme import write_readme
 from experiments.study import Figure, Study
+from prefix_jax.workdir import is_sweep
 
 __all__ = ["Figure", "Study", "main", "run_sweep"]
 

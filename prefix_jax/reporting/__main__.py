@@ -8,7 +8,7 @@ from prefix_jax.reporting.report import write_report
 from prefix_jax.workdir import CONFIG, REPORT
 
 
-def main(words: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Writes the page and prints its path; bad input ends the program with code 2."""
     parser = argparse.ArgumentParser(prog="python -m prefix_jax.reporting", description=f"Write {REPORT} of a run.")
     parser.add_argument(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import prefix_jax.workdir as files
 from prefix_jax.reporting.inside import inside
 from prefix_jax.reporting.run import Run, read_run
 from prefix_jax.reporting.sections import curves, options, overview, samples, scores
