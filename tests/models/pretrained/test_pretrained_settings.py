@@ -9,7 +9,7 @@ import pytest
 
 from prefix_jax.decoding import GenerationConfig, decode_all
 from prefix_jax.errors import UserError
-from prefix_jax.models import build, pretrained
+from prefix_jax.models import build, from_hf, pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -105,9 +105,14 @@ def another_encoder(tensors: dict) -> None:
 REFUSED = {
     "bart_untied": ("bart", {**BART, "tie_word_embeddings": False}, None, None, "embed_tokens.weight"),
     "t5_encoder": ("t5", T5, None, another_encoder, "encoder.embed_tokens.weight"),
-    "yarn": ("qwen2", LLAMA, {"rope_scaling": {**LINEAR, "rope_type": "yarn"}}, None, "yarn"),
     "activation": ("t5", {**T5, "feed_forward_proj": "gated-gelu"}, {"dense_act_fn": "silu"}, None, "dense_act_fn"),
 }  # fmt: skip
+
+
+def test_an_unknown_rotary_scaling_is_refused():
+    config = {"model_type": "qwen2", **LLAMA, "rope_scaling": {**LINEAR, "rope_type": "ntk"}}
+    with pytest.raises(UserError, match='rotary scaling "ntk" is not supported'):
+        from_hf(config)
 
 
 @pytest.mark.parametrize("case", REFUSED)
