@@ -19,7 +19,7 @@ from prefix_jax.sweeping.jobs import Job, Jobs, Work, follow
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.sweeping.state import SweepState
 from prefix_jax.training import pipeline
-from prefix_jax.training.session import Session, check_data, model_options, open_session
+from prefix_jax.training.session import Session, model_options, open_session
 from prefix_jax.training.trainer import prepare_together
 
 
@@ -92,10 +92,7 @@ def sweep_in_jobs(
 
 
 def _try_scorers(rows: Sequence[Row], options: SweepOptions) -> None:
-    """Raises UserError where data or scorers of the rows are not here, before anything is trained."""
-    splits = ["train", *([options.split] if options.split else [])]
-    for row in rows:
-        check_data(row.config, *splits, *(["validation"] if row.config.training.evaluate_every else []))
+    """Raises UserError before training if a scorer of the rows is unavailable; a row without data fails alone."""
     if options.split:
         distributed.by_primary(lambda: [scorers.try_out(row.config) for row in rows])
 

@@ -150,7 +150,7 @@ def test_what_a_study_published_is_replaced_only_by_its_own_results(words, ended
     (tmp_path / "sweep" / "sweep.json").write_text("{}")
     monkeypatch.setattr(studies, "run_sweep", lambda *_: 0)
     monkeypatch.setattr(results, "of_sweep", lambda *_: [results.Asked("a", {"x": 1}, {}, new if ended else None)])
-    monkeypatch.setattr(readme, "write_readme", lambda _: None)
+    monkeypatch.setattr(studies, "write_readme", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["study", "--workdir", str(tmp_path / "sweep"), *words])
     with pytest.raises(SystemExit):
         studies.main(study)

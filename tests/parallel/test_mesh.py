@@ -90,7 +90,7 @@ def test_data_takes_the_devices_that_the_others_leave(changes, devices, expected
 @pytest.mark.parametrize(
     ("changes", "devices", "words"),
     [
-        ({"fsdp": 3}, 8, "mesh.fsdp=3 x mesh.tensor=1 does not divide the 8 devices"),
+        ({"fsdp": 3}, 8, "mesh.fsdp=3 x mesh.tensor=1 does not divide the 8 available devices"),
         ({"data": 3, "tensor": 2}, 8, "makes 6 devices, and there are 8"),
         ({"data": 2}, 1, "makes 2 devices, and there are 1"),
         ({"tensor": 0}, 8, "mesh.tensor is 0; it must be at least 1"),

@@ -8,12 +8,13 @@ from prefix_jax.reporting.run import Picture, Run
 from prefix_jax.reporting.sections.values import finite
 from prefix_jax.reporting.svg.markup import Markup, join, tag
 from prefix_jax.reporting.svg.plots import Series, heat_map, line_chart, smoothed
+from prefix_jax.workdir import METRICS
 
 
 def training(run: Run) -> Markup:
     """Curves of loss, learning rate, throughput and gradient norm."""
     if not run.metrics:
-        return tag("p", "No metrics yet: metrics.jsonl is written as the run goes.", class_="empty")
+        return tag("p", f"No metrics yet: {METRICS} is written as the run goes.", class_="empty")
     figures = [_loss_figure(run)]
     rate, speed, norm = (run.curve(name) for name in ("learning_rate", "tokens_per_second", "gradient_norm"))
     if rate[0]:
