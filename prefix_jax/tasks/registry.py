@@ -22,7 +22,7 @@ def find(name: str, option: str = "--config.data.task") -> Task:
       option: the option that holds it, for messages.
 
     Raises:
-      UserError: there is no such task.
+      UserError: the task is unknown.
     """
     name = current_name(name)
     if name in TASKS:

@@ -58,7 +58,7 @@ def measure(
 
 
 def check_scored(task: str, rows: Sequence[Row]) -> None:
-    """Raises UserError where there is no such task, or its rows cannot be scored, whatever their hypotheses are."""
+    """Raises UserError if the task is unknown, or if rows cannot be scored whatever their hypotheses are."""
     found = find(task)
     check_rows(rows)
     for number, row in enumerate(rows, start=1):

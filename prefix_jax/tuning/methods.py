@@ -91,8 +91,8 @@ def build(config: Config, model: Model, init_token_ids: Mapping[str, Sequence[in
     """
     found: dict[str, Method] = {}
     taken: dict[str, str] = {}
-    for name in names(config):
-        method = declared(config.method)[name]
+    for method in map(find, parts(config.method)):
+        name = method.name
         if name in found:
             raise UserError(f'config.method is "{config.method}", which names {name} twice')
         if method.takes in taken:

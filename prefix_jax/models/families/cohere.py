@@ -3,17 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    LayerNormDecoder,
-    RotaryConfig,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-    sizes,
-)
+from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,26 +31,14 @@ def read(c: dict[str, Any]) -> CohereConfig:
     return CohereConfig(**shape, qkv_bias=bias, out_bias=bias, parallel=True, logit_scale=scale)
 
 
-FAMILY = Family(
-    title="Cohere",
-    model_config=CohereConfig,
-    network=Cohere,
-    readers={"cohere": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "Cohere",
+    CohereConfig,
+    Cohere,
+    read,
     known={
         "command-r-v01": sizes(
-            "cohere",
-            40,
-            8192,
-            64,
-            64,
-            22528,
-            256000,
-            max_position_embeddings=131072,
-            rope_theta=8000000.0,
+            "cohere", 40, 8192, 64, 64, 22528, 256000, max_position_embeddings=131072, rope_theta=8000000.0
         ),
     },
 )

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, fields, modules, parameters
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, fields, sizes
+
+VOCABULARY = 256000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +35,13 @@ def gemma_fields(c: dict[str, Any]) -> dict[str, Any]:
     return fields(c, head_dim=256, tie_word_embeddings=True, max_position_embeddings=8192, **ids)
 
 
-def sizes(layers: int, width: int, heads: int, kv_heads: int, inner: int, **options: Any) -> dict[str, Any]:
-    shape = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_key_value_heads=kv_heads)
-    return {"model_type": "gemma", **shape, "intermediate_size": inner, "vocab_size": 256000, **options}
-
-
-FAMILY = Family(
-    title="Gemma",
-    model_config=GemmaConfig,
-    network=Gemma,
-    readers={"gemma": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "Gemma",
+    GemmaConfig,
+    Gemma,
+    read,
     known={
-        "gemma-2b": sizes(18, 2048, 8, 1, 16384),
-        "gemma-7b": sizes(28, 3072, 16, 16, 24576),
+        "gemma-2b": sizes("gemma", 18, 2048, 8, 1, 16384, VOCABULARY),
+        "gemma-7b": sizes("gemma", 28, 3072, 16, 16, 24576, VOCABULARY),
     },
 )

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from prefix_jax.models.families import gemma
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, modules, parameters
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, sizes
 
 _NORMS = {
     "attention_norm": "input_layernorm",
@@ -48,23 +47,18 @@ def read(c: dict[str, Any]) -> Gemma2Config:
     )
 
 
-def sizes(layers: int, width: int, heads: int, kv_heads: int, inner: int, head_dim: int, scalar: int) -> dict[str, Any]:
-    more = dict(head_dim=head_dim, query_pre_attn_scalar=scalar)
-    return {**gemma.sizes(layers, width, heads, kv_heads, inner, **more), "model_type": "gemma2"}
-
-
-FAMILY = Family(
-    title="Gemma 2",
-    model_config=Gemma2Config,
-    network=Gemma2,
-    readers={"gemma2": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "Gemma 2",
+    Gemma2Config,
+    Gemma2,
+    read,
     known={
-        "gemma-2-2b": sizes(26, 2304, 8, 4, 9216, 256, 256),
-        "gemma-2-9b": sizes(42, 3584, 16, 8, 14336, 256, 256),
-        "gemma-2-27b": sizes(46, 4608, 32, 16, 36864, 128, 144),
+        "gemma-2-2b": sizes("gemma2", 26, 2304, 8, 4, 9216, gemma.VOCABULARY, head_dim=256, query_pre_attn_scalar=256),
+        "gemma-2-9b": sizes(
+            "gemma2", 42, 3584, 16, 8, 14336, gemma.VOCABULARY, head_dim=256, query_pre_attn_scalar=256
+        ),
+        "gemma-2-27b": sizes(
+            "gemma2", 46, 4608, 32, 16, 36864, gemma.VOCABULARY, head_dim=128, query_pre_attn_scalar=144
+        ),
     },
 )

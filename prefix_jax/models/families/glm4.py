@@ -3,16 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    RotaryConfig,
-    RotaryDecoder,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-)
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +37,4 @@ def read(c: dict[str, Any]) -> Glm4Config:
     return Glm4Config(**shape, qkv_bias=bool(c.get("attention_bias", True)))
 
 
-FAMILY = Family(
-    title="GLM-4",
-    model_config=Glm4Config,
-    network=Glm4,
-    readers={"glm4": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
-)
+FAMILY = family("GLM-4", Glm4Config, Glm4, read)

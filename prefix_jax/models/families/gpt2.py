@@ -15,7 +15,7 @@ from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import split, transpose
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.parameters import Names, Tree, embedding, head, stacked
+from prefix_jax.models.parameters import Names, Tree, embedding, head, norm, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,13 @@ def read(c: dict[str, Any]) -> GPT2Config:
     refuse(c, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
     refuse(c, "scale_attn_by_inverse_layer_idx", (False,))
     refuse(c, "scale_attn_weights", (True,))
+    return GPT2Config(**fields(c))
+
+
+def fields(c: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a `GPT2Config` that `config.json` spells the same way for GPT-2 and GPTBigCode."""
     d_model, heads = c["n_embd"], c["n_head"]
-    return GPT2Config(
+    return dict(
         vocab_size=c["vocab_size"],
         layers=c["n_layer"],
         d_model=d_model,
@@ -79,21 +84,18 @@ def read(c: dict[str, Any]) -> GPT2Config:
 def parameters(model_config: GPT2Config, names: Names) -> Tree:
     e, f, k, d = model_config.d_model, model_config.d_ff, model_config.heads, model_config.head_dim
 
-    def norm(name: str) -> Tree:
-        return {"scale": names(f"{name}.weight", e), "bias": names(f"{name}.bias", e)}
-
     def layer(i: int) -> Tree:
         # GPT-2's Conv1D is already [in, out]; its qkv has query, key, value outermost.
         qkv = split(names(f"h.{i}.attn.c_attn.weight", e, 3 * k * d), 1, (3, k, d))
         bias = split(names(f"h.{i}.attn.c_attn.bias", 3 * k * d), 0, (3, k, d))
         out = split(names(f"h.{i}.attn.c_proj.weight", k * d, e), 0, (k, 1, d))
         return {
-            "attention_norm": norm(f"h.{i}.ln_1"),
+            "attention_norm": norm(names, f"h.{i}.ln_1", e),
             "attention": {
                 "qkv": {"kernel": transpose(qkv, (0, 2, 1, 3)), "bias": transpose(bias, (1, 0, 2))},
                 "out": {"kernel": out, "bias": names(f"h.{i}.attn.c_proj.bias", e)},
             },
-            "mlp_norm": norm(f"h.{i}.ln_2"),
+            "mlp_norm": norm(names, f"h.{i}.ln_2", e),
             "mlp": {
                 "up": {"kernel": names(f"h.{i}.mlp.c_fc.weight", e, f), "bias": names(f"h.{i}.mlp.c_fc.bias", f)},
                 "down": {"kernel": names(f"h.{i}.mlp.c_proj.weight", f, e), "bias": names(f"h.{i}.mlp.c_proj.bias", e)},
@@ -106,7 +108,7 @@ def parameters(model_config: GPT2Config, names: Names) -> Tree:
             "positions": names("wpe.weight", model_config.max_positions, e),
         },
         "layers": stacked(model_config.layers, layer),
-        "final_norm": norm("ln_f"),
+        "final_norm": norm(names, "ln_f", e),
         **head(model_config, names, "wte.weight"),
     }
 

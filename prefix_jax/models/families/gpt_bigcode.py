@@ -10,9 +10,9 @@ import flax.linen as nn
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.families.family import Family, Module
-from prefix_jax.models.families.gpt2 import GPT2, GPT2Config
+from prefix_jax.models.families.gpt2 import GPT2, GPT2Config, fields
 from prefix_jax.models.families.gpt_neox import attention_out, fused_by_head, fused_modules
-from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
+from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.layers import ACTIVATIONS, MLP, Block, LayerNorm, SelfAttention
 from prefix_jax.models.parameters import Names, Tree, affine, embedding, head, norm, stacked
 
@@ -41,21 +41,9 @@ class GPTBigCode(GPT2):
 def read(c: dict[str, Any]) -> GPTBigCodeConfig:
     refuse(c, "activation_function", ("gelu_pytorch_tanh", *ACTIVATIONS))
     refuse(c, "add_cross_attention", (False,))
-    d_model, heads = c["n_embd"], c["n_head"]
+    shape = fields(c)
     return GPTBigCodeConfig(
-        vocab_size=c["vocab_size"],
-        layers=c["n_layer"],
-        d_model=d_model,
-        heads=heads,
-        kv_heads=1 if c.get("multi_query", True) else heads,
-        head_dim=d_model // heads,
-        d_ff=c.get("n_inner") or 4 * d_model,
-        norm_epsilon=c.get("layer_norm_epsilon", 1e-5),
-        tie_embeddings=c.get("tie_word_embeddings", True),
-        **end_ids(c, 50256),
-        bos_id=first_id(c.get("bos_token_id"), 50256),
-        pad_id=first_id(c.get("pad_token_id"), 0),
-        max_positions=c.get("n_positions", 1024),
+        **{**shape, "kv_heads": 1 if c.get("multi_query", True) else shape["heads"]},
         activation=c.get("activation_function", "gelu_pytorch_tanh"),
         scaled=c.get("scale_attn_weights", True),
     )

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, fields, modules, parameters
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, family, fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +31,4 @@ def read(c: dict[str, Any]) -> GraniteConfig:
     )
 
 
-FAMILY = Family(
-    title="Granite",
-    model_config=GraniteConfig,
-    network=Granite,
-    readers={"granite": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
-)
+FAMILY = family("Granite", GraniteConfig, Granite, read)

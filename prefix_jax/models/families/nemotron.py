@@ -6,16 +6,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    LayerNormDecoder,
-    RotaryConfig,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-)
+from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +33,4 @@ def read(c: dict[str, Any]) -> NemotronConfig:
     return NemotronConfig(**shape, qkv_bias=bias, out_bias=bias, mlp_bias=bool(c.get("mlp_bias")))
 
 
-FAMILY = Family(
-    title="Nemotron",
-    model_config=NemotronConfig,
-    network=Nemotron,
-    readers={"nemotron": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
-)
+FAMILY = family("Nemotron", NemotronConfig, Nemotron, read)

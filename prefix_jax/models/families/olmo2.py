@@ -3,17 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    RotaryConfig,
-    RotaryDecoder,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-    sizes,
-)
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, fields, sizes
 from prefix_jax.models.layers import WholeNormAttention
 
 
@@ -42,37 +33,13 @@ def read(c: dict[str, Any]) -> Olmo2Config:
     return Olmo2Config(**fields(c, rms_norm_eps=1e-5, eos_token_id=50279, pad_token_id=1), qkv_bias=bias, out_bias=bias)
 
 
-FAMILY = Family(
-    title="OLMo 2",
-    model_config=Olmo2Config,
-    network=Olmo2,
-    readers={"olmo2": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "OLMo 2",
+    Olmo2Config,
+    Olmo2,
+    read,
     known={
-        "olmo-2-1b": sizes(
-            "olmo2",
-            16,
-            2048,
-            16,
-            16,
-            8192,
-            100352,
-            max_position_embeddings=4096,
-            rope_theta=500000.0,
-        ),
-        "olmo-2-7b": sizes(
-            "olmo2",
-            32,
-            4096,
-            32,
-            32,
-            11008,
-            100352,
-            max_position_embeddings=4096,
-            rope_theta=500000.0,
-        ),
+        "olmo-2-1b": sizes("olmo2", 16, 2048, 16, 16, 8192, 100352, max_position_embeddings=4096, rope_theta=500000.0),
+        "olmo-2-7b": sizes("olmo2", 32, 4096, 32, 32, 11008, 100352, max_position_embeddings=4096, rope_theta=500000.0),
     },
 )

@@ -3,18 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    LayerNormDecoder,
-    RotaryConfig,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-    sizes,
-)
+from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,34 +34,13 @@ def read(c: dict[str, Any]) -> PhiConfig:
     return PhiConfig(**shape, qkv_bias=True, out_bias=True, mlp_bias=True, parallel=True)
 
 
-FAMILY = Family(
-    title="Phi",
-    model_config=PhiConfig,
-    network=Phi,
-    readers={"phi": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "Phi",
+    PhiConfig,
+    Phi,
+    read,
     known={
-        "phi-1.5": sizes(
-            "phi",
-            24,
-            2048,
-            32,
-            32,
-            8192,
-            51200,
-        ),
-        "phi-2": sizes(
-            "phi",
-            32,
-            2560,
-            32,
-            32,
-            10240,
-            51200,
-            partial_rotary_factor=0.4,
-        ),
+        "phi-1.5": sizes("phi", 24, 2048, 32, 32, 8192, 51200),
+        "phi-2": sizes("phi", 32, 2560, 32, 32, 10240, 51200, partial_rotary_factor=0.4),
     },
 )

@@ -3,17 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    RotaryConfig,
-    RotaryDecoder,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-    sizes,
-)
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, fields, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,36 +29,13 @@ def read(c: dict[str, Any]) -> Phi3Config:
     return Phi3Config(**shape, sliding_window=c.get("sliding_window"))
 
 
-FAMILY = Family(
-    title="Phi-3",
-    model_config=Phi3Config,
-    network=Phi3,
-    readers={"phi3": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "Phi-3",
+    Phi3Config,
+    Phi3,
+    read,
     known={
-        "phi-3-mini-4k": sizes(
-            "phi3",
-            32,
-            3072,
-            32,
-            32,
-            8192,
-            32064,
-            sliding_window=2047,
-        ),
-        "phi-4": sizes(
-            "phi3",
-            40,
-            5120,
-            40,
-            10,
-            17920,
-            100352,
-            max_position_embeddings=16384,
-            rope_theta=250000.0,
-        ),
+        "phi-3-mini-4k": sizes("phi3", 32, 3072, 32, 32, 8192, 32064, sliding_window=2047),
+        "phi-4": sizes("phi3", 40, 5120, 40, 10, 17920, 100352, max_position_embeddings=16384, rope_theta=250000.0),
     },
 )

@@ -5,13 +5,14 @@ a family's file says only what differs.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Module, module
+from prefix_jax.models.families.family import Family, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, rope_parameters, rotary_context, rotary_scaling
 from prefix_jax.models.layers import MLP, Block, GatedMLP, LayerNorm, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, concatenate, narrowed, shifted, split, transpose
@@ -296,3 +297,24 @@ def modules(model_config: RotaryConfig) -> list[Module]:
             inputs, outputs = (f, e) if ours == "down" else (e, f)
             found.append(module(stack, f"mlp/{ours}", base + theirs, inputs, (outputs,)))
     return found
+
+
+def family(
+    title: str,
+    model_config: type[RotaryConfig],
+    network: type[RotaryDecoder],
+    read: Callable[[dict[str, Any]], ModelConfig],
+    known: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> Family:
+    """Returns the row of a family whose tensors are named as Llama's; `read` reads the `config.json` of its name."""
+    return Family(
+        title=title,
+        model_config=model_config,
+        network=network,
+        readers={model_config.family: read},
+        parameters=parameters,
+        modules=modules,
+        anchor="embed_tokens.weight",
+        base="model.",
+        known=known,
+    )

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, fields, modules, parameters, sizes
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, family, fields, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,26 +38,14 @@ def read(c: dict[str, Any]) -> SmolLM3Config:
     )
 
 
-FAMILY = Family(
-    title="SmolLM3",
-    model_config=SmolLM3Config,
-    network=SmolLM3,
-    readers={"smollm3": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "SmolLM3",
+    SmolLM3Config,
+    SmolLM3,
+    read,
     known={
         "smollm3-3b": sizes(
-            "smollm3",
-            36,
-            2048,
-            16,
-            4,
-            11008,
-            128256,
-            max_position_embeddings=65536,
-            rope_theta=5000000.0,
+            "smollm3", 36, 2048, 16, 4, 11008, 128256, max_position_embeddings=65536, rope_theta=5000000.0
         ),
     },
 )

@@ -3,17 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    LayerNormDecoder,
-    RotaryConfig,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-    sizes,
-)
+from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +28,13 @@ def read(c: dict[str, Any]) -> StableLmConfig:
     return StableLmConfig(**shape, qkv_bias=bool(c.get("use_qkv_bias")), parallel=parallel)
 
 
-FAMILY = Family(
-    title="StableLM",
-    model_config=StableLmConfig,
-    network=StableLm,
-    readers={"stablelm": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "StableLM",
+    StableLmConfig,
+    StableLm,
+    read,
     known={
-        "stablelm-3b-4e1t": sizes(
-            "stablelm",
-            32,
-            2560,
-            32,
-            32,
-            6912,
-            50304,
-        ),
-        "stablelm-2-1.6b": sizes(
-            "stablelm",
-            24,
-            2048,
-            32,
-            32,
-            5632,
-            100352,
-            use_qkv_bias=True,
-        ),
+        "stablelm-3b-4e1t": sizes("stablelm", 32, 2560, 32, 32, 6912, 50304),
+        "stablelm-2-1.6b": sizes("stablelm", 24, 2048, 32, 32, 5632, 100352, use_qkv_bias=True),
     },
 )

@@ -3,18 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.rotary_decoder import (
-    LayerNormDecoder,
-    RotaryConfig,
-    Tensors,
-    fields,
-    modules,
-    parameters,
-    sizes,
-)
+from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,37 +30,17 @@ def read(c: dict[str, Any]) -> Starcoder2Config:
     return Starcoder2Config(**shape, qkv_bias=bias, out_bias=bias, mlp_bias=bias, sliding_window=window)
 
 
-FAMILY = Family(
-    title="StarCoder2",
-    model_config=Starcoder2Config,
-    network=Starcoder2,
-    readers={"starcoder2": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "StarCoder2",
+    Starcoder2Config,
+    Starcoder2,
+    read,
     known={
         "starcoder2-3b": sizes(
-            "starcoder2",
-            30,
-            3072,
-            24,
-            2,
-            12288,
-            49152,
-            max_position_embeddings=16384,
-            sliding_window=4096,
+            "starcoder2", 30, 3072, 24, 2, 12288, 49152, max_position_embeddings=16384, sliding_window=4096
         ),
         "starcoder2-7b": sizes(
-            "starcoder2",
-            32,
-            4608,
-            36,
-            4,
-            18432,
-            49152,
-            max_position_embeddings=16384,
-            sliding_window=4096,
+            "starcoder2", 32, 4608, 36, 4, 18432, 49152, max_position_embeddings=16384, sliding_window=4096
         ),
     },
 )
