@@ -35,7 +35,7 @@ def prepare() -> None:
     _open_streams()
     if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
         signal.signal(signal.SIGINT, _interrupt)
-        atexit.register(ending)
+        atexit.register(_ended)
     # Warnings of libraries are for their authors; turned into errors they would break every import.
     for number, (action, *rest) in enumerate(warnings.filters):
         if action == "error":
@@ -47,6 +47,11 @@ def ending() -> None:
     """Makes later interrupts end the process at once: the interpreter is shutting down."""
     global _ENDING
     _ENDING = True
+
+
+def _ended() -> None:
+    """Ignores later interrupts: the exit code is decided, and the interpreter's cleanup would restore the default."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def leave(code: int) -> NoReturn:

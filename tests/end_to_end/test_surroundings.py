@@ -184,6 +184,21 @@ def test_an_interrupt_while_libraries_load_is_one_word(seconds, tmp_path):
     assert (process.returncode, said) == (130, "interrupted\n") or (process.returncode == 2 and said.count("\n") == 1)
 
 
+def test_an_interrupt_after_the_end_changes_nothing():
+    program = """
+import builtins, os, signal, sys
+from prefix_jax import surroundings
+surroundings.prepare()
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGINT):
+        kill(process, number)
+builtins.late = Late()
+sys.exit(2)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 @pytest.mark.slow
 def test_a_run_in_all_of_them_at_once(tiny_models, tmp_path):
     """Killed by a hangup, resumed, and its text generated."""
