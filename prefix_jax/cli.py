@@ -298,7 +298,7 @@ def _check_config_file(argv: list[str]) -> None:
 
 def enable_compile_cache() -> None:
     """Stores compiled programs in the user's cache directory, so that later processes need not recompile."""
-    from prefix_jax.models.pretrained.cache import keep_programs
+    from prefix_jax.compile_cache import keep_programs
 
     keep_programs()
 

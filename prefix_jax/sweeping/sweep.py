@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from prefix_jax import disk, inference
+from prefix_jax.compile_cache import keep_programs
 from prefix_jax.errors import UserError, one_line
 from prefix_jax.evaluation import scorers
-from prefix_jax.models.pretrained.cache import keep_programs
 from prefix_jax.parallel import distributed
 from prefix_jax.reporting.report import write_report
 from prefix_jax.reporting.sweep import write_sweep

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from prefix_jax import tasks, tuning
+from prefix_jax.cache import cache_path
 from prefix_jax.config import check_ranges
 from prefix_jax.data import audit, subsets, tokens
 from prefix_jax.data.records import Record, group
@@ -21,7 +22,7 @@ from prefix_jax.dependencies import DataAudit, TokenIds
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.pretrained import Pretrained, cache_path, load
+from prefix_jax.models.pretrained import Pretrained, load
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.parallel.mesh import MeshSharder, place

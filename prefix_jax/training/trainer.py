@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from prefix_jax import tuning
+from prefix_jax.cache import cache_path
 from prefix_jax.config import check_ranges
 from prefix_jax.data import subsets
 from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
 from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained import cache_path
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training import run_directory, sameness

@@ -64,7 +64,7 @@ def test_streams_that_are_closed_full_or_narrow(around, code, said, tmp_path):
     ],
 )
 def test_surroundings_in_which_nothing_works_are_one_sentence(around, named, tmp_path):
-    program = "import jax\nfrom prefix_jax.models.pretrained.cache import cache_path\ncache_path()\njax.devices()"
+    program = "import jax\nfrom prefix_jax.cache import cache_path\ncache_path()\njax.devices()"
     code, said = shell(program, f"cd {tmp_path}; {around}", PYTHONDONTWRITEBYTECODE="1")
     assert code == 2 and said.startswith("error: ") and named in said and said.count("\n") == 1, said
 

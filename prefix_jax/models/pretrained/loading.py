@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax import checksums, dependencies, disk
+from prefix_jax.cache import cache_dir
 from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import families
@@ -21,7 +22,6 @@ from prefix_jax.models.leaves import Leaf, cast, materialise
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import causes, directory, gguf_file, hub, quantised, safetensors_file, tokenizers
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
-from prefix_jax.models.pretrained.cache import cache_dir
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
 from prefix_jax.models.pretrained.mapping import to_tree
 from prefix_jax.models.pretrained.wheels import fetch

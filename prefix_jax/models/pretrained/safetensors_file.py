@@ -14,11 +14,11 @@ import ml_dtypes
 import numpy as np
 
 from prefix_jax import checksums
+from prefix_jax.cache import disk_errors
 from prefix_jax.disk import replacing
 from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf, from_array
 from prefix_jax.models.pretrained import causes
-from prefix_jax.models.pretrained.cache import disk_errors
 
 _DTYPES = {
     "F64": np.float64,

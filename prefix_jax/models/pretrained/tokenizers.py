@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefix_jax import dependencies
+from prefix_jax.cache import cache_dir, cache_path, damage, kept_directory
 from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.pretrained import gguf_file
-from prefix_jax.models.pretrained.cache import cache_dir, cache_path, damage, kept_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

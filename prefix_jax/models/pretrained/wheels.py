@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefix_jax import checksums, dependencies
+from prefix_jax.cache import cache_dir, disk_errors, kept_directory
 from prefix_jax.disk import make_way
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained.cache import cache_dir, disk_errors, kept_directory
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from prefix_jax import checksums, dependencies
+from prefix_jax import cache, checksums, compile_cache, dependencies
 from prefix_jax.data import array_cache
 from prefix_jax.errors import UserError
 from prefix_jax.models import pretrained
 from prefix_jax.models.leaves import from_array
-from prefix_jax.models.pretrained import aliases, cache, directory, loading, programs, safetensors_file, wheels
+from prefix_jax.models.pretrained import aliases, directory, loading, safetensors_file, wheels
 from prefix_jax.models.pretrained.tokenizers import from_t5_json
 
 BIG = {"a": np.arange(50_000, dtype=np.int32), "b": np.zeros((0, 2), np.float32), "c": np.arange(3)}
@@ -184,22 +184,22 @@ def test_any_flipped_bit_of_a_kept_directory_is_noticed(tmp_path):
 def test_damaged_programs_are_removed_with_one_line(tmp_path, capsys):
     folder = tmp_path / "compiled"
     folder.mkdir()
-    whole = programs.zlib.compress(b"a program" * 100)
+    whole = compile_cache.zlib.compress(b"a program" * 100)
     names = [f"jit_{i}-cache" for i in range(4)]
     for name in names:
         (folder / name).write_bytes(whole)
-    programs.remove_damaged(folder)
+    compile_cache.remove_damaged(folder)
     assert capsys.readouterr().err == "" and len(list(folder.iterdir())) == 4
     flip(folder / names[0], 20)
     (folder / names[1]).unlink()
     (folder / names[1]).mkdir()
     (folder / "jit_new-cache").write_bytes(whole[:-4])  # its process was killed while it wrote
     (folder / "jit_other-cache").write_bytes(whole)
-    programs.remove_damaged(folder)
+    compile_cache.remove_damaged(folder)
     assert sorted(path.name for path in folder.iterdir()) == [*names[2:], "jit_other-cache"]
     assert capsys.readouterr().err.count("\n") == 1
     folder.with_name("compiled.json").write_text("[")
-    programs.remove_damaged(folder)
+    compile_cache.remove_damaged(folder)
     assert len(list(folder.iterdir())) == 3 and capsys.readouterr().err == ""
 
 

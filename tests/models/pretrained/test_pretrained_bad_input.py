@@ -9,10 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from prefix_jax import cache
 from prefix_jax.errors import UserError
 from prefix_jax.models import FAMILIES, from_hf, pretrained
 from prefix_jax.models.leaves import from_array
-from prefix_jax.models.pretrained import cache, safetensors_file, torch_file, wheels
+from prefix_jax.models.pretrained import safetensors_file, torch_file, wheels
 from tests.models.pretrained import hf
 
 torch = pytest.importorskip("torch")

@@ -1,17 +1,31 @@
-"""Checks of JAX's compilation cache: damaged programs are removed before JAX reads them.
+"""JAX's compilation cache in the user's cache directory; damaged programs are removed before JAX reads them.
 
 JAX names programs by a hash of their inputs but never replaces one, so a damaged file would cause a warning every run.
 """
 
 import contextlib
 import json
+import os
 import zlib
 from pathlib import Path
 
 from prefix_jax import checksums
+from prefix_jax.cache import cache_dir
 from prefix_jax.disk import make_way, replacing
 
 _ZLIB = b"\x78"  # first byte of zlib data
+
+
+def keep_programs() -> None:
+    """Enables JAX's compilation cache, in the cache directory unless `$JAX_COMPILATION_CACHE_DIR` is set."""
+    import jax
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = cache_dir("compiled")
+    remove_damaged(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def remove_damaged(folder: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from prefix_jax import checksums
 from prefix_jax.errors import UserError
-from prefix_jax.models.pretrained import programs
 
 # Name of the checksum file in each directory of `kept_directory`.
 _CHECKSUMS = "checksums.json"
@@ -39,18 +38,6 @@ def cache_path(*parts: str) -> Path:
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg).expanduser().joinpath("prefix_jax", *parts)
     return Path.home().joinpath(".cache", "prefix_jax", *parts)
-
-
-def keep_programs() -> None:
-    """Enables JAX's compilation cache, in the cache directory unless `$JAX_COMPILATION_CACHE_DIR` is set."""
-    import jax
-
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    folder = cache_dir("compiled")
-    programs.remove_damaged(folder)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def kept_directory(target: Path, make: Callable[[Path], None]) -> Path:
