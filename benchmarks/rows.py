@@ -10,7 +10,7 @@ from prefix_jax import tasks
 from prefix_jax.config import Config, default_config
 from prefix_jax.data.tokens import Ragged, TokenisedSet, tokenise_sources
 from prefix_jax.disk import write_text
-from prefix_jax.training import session
+from prefix_jax.training import selection, session, token_sets
 
 SEED = 5
 
@@ -28,10 +28,10 @@ def write(source: str, path: Path, training: int, test: int) -> None:
     """Writes the first records of the training set in a fixed random order, and the first test inputs, as ids."""
     opened = session.open_session(configuration(source, "float32"))
     config = opened.config
-    data = session.tokenised(opened, session.text_pairs(config, "train"))
+    data = token_sets.tokenised(opened, selection.text_pairs(config, "train"))
     order = np.random.default_rng(SEED).permutation(len(data))[:training]
     rows = [(data.sources[i].tolist(), data.targets[i].tolist()) for i in order]
-    records = tasks.inputs("e2e", "test", config.data.path, session.columns(config), test)
+    records = tasks.inputs("e2e", "test", config.data.path, selection.columns(config), test)
     inputs = tokenise_sources([r.source for r in records], opened.tokenizer, opened.formats.source, 512)
     write_text(path, json.dumps({"train": rows, "test": [inputs[i].tolist() for i in range(len(records))]}))
 

@@ -14,7 +14,7 @@ from prefix_jax import inference, inspection
 from prefix_jax.config import Config, default_config
 from prefix_jax.data.records import Record
 from prefix_jax.disk import read_json_lines, write_text
-from prefix_jax.training import pipeline, session
+from prefix_jax.training import pipeline, selection, session, token_sets
 
 # Tokens that an encoder reads, the prefix among them. Sources are the longest of the set, from the second number on.
 CONTEXT, SHORTEST_SOURCE = 64, 52
@@ -82,8 +82,8 @@ def write_rows(opened: session.Session, rows: Path) -> dict[str, int]:
 def _filling(opened: session.Session, split: str) -> Iterator[Record]:
     config = default_config()
     config.data.max_target_length = TARGET
-    records = session.text_pairs(config, split)
-    data = session.tokenised(opened.of(config), records)
+    records = selection.text_pairs(config, split)
+    data = token_sets.tokenised(opened.of(config), records)
     for record, length in zip(records, data.sources.lengths, strict=True):
         if SHORTEST_SOURCE <= length <= CONTEXT:
             yield record
@@ -98,7 +98,7 @@ def run(case: Case, opened: session.Session, steps: int, rows: Path, workdir: Pa
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     entry = inference.evaluate(workdir, "validation", limit=SCORED, opened=opened)
     tuned = inference.open_tuned(workdir, opened=opened)
-    seen = inspection.measure(tuned.session, tuned.kept, session.text_pairs(config, "validation")[:OBSERVED])
+    seen = inspection.measure(tuned.session, tuned.kept, selection.text_pairs(config, "validation")[:OBSERVED])
     shares = {site: float(share.mean()) for site, share in seen.prefix_share.items()}
     return {
         **case._asdict(),

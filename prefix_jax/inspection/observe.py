@@ -8,14 +8,15 @@ import jax
 import numpy as np
 
 from prefix_jax import inference
-from prefix_jax.data.batching import Batch, Layout, PackedBatches
+from prefix_jax.data.batching import Batch, PackedBatches
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
 from prefix_jax.models.layers import INTERMEDIATES
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.training.loss import model_inputs
-from prefix_jax.training.session import Session, tokenised
+from prefix_jax.training.session import Session
+from prefix_jax.training.token_sets import tokenised
 from prefix_jax.tuning import TunedState
 
 # Paths of the modules that store the weights of each site.
@@ -70,7 +71,7 @@ def attention(opened: Session, kept: TunedState | None, source: str, target: str
 
 def each_alone(opened: Session, kept: TunedState | None, records: Sequence[Record]) -> list[Batch]:
     """Returns a batch for each record, in a separate row; all have one shape and share a program."""
-    layout = Layout.of(opened.model_config)
+    layout = opened.layout
     data = tokenised(opened, records).reserving(0 if kept is None else kept.reserved)
     batches = PackedBatches(data, layout, batch=1, shuffle=False)
     found = {int(batches.records_at(step)[0][0]): batches.batch_at(step) for step in range(batches.steps_per_epoch)}

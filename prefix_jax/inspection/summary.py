@@ -13,7 +13,8 @@ from prefix_jax.inspection.measure import measure
 from prefix_jax.inspection.observe import Attention, attention
 from prefix_jax.inspection.words import nearest_words, next_words
 from prefix_jax.models.prefix import Prefix
-from prefix_jax.training.session import Session, text_pairs
+from prefix_jax.training.selection import text_pairs
+from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
 from prefix_jax.workdir import write_inspection
 

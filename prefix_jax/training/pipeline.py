@@ -10,7 +10,8 @@ from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training.loop import Outcome, train
-from prefix_jax.training.session import Session, check_data, open_session
+from prefix_jax.training.selection import check_data
+from prefix_jax.training.session import Session, open_session
 from prefix_jax.training.trainer import Trainer, prepare
 from prefix_jax.tuning import store
 from prefix_jax.verdict import Finding

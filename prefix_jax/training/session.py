@@ -1,6 +1,5 @@
-"""From a configuration to what training, evaluation and generation share: the frozen model, its data and its method."""
+"""The frozen model and tokenizer of a configuration, and the method and text formats that follow from them."""
 
-import contextlib
 import dataclasses
 import functools
 import sys
@@ -11,20 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from prefix_jax import tasks, tuning
-from prefix_jax.cache import cache_path
+from prefix_jax import tuning
 from prefix_jax.config import check_ranges
-from prefix_jax.data import audit, subsets, tokens
-from prefix_jax.data.records import Record, group
+from prefix_jax.data import audit, tokens
+from prefix_jax.data.batching import Layout
 from prefix_jax.data.texts import Printer
-from prefix_jax.data.tokens import Formats, Limits, Ragged, TokenisedSet, default_formats
-from prefix_jax.dependencies import DataAudit, TokenIds
+from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import Pretrained, load
 from prefix_jax.options import Config
-from prefix_jax.parallel import distributed
 from prefix_jax.parallel.mesh import MeshSharder, place
 from prefix_jax.tuning import Method
 
@@ -65,13 +61,14 @@ class Session:
         data = self.config.data
         return Formats(data.source_format or default.source, data.target_format or default.target)
 
-    @property
+    @functools.cached_property
     def limits(self) -> Limits:
+        """How many tokens of a source and a target fit beside the method's virtual tokens."""
         data = self.config.data
         window = self.model_config.context_length
         if window is None:
             return Limits(source=data.max_source_length, target=data.max_target_length)
-        method = self.method()
+        method = self.method
         room = window - method.positions
         # A window each: a prompt is in the encoder's, the positions before a text in the decoder's.
         source, target = window - method.reserved, room + method.reserved
@@ -84,7 +81,18 @@ class Session:
             return Limits(source=data.max_source_length, target=data.max_target_length, window=room)
         return Limits(source=min(data.max_source_length, source), target=min(data.max_target_length, target))
 
+    @property
+    def layout(self) -> Layout:
+        """How a record's tokens lie in a row."""
+        return Layout.of(self.model_config)
+
+    @functools.cached_property
     def method(self) -> Method:
+        """The tuning method, built for this model.
+
+        Raises:
+          UserError: an option of its section is invalid, or its text has ids that the embedding lacks.
+        """
         texts = {name: self.config[name].get("text", "") for name in tuning.names(self.config)}
         words = {n: self.tokenizer(t, add_special_tokens=False)["input_ids"] for n, t in texts.items() if t}
         for name, ids in words.items():
@@ -177,118 +185,3 @@ def check_attention(config: Config) -> None:
 def model_options(config: Config) -> dict[str, Any]:
     """Returns the options on which the frozen model depends."""
     return {**config.model.to_dict(), "mesh": config.mesh.to_dict()}
-
-
-def check_data(config: Config, *splits: str) -> None:
-    """Checks what a run reads and how it is scored, without loading a model or asking the hub.
-
-    Raises:
-      UserError: an unknown task, split or metric, or files that are missing.
-    """
-    tasks.metrics_of(config.data.task, config.evaluation.metrics)
-    for split in splits:
-        tasks.check(config.data.task, split, config.data.path)
-
-
-def columns(config: Config) -> tasks.Columns:
-    return tasks.Columns(config.data.source_column, config.data.target_column)
-
-
-def text_pairs(config: Config, split: str) -> list[Record]:
-    """Returns a split with one record a text, of the categories wanted; of the training split `data.limit` records.
-
-    Process 0 says once what was read.
-    """
-    data = config.data
-    records = _wanted(config, split, _read(config, split))
-    if split != "train" or not data.limit:
-        return records
-    return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
-
-
-def text_inputs(config: Config, split: str) -> list[Record]:
-    """Returns a split with one record an input, with all its references, of the categories wanted.
-
-    Process 0 says once what was read.
-    """
-    return _wanted(config, split, group(_read(config, split)))
-
-
-_said: set[str] = set()
-
-
-def _read(config: Config, split: str) -> list[Record]:
-    reading = tasks.read(config.data.task, split, config.data.path, columns(config))
-    for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
-        if line not in _said and distributed.is_primary() and sys.stderr is not None:
-            with contextlib.suppress(OSError, ValueError):  # a stream that is closed
-                print(line, file=sys.stderr)
-        _said.add(line)
-    return reading.records
-
-
-def _wanted(config: Config, split: str, records: list[Record]) -> list[Record]:
-    option = "test_categories" if split == "test" else "categories"
-    return subsets.of_categories(records, config.data[option], f"data.{option}")
-
-
-def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
-    """Returns the records' token ids, from the user's cache directory where they were made before: then no tokenizer is
-    loaded, which is slow.
-    """
-    data, limits = session.config.data, session.limits
-    depends = TokenIds(
-        version=tokens.VERSION,
-        tokenizer=session.pretrained.tokenizer_key,
-        source_format=data.source_format,
-        target_format=data.target_format,
-        encoder_decoder=session.model_config.is_encoder_decoder,
-        limits=dataclasses.astuple(limits),
-        sources=[record.source for record in records],
-        targets=[record.target for record in records],
-    )
-    found = tokens.kept(
-        cache_path("tokens"), depends, lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits)
-    )
-    for side, ids in (("source", found.sources), ("target", found.targets)):
-        session.check_ids(ids, lambda i, side=side: f"the {side} of record {records[i].id}")
-    return found
-
-
-def audited(session: Session, records: Sequence[Record], data: TokenisedSet, where: str) -> audit.Measured:
-    """Says what the tokenizer does to the records that are trained on; returns what it counted.
-
-    The counts are kept beside the token ids, so that no tokenizer is loaded where they were made before.
-
-    Args:
-      data: the records' ids.
-      where: what the records are, for the sentences.
-
-    Raises:
-      UserError: there is something that `data.strict` makes an error.
-    """
-    options, model_config, limit = session.config.data, session.model_config, session.limits.source
-    depends = DataAudit(
-        version=audit.VERSION,
-        token_version=tokens.VERSION,
-        tokenizer=session.pretrained.tokenizer_key,
-        source_format=options.source_format,
-        target_format=options.target_format,
-        encoder_decoder=model_config.is_encoder_decoder,
-        limit=limit,
-        ends=model_config.eos_ids,
-        keep_special_tokens=options.keep_special_tokens,
-        names=[record.id for record in records],
-        sources=[record.source for record in records],
-        targets=[record.target for record in records],
-    )
-
-    def measure() -> audit.Measured:
-        source = tokens.frame(session.formats.source, "source", session.tokenizer)
-        return audit.measure(records, data, session.printer, source, session.formats.target)
-
-    measured = audit.kept(cache_path("tokens"), depends, measure)
-    wanted = audit.strict(options.strict)
-    found = audit.findings(measured, data, limit, session.config.decoding.max_length, wanted)
-    audit.say(where, found, wanted, quiet=not distributed.is_primary())
-    return {**measured, "said": list(found.values())}

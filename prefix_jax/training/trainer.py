@@ -16,15 +16,17 @@ from prefix_jax import tuning
 from prefix_jax.cache import cache_path
 from prefix_jax.config import check_ranges
 from prefix_jax.data import subsets
-from prefix_jax.data.batching import Batch, Layout, PackedBatches, split
+from prefix_jax.data.batching import Batch, PackedBatches, split
 from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training import run_directory, sameness
 from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
-from prefix_jax.training.session import Session, audited, text_pairs, tokenised
+from prefix_jax.training.selection import text_pairs
+from prefix_jax.training.session import Session
 from prefix_jax.training.step import TrainState, initial_state
+from prefix_jax.training.token_sets import audited, tokenised
 from prefix_jax.tuning import Method, slots
 from prefix_jax.tuning.method import parameter_counts
 
@@ -163,7 +165,7 @@ def prepare_together(
         capacities = dataclasses.astuple(batches.shape)
         run_directory.claim(member.workdir, member.config, member.counts, argv, capacities, ground, audit)
     bare = None
-    if validation is not None and longest.method().reserved:
+    if validation is not None and longest.method.reserved:
         bare = _batches(longest, "validation", {}, shuffle=False, bare=True)
     return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total, bare)
 
@@ -181,7 +183,7 @@ def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps:
         sections = (config[name].to_json() for name in tuning.names(config))
         section = f"{config.method} {' '.join(sections)}"
         if section not in known:
-            method = session.of(config).method()
+            method = session.of(config).method
             known[section] = method, parameter_counts(method, session.base)._asdict()
         method, counts = known[section]
         members.append(Member(config, workdir, method, hyperparameters_from(config.optimizer, total_steps), counts))
@@ -226,8 +228,8 @@ def _batches(
     if records and not bare:
         audit[split_name] = audited(session, records, data, split_name)
     return PackedBatches(
-        data.reserving(0 if bare else session.method().reserved),
-        Layout.of(session.model_config),
+        data.reserving(0 if bare else session.method.reserved),
+        session.layout,
         batch=config.training.batch,
         seed=config.data.seed,
         row_length=config.data.row_length,

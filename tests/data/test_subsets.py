@@ -6,7 +6,7 @@ from prefix_jax.config import default_config
 from prefix_jax.data.records import pair
 from prefix_jax.data.subsets import evenly_spaced, of_categories, random_subset
 from prefix_jax.errors import UserError
-from prefix_jax.training.session import text_inputs, text_pairs
+from prefix_jax.training.selection import text_inputs, text_pairs
 from tests import tiny
 
 RECORDS = [pair(f"s{i}", f"t{i}", ("world", "sport", "uk")[i % 3], f"train-{i}", 0) for i in range(30)]

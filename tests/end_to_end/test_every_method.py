@@ -93,7 +93,7 @@ def test_a_method_learns_and_is_kept(family, method, options, configured, tmp_pa
 @pytest.mark.parametrize(("family", "method", "options"), [CASES[0], CASES[1], CASES[3]])
 def test_packed_records_have_the_loss_they_have_alone(family, method, options, configured, tmp_path):
     opened = session.open_session(configured(family, method, options))
-    method_, data = opened.method(), opened.of(opened.config)
+    method_, data = opened.method, opened.of(opened.config)
     trainable = method_.init(jax.random.key(0), opened.base)
     kept = method_.export(trainable, opened.base, None)
     losses = []
@@ -111,7 +111,7 @@ def test_greedy_text_with_a_prompt_is_that_of_whole_forwards(configured, tmp_pat
     for family, method, options in [CASES[0], CASES[1], CASES[3], CASES[5]]:
         opened = session.open_session(configured(family, method, options))
         opened.config.decoding.update(strategy="greedy", max_length=5)
-        made = opened.method()
+        made = opened.method
         noisy = jax.tree.map(lambda leaf: leaf * 1.3 + 0.01, made.init(jax.random.key(1), opened.base))
         kept = made.export(noisy, opened.base, None)
         source = tiny.rows(3)[2]["source"]

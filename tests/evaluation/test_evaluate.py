@@ -9,7 +9,7 @@ from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import files, scorers
 from prefix_jax.metrics import coco
-from prefix_jax.training import pipeline
+from prefix_jax.training import pipeline, selection, token_sets
 from prefix_jax.workdir import read_metrics
 from tests import tiny
 
@@ -48,7 +48,7 @@ def decoded(monkeypatch):
         labels.append(label)
         return write(opened, kept, sources, label, **options)
 
-    monkeypatch.setattr(inference, "write_texts", counting)
+    monkeypatch.setattr(inference.scoring, "write_texts", counting)
     return labels
 
 
@@ -84,8 +84,8 @@ def test_what_scorers_lack_is_said_before_the_model_is_loaded(run, monkeypatch, 
         raise UserError("METEOR, ROUGE_L and CIDEr need Java, and there is none")
 
     monkeypatch.setattr(coco, "java", no_java)
-    monkeypatch.setattr(inference.session, "open_session", lambda *_: pytest.fail("the model is loaded"))
-    monkeypatch.setattr(inference.session, "text_inputs", lambda *_: [])
+    monkeypatch.setattr(inference.opening, "open_session", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(inference.scoring, "text_inputs", lambda *_: [])
     with pytest.raises(UserError, match=message):
         inference.evaluate(run, "test", overrides=overrides)
 
@@ -95,7 +95,7 @@ def test_a_disk_without_room_is_found_before_the_model_is_loaded(run, monkeypatc
         raise UserError(f"cannot write to {folder}: no space left on device")
 
     monkeypatch.setattr(scorers.disk, "write_all", full)
-    monkeypatch.setattr(inference.session, "open_session", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(inference.opening, "open_session", lambda *_: pytest.fail("the model is loaded"))
     with pytest.raises(UserError, match="no space left"):
         inference.evaluate(run, "test", overrides=QUICK)
 
@@ -109,7 +109,7 @@ def test_texts_are_kept_where_a_scorer_fails_and_scored_by_the_next_call(run, mo
     assert len(decoded) == 2 and "tuned" not in scores(run)
     kept = [(row["tuned"], row["bare"]) for row in inference.read_samples(run)]
     monkeypatch.undo()
-    monkeypatch.setattr(inference, "write_texts", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(inference.scoring, "write_texts", lambda *_: pytest.fail("decoded again"))
     overrides = {**QUICK, "data.language": "de"}  # how texts are scored may change meanwhile
     entry = inference.evaluate(run, "test", bare=True, overrides=overrides)
     assert "scoring the texts that an earlier call has decoded (test, bare)" in capsys.readouterr().err
@@ -179,8 +179,8 @@ def test_the_bare_loss_is_that_of_the_model_without_a_prefix(trained, tiny_model
     workdir, _ = trained
     config = inference.configured(workdir)
     opened = session.open_session(config)
-    records = subsets.evenly_spaced(session.text_pairs(config, "validation"), config.training.evaluate_records)
-    tokens, losses = session.tokenised(opened, records), []
+    records = subsets.evenly_spaced(selection.text_pairs(config, "validation"), config.training.evaluate_records)
+    tokens, losses = token_sets.tokenised(opened, records), []
     for i in range(len(records)):
         source, target = tokens.sources[i].tolist(), tokens.targets[i].tolist()
         ids = jnp.asarray([source + target])

@@ -10,7 +10,7 @@ from experiments.xsum import recipe as xsum
 from prefix_jax import inference
 from prefix_jax.sweeping.rows import make_rows
 from prefix_jax.training import pipeline
-from prefix_jax.training.session import text_inputs, text_pairs
+from prefix_jax.training.selection import text_inputs, text_pairs
 
 URLS = {
     "http://www.bbc.co.uk/sport/football/1234": "sport",

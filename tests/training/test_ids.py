@@ -55,7 +55,7 @@ def table(folder, **with_word):
 def tuned(config, workdir):
     """Writes a prefix as it begins, with the run's configuration."""
     opened = session.open_session(config)
-    method = opened.method()
+    method = opened.method
     kept = method.export(method.init(jax.random.key(0), opened.base), opened.base, None)
     extra = {"method": config.method, "step": 1, "config": config.to_dict()}
     store.save(workdir / "tuned", kept, opened.pretrained.identity, opened.model_config, extra)
@@ -105,7 +105,7 @@ def test_words_that_something_begins_with_are_checked(method, config):
     config.method = method
     config[method].update(initialisation="text", text=f"name {WORD}")
     with pytest.raises(UserError, match=rf"{method}.text has {SAID}"):
-        session.open_session(config).method()
+        _ = session.open_session(config).method
 
 
 def test_ids_that_decoding_gets_are_checked(config):
@@ -165,7 +165,7 @@ def test_columns_beyond_the_positions_change_nothing(tiny_models, tmp_path):
     config = tiny.configuration(tiny_models["gpt2"], tmp_path)
     opened = session.open_session(config)
     config.prefix.length = 20
-    method = opened.method()
+    method = opened.method
     kept = method.export(method.init(jax.random.key(0), opened.base), opened.base, None)
     inputs = decoding.make_inputs([[7] * 225], 256, 1, [0])
     options = decoding.GenerationConfig(strategy="greedy", max_length=5)

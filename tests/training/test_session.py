@@ -7,7 +7,7 @@ import pytest
 
 from prefix_jax.config import default_config
 from prefix_jax.data import hub
-from prefix_jax.training import session
+from prefix_jax.training import selection, session
 
 
 def test_attention_for_tpus_is_plain_elsewhere_and_says_so(tiny_models, capsys):
@@ -30,9 +30,9 @@ def rows_in(folder, **files):
 def test_what_is_read_is_said_once(tmp_path, capsys):
     config = rows_in(tmp_path, train_0=3, train_1=4, test=2)
     for _ in range(2):
-        session.text_pairs(config, "train")
-        session.text_pairs(config, "test")
-        session.text_inputs(config, "test")
+        selection.text_pairs(config, "train")
+        selection.text_pairs(config, "test")
+        selection.text_inputs(config, "test")
     assert capsys.readouterr().err == (
         f"train: 7 records of 2 files in {tmp_path} (train_0.jsonl, train_1.jsonl)\n"
         f"test: 2 records of 1 file ({tmp_path}/test.jsonl)\n"
@@ -42,7 +42,7 @@ def test_what_is_read_is_said_once(tmp_path, capsys):
 def test_that_one_file_is_divided_is_said(tmp_path, capsys):
     config = rows_in(tmp_path, rows=20)
     config.data.path = str(tmp_path / "rows.jsonl")
-    session.text_inputs(config, "validation")
+    selection.text_inputs(config, "validation")
     assert capsys.readouterr().err == (
         f"validation: 2 records of 1 file ({tmp_path}/rows.jsonl), which names no split: 20 records divided 80/10/10 "
         "by a hash of the source\n"
@@ -50,8 +50,8 @@ def test_that_one_file_is_divided_is_said(tmp_path, capsys):
 
 
 def test_the_embedded_set_is_said(capsys):
-    session._said.clear()
-    session.text_inputs(default_config(), "validation")
+    selection._say_once.cache_clear()
+    selection.text_inputs(default_config(), "validation")
     assert re.fullmatch(r"validation: \d+ records \(200 inputs\) of the embedded set\n", capsys.readouterr().err)
 
 
@@ -64,7 +64,7 @@ def test_the_hub_and_rows_left_out_are_said(monkeypatch, capsys):
     monkeypatch.setattr(hub, "_load", lambda name, configuration, split: rows)
     config = default_config()
     config.data.task = "xsum"
-    session.text_pairs(config, "train")
+    selection.text_pairs(config, "train")
     assert capsys.readouterr().err == (
         f"train: 1 record of EdinburghNLP/xsum from the hub (revision {'a1' * 20}); 1 left out: rows with an empty "
         "field\n"
@@ -74,7 +74,7 @@ def test_the_hub_and_rows_left_out_are_said(monkeypatch, capsys):
 def test_a_warning_of_the_reader_is_said(tmp_path, capsys):
     config = rows_in(tmp_path, test=1)
     (tmp_path / "train.csv").write_text('source,target\n"a,x1\nb",x2\n')
-    session.text_pairs(config, "train")
+    selection.text_pairs(config, "train")
     assert f"warning: lines 2 and 3 of {tmp_path}/train.csv are read as one row" in capsys.readouterr().err
 
 
@@ -84,11 +84,11 @@ def test_what_is_read_is_said_only_where_someone_listens(tmp_path, monkeypatch, 
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr("sys.stderr", closed if stream else None)
-    assert len(session.text_pairs(config, "train")) == 2
+    assert len(selection.text_pairs(config, "train")) == 2
     assert capsys.readouterr().out == ""
 
 
 def test_only_process_0_says_what_is_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("prefix_jax.parallel.distributed.is_primary", lambda: False)
-    session.text_pairs(rows_in(tmp_path, train=2), "train")
+    selection.text_pairs(rows_in(tmp_path, train=2), "train")
     assert capsys.readouterr().err == ""

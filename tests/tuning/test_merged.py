@@ -22,7 +22,7 @@ def tuned(source, method: str, **options) -> inference.Tuned:
     config.decoding.update(strategy="greedy", max_length=6)
     config.update_from_flattened_dict(options)
     opened = session.open_session(config)
-    made = opened.method()
+    made = opened.method
     draw = np.random.default_rng(0)
     start = made.init(jax.random.key(0), opened.base)
     moved = jax.tree.map(lambda x: x + 0.3 * draw.standard_normal(x.shape).astype(np.float32), start)

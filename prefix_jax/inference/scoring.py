@@ -1,198 +1,26 @@
-"""Use of a tuned model: text generation for sources, and the scores of a split."""
+"""Scores of a run on a split: texts are generated, kept, and scored; earlier scores are reused."""
 
-import dataclasses
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from prefix_jax import decoding, tasks, verdict
-from prefix_jax.config import default_config
-from prefix_jax.data import audit, subsets, tokens
+from prefix_jax.data import audit, subsets
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import files, scorers
-from prefix_jax.models import finite
-from prefix_jax.models.adapter_layers import LORA, TUNED
+from prefix_jax.inference.generation import write_texts
+from prefix_jax.inference.opening import Tuned, configured, open_configured
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
-from prefix_jax.training import session
-from prefix_jax.training.progress import Progress
+from prefix_jax.training.selection import text_inputs
 from prefix_jax.training.session import Session
-from prefix_jax.tuning import TunedState, lora, store
-from prefix_jax.workdir import SAMPLES, read_metrics, read_samples
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A frozen model with its tuned state."""
-
-    session: Session
-    kept: TunedState
-    sha256: str | None
-
-
-def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Session | None = None) -> Tuned:
-    """Loads a `tuned/` folder (or the run directory that contains it) and the model it was tuned on.
-
-    Args:
-      overrides: options that replace those of the run, by dotted name.
-      opened: a session that may already have loaded the model.
-
-    Raises:
-      UserError: nothing was tuned, or it does not match the model.
-    """
-    return _open(folder, configured(folder, overrides), opened)
-
-
-def configured(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Returns the configuration that `open_tuned` would use for a folder, without loading the model.
-
-    Raises:
-      UserError: nothing was tuned, or an option is out of range.
-    """
-    meta = store.read_about(folder)
-    config = merged(meta.get("config") or {}, overrides or {})
-    config.model.source = (overrides or {}).get("model.source") or _source(folder, meta)
-    return config
-
-
-def _open(folder: Path, config: Config, opened: Session | None) -> Tuned:
-    if opened is None or session.model_options(opened.config) != session.model_options(config):
-        opened = session.open_session(config)
-    opened = opened.of(config)
-    kept, meta = store.load(folder, opened.model_config, opened.pretrained.identity)
-    # Numpy arrays, which every process may pass to a program on all devices.
-    return Tuned(opened, jax.device_get(kept) if distributed.is_multiprocess() else kept, meta.get("sha256"))
-
-
-def _source(folder: Path, meta: dict[str, Any]) -> str:
-    """Returns the source of the tuned model: the recorded path, or as the run's options name it.
-
-    Raises:
-      UserError: neither exists.
-    """
-    recorded = meta["model"].get("name") or ""
-    asked = ((meta.get("config") or {}).get("model") or {}).get("source") or recorded
-    if not recorded:
-        raise UserError(f"{folder} does not say which model it was tuned on; add --config.model.source=DIR")
-    if not os.path.isabs(recorded) or Path(recorded).is_dir():
-        return recorded
-    if Path(asked).expanduser().is_dir():
-        return asked  # its weights are compared later
-    raise UserError(
-        f"the model that {folder} was tuned on was in {recorded}, which does not exist now; say where it is with "
-        "--config.model.source=DIR"
-    )
-
-
-def with_merged_lora(tuned: Tuned) -> Tuned:
-    """Merges LoRA's updates into copies of the model's matrices, of the same dtype, so that generation is as fast as
-    with the bare model. A prefix or an adapter is preserved.
-
-    Raises:
-      UserError: the tuned state has no LoRA, or it cannot be merged.
-    """
-    others = dict(tuned.kept.collections)
-    updates = others.pop(LORA, None)
-    if updates is None:
-        raise UserError("what was tuned holds no LoRA, so there is nothing to merge")
-    if TUNED in others:
-        raise UserError("updates cannot be merged where fine-tuned weights take the place of the model's")
-    opened = tuned.session
-    params, sharder = opened.base["params"], opened.sharder
-    where = None if sharder is None else sharder.base(params)
-    params = jax.jit(lora.merged, out_shardings=where)(params, updates)
-    whole = dataclasses.replace(opened, base={**opened.base, "params": params})
-    return dataclasses.replace(tuned, session=whole, kept=TunedState(tuned.kept.prefix, others))
-
-
-def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
-    """Returns the defaults, updated with a run's options and then the overrides.
-
-    The mesh is that of the current devices, not of those used for training.
-    """
-    config = default_config(str(saved.get("method", default_config().method)))
-    for name, section in saved.items():
-        if name not in config or name == "mesh":
-            continue
-        if isinstance(section, dict):
-            config[name].update(
-                {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k in config[name]}
-            )
-        else:
-            config[name] = section
-    config.update_from_flattened_dict(overrides)
-    config.data.task = tasks.current_name(config.data.task)
-    return config
-
-
-def write_texts(
-    opened: Session,
-    kept: TunedState | None,
-    sources: Sequence[str],
-    label: str = "",
-    progress: bool = True,
-    where: str = "input",
-) -> list[str]:
-    """Generates the model's text for each source; `kept=None` is the bare model.
-
-    Args:
-      where: name of the sources, for warnings about truncated sources or unknown words; "": no warnings.
-
-    Raises:
-      UserError: a source is empty, too long, or has unknown token ids; a decoding option is invalid; or the model's
-        outputs are not finite.
-    """
-    options = _options(opened)
-    for row, source in enumerate(sources):
-        if not source.strip():
-            raise UserError(f"input {row + 1} is empty; give it text or leave it out")
-    kept = kept or TunedState()
-    ragged = _sources(opened, sources, where, kept.reserved)
-    ids = [[opened.model_config.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
-    model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
-    batch = min(opened.config.decoding.batch, len(ids))
-    try:
-        if not progress or not distributed.is_primary():
-            return opened.printer.texts(decoding.decode_all(model, variables, prefix, ids, options, batch))
-        with Progress(len(ids), start=0, label=label) as bar:
-            done = lambda count: bar.update(count, {})
-            found = decoding.decode_all(model, variables, prefix, ids, options, batch, done)
-    except decoding.NotFinite as error:
-        said = f"the model's outputs for input {error.row + 1} are not finite"
-        raise UserError(f"{said}: {finite.blame(opened.base, kept)}") from None
-    return opened.printer.texts(found)
-
-
-def _options(opened: Session) -> decoding.GenerationConfig:
-    options = decoding.GenerationConfig.from_config(opened.config.decoding, opened.more_ends)
-    if distributed.is_primary() and set(opened.printer.ends) <= set(options.banned_tokens):
-        said = f"decoding.banned_tokens has every token that ends a text ({', '.join(map(str, opened.printer.ends))})"
-        print(f"{said}: all texts run to decoding.max_length={options.max_length}", file=sys.stderr)
-    return options
-
-
-def _sources(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
-    """Returns the checked token ids of the sources, and reports tokenisation losses."""
-    data, format = opened.config.data, opened.formats.source
-    limit, window = data.max_source_length, opened.model_config.context_length
-    if opened.model_config.is_encoder_decoder and window is not None:  # truncated as in training
-        limit = min(limit, window - reserved)
-    ragged, whole = tokens.sources_and_lengths(sources, opened.tokenizer, format, limit)
-    opened.check_ids(ragged, lambda i: f"input {i + 1}")
-    if where:
-        frame = tokens.frame(format, "source", opened.tokenizer)
-        found = audit.source_findings(sources, ragged, whole, frame, opened.tokenizer, limit)
-        audit.say(where, found, audit.strict(data.strict), quiet=not distributed.is_primary())
-    return ragged
+from prefix_jax.tuning import TunedState
+from prefix_jax.workdir import SAMPLES, read_metrics
 
 
 def evaluate(
@@ -221,16 +49,16 @@ def evaluate(
       UserError: nothing is tuned, the data are unavailable, a scorer fails, or there are no earlier scores to keep.
     """
     config = configured(workdir, overrides)
-    records = session.text_inputs(config, split)
+    records = text_inputs(config, split)
     if limit:
         records = subsets.evenly_spaced(records, limit) if spread else records[:limit]
     distributed.by_primary(lambda: _try_out(config, workdir, records))
-    found = _open(workdir, config, opened)
+    found = open_configured(workdir, config, opened)
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
     about |= {"keep_special_tokens": kept_tokens} if (kept_tokens := config.data.keep_special_tokens) else {}
     _say_of_references(found.session, records, split)
-    scored = _Scored(workdir, split, found, records, about)
+    scored = SplitScores(workdir, split, found, records, about)
     if not tuned and not scored.has("tuned"):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     wanted = [name for name, asked in (("tuned", tuned), ("bare", bare)) if asked]
@@ -257,7 +85,7 @@ def _try_out(config: Config, workdir: Path, records: Sequence[Record]) -> None:
     scorers.try_disk(workdir, records)
 
 
-class _Scored:
+class SplitScores:
     """A split's entry of `scores.json` and its texts, combined from an earlier call and this one."""
 
     def __init__(self, workdir: Path, split: str, found: Tuned, records: Sequence[Record], about: dict[str, Any]):
@@ -377,6 +205,3 @@ def _timed(
 ) -> tuple[list[str], float]:
     start = time.monotonic()
     return write_texts(opened, kept, sources, label, where=where), time.monotonic() - start
-
-
-__all__ = ["Tuned", "configured", "evaluate", "merged", "open_tuned", "read_samples", "with_merged_lora", "write_texts"]

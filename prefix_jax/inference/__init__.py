@@ -1,0 +1,18 @@
+"""Use of a tuned model: text generation for sources, and the scores of a split."""
+
+from prefix_jax.inference.generation import write_texts
+from prefix_jax.inference.opening import Tuned, configured, merged, open_configured, open_tuned, with_merged_lora
+from prefix_jax.inference.scoring import evaluate
+from prefix_jax.workdir import read_samples
+
+__all__ = [
+    "Tuned",
+    "configured",
+    "evaluate",
+    "merged",
+    "open_configured",
+    "open_tuned",
+    "read_samples",
+    "with_merged_lora",
+    "write_texts",
+]

@@ -1,0 +1,74 @@
+"""Text that a model generates for sources, with or without its tuned state."""
+
+import sys
+from collections.abc import Sequence
+
+from prefix_jax import decoding
+from prefix_jax.data import audit, tokens
+from prefix_jax.errors import UserError
+from prefix_jax.models import finite
+from prefix_jax.parallel import distributed
+from prefix_jax.training.progress import Progress
+from prefix_jax.training.session import Session
+from prefix_jax.tuning import TunedState
+
+
+def write_texts(
+    opened: Session,
+    kept: TunedState | None,
+    sources: Sequence[str],
+    label: str = "",
+    progress: bool = True,
+    where: str = "input",
+) -> list[str]:
+    """Generates the model's text for each source; `kept=None` is the bare model.
+
+    Args:
+      where: name of the sources, for warnings about truncated sources or unknown words; "": no warnings.
+
+    Raises:
+      UserError: a source is empty, too long, or has unknown token ids; a decoding option is invalid; or the model's
+        outputs are not finite.
+    """
+    options = _options(opened)
+    for row, source in enumerate(sources):
+        if not source.strip():
+            raise UserError(f"input {row + 1} is empty; give it text or leave it out")
+    kept = kept or TunedState()
+    ragged = _sources(opened, sources, where, kept.reserved)
+    ids = [[opened.model_config.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
+    model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
+    batch = min(opened.config.decoding.batch, len(ids))
+    try:
+        if not progress or not distributed.is_primary():
+            return opened.printer.texts(decoding.decode_all(model, variables, prefix, ids, options, batch))
+        with Progress(len(ids), start=0, label=label) as bar:
+            done = lambda count: bar.update(count, {})
+            found = decoding.decode_all(model, variables, prefix, ids, options, batch, done)
+    except decoding.NotFinite as error:
+        said = f"the model's outputs for input {error.row + 1} are not finite"
+        raise UserError(f"{said}: {finite.blame(opened.base, kept)}") from None
+    return opened.printer.texts(found)
+
+
+def _options(opened: Session) -> decoding.GenerationConfig:
+    options = decoding.GenerationConfig.from_config(opened.config.decoding, opened.more_ends)
+    if distributed.is_primary() and set(opened.printer.ends) <= set(options.banned_tokens):
+        said = f"decoding.banned_tokens has every token that ends a text ({', '.join(map(str, opened.printer.ends))})"
+        print(f"{said}: all texts run to decoding.max_length={options.max_length}", file=sys.stderr)
+    return options
+
+
+def _sources(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
+    """Returns the checked token ids of the sources, and reports tokenisation losses."""
+    data, format = opened.config.data, opened.formats.source
+    limit, window = data.max_source_length, opened.model_config.context_length
+    if opened.model_config.is_encoder_decoder and window is not None:  # truncated as in training
+        limit = min(limit, window - reserved)
+    ragged, whole = tokens.sources_and_lengths(sources, opened.tokenizer, format, limit)
+    opened.check_ids(ragged, lambda i: f"input {i + 1}")
+    if where:
+        frame = tokens.frame(format, "source", opened.tokenizer)
+        found = audit.source_findings(sources, ragged, whole, frame, opened.tokenizer, limit)
+        audit.say(where, found, audit.strict(data.strict), quiet=not distributed.is_primary())
+    return ragged

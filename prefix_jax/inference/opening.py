@@ -1,0 +1,123 @@
+"""A frozen model together with what was tuned for it, from the files of a run."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from prefix_jax import tasks
+from prefix_jax.config import default_config
+from prefix_jax.errors import UserError
+from prefix_jax.models.adapter_layers import LORA, TUNED
+from prefix_jax.options import Config
+from prefix_jax.parallel import distributed
+from prefix_jax.training.session import Session, model_options, open_session
+from prefix_jax.tuning import TunedState, lora, store
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A frozen model with its tuned state."""
+
+    session: Session
+    kept: TunedState
+    sha256: str | None
+
+
+def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Session | None = None) -> Tuned:
+    """Loads a `tuned/` folder (or the run directory that contains it) and the model it was tuned on.
+
+    Args:
+      overrides: options that replace those of the run, by dotted name.
+      opened: a session that may already have loaded the model.
+
+    Raises:
+      UserError: nothing was tuned, or it does not match the model.
+    """
+    return open_configured(folder, configured(folder, overrides), opened)
+
+
+def configured(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Returns the configuration that `open_tuned` would use for a folder, without loading the model.
+
+    Raises:
+      UserError: nothing was tuned, or an option is out of range.
+    """
+    meta = store.read_about(folder)
+    config = merged(meta.get("config") or {}, overrides or {})
+    config.model.source = (overrides or {}).get("model.source") or _source(folder, meta)
+    return config
+
+
+def open_configured(folder: Path, config: Config, opened: Session | None = None) -> Tuned:
+    """Does what `open_tuned` does, with the configuration that `configured` returned."""
+    if opened is None or model_options(opened.config) != model_options(config):
+        opened = open_session(config)
+    opened = opened.of(config)
+    kept, meta = store.load(folder, opened.model_config, opened.pretrained.identity)
+    # Numpy arrays, which every process may pass to a program on all devices.
+    return Tuned(opened, jax.device_get(kept) if distributed.is_multiprocess() else kept, meta.get("sha256"))
+
+
+def _source(folder: Path, meta: dict[str, Any]) -> str:
+    """Returns the source of the tuned model: the recorded path, or as the run's options name it.
+
+    Raises:
+      UserError: neither exists.
+    """
+    recorded = meta["model"].get("name") or ""
+    asked = ((meta.get("config") or {}).get("model") or {}).get("source") or recorded
+    if not recorded:
+        raise UserError(f"{folder} does not say which model it was tuned on; add --config.model.source=DIR")
+    if not os.path.isabs(recorded) or Path(recorded).is_dir():
+        return recorded
+    if Path(asked).expanduser().is_dir():
+        return asked  # its weights are compared later
+    raise UserError(
+        f"the model that {folder} was tuned on was in {recorded}, which does not exist now; say where it is with "
+        "--config.model.source=DIR"
+    )
+
+
+def with_merged_lora(tuned: Tuned) -> Tuned:
+    """Merges LoRA's updates into copies of the model's matrices, of the same dtype, so that generation is as fast as
+    with the bare model. A prefix or an adapter is preserved.
+
+    Raises:
+      UserError: the tuned state has no LoRA, or it cannot be merged.
+    """
+    others = dict(tuned.kept.collections)
+    updates = others.pop(LORA, None)
+    if updates is None:
+        raise UserError("what was tuned holds no LoRA, so there is nothing to merge")
+    if TUNED in others:
+        raise UserError("updates cannot be merged where fine-tuned weights take the place of the model's")
+    opened = tuned.session
+    params, sharder = opened.base["params"], opened.sharder
+    where = None if sharder is None else sharder.base(params)
+    params = jax.jit(lora.merged, out_shardings=where)(params, updates)
+    whole = dataclasses.replace(opened, base={**opened.base, "params": params})
+    return dataclasses.replace(tuned, session=whole, kept=TunedState(tuned.kept.prefix, others))
+
+
+def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
+    """Returns the defaults, updated with a run's options and then the overrides.
+
+    The mesh is that of the current devices, not of those used for training.
+    """
+    config = default_config(str(saved.get("method", default_config().method)))
+    for name, section in saved.items():
+        if name not in config or name == "mesh":
+            continue
+        if isinstance(section, dict):
+            config[name].update(
+                {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k in config[name]}
+            )
+        else:
+            config[name] = section
+    config.update_from_flattened_dict(overrides)
+    config.data.task = tasks.current_name(config.data.task)
+    return config

@@ -1,0 +1,65 @@
+"""The records that a configuration selects: a task's split, of the categories and in the number wanted."""
+
+import contextlib
+import functools
+import sys
+
+from prefix_jax import tasks
+from prefix_jax.data import subsets
+from prefix_jax.data.records import Record, group
+from prefix_jax.options import Config
+from prefix_jax.parallel import distributed
+
+
+def check_data(config: Config, *splits: str) -> None:
+    """Checks what a run reads and how it is scored, without loading a model or asking the hub.
+
+    Raises:
+      UserError: an unknown task, split or metric, or files that are missing.
+    """
+    tasks.metrics_of(config.data.task, config.evaluation.metrics)
+    for split in splits:
+        tasks.check(config.data.task, split, config.data.path)
+
+
+def columns(config: Config) -> tasks.Columns:
+    return tasks.Columns(config.data.source_column, config.data.target_column)
+
+
+def text_pairs(config: Config, split: str) -> list[Record]:
+    """Returns a split with one record a text, of the categories wanted; of the training split `data.limit` records.
+
+    Process 0 says once what was read.
+    """
+    data = config.data
+    records = _wanted(config, split, _read(config, split))
+    if split != "train" or not data.limit:
+        return records
+    return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
+
+
+def text_inputs(config: Config, split: str) -> list[Record]:
+    """Returns a split with one record an input, with all its references, of the categories wanted.
+
+    Process 0 says once what was read.
+    """
+    return _wanted(config, split, group(_read(config, split)))
+
+
+def _read(config: Config, split: str) -> list[Record]:
+    reading = tasks.read(config.data.task, split, config.data.path, columns(config))
+    for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
+        _say_once(line)
+    return reading.records
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    if distributed.is_primary() and sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # a stream that is closed
+            print(line, file=sys.stderr)
+
+
+def _wanted(config: Config, split: str, records: list[Record]) -> list[Record]:
+    option = "test_categories" if split == "test" else "categories"
+    return subsets.of_categories(records, config.data[option], f"data.{option}")

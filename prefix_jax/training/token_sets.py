@@ -1,0 +1,74 @@
+"""Token ids of records for a session, and what the tokenizer loses of their text; both are kept in the cache."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from prefix_jax.cache import cache_path
+from prefix_jax.data import audit, tokens
+from prefix_jax.data.records import Record
+from prefix_jax.data.tokens import TokenisedSet
+from prefix_jax.dependencies import DataAudit, TokenIds
+from prefix_jax.parallel import distributed
+from prefix_jax.training.session import Session
+
+
+def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
+    """Returns the records' token ids, from the user's cache directory where they were made before: then no tokenizer is
+    loaded, which is slow.
+    """
+    data, limits = session.config.data, session.limits
+    depends = TokenIds(
+        version=tokens.VERSION,
+        tokenizer=session.pretrained.tokenizer_key,
+        source_format=data.source_format,
+        target_format=data.target_format,
+        encoder_decoder=session.model_config.is_encoder_decoder,
+        limits=dataclasses.astuple(limits),
+        sources=[record.source for record in records],
+        targets=[record.target for record in records],
+    )
+    found = tokens.kept(
+        cache_path("tokens"), depends, lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits)
+    )
+    for side, ids in (("source", found.sources), ("target", found.targets)):
+        session.check_ids(ids, lambda i, side=side: f"the {side} of record {records[i].id}")
+    return found
+
+
+def audited(session: Session, records: Sequence[Record], data: TokenisedSet, where: str) -> audit.Measured:
+    """Says what the tokenizer does to the records that are trained on; returns what it counted.
+
+    The counts are kept beside the token ids, so that no tokenizer is loaded where they were made before.
+
+    Args:
+      data: the records' ids.
+      where: what the records are, for the sentences.
+
+    Raises:
+      UserError: there is something that `data.strict` makes an error.
+    """
+    options, model_config, limit = session.config.data, session.model_config, session.limits.source
+    depends = DataAudit(
+        version=audit.VERSION,
+        token_version=tokens.VERSION,
+        tokenizer=session.pretrained.tokenizer_key,
+        source_format=options.source_format,
+        target_format=options.target_format,
+        encoder_decoder=model_config.is_encoder_decoder,
+        limit=limit,
+        ends=model_config.eos_ids,
+        keep_special_tokens=options.keep_special_tokens,
+        names=[record.id for record in records],
+        sources=[record.source for record in records],
+        targets=[record.target for record in records],
+    )
+
+    def measure() -> audit.Measured:
+        source = tokens.frame(session.formats.source, "source", session.tokenizer)
+        return audit.measure(records, data, session.printer, source, session.formats.target)
+
+    measured = audit.kept(cache_path("tokens"), depends, measure)
+    wanted = audit.strict(options.strict)
+    found = audit.findings(measured, data, limit, session.config.decoding.max_length, wanted)
+    audit.say(where, found, wanted, quiet=not distributed.is_primary())
+    return {**measured, "said": list(found.values())}
