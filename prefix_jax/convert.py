@@ -20,7 +20,7 @@ from prefix_jax.models import from_hf
 from prefix_jax.models.adapter_layers import LORA
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, check, length
-from prefix_jax.tuning import files, store
+from prefix_jax.tuning import store
 from prefix_jax.tuning.formats import COLLECTIONS, FORMATS, detect, peft, peft_lora
 from prefix_jax.tuning.tuned_state import TunedState
 
@@ -51,7 +51,7 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
         contents, sentence = _converted(Path(source), name_of, target, named, model)
         disk.write_all(folder, contents)
         return f"wrote {', '.join(contents)} in {folder}: {sentence}"
-    form = OURS if files.PAIR.find(Path(source)) else detect(source)
+    form = OURS if store.find(source) else detect(source)
     prefix, model_config, meta = _read(Path(source), form, named)
     if model:
         meta["model"] = {**meta["model"], "name": model}
@@ -84,7 +84,7 @@ def _collection_of(source: Path) -> str | None:
     Raises:
       UserError: it holds several states, which no other format can combine, or one without another format.
     """
-    if store.PAIR.find(source):
+    if store.COLLECTIONS.find(source):
         kept, _ = store.load(source)
         held = [*(["prefix"] if kept.prefix is not None else []), *kept.collections]
         if len(held) > 1:
@@ -96,7 +96,7 @@ def _collection_of(source: Path) -> str | None:
             what = {"adapter": "bottleneck adapters", "tuned": "fine-tuned weights"}.get(held[0], held[0])
             raise UserError(f"{source} holds {what}, for which there is no other format here; keep it as prefix_jax")
         return held[0]
-    if files.PAIR.find(source) or not source.is_dir() or detect(source) != "peft":
+    if store.find(source) or not source.is_dir() or detect(source) != "peft":
         return None
     return next((name for name, (kinds, _) in COLLECTIONS.items() if peft.kind(source) in kinds), None)
 
@@ -108,9 +108,9 @@ def _converted(
     if target not in (OURS, "peft"):
         raise UserError(f"{target} is for prefixes, and {source} holds {collection}; use --to peft")
     form = COLLECTIONS[collection][1]
-    if store.PAIR.find(source):
+    if store.COLLECTIONS.find(source):
         kept, meta = store.load(source)
-        tree, model_config = kept.collections[collection], model_config or files.spec_of(meta)
+        tree, model_config = kept.collections[collection], model_config or store.model_config_of(meta)
         if model_config is None:
             raise UserError(f"{source} does not say which model it is for; name it with --model")
         extra = {name: meta[name] for name in ("method", "step", "config") if name in meta}
@@ -153,12 +153,13 @@ def _read(
     source: Path, form: str, model_config: ModelConfig | None
 ) -> tuple[Prefix, ModelConfig | None, dict[str, Any]]:
     if form == OURS:
-        prefix, meta = files.load(source, model_config)
-        return prefix, model_config or files.spec_of(meta), meta
+        kept, meta = store.load(source, model_config)
+        assert kept.prefix is not None
+        return kept.prefix, model_config or store.model_config_of(meta), meta
     prefix, identity = FORMATS[form].read(source, model_config)
     if model_config is not None:
         check(prefix, model_config)
-    return prefix, model_config, files.meta_of(prefix, identity, model_config)
+    return prefix, model_config, {"model": identity}
 
 
 def _encode(
@@ -172,8 +173,8 @@ def _encode(
             )
         return FORMATS[target].encode(prefix, model_config, meta["model"], name)
     # Metadata of the source (its configuration, its version) is preserved.
-    described = files.meta_of(prefix, meta["model"], model_config)
-    return files.encode(prefix, {**described, **{k: v for k, v in meta.items() if k not in ("model", "spec")}})
+    extra = {name: value for name, value in meta.items() if name not in ("model", "spec")}
+    return store.encode(TunedState(prefix), meta["model"], model_config, extra)
 
 
 def _sentence(prefix: Prefix, target: str, folder: Path, contents: dict[str, bytes], window: int | None) -> str:

@@ -17,7 +17,7 @@ from prefix_jax.models.families.gpt2 import GPT2Config
 from prefix_jax.models.families.llama import LlamaConfig
 from prefix_jax.models.families.t5 import T5Config
 from prefix_jax.models.prefix import Prefix, PrefixKV
-from prefix_jax.tuning import files, store
+from prefix_jax.tuning import store
 from prefix_jax.tuning.tuned_state import TunedState
 
 COMMON = dict(vocab_size=50, layers=3, d_model=12, heads=4, norm_epsilon=1e-6, tie_embeddings=True)
@@ -36,6 +36,17 @@ BART = BartConfig(
     max_positions=32, decoder_start_id=1, scale_embeddings=False,
 )  # fmt: skip
 IDENTITY = {"source": "hub", "name": "some/t5", "revision": "abc", "spec": "11", "weights": "22"}
+
+
+def save(folder, prefix, identity, model_config, extra=None):
+    store.save(folder, TunedState(prefix), identity, model_config, extra)
+
+
+def load(folder, *model):
+    """Returns the prefix in a folder, and what its JSON says."""
+    kept, meta = store.load(folder, *model)
+    assert not kept.collections
+    return kept.prefix, meta
 
 
 def make(model_config, length=4, layers=None, bias=False, offset=None, seed=0):
@@ -72,18 +83,18 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("variant", [{}, {"bias": True}, {"offset": 0}])
 def test_round_trip_is_bit_exact(tmp_path, model_config, variant):
     prefix = make(model_config, **variant)
-    files.save(tmp_path / "tuned", prefix, IDENTITY, model_config, {"config": {"method": "prefix"}})
+    save(tmp_path / "tuned", prefix, IDENTITY, model_config, {"config": {"method": "prefix"}})
     for folder in (tmp_path, tmp_path / "tuned"):
-        again, meta = files.load(folder, model_config, IDENTITY)
+        again, meta = load(folder, model_config, IDENTITY)
         assert_equal(prefix, again)
     assert meta["config"] == {"method": "prefix"} and meta["model"] == IDENTITY and meta["length"] == 4
-    assert files.spec_of(meta) == model_config
+    assert store.model_config_of(meta) == model_config
 
 
 def test_the_files_are_what_the_format_says(tmp_path):
     """Read here with the safetensors package, not with what wrote them."""
     prefix = make(T5, layers={"decoder": (0, 2)})
-    files.save(tmp_path, prefix, IDENTITY, T5)
+    save(tmp_path, prefix, IDENTITY, T5)
     tensors = load_file(tmp_path / "prefix.safetensors")
     assert {name: t.shape for name, t in tensors.items()} == {
         f"{site}.{part}": (2, 4, 4, 5) for site in ("decoder", "encoder") for part in ("key", "value")
@@ -98,8 +109,8 @@ def test_the_files_are_what_the_format_says(tmp_path):
 def test_bfloat16_numbers_are_saved_as_float32(tmp_path):
     prefix = make(GPT2)
     half = prefix.replace(decoder=prefix.decoder.replace(key=prefix.decoder.key.astype(jnp.bfloat16)))
-    files.save(tmp_path, half, IDENTITY, GPT2)
-    again, _ = files.load(tmp_path)
+    save(tmp_path, half, IDENTITY, GPT2)
+    again, _ = load(tmp_path)
     assert again.decoder.key.dtype == np.float32
     np.testing.assert_array_equal(again.decoder.key, np.asarray(half.decoder.key, np.float32))
 
@@ -113,29 +124,29 @@ def test_bfloat16_numbers_are_saved_as_float32(tmp_path):
     ],
 )
 def test_another_shape_is_refused(tmp_path, other, words):
-    files.save(tmp_path, make(T5), IDENTITY, T5)
+    save(tmp_path, make(T5), IDENTITY, T5)
     with pytest.raises(UserError) as caught:
-        files.load(tmp_path, other)
+        load(tmp_path, other)
     assert all(word in str(caught.value) for word in [*words, "use the model it was made for"])
 
 
 def test_other_token_ids_do_not_matter(tmp_path):
-    files.save(tmp_path, make(T5), IDENTITY, T5)
-    files.load(tmp_path, dataclasses.replace(T5, eos_id=7, pad_id=3))
+    save(tmp_path, make(T5), IDENTITY, T5)
+    load(tmp_path, dataclasses.replace(T5, eos_id=7, pad_id=3))
 
 
 def test_another_model_is_refused(tmp_path):
     """Of the same shapes, but with other weights; the same weights from elsewhere are the same model."""
-    files.save(tmp_path, make(T5), IDENTITY, T5)
+    save(tmp_path, make(T5), IDENTITY, T5)
     with pytest.raises(UserError) as caught:
-        files.load(tmp_path, T5, {**IDENTITY, "name": "other", "weights": "33"})
+        load(tmp_path, T5, {**IDENTITY, "name": "other", "weights": "33"})
     assert all(word in str(caught.value) for word in ("some/t5", "other", str(tmp_path), "config.model.source"))
-    files.load(tmp_path, T5, {**IDENTITY, "name": "/elsewhere", "source": "directory"})
+    load(tmp_path, T5, {**IDENTITY, "name": "/elsewhere", "source": "directory"})
 
 
 def test_a_prefix_that_does_not_fit_is_not_saved(tmp_path):
     with pytest.raises(UserError, match="KV heads"):
-        files.save(tmp_path / "tuned", make(LLAMA), IDENTITY, GPT2)
+        save(tmp_path / "tuned", make(LLAMA), IDENTITY, GPT2)
     assert not (tmp_path / "tuned").exists()
 
 
@@ -169,19 +180,19 @@ def _drop_site(folder):
     ],
 )
 def test_damage_is_one_sentence(tmp_path, damage, words):
-    files.save(tmp_path, make(GPT2), IDENTITY, GPT2)
+    save(tmp_path, make(GPT2), IDENTITY, GPT2)
     damage(tmp_path)
     with pytest.raises(UserError, match=words):
-        files.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_pair_that_a_kill_left_mixed_is_refused(tmp_path):
     """The two files are replaced one after the other."""
     for seed in (0, 1):
-        files.save(tmp_path / str(seed), make(GPT2, seed=seed), IDENTITY, GPT2)
+        save(tmp_path / str(seed), make(GPT2, seed=seed), IDENTITY, GPT2)
     os.replace(tmp_path / "1" / "prefix.safetensors", tmp_path / "0" / "prefix.safetensors")
     with pytest.raises(UserError, match="is not the one that prefix.json beside it describes"):
-        files.load(tmp_path / "0")
+        load(tmp_path / "0")
 
 
 def test_collections_without_the_hash_of_their_tensors_are_refused(tmp_path):
@@ -194,12 +205,12 @@ def test_collections_without_the_hash_of_their_tensors_are_refused(tmp_path):
 
 def test_no_such_directory(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        files.load(tmp_path / "absent")
+        load(tmp_path / "absent")
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     first = make(GPT2)
-    files.save(tmp_path, first, IDENTITY, GPT2)
+    save(tmp_path, first, IDENTITY, GPT2)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     calls = []
 
@@ -210,10 +221,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="no space left on device"):
-        files.save(tmp_path, make(GPT2, seed=1), IDENTITY, GPT2)
+        save(tmp_path, make(GPT2, seed=1), IDENTITY, GPT2)
     assert len(calls) == 2
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    assert_equal(files.load(tmp_path, GPT2)[0], first)
+    assert_equal(load(tmp_path, GPT2)[0], first)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
@@ -223,11 +234,11 @@ def test_a_device_that_is_full(tmp_path, monkeypatch):
     full = lambda path, *options: plain("/dev/full" if str(path).startswith(str(tmp_path)) else path, *options[:1])
     monkeypatch.setattr(disk.os, "open", lambda path, flags, *mode: full(path, flags & ~(os.O_CREAT | os.O_EXCL)))
     with pytest.raises(UserError, match="no space left"):
-        files.save(tmp_path, make(GPT2), IDENTITY, GPT2)
+        save(tmp_path, make(GPT2), IDENTITY, GPT2)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "tuned").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
-        files.save(tmp_path / "tuned", make(GPT2), IDENTITY, GPT2)
+        save(tmp_path / "tuned", make(GPT2), IDENTITY, GPT2)

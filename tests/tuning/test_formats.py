@@ -13,12 +13,11 @@ from safetensors.numpy import load_file, save_file
 from prefix_jax import convert as cli
 from prefix_jax.convert import convert
 from prefix_jax.errors import UserError
-from prefix_jax.tuning import files
 from prefix_jax.tuning.formats import adapters, layout, original, peft
 from tests.models import torch_models as tm
 from tests.models.test_decoder_only import ALIKE, BIGCODE, CASES, GEMMA3, GPTJ, NEOX, SHAPE
 from tests.models.torch_models import torch
-from tests.tuning.test_files import BART, GPT2, IDENTITY, LLAMA, T5, assert_equal, make
+from tests.tuning.test_files import BART, GPT2, IDENTITY, LLAMA, T5, assert_equal, load, make, save
 
 PEFT_CASES = {
     "gpt2": lambda: tm.gpt2(),
@@ -91,7 +90,7 @@ def test_peft_import_parity(pair, own, tmp_path, kind):
         pair.torch.eval()
 
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"))
-    prefix, meta = files.load(tmp_path / "ours", pair.model_config)
+    prefix, meta = load(tmp_path / "ours", pair.model_config)
     assert int(prefix.position_offset) == length and meta["sites"] == ["decoder"]
     gradients, found = own(prefix, cotangent)
     np.testing.assert_allclose(found, logits.detach().numpy(), atol=2e-5, rtol=2e-5)
@@ -107,7 +106,7 @@ def test_peft_export_parity(pair, own, tmp_path, offset):
     """What we export PEFT loads, and gives our logits; RoPE keys for tokens from 0 on are turned first (trap 8)."""
     lib = _peft()
     prefix = tm.random_prefix(pair.model_config, 5, offset=5 if offset == "length" else 0)
-    files.save(tmp_path / "tuned", prefix, {"name": "a/model"}, pair.model_config)
+    save(tmp_path / "tuned", prefix, {"name": "a/model"}, pair.model_config)
     if offset == "zero" and pair.model_config.positions == "learned":
         with pytest.raises(UserError, match="learned positions"):
             convert(str(tmp_path), "peft", str(tmp_path / "peft"))
@@ -129,7 +128,7 @@ def test_peft_export_parity(pair, own, tmp_path, offset):
 
 
 def _run(folder, prefix, model_config):
-    files.save(folder / "tuned", prefix, IDENTITY, model_config)
+    save(folder / "tuned", prefix, IDENTITY, model_config)
     return str(folder)
 
 
@@ -139,7 +138,7 @@ def test_peft_round_trip_is_bit_exact(tmp_path, model_config):
     source = _run(tmp_path, prefix, model_config)
     assert "bit for bit" in convert(source, "peft", str(tmp_path / "peft"))
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "again"))
-    assert_equal(files.load(tmp_path / "again", model_config)[0], prefix)
+    assert_equal(load(tmp_path / "again", model_config)[0], prefix)
 
 
 def test_peft_column_order(tmp_path):
@@ -452,7 +451,7 @@ def test_foreign_weights_need_the_model(tmp_path):
         convert(str(tmp_path), "prefix_jax", str(tmp_path / "out"))
     model = _config(tmp_path / "base")
     convert(str(tmp_path), "prefix_jax", str(tmp_path / "out"), model=model)
-    prefix, meta = files.load(tmp_path / "out")
+    prefix, meta = load(tmp_path / "out")
     assert prefix.decoder.key.shape == (3, 4, 2, 3) and meta["model"]["name"] == model
     with pytest.raises(UserError, match="another"):
         convert(str(tmp_path), "prefix_jax", str(tmp_path / "no"), model=_config(tmp_path / "two", n_layer=5))
@@ -496,7 +495,7 @@ def test_command_line_converts_and_back(tmp_path, capsys):
     cli.main(["--from", source, "--to", "adapters", "--out", str(tmp_path / "a"), "--name", "x"])
     assert "encoder, decoder, cross, bit for bit" in capsys.readouterr().out
     cli.main(["--from", source, "--to", "prefix_jax", "--out", str(tmp_path / "b")])
-    assert_equal(files.load(tmp_path / "b", T5, IDENTITY)[0], make(T5, offset=0))
+    assert_equal(load(tmp_path / "b", T5, IDENTITY)[0], make(T5, offset=0))
 
 
 def test_another_kind_of_adapter_is_named(tmp_path):
