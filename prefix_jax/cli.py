@@ -105,16 +105,6 @@ def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], Non
         duplicate flags in a process.
     """
 
-    def parse(argv: list[str]) -> list[str]:
-        _check_config_file(argv)
-        try:
-            rest = parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
-        except SystemExit as ended:
-            raise SystemExit(0 if ended.code == 1 else ended.code) from None  # absl exits --help with code 1
-        if len(rest) > 1:
-            fail(f'"{rest[1]}" is not an option; options start with --')
-        return rest
-
     def guarded(_: list[str]) -> None:
         with user_errors():
             main(flags.FLAGS)
@@ -126,7 +116,34 @@ def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], Non
     standard_logging.raiseExceptions = False  # a failed log write must not stop anything
     with user_errors():
         define_flags()
-        app.run(guarded, flags_parser=parse)
+        app.run(guarded, flags_parser=_parse)
+
+
+def call(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], None], argv: Sequence[str]) -> int:
+    """Runs a command within this process and returns its exit code; its flags are defined only meanwhile."""
+    before = set(flags.FLAGS)
+    try:
+        define_flags()
+        _parse(["prefix_jax", *argv])
+        with user_errors():
+            main(flags.FLAGS)
+        return 0
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    finally:
+        flags.FLAGS.remove_flag_values({name: flags.FLAGS[name] for name in set(flags.FLAGS) - before})
+        flags.FLAGS.unparse_flags()
+
+
+def _parse(argv: list[str]) -> list[str]:
+    _check_config_file(argv)
+    try:
+        rest = parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
+    except SystemExit as ended:
+        raise SystemExit(0 if ended.code == 1 else ended.code) from None  # absl exits --help with code 1
+    if len(rest) > 1:
+        fail(f'"{rest[1]}" is not an option; options start with --')
+    return rest
 
 
 def parsed(parse: Callable[[], list[str]]) -> list[str]:

@@ -5,14 +5,13 @@ positions are rotated to the target format's first token position, and LoRA's sc
 up to float32 rounding). Prefixes can be converted to several formats; LoRA and prompts to PEFT's.
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
+from absl import flags
 
 from prefix_jax import cli, disk
 from prefix_jax.errors import UserError
@@ -189,27 +188,20 @@ def _sentence(prefix: Prefix, target: str, folder: Path, contents: dict[str, byt
     return f"wrote {whole}: {length(prefix)} virtual tokens on {', '.join(sites)}, {exact}{counted if window else ''}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        cli.fail(f"{message}; --help lists the options")
-        raise AssertionError
+def define_flags() -> None:
+    cli.define_path("from", None, "A run, or a folder of any format.")
+    flags.DEFINE_enum("to", None, (OURS, *FORMATS), "The format to write.")
+    cli.define_path("out", None, "The folder to write; must be empty.")
+    flags.DEFINE_string("name", "prefix", "Name of the adapter, for adapters.")
+    cli.define_path("model", "", "The base model, where the files do not describe it.")
+    flags.DEFINE_bool("overwrite", False, "Replace files in --out.")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line."""
-    parser = _Parser(prog="python -m prefix_jax.convert", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--from", dest="source", required=True, type=cli.path, metavar="DIR", help="a run, or a folder of any format"
-    )
-    parser.add_argument("--to", dest="target", required=True, choices=(OURS, *FORMATS), help="the format to write")
-    parser.add_argument("--out", required=True, type=cli.path, metavar="DIR", help="folder to write; must be empty")
-    parser.add_argument("--name", default="prefix", help="name of the adapter, for adapters")
-    parser.add_argument("--model", default="", type=cli.path, help="base model, where the files do not describe it")
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --out")
-    options = parser.parse_args(argv)
-    with cli.user_errors():
-        print(convert(**vars(options)))
+def main(options: flags.FlagValues) -> None:
+    source, target = options["from"].value or "", options.to
+    cli.required(**{"from": source}, to=target, out=options.out)
+    print(convert(source, target, options.out, options.name, options.model, options.overwrite))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    cli.run(main, define_flags)

@@ -31,8 +31,7 @@ def main(options: flags.FlagValues) -> None:
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; run the same command again to resume", file=sys.stderr)
         return
-    tuned = inference.open_tuned(workdir)
-    entry = inference.evaluate(workdir, "test", bare=True, opened=tuned.session)
+    entry, tuned = inference.evaluate_opened(workdir, "test", bare=True)
     print()
     print(entry_table(entry, f"{entry['records']} held-out records"))
     print()

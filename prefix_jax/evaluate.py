@@ -35,19 +35,14 @@ def main(options: flags.FlagValues) -> None:
     cli.join_hosts(options, same | overrides)
     from prefix_jax import inference
     from prefix_jax.errors import UserError
-    from prefix_jax.evaluation import scorers
     from prefix_jax.parallel import distributed
 
     workdir = Path(str(options.workdir))
     if options.inspect and distributed.is_multiprocess():
         raise UserError("--inspect is for one process; leave it out and call prefix_jax.inspect afterwards")
     config = inference.configured(workdir, overrides)
-    if options.inspect:
-        scorers.try_out(config)
-    tuned = inference.open_tuned(workdir, overrides) if options.inspect else None
-    opened = tuned and tuned.session
-    entry = inference.evaluate(
-        workdir, options.split, options.bare, options.tuned, options.limit, overrides, options.spread, opened
+    entry, tuned = inference.evaluate_opened(
+        workdir, options.split, options.bare, options.tuned, options.limit, overrides, options.spread
     )
     if distributed.is_primary():
         _finish(workdir, entry, tuned, options)
@@ -61,7 +56,7 @@ def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.Fla
     from prefix_jax.reporting.tables import entry_table
     from prefix_jax.workdir import is_run
 
-    if tuned is not None:
+    if options.inspect:
         inspection.write(workdir, tuned.session, tuned.kept, options.split)
     if is_run(workdir):
         write_report(workdir)

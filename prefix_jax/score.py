@@ -3,10 +3,10 @@
 python -m prefix_jax.score --task e2e --file rows.jsonl [--language de] [--bleu-tokenizer intl] [--json]
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+
+from absl import flags
 
 from prefix_jax import cli
 from prefix_jax.metrics import read_rows
@@ -14,18 +14,22 @@ from prefix_jax.options import BLEU_TOKENIZERS, check_bleu_tokenizer, language_c
 from prefix_jax.tasks import TASKS, Measured, Task, find, measure
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, or 2 for bad input."""
-    options = _parser().parse_args(arguments)
-    try:
-        with cli.user_errors():
-            _score(options)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+def define_flags() -> None:
+    flags.DEFINE_string("task", None, ", ".join(TASKS))
+    cli.define_path(
+        "file",
+        None,
+        'JSON lines {"hypothesis": "...", "references": ["..."]}, for webnlg with "category"; - is standard input.',
+    )
+    flags.DEFINE_string("language", "en", "Language of the references: an ISO code such as de, zh or ar.")
+    about = f"sacrebleu's, for the tasks translation and text: {', '.join(BLEU_TOKENIZERS)}; default: by the language."
+    flags.DEFINE_string("bleu_tokenizer", "", about)
+    flags.DEFINE_bool("json", False, "Print one JSON object.")
+    flags.DEFINE_bool("no_java", False, "Leave out the scores that need Java.")
 
 
-def _score(options: argparse.Namespace) -> None:
+def main(options: flags.FlagValues) -> None:
+    cli.required(task=options.task, file=options.file)
     language_code(options.language, "--language")
     check_bleu_tokenizer(options.bleu_tokenizer, "--bleu-tokenizer")
     task = find(options.task, "--task")
@@ -38,26 +42,6 @@ def _score(options: argparse.Namespace) -> None:
         print(f"note: no {name}: {reason}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m prefix_jax.score", description="Official scores of a task.")
-    parser.add_argument("--task", required=True, help=", ".join(TASKS))
-    parser.add_argument(
-        "--file",
-        required=True,
-        type=cli.path,
-        help='JSON lines {"hypothesis": "...", "references": ["..."]}, for webnlg with "category"; - is standard input',
-    )
-    parser.add_argument("--language", default="en", help="language of the references: an ISO code such as de, zh or ar")
-    parser.add_argument(
-        "--bleu-tokenizer",
-        default="",
-        help=f"sacrebleu's, for the tasks translation and text: {', '.join(BLEU_TOKENIZERS)}; default: by the language",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--no-java", action="store_true", help="leave out the scores that need Java")
-    return parser
-
-
 def _table(task: Task, found: Measured, rows: int) -> str:
     values = {name: task.format(name, found.scores.get(name)) for name in [*found.scores, *found.unmeasured]}
     width, room = max(map(len, values)), max(map(len, values.values()))
@@ -66,4 +50,4 @@ def _table(task: Task, found: Measured, rows: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main, define_flags)

@@ -2,13 +2,14 @@
 
 from prefix_jax.inference.generation import write_texts
 from prefix_jax.inference.opening import Tuned, configured, merged, open_configured, open_tuned, with_merged_lora
-from prefix_jax.inference.scoring import evaluate
+from prefix_jax.inference.scoring import evaluate, evaluate_opened
 from prefix_jax.workdir import read_samples
 
 __all__ = [
     "Tuned",
     "configured",
     "evaluate",
+    "evaluate_opened",
     "merged",
     "open_configured",
     "open_tuned",

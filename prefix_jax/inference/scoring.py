@@ -33,7 +33,23 @@ def evaluate(
     spread: bool = False,
     opened: Session | None = None,
 ) -> dict:
-    """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`; returns the split's entry.
+    """Does what `evaluate_opened` does; returns the split's entry alone."""
+    return evaluate_opened(workdir, split, bare, tuned, limit, overrides, spread, opened)[0]
+
+
+def evaluate_opened(
+    workdir: Path,
+    split: str,
+    bare: bool = False,
+    tuned: bool = True,
+    limit: int = 0,
+    overrides: dict | None = None,
+    spread: bool = False,
+    opened: Session | None = None,
+) -> tuple[dict, Tuned]:
+    """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`.
+
+    Returns the split's entry of `scores.json`, and the model with what was tuned, which need not be opened again.
 
     Scorers and disk space are checked before the model is loaded. Texts are written before they are scored, so that the
     next call after a scorer failure scores the same texts.
@@ -68,7 +84,7 @@ def evaluate(
     entry = distributed.by_primary(lambda: scored.score(wanted))
     if entry["verdict"] and distributed.is_primary():
         print(f"warning: {verdict.sentence(entry['verdict'])}", file=sys.stderr)
-    return entry
+    return entry, found
 
 
 def _say_of_references(opened: Session, records: Sequence[Record], split: str) -> None:

@@ -5,9 +5,10 @@ import json
 import pytest
 from common import needs_java
 
+from prefix_jax import cli
+from prefix_jax import score as command
 from prefix_jax.errors import UserError
 from prefix_jax.metrics import bleu, coco, languages, rouge
-from prefix_jax.score import main
 from prefix_jax.tasks import TASKS, measure, score, try_out
 
 # Of each, texts of a language, two a row.
@@ -183,19 +184,23 @@ def test_a_language_that_is_no_code_is_refused(code, message):
         score("text", rows(TEXTS["en"], TEXTS["en"]), language=code)
 
 
+def run(words):
+    return cli.call(command.main, command.define_flags, words)
+
+
 def test_the_command_takes_language_and_tokenizer(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows(TEXTS["zh"], TEXTS["zh"])]
     path.write_text("".join(lines), encoding="utf-8")
     words = ["--task", "text", "--file", str(path)]
-    assert main([*words, "--language", "zh"]) == 0
+    assert run([*words, "--language", "zh"]) == 0
     out, err = capsys.readouterr()
     assert "rougeL       100.00" in out and "tok:zh" in out and err == ""
-    assert main(words) == 0
+    assert run(words) == 0
     out, err = capsys.readouterr()
     assert "BLEU              -" in out and "--config.data.language=zh" in err and "no BLEU" in err
-    assert main([*words, "--bleu-tokenizer", "13b"]) == 2
-    assert main([*words, "--language", "chinese"]) == 2
+    assert run([*words, "--bleu-tokenizer", "13b"]) == 2
+    assert run([*words, "--language", "chinese"]) == 2
     assert capsys.readouterr().err.startswith("error: --bleu-tokenizer is")
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from prefix_jax import cli
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
-from prefix_jax.reporting.__main__ import main
+from prefix_jax.reporting import __main__ as command
 from prefix_jax.reporting.report import write_report
 from prefix_jax.reporting.run import read_run
 
@@ -278,9 +279,7 @@ def test_no_record_is_named_with_the_mend(tmp_path, content, capsys):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match="config.json.*--workdir"):
         write_report(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["--workdir", str(tmp_path)])
-    assert ended.value.code == 2
+    assert cli.call(command.main, command.define_flags, ["--workdir", str(tmp_path)]) == 2
     assert "config.json" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
