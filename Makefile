@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test lint bench planner setup lock clean
+.PHONY: demo test lint docs bench planner setup lock clean
 
 demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/demo/report.html
 	$(BIN)/python -m prefix_jax.demo --workdir runs/demo
@@ -24,6 +24,10 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: build/docs/.ready  ## the documentation as a site: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.lock
@@ -37,12 +41,21 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
 	@touch $@
 
+# The site is built from sources alone, in an environment of its own, without JAX.
+build/docs/.ready: requirements-docs.lock
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.lock
+	@touch $@
+
 lock:  ## resolve requirements*.txt anew into the lock files
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install -q -r requirements.txt
 	build/lock/bin/python -m pip freeze > requirements.lock
 	build/lock/bin/python -m pip install -q -r requirements.txt -r requirements-dev.txt
 	build/lock/bin/python -m pip freeze > requirements-dev.lock
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install -q -r requirements-docs.txt
+	build/lock/bin/python -m pip freeze > requirements-docs.lock
 	rm -rf build/lock
 
 clean:

@@ -121,16 +121,18 @@ def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], Non
 
 def call(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], None], argv: Sequence[str]) -> int:
     """Runs a command within this process and returns its exit code; its flags are defined only meanwhile."""
-    before = set(flags.FLAGS)
+    before, outside = set(flags.FLAGS), sys.argv
+    sys.argv = ["prefix_jax", *argv]  # where ml_collections looks for the options of --config
     try:
         define_flags()
-        _parse(["prefix_jax", *argv])
+        _parse(sys.argv)
         with user_errors():
             main(flags.FLAGS)
         return 0
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:
+        sys.argv = outside
         flags.FLAGS.remove_flag_values({name: flags.FLAGS[name] for name in set(flags.FLAGS) - before})
         flags.FLAGS.unparse_flags()
 
