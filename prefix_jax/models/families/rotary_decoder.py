@@ -93,6 +93,11 @@ class RotaryConfig(ModelConfig):
         return self.query_scale
 
     @property
+    def mlp_width(self) -> int:
+        """Returns the inner width of the MLP that each token takes."""
+        return self.d_ff
+
+    @property
     def context_length(self) -> int:
         return self.max_positions
 
@@ -296,7 +301,7 @@ def _parts(leaf: Leaf, counts: tuple[int, ...]) -> list[Leaf]:
 def modules(model_config: RotaryConfig) -> list[Module]:
     """Returns the modules that stand alone; projections that transformers fuses are none."""
     s, t = model_config, model_config.tensors
-    e, f, k, d = s.d_model, s.d_ff, s.kv_heads, s.head_dim
+    e, f, k, d = s.d_model, s.mlp_width, s.kv_heads, s.head_dim
     stack, base = (("layers",), s.layers), "model.layers.{}."
     found = []
     if not t.qkv:
@@ -305,8 +310,8 @@ def modules(model_config: RotaryConfig) -> list[Module]:
             found.append(module(stack, f"attention/qkv/{part}", name, e, (k, groups, d)))
     found.append(module(stack, "attention/out", base + t.out, s.heads * d, (e,)))
     for ours, theirs in t.mlp.items():
-        if ours == "down" or not t.gate_up:
-            inputs, outputs = (f, e) if ours == "down" else (e, f)
+        if ours.endswith("down") or not t.gate_up:
+            inputs, outputs = (f, e) if ours.endswith("down") else (e, f)
             found.append(module(stack, f"mlp/{ours}", base + theirs, inputs, (outputs,)))
     return found
 
