@@ -18,7 +18,8 @@ MESH_AXES: dict[str, tuple[str, ...]] = {
     "members": ("member",),
 }
 
-# Path suffixes and the logical axes of their arrays. `parts`: a KV head's queries, key and value.
+# Path suffixes and the logical axes of their arrays. `parts`: a KV head's queries, key and value. Every device has
+# a share of each expert, not some of the experts: `experts` is not sharded.
 _BASE = (
     (r"layers/.*(qkv|query|key_value)/kernel", ("layers", "embed", "kv_heads", "parts", "head")),
     (r"layers/.*(qkv|query|key_value)/(bias|scale)", ("layers", "kv_heads", "parts", "head")),
@@ -26,6 +27,9 @@ _BASE = (
     (r"layers/.*(gate|up)/kernel", ("layers", "embed", "inner")),
     (r"layers/.*(gate|up)/(bias|scale)", ("layers", "inner")),
     (r"layers/.*down/kernel", ("layers", "inner", "embed")),
+    (r"layers/.*experts_(gate|up)/kernel", ("layers", "experts", "embed", "inner")),
+    (r"layers/.*experts_(gate|up)/(bias|scale)", ("layers", "experts", "inner")),
+    (r"layers/.*experts_down/kernel", ("layers", "experts", "inner", "embed")),
     (r"(embedding|head)/tokens", ("vocabulary", "embed")),
 )
 _TRAINED = tuple(rule for method in METHODS.values() for rule in method.axes)

@@ -41,6 +41,15 @@ FAMILIES = {
     "phi3": lambda: tm.decoder_only("Phi3", **_SHAPE, sliding_window=5),
     "smollm3": lambda: tm.decoder_only("SmolLM3", **_SHAPE, no_rope_layer_interval=2, tie_word_embeddings=False),
     "cohere": lambda: tm.decoder_only("Cohere", **_SHAPE, tie_word_embeddings=False, logit_scale=1.0),
+    "qwen2_moe": lambda: tm.decoder_only(
+        "Qwen2Moe",
+        **_SHAPE,
+        num_experts=5,
+        num_experts_per_tok=2,
+        moe_intermediate_size=9,
+        shared_expert_intermediate_size=11,
+        tie_word_embeddings=False,
+    ),
     "gpt_bigcode": lambda: tm.decoder_only(
         "GPTBigCode", vocab_size=61, n_layer=3, n_embd=30, n_head=5, n_positions=40, bos_token_id=2, **_IDS
     ),

@@ -73,6 +73,13 @@ ALIKE = {
     "cohere": ("Cohere", dict(logit_scale=0.4)),
     "glm4": ("Glm4", dict(head_dim=8, pad_token_id=0, eos_token_id=1)),
     "nemotron": ("Nemotron", dict(head_dim=8, mlp_bias=True)),
+    "mixtral": ("Mixtral", dict(num_local_experts=5, num_experts_per_tok=2)),
+    "qwen2_moe": ("Qwen2Moe", dict(
+        num_experts=5, num_experts_per_tok=3, moe_intermediate_size=9, shared_expert_intermediate_size=11,
+    )),
+    "qwen3_moe": ("Qwen3Moe", dict(
+        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=7, norm_topk_prob=True, head_dim=10,
+    )),
 }  # fmt: skip
 
 

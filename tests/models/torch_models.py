@@ -73,7 +73,7 @@ def decoder_only(kind: str, **options: Any) -> Pair:
     """A model of any other family of transformers, its tree by the rules of the family here."""
     names = (f"{kind}TextConfig", f"{kind}Config")
     config_class = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-    config = config_class(**options, attn_implementation="eager")
+    config = config_class(**options, attn_implementation="eager", experts_implementation="eager")
     network = _random(getattr(transformers, f"{kind}ForCausalLM")(config))
     model = build(from_hf(config.to_dict()))
     return Pair(network, model, {"params": _tree_by_rules(network, model.model_config)})

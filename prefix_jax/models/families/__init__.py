@@ -16,11 +16,14 @@ from prefix_jax.models.families import (
     gptj,
     granite,
     llama,
+    mixtral,
     nemotron,
     olmo2,
     phi,
     phi3,
+    qwen2_moe,
     qwen3,
+    qwen3_moe,
     smollm3,
     stablelm,
     starcoder2,
@@ -54,6 +57,9 @@ FAMILIES: dict[str, Family] = {
         nemotron,
         gpt_neox,
         gpt_bigcode,
+        mixtral,
+        qwen2_moe,
+        qwen3_moe,
     )
 }
 

@@ -10,7 +10,7 @@ from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, sizes
 
-_NORMS = {
+NORMS = {
     "attention_norm": "input_layernorm",
     "attention_post_norm": "post_attention_layernorm",
     "mlp_norm": "pre_feedforward_layernorm",
@@ -21,7 +21,7 @@ _NORMS = {
 @dataclass(frozen=True, kw_only=True)
 class Gemma2Config(RotaryConfig):
     family: ClassVar[str] = "gemma2"
-    tensors: ClassVar[Tensors] = Tensors(norms=_NORMS, norm_offset=1.0)
+    tensors: ClassVar[Tensors] = Tensors(norms=NORMS, norm_offset=1.0)
 
 
 class Gemma2(RotaryDecoder):

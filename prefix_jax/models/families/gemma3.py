@@ -4,41 +4,38 @@ norms before and after each sublayer, and of queries and keys; GELU gates; scale
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
-import flax.linen as nn
-
-from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Gguf
+from prefix_jax.models.families.family import Gguf
+from prefix_jax.models.families.gemma2 import NORMS
 from prefix_jax.models.families.gpt2 import gelu
-from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rotary_scaling
-from prefix_jax.models.families.llama import GGUF_TENSORS, attention_kernels, gated_mlp, modules
-from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
-from prefix_jax.models.leaves import shifted
-from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
-from prefix_jax.models.parameters import Names, Tree, embedding, head, stacked
+from prefix_jax.models.families.hf_config import refuse, rotary_scaling
+from prefix_jax.models.families.rotary_decoder import (
+    GGUF_TENSORS,
+    RotaryConfig,
+    RotaryDecoder,
+    Tensors,
+    family,
+    fields,
+    sizes,
+)
+from prefix_jax.models.model_config import LayerKind, Rotary
 
 _PERIOD = 6
+_POSITIONS = 131072
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemma3Config(ModelConfig):
+class Gemma3Config(RotaryConfig):
     family: ClassVar[str] = "gemma3"
-    positions: ClassVar[str] = "rotary"
-    max_positions: int
-    sliding_window: int
-    # Whether each layer has the sliding window.
-    sliding: tuple[bool, ...]
-    rope_base: float
-    rope_scaling: tuple | None
+    head_norm: ClassVar[bool] = True
+    tensors: ClassVar[Tensors] = Tensors(norms=NORMS, norm_offset=1.0)
     sliding_rope_base: float
-    # Logits are multiplied by the inverse square root of this number.
-    query_scale: float
 
     @property
-    def context_length(self) -> int:
-        return self.max_positions
+    def logit_multiplier(self) -> float:
+        # Files hold the number whose inverse square root multiplies logits.
+        return self.query_scale**-0.5
 
     @property
     def layer_pattern(self) -> tuple[LayerKind, ...]:
@@ -47,25 +44,14 @@ class Gemma3Config(ModelConfig):
         return tuple(near if here else far for here in self.sliding)
 
 
-class Gemma3(DecoderOnly):
+class Gemma3(RotaryDecoder):
     model_config: Gemma3Config
+    activation = staticmethod(gelu)
+    norms = "both"
 
     @property
     def embedding_scale(self) -> float:
         return self.model_config.d_model**0.5
-
-    def make_block(self) -> nn.Module:
-        s = self.model_config
-        groups, scale = s.heads // s.kv_heads, s.query_scale**-0.5
-        return Block(
-            attention=SelfAttention(s.kv_heads, groups, s.head_dim, scale, head_norm=s.norm_epsilon),
-            mlp=GatedMLP(s.d_ff, gelu),
-            norm=partial(RMSNorm, s.norm_epsilon),
-            norms="both",
-        )
-
-    def make_norm(self) -> nn.Module:
-        return RMSNorm(self.model_config.norm_epsilon)
 
 
 def read(c: dict[str, Any]) -> Gemma3Config:
@@ -74,29 +60,23 @@ def read(c: dict[str, Any]) -> Gemma3Config:
         refuse(c, option, (None,))
     for option in ("attention_bias", "use_bidirectional_attention"):
         refuse(c, option, (False, None))
-    layers = c["num_hidden_layers"]
     period = c.get("sliding_window_pattern") or c.get("_sliding_window_pattern") or _PERIOD
-    whole = [("sliding", "full")[(i + 1) % period == 0] + "_attention" for i in range(layers)]
+    whole = [("sliding", "full")[(i + 1) % period == 0] + "_attention" for i in range(c["num_hidden_layers"])]
     far, near = _rope(c)
+    ids: dict[str, Any] = dict(bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    shape = fields(
+        c, vocab_size=262208, head_dim=256, tie_word_embeddings=True, max_position_embeddings=_POSITIONS, **ids
+    )
+    rotary: dict[str, Any] = dict(
+        rotary_dims=0,
+        rope_base=float(far.get("rope_theta", 1e6)),
+        rope_scaling=rotary_scaling(far, shape["max_positions"]),
+        sliding_rope_base=float(near.get("rope_theta", 1e4)),
+    )
     return Gemma3Config(
-        vocab_size=c.get("vocab_size", 262208),
-        layers=layers,
-        d_model=c["hidden_size"],
-        heads=c["num_attention_heads"],
-        kv_heads=c["num_key_value_heads"],
-        head_dim=c.get("head_dim", 256),
-        d_ff=c["intermediate_size"],
-        norm_epsilon=c.get("rms_norm_eps", 1e-6),
-        tie_embeddings=c.get("tie_word_embeddings", True),
-        **end_ids(c, 1),
-        bos_id=first_id(c.get("bos_token_id"), 2),
-        pad_id=first_id(c.get("pad_token_id"), 0),
-        max_positions=c.get("max_position_embeddings", 131072),
+        **{**shape, **rotary},
         sliding_window=c.get("sliding_window", 4096),
         sliding=tuple(kind == "sliding_attention" for kind in c.get("layer_types") or whole),
-        rope_base=float(far.get("rope_theta", 1e6)),
-        rope_scaling=rotary_scaling(far, c.get("max_position_embeddings", 131072)),
-        sliding_rope_base=float(near.get("rope_theta", 1e4)),
         query_scale=float(c.get("query_pre_attn_scalar", 256)),
     )
 
@@ -110,41 +90,10 @@ def _rope(c: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return far, {"rope_theta": c.get("rope_local_base_freq", 1e4)}
 
 
-def parameters(model_config: Gemma3Config, names: Names) -> Tree:
-    e, d = model_config.d_model, model_config.head_dim
-
-    def norm(name: str, width: int = e) -> Tree:
-        """Returns the scale of a norm: 1 + its stored weight."""
-        return {"scale": shifted(names(f"{name}.weight", width), 1.0)}
-
-    def layer(i: int) -> Tree:
-        path = f"layers.{i}"
-        heads = {f"{part}_norm": norm(f"{path}.self_attn.{part[0]}_norm", d) for part in ("query", "key")}
-        return {
-            "attention_norm": norm(f"{path}.input_layernorm"),
-            "attention": {**attention_kernels(model_config, names, f"{path}.self_attn"), **heads},
-            "attention_post_norm": norm(f"{path}.post_attention_layernorm"),
-            "mlp_norm": norm(f"{path}.pre_feedforward_layernorm"),
-            "mlp": gated_mlp(model_config, names, f"{path}.mlp"),
-            "mlp_post_norm": norm(f"{path}.post_feedforward_layernorm"),
-        }
-
-    return {
-        "embedding": {"tokens": embedding(model_config, names, "embed_tokens.weight")},
-        "layers": stacked(model_config.layers, layer),
-        "final_norm": norm("norm"),
-        **head(model_config, names, "embed_tokens.weight"),
-    }
-
-
-def sizes(
+def _sizes(
     layers: int, width: int, heads: int, kv_heads: int, inner: int, window: int, **options: Any
 ) -> dict[str, Any]:
-    shape = dict(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_key_value_heads=kv_heads)
-    return {
-        "model_type": "gemma3_text", **shape, "intermediate_size": inner, "sliding_window": window,
-        "vocab_size": 262144, **options,
-    }  # fmt: skip
+    return sizes("gemma3_text", layers, width, heads, kv_heads, inner, 262144, sliding_window=window, **options)
 
 
 def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
@@ -169,21 +118,18 @@ _GGUF: Mapping[str, str] = {
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 _LINEAR = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
-FAMILY = Family(
-    title="Gemma 3",
-    model_config=Gemma3Config,
-    network=Gemma3,
-    readers={"gemma3_text": read},
-    parameters=parameters,
-    modules=modules,
-    anchor="embed_tokens.weight",
-    base="model.",
+FAMILY = family(
+    "Gemma 3",
+    Gemma3Config,
+    Gemma3,
+    read,
     known={
-        "gemma-3-270m": sizes(18, 640, 4, 1, 2048, 512, max_position_embeddings=32768),
-        "gemma-3-1b": sizes(26, 1152, 4, 1, 6912, 512, max_position_embeddings=32768),
-        "gemma-3-4b": sizes(34, 2560, 8, 4, 10240, 1024, **_LINEAR),
-        "gemma-3-12b": sizes(48, 3840, 16, 8, 15360, 1024, **_LINEAR),
-        "gemma-3-27b": sizes(62, 5376, 32, 16, 21504, 1024, head_dim=128, query_pre_attn_scalar=168, **_LINEAR),
+        "gemma-3-270m": _sizes(18, 640, 4, 1, 2048, 512, max_position_embeddings=32768),
+        "gemma-3-1b": _sizes(26, 1152, 4, 1, 6912, 512, max_position_embeddings=32768),
+        "gemma-3-4b": _sizes(34, 2560, 8, 4, 10240, 1024, **_LINEAR),
+        "gemma-3-12b": _sizes(48, 3840, 16, 8, 15360, 1024, **_LINEAR),
+        "gemma-3-27b": _sizes(62, 5376, 32, 16, 21504, 1024, head_dim=128, query_pre_attn_scalar=168, **_LINEAR),
     },
+    kinds=("gemma3_text",),
     gguf={"gemma3": Gguf("gemma3_text", _GGUF, _gguf_options, norm_offset=1.0)},
 )

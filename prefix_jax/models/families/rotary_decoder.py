@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 
+from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Module, module
+from prefix_jax.models.families.family import Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, rope_parameters, rotary_context, rotary_scaling
 from prefix_jax.models.layers import MLP, Block, GatedMLP, LayerNorm, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, concatenate, narrowed, shifted, split, transpose
@@ -54,7 +55,7 @@ class RotaryConfig(ModelConfig):
       rotary_dims: how many numbers of a head are rotated; 0: all.
       sliding: for each layer, whether it has the sliding window; empty: all.
       unrotated: for each layer, whether it has no positions; empty: none.
-      query_scale: what attention logits are multiplied by.
+      query_scale: what attention logits are multiplied by; 0: the inverse square root of `head_dim`.
       parallel: whether attention and MLP run side by side.
     """
 
@@ -69,7 +70,7 @@ class RotaryConfig(ModelConfig):
     rope_base: float
     rope_scaling: tuple | None  # as in `Rotary`
     rotary_dims: int = 0
-    query_scale: float
+    query_scale: float = 0.0
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -82,6 +83,19 @@ class RotaryConfig(ModelConfig):
     logit_scale: float = 1.0
     logit_cap: float | None = None
     attention_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "query_scale", self.query_scale or attention_scale(self.head_dim))
+
+    @property
+    def logit_multiplier(self) -> float:
+        """Returns what attention logits are multiplied by."""
+        return self.query_scale
+
+    @property
+    def mlp_width(self) -> int:
+        """Returns the inner width of the MLP that each token takes."""
+        return self.d_ff
 
     @property
     def context_length(self) -> int:
@@ -127,7 +141,7 @@ class RotaryDecoder(DecoderOnly):
             s.kv_heads,
             s.heads // s.kv_heads,
             s.head_dim,
-            s.query_scale,
+            s.logit_multiplier,
             bias=s.qkv_bias,
             out_bias=s.out_bias,
             head_norm=s.norm_epsilon if s.head_norm else None,
@@ -184,7 +198,6 @@ def fields(c: dict[str, Any], epsilon: str = "rms_norm_eps", **defaults: Any) ->
         rope_base=float(rope["rope_theta"]),
         rope_scaling=rotary_scaling(rope, positions),
         rotary_dims=0 if part == 1 else int(head_dim * part),
-        query_scale=head_dim**-0.5,
     )
 
 
@@ -196,7 +209,23 @@ def sizes(
     return {"model_type": kind, **shape, "intermediate_size": inner, "vocab_size": vocabulary, **options}
 
 
-def parameters(model_config: RotaryConfig, names: Names) -> Tree:
+def mlp(s: RotaryConfig, names: Names, path: str) -> Tree:
+    """Returns the MLP of the layer whose tensors' names start with `path`."""
+    t, e, f = s.tensors, s.d_model, s.d_ff
+
+    def weights(name: str, outputs: int, inputs: int) -> Tree:
+        bias = {"bias": names(f"{path}{name}.bias", outputs)} if s.mlp_bias else {}
+        return {"kernel": linear(names(f"{path}{name}.weight", outputs, inputs)), **bias}
+
+    if not t.gate_up:
+        return {ours: weights(name, *((e, f) if ours == "down" else (f, e))) for ours, name in t.mlp.items()}
+    gate, up = _parts(names(f"{path}{t.gate_up}.weight", 2 * f, e), (f, f))
+    down = weights(t.mlp["down"], e, f)
+    return {"gate": {"kernel": linear(gate)}, "up": {"kernel": linear(up)}, "down": down}
+
+
+def parameters(model_config: RotaryConfig, names: Names, inner: Callable[[Any, Names, str], Tree] = mlp) -> Tree:
+    """Returns the parameter tree; `inner` returns the MLP of a layer."""
     s, t = model_config, model_config.tensors
 
     def layer(i: int) -> Tree:
@@ -204,7 +233,7 @@ def parameters(model_config: RotaryConfig, names: Names) -> Tree:
         one = s.parallel  # attention and MLP then share a norm
         used = {ours: theirs for ours, theirs in t.norms.items() if not (one and ours == "mlp_norm")}
         norms = {ours: _norm(t, names, path + theirs, s.d_model) for ours, theirs in used.items()}
-        return {**norms, "attention": _attention(s, names, path), "mlp": _mlp(s, names, path)}
+        return {**norms, "attention": _attention(s, names, path), "mlp": inner(s, names, path)}
 
     top = {
         "embedding": {"tokens": embedding(s, names, "embed_tokens.weight")},
@@ -247,7 +276,8 @@ def _attention(s: RotaryConfig, names: Names, path: str) -> Tree:
     if s.head_norm:
         for part, theirs in zip(("query", "key"), t.head_norms, strict=True):
             groups = g if part == "query" else 1
-            tree[f"{part}_norm"] = _head_norm(s, names(f"{path}{theirs}.weight", *_norm_shape(s, groups)), groups)
+            scale = _norm(t, names, path + theirs, *_norm_shape(s, groups))["scale"]
+            tree[f"{part}_norm"] = _head_norm(s, scale, groups)
     return tree
 
 
@@ -262,20 +292,6 @@ def _head_norm(s: RotaryConfig, scale: Leaf, groups: int) -> Tree:
     return {"scale": split(scale, 0, (s.kv_heads, groups, s.head_dim) if groups > 1 else (s.kv_heads, s.head_dim))}
 
 
-def _mlp(s: RotaryConfig, names: Names, path: str) -> Tree:
-    t, e, f = s.tensors, s.d_model, s.d_ff
-
-    def weights(name: str, outputs: int, inputs: int) -> Tree:
-        bias = {"bias": names(f"{path}{name}.bias", outputs)} if s.mlp_bias else {}
-        return {"kernel": linear(names(f"{path}{name}.weight", outputs, inputs)), **bias}
-
-    if not t.gate_up:
-        return {ours: weights(name, *((e, f) if ours == "down" else (f, e))) for ours, name in t.mlp.items()}
-    gate, up = _parts(names(f"{path}{t.gate_up}.weight", 2 * f, e), (f, f))
-    down = weights(t.mlp["down"], e, f)
-    return {"gate": {"kernel": linear(gate)}, "up": {"kernel": linear(up)}, "down": down}
-
-
 def _parts(leaf: Leaf, counts: tuple[int, ...]) -> list[Leaf]:
     """Cuts a leaf's rows."""
     ends = [sum(counts[: i + 1]) for i in range(len(counts))]
@@ -285,18 +301,33 @@ def _parts(leaf: Leaf, counts: tuple[int, ...]) -> list[Leaf]:
 def modules(model_config: RotaryConfig) -> list[Module]:
     """Returns the modules that stand alone; projections that transformers fuses are none."""
     s, t = model_config, model_config.tensors
-    e, f, k, d = s.d_model, s.d_ff, s.kv_heads, s.head_dim
+    e, f, k, d = s.d_model, s.mlp_width, s.kv_heads, s.head_dim
     stack, base = (("layers",), s.layers), "model.layers.{}."
-    found = [module(stack, "attention/out", base + t.out, s.heads * d, (e,))]
+    found = []
     if not t.qkv:
         for part, groups in (("query", s.heads // k), ("key", 1), ("value", 1)):
             name = f"{base}self_attn.{part[0]}_proj"
             found.append(module(stack, f"attention/qkv/{part}", name, e, (k, groups, d)))
+    found.append(module(stack, "attention/out", base + t.out, s.heads * d, (e,)))
     for ours, theirs in t.mlp.items():
-        if ours == "down" or not t.gate_up:
-            inputs, outputs = (f, e) if ours == "down" else (e, f)
+        if ours.endswith("down") or not t.gate_up:
+            inputs, outputs = (f, e) if ours.endswith("down") else (e, f)
             found.append(module(stack, f"mlp/{ours}", base + theirs, inputs, (outputs,)))
     return found
+
+
+# llama.cpp's names of a layer's tensors.
+GGUF_TENSORS: Mapping[str, str] = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 
 
 def family(
@@ -305,16 +336,28 @@ def family(
     network: type[RotaryDecoder],
     read: Callable[[dict[str, Any]], ModelConfig],
     known: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    kinds: tuple[str, ...] = (),
+    gguf: Mapping[str, Gguf] = MappingProxyType({}),
+    adapters: tuple[str, str, str] | None = None,
+    inner: Callable[[Any, Names, str], Tree] = mlp,
 ) -> Family:
-    """Returns the row of a family whose tensors are named as Llama's; `read` reads the `config.json` of its name."""
+    """Returns the row of a family whose tensors are named as Llama's.
+
+    Args:
+      read: reads the `config.json` of each `model_type` in `kinds`; by default, that of the family's name.
+      known, gguf, adapters: as in `Family`.
+      inner: the mapping of a layer's MLP.
+    """
     return Family(
         title=title,
         model_config=model_config,
         network=network,
-        readers={model_config.family: read},
-        parameters=parameters,
+        readers=dict.fromkeys(kinds or (model_config.family,), read),
+        parameters=partial(parameters, inner=inner),
         modules=modules,
         anchor="embed_tokens.weight",
         base="model.",
         known=known,
+        gguf=gguf,
+        adapters=adapters,
     )

@@ -1,7 +1,7 @@
 """8-bit frozen weights: layer matrices as int8, with a float32 scale per output.
 
 `kernel * scale` restores the matrix to within half a step; a step is an output column's largest magnitude over 127.
-Embeddings, norms and biases keep their dtype.
+Embeddings, norms, biases and routers keep their dtype.
 """
 
 import re
@@ -14,6 +14,7 @@ from prefix_jax.models.leaves import Index, Leaf
 
 QUANTISATIONS = ("none", "int8")
 _KERNEL = re.compile(r"(^|/)layers/.*kernel$")
+_EXPERTS = re.compile(r"/experts_\w+/kernel$")
 _LARGEST = 127
 
 
@@ -27,6 +28,8 @@ def input_axes(path: str, rank: int) -> tuple[int, ...] | None:
     """Returns the contracted axes of a matrix, after the layer axis; None for arrays that are not quantised."""
     if not _KERNEL.search(path):
         return None
+    if _EXPERTS.search(path):  # a matrix for each expert
+        return (2,)
     return tuple(range(1, rank - 1)) if path.endswith("/out/kernel") else (1,)
 
 
