@@ -105,6 +105,7 @@ def meta_of(
         "layers": {name: None if chosen is None else list(chosen) for name, chosen in layers.items()},
         "position_offset": int(prefix.position_offset),
         **({"infix": True} if prefix.infix else {}),
+        **({"distances": True} if prefix.distances else {}),
         **(extra or {}),
     }
 
@@ -152,7 +153,8 @@ def _read_prefix(folder: Path, meta: dict[str, Any]) -> Prefix:
         sites[name] = _site(path, name, parts, meta["layers"].get(name))
     try:
         # A leaf, and so an array: another value does not compile a new program.
-        return Prefix(**sites, position_offset=jnp.int32(meta["position_offset"]), infix=bool(meta.get("infix", False)))
+        offset, infix, distances = jnp.int32(meta["position_offset"]), meta.get("infix"), meta.get("distances")
+        return Prefix(**sites, position_offset=offset, infix=bool(infix), distances=bool(distances))
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / PAIR.about} has no whole number as position_offset; copy it again") from None
 

@@ -5,19 +5,25 @@ from typing import Any
 from prefix_jax.errors import UserError
 from prefix_jax.models.families import (
     bart,
+    bloom,
+    codegen,
     cohere,
+    falcon,
     gemma,
     gemma2,
     gemma3,
     glm4,
     gpt2,
     gpt_bigcode,
+    gpt_neo,
     gpt_neox,
     gptj,
     granite,
     llama,
+    mpt,
     nemotron,
     olmo2,
+    opt,
     phi,
     phi3,
     qwen3,
@@ -54,6 +60,12 @@ FAMILIES: dict[str, Family] = {
         nemotron,
         gpt_neox,
         gpt_bigcode,
+        gpt_neo,
+        opt,
+        codegen,
+        bloom,
+        mpt,
+        falcon,
     )
 }
 
