@@ -57,7 +57,10 @@ def convert(source: str, target: str, out: str, name: str = "prefix", model: str
     contents = _encode(target, prefix, model_config, meta, name)
     disk.write_all(folder, contents)
     window = model_config.narrowest_window if model_config is not None and "peft" in (form, target) else None
-    return _sentence(prefix, target, folder, contents, window)
+    alibi = model_config.alibi if model_config is not None and "peft" in (form, target) else None
+    said = "; with ALiBi, its slots have the bias of their distance, as in PEFT" if alibi else ""
+    rounded = ", whose biases are not rounded to bfloat16" if alibi and alibi.rounded else ""
+    return _sentence(prefix, target, folder, contents, window) + said + rounded
 
 
 def model_config_of_source(source: str) -> ModelConfig:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.models.masks import MASKED, Interval, MaskPair, columns_last, columns_of, rows_of, rows_of_interval
 from prefix_jax.models.matmul import batched, save_vjp_residual, transposed
-from prefix_jax.models.model_config import Rotary
+from prefix_jax.models.model_config import Alibi, Rotary
 
 
 class KVSource(NamedTuple):
@@ -238,6 +238,16 @@ def rotary_angles(positions: Array, head_dim: int, rotary: Rotary, amplified: bo
     if not amplified or rotary.scaling is None or rotary.scaling[0] not in ("yarn", "longrope"):
         return cos, sin
     return cos * rotary.scaling[1], sin * rotary.scaling[1]
+
+
+def alibi_bias(positions: Int[Array, "*batch T"], alibi: Alibi, kv_heads: int) -> Float[Array, "*batch K G T"]:
+    """Returns the bias of the key at each position, up to a constant for each query, to which softmax is invariant."""
+    slopes = jnp.asarray(alibi.slopes, jnp.float32).reshape(kv_heads, -1, 1)
+    places = positions.astype(jnp.float32)[..., None, None, :]
+    if not alibi.rounded:
+        return slopes * places * alibi.scale
+    rounded = partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
+    return rounded(rounded(slopes) * rounded(places)) * alibi.scale
 
 
 def _scaled(frequency: Array, scaling: tuple, base: float) -> Array:

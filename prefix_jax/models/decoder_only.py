@@ -1,5 +1,6 @@
 """Base class of decoder-only models: entry points and the layer stack."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prefix_jax.models import masks
 from prefix_jax.models.adapter_layers import PROMPT, with_prompt
 from prefix_jax.models.attention import rotary_angles
-from prefix_jax.models.context import LayerContext, window_masks
+from prefix_jax.models.context import LayerContext, linear_biases, window_masks
 from prefix_jax.models.layers import Embedding, Sharder, gather_columns
 from prefix_jax.models.model_config import LayerKind
 from prefix_jax.models.prefix import KeyValues, Past, Prefix, offset, prefix_of
@@ -51,12 +52,18 @@ class DecoderOnly(nn.Module):
 
     def setup(self) -> None:
         s = self.model_config
-        sizes, learned = (s.vocab_size, s.d_model), s.learned_positions
-        self.embedding = Embedding(*sizes, learned, self.activations, self.sharder, self.embedding_scale)
+        sizes, learned = (s.vocab_size, s.embedding_width), s.learned_positions
+        self.embedding = Embedding(
+            *sizes, learned, self.activations, self.sharder, self.embedding_scale, position_width=s.d_model
+        )
         self.layers = Stack(self.make_block(), s.layer_pattern, self.rematerialise, self.sharder)
         self.final_norm = self.make_norm()
         if not s.tie_embeddings:
             self.head = Embedding(*sizes, sharder=self.sharder, bias=self.head_bias)
+
+    def embed(self, tokens: Array, positions: Array | None, put: Callable[[Array], Array]) -> Array:
+        """Returns the first layer's input; `put` places a prompt among the embeddings, which `positions` then join."""
+        return self.embedding(tokens, positions, put)
 
     def __call__(
         self,
@@ -108,19 +115,20 @@ class DecoderOnly(nn.Module):
         moved = positions + (offset(prefix) if seen is None else jnp.where(seen, offset(prefix), 0))
         sees = None if seen is None else masks.mask_pair(seen[..., None, None, :, None])
         segments = jnp.ones_like(tokens) if segment_ids is None else segment_ids
+        biases = linear_biases(self.model_config.alibi, self.model_config.kv_heads, positions, prefix, past)
 
         def context(kind: LayerKind) -> LayerContext:
-            if self.fused and not past and seen is None:
+            if self.fused and not past and seen is None and biases.own is None:
                 mask: Any = masks.causal_interval(segments, kind.window, self.sharder)
             else:
                 mask = masks.shared_by_layers(masks.causal_mask(positions, segment_ids, kind.window))
             rotary = None if kind.rotary is None else rotary_angles(moved, self.model_config.head_dim, kind.rotary)
             past_masks = window_masks(past, positions, kind.window)
-            return LayerContext(mask, None, rotary, sees, past_masks, (None,) * len(past))
+            return LayerContext(mask, biases.own, rotary, sees, biases.prefix, past_masks, biases.caches)
 
         contexts = {kind: context(kind) for kind in dict.fromkeys(self.model_config.layer_pattern)}
         caches = tuple(KeyValues(p.key, p.value) for p in past)
-        embedded = self.embedding(tokens, moved if self.model_config.learned_positions else None, put)
+        embedded = self.embed(tokens, moved if self.model_config.learned_positions else None, put)
         x, key_values = self.layers(embedded, contexts, (prefix_of(prefix, "decoder"),), caches)
         return self.final_norm(x), key_values
 

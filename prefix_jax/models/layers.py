@@ -126,7 +126,8 @@ class Projection(nn.Module):
 
 class Embedding(nn.Module):
     """Looks up rows of a table by id and scales them; adds learned positions, if any. `logits` is the float32 product
-    with all rows, plus an optional bias. `activations` is the output dtype (None: the table's).
+    with all rows, plus an optional bias. `activations` is the output dtype (None: the table's), `position_width` the
+    width of positions where it is not that of the rows.
     """
 
     rows: int
@@ -136,18 +137,21 @@ class Embedding(nn.Module):
     sharder: Sharder | None = None
     scale: float = 1.0
     bias: bool = False
+    position_width: int = 0
 
     def setup(self) -> None:
         self.tokens = self.param("tokens", _embedding_init, (self.rows, self.width))
         if self.max_positions:
-            self.positions = self.param("positions", _embedding_init, (self.max_positions, self.width))
+            self.positions = self.param(
+                "positions", _embedding_init, (self.max_positions, self.position_width or self.width)
+            )
         if self.bias:
             self.logits_bias = self.param("bias", nn.initializers.zeros, (self.rows,))
 
     def __call__(
         self, ids: Array, positions: Array | None = None, put: Callable[[Array], Array] = lambda rows: rows
     ) -> Array:
-        """Returns embeddings; `put` transforms the rows before positions are added."""
+        """Returns embeddings; `put` transforms the rows, and may change their width, before positions are added."""
         rows = jnp.take(self._table(), ids, axis=0).astype(self.activations or self.tokens.dtype)
         rows = put(rows if self.scale == 1 else rows * jnp.asarray(self.scale, rows.dtype))
         if positions is None:
@@ -172,7 +176,8 @@ class SelfAttention(nn.Module):
     """Self-attention with queries, keys and values in one product with a KV-head axis, which a mesh can shard.
 
     With `head_norm`, an epsilon, queries and keys have an RMS norm of their own over each head. `interleaved` says
-    which numbers of a head rotary positions pair (see `attention.rotate`). `cap` is the soft cap of logits.
+    which numbers of a head rotary positions pair (see `attention.rotate`). `cap` is the soft cap of logits, and `clip`
+    the largest magnitude of queries, keys and values.
     """
 
     kv_heads: int
@@ -184,6 +189,7 @@ class SelfAttention(nn.Module):
     head_norm: float | None = None
     interleaved: bool = False
     cap: float | None = None
+    clip: float | None = None
 
     @nn.compact
     def __call__(self, x: Array, context: LayerContext) -> tuple[Array, KeyValues]:
@@ -193,6 +199,8 @@ class SelfAttention(nn.Module):
         projection = Projection(outputs, bias=self.bias, kept=False, parts=parts if fused else (), name="qkv")
         # Split, not sliced: the gradient of a split is one concatenation.
         query, key, value = projection(x) if fused else lax.split(projection(x), parts, axis=x.ndim)
+        if self.clip is not None:
+            query, key, value = (jnp.clip(part, -self.clip, self.clip) for part in (query, key, value))
         query = self._positioned("query_norm", heads_first(query), context, x.ndim)
         key = self._positioned("key_norm", heads_first(key)[..., 0, :, :], context, x.ndim)
         # Stored in the layout and dtype that attention uses, so that the backward pass need not rotate or move them.

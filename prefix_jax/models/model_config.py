@@ -23,6 +23,20 @@ class Rotary(NamedTuple):
     interleaved: bool = False
 
 
+class Alibi(NamedTuple):
+    """Attention with linear biases (Press et al. 2022), in place of positions: logits fall with a key's distance.
+
+    Attributes:
+      slopes: of each query head.
+      scale: what the biases are multiplied by.
+      rounded: whether positions, slopes and their products are rounded to bfloat16 first.
+    """
+
+    slopes: tuple[float, ...]
+    scale: float = 1.0
+    rounded: bool = False
+
+
 class LayerKind(NamedTuple):
     """A kind of layer: its sliding window, which includes the query (None: unlimited), and rotary positions."""
 
@@ -80,6 +94,21 @@ class ModelConfig:
     def learned_positions(self) -> int:
         """Returns the rows of the position table; 0: positions are not learned, or the family has a separate table."""
         return 0
+
+    @property
+    def embedding_width(self) -> int:
+        """Returns the width of embeddings, and of the rows of a prompt."""
+        return self.d_model
+
+    @property
+    def cached_heads(self) -> int:
+        """Returns the key-value heads in transformers' cache, which repeats them for each query in some models."""
+        return self.kv_heads
+
+    @property
+    def alibi(self) -> Alibi | None:
+        """Returns the linear biases of attention; None: it has none."""
+        return None
 
     @property
     def layer_pattern(self) -> tuple[LayerKind, ...]:

@@ -120,14 +120,14 @@ def embedding(model_config: ModelConfig, names: Names, name: str, *copies: str) 
     """Returns the embedding matrix, which may be stored only under the name of a tied copy."""
     tied = ("lm_head.weight",) if model_config.tie_embeddings else ()
     found = next((other for other in (name, *copies, *tied) if other in names), name)
-    return names(found, model_config.vocab_size, model_config.d_model)
+    return names(found, model_config.vocab_size, model_config.embedding_width)
 
 
 def head(model_config: ModelConfig, names: Names, embedding: str) -> Tree:
     """Returns the output matrix if it is not tied to the embedding, even if the configuration says so but the file
     has a different one, as transformers 5 may save it.
     """
-    shape = (model_config.vocab_size, model_config.d_model)
+    shape = (model_config.vocab_size, model_config.embedding_width)
     if model_config.tie_embeddings and ("lm_head.weight" not in names or embedding not in names):
         return {}
     head = names("lm_head.weight", *shape)

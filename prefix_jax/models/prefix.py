@@ -32,6 +32,8 @@ class Prefix:
     """The `prefix` argument of a model. `position_offset` is the position of the first token.
 
     An infix is visible from the last source token on, and only those tokens are shifted by `position_offset`.
+    With ALiBi, slots have no position bias, so that every query sees them alike, however far it is; with `distances`
+    they stand at positions 0, 1, ... and have the bias of their distance.
     """
 
     decoder: PrefixKV | None = None
@@ -39,6 +41,7 @@ class Prefix:
     cross: PrefixKV | None = None
     position_offset: Array | int = 0
     infix: bool = struct.field(pytree_node=False, default=False)
+    distances: bool = struct.field(pytree_node=False, default=False)
 
 
 class Past(NamedTuple):
@@ -91,6 +94,11 @@ def check(prefix: Prefix, model_config: ModelConfig) -> None:
             raise UserError(f'the prefix has a site "{name}", but the model has only {", ".join(model_config.sites)}')
         layers = model_config.site_layers(name) if site.layers is None else len(site.layers)
         expected = (layers, model_config.kv_heads, site.key.shape[-2], model_config.head_dim)
+        if site.key.shape[1] == model_config.cached_heads != model_config.kv_heads:
+            raise UserError(
+                f"the prefix has {site.key.shape[1]} {name} heads, as transformers' cache does, and this model "
+                f"{model_config.kv_heads}; convert it again and name the model with --model"
+            )
         if site.key.shape != expected or site.value.shape != expected:
             raise UserError(
                 f"the prefix's {name} keys and values are {site.key.shape} and {site.value.shape}, but this model "

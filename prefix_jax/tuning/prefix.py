@@ -53,6 +53,9 @@ def section() -> dict[str, Any]:
         layers="all",
         # Where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
         position_offset="length",
+        # In models with ALiBi: "none" (every query sees the slots alike, however far it is) or "distance" (slots stand
+        # before the tokens, and have the bias of their distance, as in PEFT).
+        alibi="none",
     )
 
 
@@ -69,6 +72,12 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: 
         return _init(key, base, model, section, layers, init_token_ids)
 
     offset = section.length if section.position_offset == "length" else 0
+    distances = section.alibi == "distance"
+    if distances and (model_config.alibi is None or infix or not offset):
+        raise UserError(
+            'prefix.alibi is "distance", which is for a prefix (not an infix) of a model with ALiBi, with '
+            "position_offset=length; set --config.prefix.alibi=none"
+        )
 
     def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
         sites: dict[str, PrefixKV] = {}
@@ -78,7 +87,7 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: 
                 pair = _dropout(jax.random.fold_in(key, SITES.index(name)), pair, section.dropout)
             bias = section.gate * leaves["gate"] if "gate" in leaves else None
             sites[name] = PrefixKV(pair[0], pair[1], bias, layers=layers[name])
-        return TunedState(Prefix(position_offset=jnp.int32(offset), infix=infix, **sites))
+        return TunedState(Prefix(position_offset=jnp.int32(offset), infix=infix, distances=distances, **sites))
 
     def mask(trainable: PyTree) -> PyTree:
         still = {"keys": ("value",), "values": ("key",), "both": ()}[section.trained]
@@ -280,6 +289,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "reparameterisation": ("mlp", "none"),
     "initialisation": ("random", "vocabulary", "text"),
     "position_offset": ("length", "zero"),
+    "alibi": ("none", "distance"),
     "trained": ("both", "keys", "values"),
 }
 _SITE = r"(encoder|decoder|cross)"

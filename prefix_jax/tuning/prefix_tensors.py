@@ -40,6 +40,7 @@ def description_of(prefix: Prefix) -> dict[str, Any]:
         "layers": {name: None if chosen is None else list(chosen) for name, chosen in layers.items()},
         "position_offset": int(prefix.position_offset),
         **({"infix": True} if prefix.infix else {}),
+        **({"distances": True} if prefix.distances else {}),
     }
 
 
@@ -62,7 +63,8 @@ def read(folder: Path, meta: Mapping[str, Any]) -> Prefix:
         sites[name] = _site(path, name, parts, meta["layers"].get(name))
     try:
         # A leaf, and so an array: another value does not compile a new program.
-        return Prefix(**sites, position_offset=jnp.int32(meta["position_offset"]), infix=bool(meta.get("infix", False)))
+        offset, infix, distances = jnp.int32(meta["position_offset"]), meta.get("infix"), meta.get("distances")
+        return Prefix(**sites, position_offset=offset, infix=bool(infix), distances=bool(distances))
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / PAIR.about} has no whole number as position_offset; copy it again") from None
 

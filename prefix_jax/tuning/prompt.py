@@ -41,7 +41,7 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Meth
     """Returns prompt tuning for a model; see `tuning.build`."""
     if section.initialisation == "text" and not init_token_ids:
         raise UserError('prompt.initialisation is "text", but prompt.text names no words; set --config.prompt.text')
-    width = model.model_config.d_model
+    width = model.model_config.embedding_width
 
     def init(key: Array, base: Variables) -> PyTree:
         key_start, key_net = jax.random.split(key)

@@ -127,6 +127,56 @@ CASES |= {
         "GPTNeoX", **NEOX, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new"
     ),
 }
+NEO = dict(
+    vocab_size=61, num_layers=3, hidden_size=30, num_heads=5, max_position_embeddings=40, window_size=4,
+    attention_types=[[["local", "global"], 1], [["local"], 1]],
+)  # fmt: skip
+OPT = dict(
+    vocab_size=61, hidden_size=30, num_hidden_layers=3, num_attention_heads=5, ffn_dim=41, max_position_embeddings=40,
+    word_embed_proj_dim=30, dropout=0.0,
+)  # fmt: skip
+CODEGEN = dict(vocab_size=61, n_layer=3, n_embd=48, n_head=8, n_positions=40, rotary_dim=4)
+CASES |= {
+    "gpt_neo": lambda: tm.decoder_only("GPTNeo", **NEO),
+    "gpt_neo_inner": lambda: tm.decoder_only(
+        "GPTNeo", **{**NEO, "attention_types": [[["global"], 3]]}, intermediate_size=41, activation_function="relu"
+    ),
+    "opt": lambda: tm.decoder_only("OPT", **OPT),
+    "opt_norms_after_narrow": lambda: tm.decoder_only(
+        "OPT", **{**OPT, "word_embed_proj_dim": 18}, do_layer_norm_before=False
+    ),
+    "opt_no_biases_no_final_norm": lambda: tm.decoder_only(
+        "OPT", **OPT, enable_bias=False, _remove_final_layer_norm=True, activation_function="gelu",
+        tie_word_embeddings=False,
+    ),
+    "codegen": lambda: tm.decoder_only("CodeGen", **CODEGEN),
+}  # fmt: skip
+# As many heads as are no power of two.
+BLOOM = dict(vocab_size=61, n_layer=3, hidden_size=30, n_head=5, pad_token_id=0)
+MPT = dict(vocab_size=61, n_layers=3, d_model=30, n_heads=5, max_seq_len=40)
+FALCON = dict(
+    vocab_size=61, num_hidden_layers=3, hidden_size=48, num_attention_heads=6, max_position_embeddings=40,
+    rope_parameters={"rope_theta": 90.0, "rope_type": "default"},
+)  # fmt: skip
+# transformers' eager attention adds the biases of ALiBi twice.
+RW = dict(alibi=True, bias=True, multi_query=False, parallel_attn=False, attn_implementation="sdpa")
+CASES |= {
+    "bloom": lambda: tm.decoder_only("Bloom", **BLOOM),
+    "bloom_even_heads": lambda: tm.decoder_only("Bloom", **{**BLOOM, "n_head": 2}, tie_word_embeddings=False),
+    "mpt": lambda: tm.decoder_only("Mpt", **MPT),
+    "mpt_clip_scale": lambda: tm.decoder_only(
+        "Mpt", **{**MPT, "n_heads": 2}, attn_config=dict(clip_qkv=0.7, softmax_scale=0.4)
+    ),
+    "falcon_7b": lambda: tm.decoder_only("Falcon", **FALCON),
+    "falcon_40b": lambda: tm.decoder_only("Falcon", **FALCON, new_decoder_architecture=True, num_kv_heads=2),
+    "falcon_11b": lambda: tm.decoder_only(
+        "Falcon", **FALCON, new_decoder_architecture=True, num_kv_heads=3, num_ln_in_parallel_attn=1,
+        ffn_hidden_size=41, activation="relu", tie_word_embeddings=False,
+    ),
+    # Some slopes of 12 heads are no powers of two, and rounded.
+    "falcon_rw": lambda: tm.decoder_only("Falcon", **{**FALCON, "num_attention_heads": 12}, **RW),
+    "falcon_one_key_head_alibi": lambda: tm.decoder_only("Falcon", **FALCON, **{**RW, "multi_query": True}),
+}  # fmt: skip
 ROWS, COLUMNS, LENGTH = 3, 12, 5
 TOLERANCE = 2e-5
 
@@ -157,14 +207,28 @@ class Calls:
 
     def torch_prefixed(self, tokens, segments, positions):
         """Torch's logits with the prefix as `past_key_values`, and the leaves they depend on."""
-        leaves = tm.leaves_of(self.prefix)
-        out = self.pair.torch(
-            torch.tensor(tokens),
-            attention_mask=tm.masks(self.pair.model_config, segments, LENGTH),
-            position_ids=torch.tensor(positions) + LENGTH,
-            past_key_values=tm.cache_of(leaves, len(tokens)),
-        )
+        leaves, config = tm.leaves_of(self.prefix), self.pair.model_config
+        if config.alibi is not None:
+            return self._torch_rows(tokens, segments, leaves), leaves
+        times = config.cached_heads // config.kv_heads
+        with tm.open_windows(self.pair.torch, LENGTH):
+            out = self.pair.torch(
+                torch.tensor(tokens),
+                attention_mask=tm.masks(self.pair.model_config, segments, LENGTH),
+                position_ids=torch.tensor(positions) + LENGTH,
+                past_key_values=tm.cache_of(leaves, len(tokens), times),
+            )
         return out.logits, leaves
+
+    def _torch_rows(self, tokens, mask, leaves):
+        """Each row alone, without its padding, with which transformers' ALiBi counts distances to a cache otherwise."""
+        found = torch.zeros(*tokens.shape, 61)
+        for row, seen in enumerate(mask):
+            columns = np.flatnonzero(seen)
+            cache, own = tm.cache_of(leaves, 1), torch.tensor(tokens[row : row + 1, columns])
+            ones = torch.ones(1, LENGTH + len(columns), dtype=torch.long)
+            found[row, columns] = self.pair.torch(own, attention_mask=ones, past_key_values=cache).logits[0]
+        return found
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -263,3 +327,43 @@ def test_trap_10_a_prefix_is_inside_every_window(name):
         window = columns if kind.window is None else kind.window
         seen = (distance >= 0) & (distance < window)
         assert (layer[..., LENGTH:][..., ~seen] == 0).all() and (layer[..., LENGTH:][..., seen] > 0).all()
+
+
+def _alibi_of_slots_without_distances(mask, heads, dtype):
+    """BLOOM's biases, `[B H, T, P + T]`, where each slot has that of the query's own position."""
+    slopes = torch.tensor(from_hf({**BLOOM, "model_type": "bloom", "n_head": heads}).alibi.slopes, dtype=dtype)
+    places = (mask[:, LENGTH:].cumsum(1) - 1).clamp(min=0)[:, None, None]
+    keys = places.expand(-1, heads, places.shape[-1], -1)
+    slots = keys.transpose(-1, -2)[..., :1].expand(-1, -1, -1, LENGTH)
+    return (torch.cat([slots, keys], -1) * slopes[:, None, None]).flatten(0, 1)
+
+
+@pytest.mark.parametrize("side", ["none", "left"])
+def test_alibi_leaves_slots_without_a_bias(side):
+    """Unless they have distances: every query sees them as near as its own token."""
+    calls = Calls(CASES["bloom"]())
+    calls.prefix = calls.prefix.replace(distances=False)
+    tokens, (mask, _) = _tokens(), _padding(side)
+    cotangent = np.random.default_rng(1).standard_normal((ROWS, COLUMNS, 61), np.float32) * mask[..., None]
+    gradients, logits = calls.prefixed(tokens, mask, cotangent.astype(np.float32))
+    leaves, network = tm.leaves_of(calls.prefix), calls.pair.torch
+    network.transformer.build_alibi_tensor = _alibi_of_slots_without_distances
+    seen = torch.tensor(np.pad(mask, [(0, 0), (LENGTH, 0)], constant_values=1))
+    expected = network(torch.tensor(tokens), attention_mask=seen, past_key_values=tm.cache_of(leaves, ROWS)).logits
+    (expected * torch.tensor(cotangent)).sum().backward()
+    _close(logits[mask == 1], expected.detach().numpy()[mask == 1])
+    tm.assert_gradients(gradients, leaves, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["mpt", "falcon_rw"])
+def test_alibi_of_slots_without_distances_knows_no_offset(name):
+    calls = Calls(CASES[name]())
+    tokens, mask = _tokens(), np.ones((ROWS, COLUMNS), int)
+    placed = calls.prefixed(tokens, mask)[1]
+    calls.prefix = calls.prefix.replace(distances=False)
+    calls.step.clear_cache()
+    plain = calls.prefixed(tokens, mask)[1]
+    calls.prefix = calls.prefix.replace(position_offset=jnp.int32(0))
+    calls.step.clear_cache()
+    _close(calls.prefixed(tokens, mask)[1], plain)
+    assert np.abs(placed - plain).max() > 1e-2

@@ -18,6 +18,7 @@ transformers = pytest.importorskip("transformers")
 
 from transformers.cache_utils import DynamicCache  # noqa: E402
 from transformers.models.bart import modeling_bart  # noqa: E402
+from transformers.models.gpt_neo import modeling_gpt_neo  # noqa: E402
 from transformers.models.t5 import modeling_t5  # noqa: E402
 
 from prefix_jax.models import (  # noqa: E402
@@ -73,7 +74,7 @@ def decoder_only(kind: str, **options: Any) -> Pair:
     """A model of any other family of transformers, its tree by the rules of the family here."""
     names = (f"{kind}TextConfig", f"{kind}Config")
     config_class = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-    config = config_class(**options, attn_implementation="eager", experts_implementation="eager")
+    config = config_class(**{"attn_implementation": "eager", **options}, experts_implementation="eager")
     network = _random(getattr(transformers, f"{kind}ForCausalLM")(config))
     model = build(from_hf(config.to_dict()))
     return Pair(network, model, {"params": _tree_by_rules(network, model.model_config)})
@@ -320,7 +321,10 @@ def _bart_tree(network: Any, model_config: ModelConfig) -> dict:
 def random_prefix(
     model_config: ModelConfig, length: int, seed: int = 0, offset: int | None = None, layers: dict | None = None
 ) -> Prefix:
-    """A prefix at every site, of unit scale; `layers` names those of a site that carry one."""
+    """A prefix at every site, of unit scale; `layers` names those of a site that carry one.
+
+    In a model with ALiBi its slots have distances, as those of transformers' caches.
+    """
     generator = np.random.default_rng(seed)
     sites = {}
     for name in model_config.sites:
@@ -329,7 +333,8 @@ def random_prefix(
         shape = (2, count, model_config.kv_heads, length, model_config.head_dim)
         key, value = generator.standard_normal(shape, np.float32)
         sites[name] = PrefixKV(jnp.asarray(key), jnp.asarray(value), layers=chosen)
-    return Prefix(**sites, position_offset=jnp.int32(length if offset is None else offset))
+    distances = model_config.alibi is not None and offset in (None, length)
+    return Prefix(**sites, position_offset=jnp.int32(length if offset is None else offset), distances=distances)
 
 
 def leaves_of(prefix: Prefix) -> dict[str, Any]:
@@ -343,10 +348,14 @@ def leaves_of(prefix: Prefix) -> dict[str, Any]:
     }
 
 
-def cache_of(leaves: dict[str, Any], batch: int) -> DynamicCache:
-    """A cache that holds the prefix and nothing else; not made from a configuration, so that no window cuts it."""
+def cache_of(leaves: dict[str, Any], batch: int, times: int = 1) -> DynamicCache:
+    """A cache that holds the prefix and nothing else; not made from a configuration, so that no window cuts it.
+
+    Each head is in it so many times.
+    """
     cache = DynamicCache()
-    for layer, (key, value) in enumerate(zip(leaves["decoder.key"], leaves["decoder.value"], strict=True)):
+    keys, values = (leaves[f"decoder.{part}"].repeat_interleave(times, 1) for part in ("key", "value"))
+    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
         cache.update(key.expand(batch, *key.shape), value.expand(batch, *value.shape), layer)
     return cache
 
@@ -354,11 +363,26 @@ def cache_of(leaves: dict[str, Any], batch: int) -> DynamicCache:
 def masks(model_config: ModelConfig, segment_ids: np.ndarray, prefix: int) -> Any:
     """The mask of all layers, or where they are of two kinds, those of full and of sliding layers by name."""
     windows = {kind.window for kind in model_config.layer_pattern}
+    if model_config.family == "gpt_neo":  # its layers have windows of their own
+        return visible(segment_ids, prefix)
     if len(windows) == 1:
         return visible(segment_ids, prefix, *windows)
     near = max(window for window in windows if window is not None)
     names = {"full_attention": None, "sliding_attention": near}
     return {name: visible(segment_ids, prefix, window) for name, window in names.items()}
+
+
+@contextlib.contextmanager
+def open_windows(network: Any, prefix: int) -> Iterator[None]:
+    """Within it, every query of GPT-Neo's local layers sees a prefix in a cache, as with every window here."""
+    kind = modeling_gpt_neo.GPTNeoSelfAttention
+    plain = [(module, module.bias) for module in network.modules() if isinstance(module, kind)]
+    for module, seen in plain:
+        module.bias = seen.clone()
+        module.bias[..., :prefix] = True
+    yield
+    for module, seen in plain:
+        module.bias = seen
 
 
 def visible(segment_ids: np.ndarray, prefix: int = 0, window: int | None = None) -> Any:

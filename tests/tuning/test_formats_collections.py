@@ -17,7 +17,7 @@ from prefix_jax.tuning import TunedState, lora, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import BIGCODE, GEMMA3, GPTJ, NEOX, SHAPE
+from tests.models.test_decoder_only import BIGCODE, BLOOM, CODEGEN, FALCON, GEMMA3, GPTJ, MPT, NEO, NEOX, OPT, SHAPE
 from tests.models.torch_models import torch
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
@@ -33,6 +33,13 @@ PAIRS = {
     "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
     "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
     "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
+    "gpt_neo": lambda: tm.decoder_only("GPTNeo", **NEO),
+    "opt": lambda: tm.decoder_only("OPT", **OPT),
+    "opt narrow": lambda: tm.decoder_only("OPT", **{**OPT, "word_embed_proj_dim": 18}),
+    "codegen": lambda: tm.decoder_only("CodeGen", **CODEGEN),
+    "bloom": lambda: tm.decoder_only("Bloom", **BLOOM),
+    "mpt": lambda: tm.decoder_only("Mpt", **MPT),
+    "falcon": lambda: tm.decoder_only("Falcon", **FALCON, new_decoder_architecture=True, num_kv_heads=2),
     "t5": lambda: tm.t5(num_layers=2),
     "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
     "bart": lambda: tm.bart(),
@@ -42,6 +49,7 @@ IDS, TARGET = np.random.default_rng(0).integers(3, 61, (2, 9)), np.random.defaul
 ALL_OF_PEFT = {
     "gpt_neox": ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"],
     "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
+    "codegen": ["qkv_proj", "out_proj", "fc_in", "fc_out"],
     "t5": ["q", "k", "v", "o", "wi", "wo"],
     "t5 gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
     "bart": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
@@ -114,6 +122,8 @@ def saved(folder, pair, collections) -> str:
         ("gpt2", "query,value"), ("gpt2", "value"), ("gpt2", "all"), ("llama", "all"), ("qwen2", "query,value"),
         ("mistral", "key,down"), ("gptj", "all"), ("qwen3", "query,out"), ("gemma3", "all"),
         ("gpt_neox", "all"), ("gpt_neox", "query,value"), ("gpt_bigcode", "all"),
+        ("gpt_neo", "all"), ("opt narrow", "all"), ("codegen", "all"), ("codegen", "key"),
+        ("bloom", "all"), ("mpt", "all"), ("falcon", "all"),
         ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"),
     ],
 )  # fmt: skip
@@ -153,6 +163,7 @@ OPTIONS = {
         ("llama", "rslora"),
         ("qwen2", "plain"),
         ("gpt_neox", "plain"),
+        ("codegen", "plain"),
         ("t5", "some layers"),
         ("bart", "patterns"),
     ],
@@ -197,10 +208,10 @@ def test_prompt_import_parity(name, kind, tmp_path):
     np.testing.assert_allclose(ours(name, kept.collections, 4), theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bart scaled"])
+@pytest.mark.parametrize("name", ["gpt2", "opt narrow", "t5", "bart", "bart scaled"])
 def test_prompt_export_parity(name, tmp_path):
     pair = pair_of(name)
-    rows = np.random.default_rng(0).standard_normal((4, pair.model_config.d_model), np.float32)
+    rows = np.random.default_rng(0).standard_normal((4, pair.model_config.embedding_width), np.float32)
     convert(saved(tmp_path, pair, {"prompt": {"embeddings": rows}}), "peft", str(tmp_path / "peft"))
     model = lib.PeftModel.from_pretrained(copy.deepcopy(pair.torch), str(tmp_path / "peft"))
     found = ours(name, {"prompt": {"embeddings": rows}}, 4)

@@ -1,5 +1,6 @@
 """GPT-J (Wang and Komatsuzaki 2021): parallel attention and MLP; interleaved rotary positions on part of a head."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -12,9 +13,9 @@ from prefix_jax.models.families.family import Family, Module, module
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
-from prefix_jax.models.leaves import concatenate, split, transpose
+from prefix_jax.models.leaves import Leaf, concatenate, split, transpose
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
-from prefix_jax.models.parameters import Names, Tree, embedding, linear, stacked
+from prefix_jax.models.parameters import Names, Tree, affine, embedding, norm, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,29 +73,37 @@ def read(c: dict[str, Any]) -> GPTJConfig:
     )
 
 
-def parameters(model_config: GPTJConfig, names: Names) -> Tree:
-    e, f, k, d = model_config.d_model, model_config.d_ff, model_config.heads, model_config.head_dim
+def separate_qkv(model_config: ModelConfig, names: Names, path: str, bias: bool = False) -> Tree:
+    """Returns query, key and value from q_proj, k_proj and v_proj, as many heads in each."""
+    e, k, d = model_config.d_model, model_config.heads, model_config.head_dim
 
-    def affine(path: str, inputs: int, outputs: int) -> Tree:
-        return {"kernel": linear(names(f"{path}.weight", outputs, inputs)), "bias": names(f"{path}.bias", outputs)}
+    def rows(kind: str, *inner: int) -> Leaf:
+        return concatenate([split(names(f"{path}.{p}_proj.{kind}", k * d, *inner), 0, (k, 1, d)) for p in "qkv"], 1)
+
+    kernel = transpose(rows("weight", e), (3, 0, 1, 2))
+    return {"kernel": kernel, **({"bias": rows("bias")} if bias else {})}
+
+
+def tree(model_config: GPTJConfig, names: Names, qkv: Callable[[ModelConfig, Names, str], Tree] = separate_qkv) -> Tree:
+    """Returns the parameter tree; `qkv` gives query, key and value of an attention's path."""
+    e, f, k, d = model_config.d_model, model_config.d_ff, model_config.heads, model_config.head_dim
 
     def layer(i: int) -> Tree:
         path = f"h.{i}.attn"
-        qkv = concatenate([split(names(f"{path}.{p}_proj.weight", k * d, e), 0, (k, 1, d)) for p in "qkv"], 1)
         out = split(names(f"{path}.out_proj.weight", e, k * d), 1, (k, 1, d))
         return {
-            "attention_norm": {"scale": names(f"h.{i}.ln_1.weight", e), "bias": names(f"h.{i}.ln_1.bias", e)},
+            "attention_norm": norm(names, f"h.{i}.ln_1", e),
             "attention": {
-                "qkv": {"kernel": transpose(qkv, (3, 0, 1, 2))},
+                "qkv": qkv(model_config, names, path),
                 "out": {"kernel": transpose(out, (1, 2, 3, 0))},
             },
-            "mlp": {"up": affine(f"h.{i}.mlp.fc_in", e, f), "down": affine(f"h.{i}.mlp.fc_out", f, e)},
+            "mlp": {"up": affine(names, f"h.{i}.mlp.fc_in", e, f), "down": affine(names, f"h.{i}.mlp.fc_out", f, e)},
         }
 
     return {
         "embedding": {"tokens": embedding(model_config, names, "wte.weight")},
         "layers": stacked(model_config.layers, layer),
-        "final_norm": {"scale": names("ln_f.weight", e), "bias": names("ln_f.bias", e)},
+        "final_norm": norm(names, "ln_f", e),
         "head": {
             "tokens": names("lm_head.weight", model_config.vocab_size, e),
             "bias": names("lm_head.bias", model_config.vocab_size),
@@ -102,16 +111,26 @@ def parameters(model_config: GPTJConfig, names: Names) -> Tree:
     }
 
 
-def modules(model_config: GPTJConfig) -> list[Module]:
+def parameters(model_config: GPTJConfig, names: Names) -> Tree:
+    return tree(model_config, names)
+
+
+def separate_modules(
+    model_config: ModelConfig, base: str, attention: str, out: str, up: str, down: str
+) -> list[Module]:
+    """Returns the modules of a layer with q_proj, k_proj and v_proj, alike in heads, and an MLP without gates."""
     e, k, d = model_config.d_model, model_config.heads, model_config.head_dim
-    stack, base = (("layers",), model_config.layers), "transformer.h.{}"
-    parts = ("query", "key", "value")
+    stack, parts = (("layers",), model_config.layers), ("query", "key", "value")
     return [
-        *(module(stack, f"attention/qkv/{part}", f"{base}.attn.{part[0]}_proj", e, (k, 1, d)) for part in parts),
-        module(stack, "attention/out", f"{base}.attn.out_proj", k * d, (e,)),
-        module(stack, "mlp/up", f"{base}.mlp.fc_in", e, (model_config.d_ff,)),
-        module(stack, "mlp/down", f"{base}.mlp.fc_out", model_config.d_ff, (e,)),
+        *(module(stack, f"attention/qkv/{part}", f"{base}.{attention}.{part[0]}_proj", e, (k, 1, d)) for part in parts),
+        module(stack, "attention/out", f"{base}.{attention}.{out}", k * d, (e,)),
+        module(stack, "mlp/up", f"{base}.{up}", e, (model_config.d_ff,)),
+        module(stack, "mlp/down", f"{base}.{down}", model_config.d_ff, (e,)),
     ]
+
+
+def modules(model_config: GPTJConfig) -> list[Module]:
+    return separate_modules(model_config, "transformer.h.{}", "attn", "out_proj", "mlp.fc_in", "mlp.fc_out")
 
 
 FAMILY = Family(

@@ -26,8 +26,8 @@ def _is_ids(value: Any) -> bool:
 _OPTIONS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     (
         r"vocab_size|hidden_size|intermediate_size|ffn_dim|head_dim|rotary_dim|max_position_embeddings|max_seq_len"
-        r"|n_(layer|layers|embd|head|heads|positions|inner)|d_(model|kv|ff)|word_embed_proj_dim"
-        r"|num_(hidden_|decoder_|encoder_)?layers|num_(attention_|key_value_|kv_)?heads"
+        r"|n_(layer|layers|embd|embed|head|heads|positions|inner)|d_(model|kv|ff)|word_embed_proj_dim"
+        r"|num_(hidden_|decoder_|encoder_)?layers|num_(attention_|key_value_|kv_)?heads|window_size|ffn_hidden_size"
         r"|(encoder|decoder)_(layers|attention_heads|ffn_dim)|relative_attention_(num_buckets|max_distance)"
         r"|num_(local_)?experts(_per_tok)?|(moe_|shared_expert_)?intermediate_size|sliding_window|max_window_layers",
         "a whole number of at least 0",
@@ -36,12 +36,13 @@ _OPTIONS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     (r"rope_theta|\w*_(eps|epsilon)|partial_rotary_factor|rotary_pct|\w+_(multiplier|scaling|softcapping)", "a number",
      lambda value: _is_number(value) or isinstance(value, dict)),
     (r"(eos|bos|pad|decoder_start|forced_[be]os)_token_id", "a token id, or a list of them", _is_ids),
-    (r"tie_word_embeddings|scale_embedding|use_sliding_window|attention_bias|mlp_bias|use_qk_norm", "true or false",
-     lambda value: isinstance(value, bool)),
-    (r"model_type|hidden_act|hidden_activation|activation_function|feed_forward_proj|dense_act_fn", "a string",
+    (r"tie_word_embeddings|scale_embedding|use_sliding_window|attention_bias|mlp_bias|use_qk_norm"
+     r"|alibi|multi_query|parallel_attn|new_decoder_architecture|enable_bias|do_layer_norm_before|_remove_final_layer_norm",
+     "true or false", lambda value: isinstance(value, bool)),
+    (r"model_type|hidden_act|hidden_activation|activation(_function)?|feed_forward_proj|dense_act_fn", "a string",
      lambda value: isinstance(value, str)),
-    (r"rope_parameters|quantization_config", "an object", lambda value: isinstance(value, dict)),
-    (r"layer_types", "a list", lambda value: isinstance(value, list)),
+    (r"rope_parameters|quantization_config|attn_config", "an object", lambda value: isinstance(value, dict)),
+    (r"layer_types|attention_types", "a list", lambda value: isinstance(value, list)),
 )  # fmt: skip
 _COMPILED = tuple((re.compile(pattern), words, check) for pattern, words, check in _OPTIONS)
 _SIZES = ("vocab_size", "layers", "d_model", "heads", "kv_heads", "head_dim", "d_ff")

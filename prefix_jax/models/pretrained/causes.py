@@ -56,8 +56,8 @@ _NAMES = (
         "convert_llama_weights_to_hf.py, or download the form for transformers",
     ),
     (
-        # GPT-NeoX has such names in Hugging Face's form too.
-        r"^(?!([\w.]+\.)?gpt_neox\.layers\.\d|layers\.\d)"
+        # GPT-NeoX ("gpt_neox.layers.0."), BLOOM and Falcon ("transformer.h.0.") have such names in transformers too.
+        r"^(?!([\w.]+\.)?(gpt_neox\.layers|h)\.\d|layers\.\d)"
         r".*\.(query_key_value|linear_qkv|dense_4h_to_h|dense_h_to_4h|linear_fc[12])\.|(^|\.)embedding\.word_embeddings\.",
         'it has the names of Megatron or NeMo ("{name}"); export it in Hugging Face\'s form first',
     ),

@@ -1,7 +1,7 @@
 """PEFT's PREFIX_TUNING and CARTRIDGE adapters (huggingface/peft, as of 0.21), of decoder-only models.
 
 One tensor `prompt_embeddings` in the order of `layout`, already through the MLP if there was one; keys are as the cache
-has them; the prefix stands at positions 0 to P - 1, so tokens start at P.
+has them; the prefix stands at positions 0 to P - 1, so tokens start at P, and with ALiBi slots have distances.
 """
 
 import json
@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from safetensors.numpy import save as safetensors_bytes
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.prefix import Prefix, length
+from prefix_jax.models.prefix import Prefix, PrefixKV, length
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
@@ -41,7 +42,7 @@ def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[s
     """Returns the prefix of an adapter folder and the base model's identity.
 
     Raises:
-      UserError: the adapter is of another kind, of an encoder-decoder, or damaged.
+      UserError: the adapter is of another kind, of an encoder-decoder, damaged, or has more heads than the model.
     """
     config = layout.read_json(folder / CONFIG)
     if config.get("peft_type") not in ("PREFIX_TUNING", "CARTRIDGE"):
@@ -66,7 +67,22 @@ def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[s
     if more := sorted(set(tensors) - {TENSOR}):
         raise UserError(f"{folder} holds more than a prefix ({more[0]}), which would be lost; save a prefix alone")
     site = layout.from_flat(tensors[TENSOR], heads, width // heads)
-    return Prefix(decoder=site, position_offset=slots), {"name": config.get("base_model_name_or_path") or ""}
+    if model_config is not None and heads == model_config.cached_heads != model_config.kv_heads:
+        site = _shared(site, model_config.kv_heads, folder)
+    name = config.get("base_model_name_or_path") or ""
+    return Prefix(decoder=site, position_offset=slots, distances=True), {"name": name}
+
+
+def _shared(site: PrefixKV, kv_heads: int, folder: Path) -> PrefixKV:
+    """Returns the site with one of the equal heads that transformers' cache has for each key-value head."""
+    pair = jnp.stack([site.key, site.value])
+    pair = pair.reshape(*pair.shape[:2], kv_heads, -1, *pair.shape[3:])
+    if not (pair == pair[:, :, :, :1]).all():
+        raise UserError(
+            f"{folder} has a key for each query head, and in this model several share one; it cannot be converted: "
+            "tune it anew"
+        )
+    return PrefixKV(pair[0, :, :, 0], pair[1, :, :, 0])
 
 
 def encode(
@@ -75,11 +91,19 @@ def encode(
     """Returns the files that `PeftModel.from_pretrained` loads.
 
     Raises:
-      UserError: the prefix has other sites than the decoder's, a slot bias or a layer subset; or its token positions
-        start elsewhere and are learned.
+      UserError: the prefix has other sites than the decoder's, a slot bias or a layer subset; its token positions start
+        elsewhere and are learned; or the model has ALiBi and the slots no distances.
     """
     layout.only_decoder(prefix, model_config, "PEFT")
+    if model_config is not None and model_config.alibi is not None and not prefix.distances:
+        raise UserError(
+            "this prefix's slots have no position bias, and in PEFT they have that of their distance (ALiBi); no "
+            "conversion exists: tune with --config.prefix.alibi=distance"
+        )
     site = layout.only_decoder(layout.with_offset(prefix, model_config, length(prefix)), model_config, "PEFT")
+    if model_config is not None and model_config.cached_heads != model_config.kv_heads:
+        times = model_config.cached_heads // model_config.kv_heads
+        site = PrefixKV(jnp.repeat(site.key, times, axis=1), jnp.repeat(site.value, times, axis=1))
     layers, heads, slots, head_dim = site.key.shape
     config = {
         "auto_mapping": None,

@@ -32,9 +32,9 @@ def read(folder: Path, model_config: ModelConfig | None) -> dict[str, np.ndarray
     found = tensors[TENSOR].shape if TENSOR in tensors else "absent"
     if not isinstance(rows, int) or found == "absent" or len(found) != 2 or found[0] < rows:
         raise UserError(f"the tensor {TENSOR} in {folder} is {found}, but {CONFIG} says {rows} tokens; copy both again")
-    if model_config is not None and found[1] != model_config.d_model:
+    if model_config is not None and found[1] != model_config.embedding_width:
         raise UserError(
-            f"{folder} has a prompt of width {found[1]}, and the model has {model_config.d_model}; name its own"
+            f"{folder} has a prompt of width {found[1]}, and the model has {model_config.embedding_width}; name its own"
         )
     return {"embeddings": tensors[TENSOR][:rows].astype(np.float32)}
 
