@@ -59,7 +59,17 @@ FAMILIES = {
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS
     ),
-    "bart": lambda: tm.bart(decoder_start_token_id=2, bos_token_id=2, forced_eos_token_id=None, **_IDS),
+    "umt5": lambda: tm.t5("UMT5", feed_forward_proj="gated-gelu", decoder_start_token_id=PAD, **_IDS),
+    **{
+        name: lambda kind=kind, name=name: tm.bart_like(
+            kind,
+            decoder_start_token_id=PAD if name in ("marian", "pegasus") else 2,
+            forced_eos_token_id=None,
+            encoder_no_repeat_ngram_size=0,
+            **_IDS,
+        )
+        for name, kind in tm.BART_LIKE.items()
+    },
 }
 
 
@@ -76,7 +86,7 @@ def network(family: str, seed: int = 0, scale: float = 1.6) -> tm.Pair:
     pair = FAMILIES[family]()
     tm._random(pair.torch, seed)
     with torch.no_grad():
-        for parameter in pair.torch.parameters():
+        for parameter in tm.drawn(pair.torch).values():
             if parameter.ndim > 1:
                 parameter.mul_(scale)
     _rename(pair, _frequent(pair, seed))
