@@ -51,7 +51,7 @@ class ModelConfig:
     Attributes:
       family: persistent name in saved files.
       hashed_as: name that replaces the family's in the hash of a model's shapes; empty: `family`.
-      positions: "learned" (embeddings), "rotary" (rotated queries and keys), or "relative".
+      positions: "learned" (embeddings), "sinusoidal" (fixed ones), "rotary" (rotated queries and keys), or "relative".
     """
 
     family: ClassVar[str]

@@ -65,12 +65,29 @@ FAMILIES = {
         **_IDS,
     ),
     "gpt_neo": lambda: tm.decoder_only(
-        "GPTNeo", vocab_size=61, num_layers=3, hidden_size=30, num_heads=5, max_position_embeddings=64, window_size=5,
-        attention_types=[[["local", "global"], 1], [["local"], 1]], bos_token_id=2, **_IDS,
+        "GPTNeo",
+        vocab_size=61,
+        num_layers=3,
+        hidden_size=30,
+        num_heads=5,
+        max_position_embeddings=64,
+        window_size=5,
+        attention_types=[[["local", "global"], 1], [["local"], 1]],
+        bos_token_id=2,
+        **_IDS,
     ),
     "opt": lambda: tm.decoder_only(
-        "OPT", vocab_size=61, hidden_size=30, num_hidden_layers=3, num_attention_heads=5, ffn_dim=41,
-        max_position_embeddings=64, word_embed_proj_dim=18, do_layer_norm_before=False, bos_token_id=2, **_IDS,
+        "OPT",
+        vocab_size=61,
+        hidden_size=30,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        ffn_dim=41,
+        max_position_embeddings=64,
+        word_embed_proj_dim=18,
+        do_layer_norm_before=False,
+        bos_token_id=2,
+        **_IDS,
     ),
     "codegen": lambda: tm.decoder_only(
         "CodeGen", vocab_size=61, n_layer=3, n_embd=48, n_head=8, n_positions=64, rotary_dim=4, bos_token_id=2, **_IDS
@@ -78,19 +95,44 @@ FAMILIES = {
     "bloom": lambda: tm.decoder_only("Bloom", vocab_size=61, n_layer=3, hidden_size=30, n_head=5, **_IDS),
     "mpt": lambda: tm.decoder_only("Mpt", vocab_size=61, n_layers=3, d_model=30, n_heads=5, max_seq_len=40, **_IDS),
     "falcon_40b": lambda: tm.decoder_only(
-        "Falcon", vocab_size=61, num_hidden_layers=3, hidden_size=48, num_attention_heads=6, num_kv_heads=2,
-        new_decoder_architecture=True, **_IDS,
+        "Falcon",
+        vocab_size=61,
+        num_hidden_layers=3,
+        hidden_size=48,
+        num_attention_heads=6,
+        num_kv_heads=2,
+        new_decoder_architecture=True,
+        **_IDS,
     ),
     "falcon_rw": lambda: tm.decoder_only(
-        "Falcon", vocab_size=61, num_hidden_layers=3, hidden_size=48, num_attention_heads=6, alibi=True, bias=True,
-        multi_query=False, parallel_attn=False, attn_implementation="sdpa", **_IDS,
+        "Falcon",
+        vocab_size=61,
+        num_hidden_layers=3,
+        hidden_size=48,
+        num_attention_heads=6,
+        alibi=True,
+        bias=True,
+        multi_query=False,
+        parallel_attn=False,
+        attn_implementation="sdpa",
+        **_IDS,
     ),
     "t5": lambda: tm.t5(decoder_start_token_id=PAD, **_IDS),
     "t5_gated": lambda: tm.t5(
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS
     ),
-    "bart": lambda: tm.bart(decoder_start_token_id=2, bos_token_id=2, forced_eos_token_id=None, **_IDS),
-}  # fmt: skip
+    "umt5": lambda: tm.t5("UMT5", feed_forward_proj="gated-gelu", decoder_start_token_id=PAD, **_IDS),
+    **{
+        name: lambda kind=kind, name=name: tm.bart_like(
+            kind,
+            decoder_start_token_id=PAD if name in ("marian", "pegasus") else 2,
+            forced_eos_token_id=None,
+            encoder_no_repeat_ngram_size=0,
+            **_IDS,
+        )
+        for name, kind in tm.BART_LIKE.items()
+    },
+}
 
 
 class Expected(NamedTuple):
@@ -106,7 +148,7 @@ def network(family: str, seed: int = 0, scale: float = 1.6) -> tm.Pair:
     pair = FAMILIES[family]()
     tm._random(pair.torch, seed)
     with torch.no_grad():
-        for parameter in pair.torch.parameters():
+        for parameter in tm.drawn(pair.torch).values():
             if parameter.ndim > 1:
                 parameter.mul_(scale)
     _rename(pair, _frequent(pair, seed))

@@ -12,8 +12,16 @@ from tests.models.torch_models import torch
 CASES = {
     "t5_relu_tied": lambda: tm.t5(),
     "t5_gated_untied": lambda: tm.t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False, d_kv=5),
+    "umt5": lambda: tm.t5("UMT5", feed_forward_proj="gated-gelu", d_kv=5),
     "bart": lambda: tm.bart(),
     "bart_scaled_relu": lambda: tm.bart(scale_embedding=True, activation_function="relu", decoder_ffn_dim=20),
+    "mbart": lambda: tm.bart_like("MBart", scale_embedding=True),
+    "pegasus": lambda: tm.bart_like("Pegasus", activation_function="relu", scale_embedding=True),
+    "marian": lambda: tm.bart_like("Marian", activation_function="swish", pad_token_id=60, decoder_start_token_id=60),
+    "m2m_100": lambda: tm.bart_like("M2M100", decoder_ffn_dim=20),
+    "m2m_100_odd": lambda: tm.bart_like("M2M100", d_model=15, encoder_attention_heads=3, decoder_attention_heads=3),
+    "blenderbot": lambda: tm.bart_like("Blenderbot", scale_embedding=True),
+    "blenderbot_small": lambda: tm.bart_like("BlenderbotSmall"),
 }
 # Of each site, the layers that carry a prefix in the second kind of prefix (None: all).
 SUBSETS = {"encoder": (1,), "decoder": None, "cross": (1,)}

@@ -5,6 +5,7 @@ The mapping is written here on its own, so that it and the loader's rules check 
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,9 +18,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from transformers.cache_utils import DynamicCache  # noqa: E402
-from transformers.models.bart import modeling_bart  # noqa: E402
 from transformers.models.gpt_neo import modeling_gpt_neo  # noqa: E402
-from transformers.models.t5 import modeling_t5  # noqa: E402
 
 from prefix_jax.models import (  # noqa: E402
     Model,
@@ -87,18 +86,20 @@ def _tree_by_rules(network: Any, model_config: ModelConfig) -> dict:
 
 def tree_of(network: Any, model_config: ModelConfig) -> dict:
     """Our tree of a torch network's weights: by a mapping written here, for the families that have one."""
-    own = {"gpt2": _gpt2_tree, "llama": _llama_tree, "t5": _t5_tree, "bart": _bart_tree}
+    own = {"gpt2": _gpt2_tree, "llama": _llama_tree, "t5": _t5_tree, "umt5": _t5_tree}
+    own |= dict.fromkeys(BART_LIKE, _bart_tree)
     return own.get(model_config.family, _tree_by_rules)(network, model_config)
 
 
-def t5(**options: Any) -> Pair:
+def t5(kind: str = "T5", **options: Any) -> Pair:
+    """T5, or a family with its tensors."""
     shape = dict(vocab_size=61, d_model=24, d_kv=8, d_ff=32, num_layers=3, num_heads=3, num_decoder_layers=2)
     # Few buckets, so that short rows reach the logarithmic ones.
     buckets = dict(relative_attention_num_buckets=8, relative_attention_max_distance=12)
-    raw = {**shape, **buckets, "model_type": "t5", "tie_word_embeddings": True, **options}
-    config = transformers.T5Config(**raw, attn_implementation="eager")
+    raw = {**shape, **buckets, "model_type": kind.lower(), "tie_word_embeddings": True, **options}
+    config = getattr(transformers, f"{kind}Config")(**raw, attn_implementation="eager")
     config.tie_word_embeddings = raw["tie_word_embeddings"]
-    network = transformers.T5ForConditionalGeneration(config)
+    network = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     # Where the head is its own, transformers unties the two embeddings of a new model too; released ones share them.
     network.encoder.embed_tokens = network.decoder.embed_tokens = network.shared
     network = _random(network)
@@ -107,13 +108,32 @@ def t5(**options: Any) -> Pair:
     return Pair(network, model, {"params": _t5_tree(network, model.model_config)})
 
 
+# Families with BART's layers, by their names here.
+BART_LIKE = {
+    "bart": "Bart",
+    "mbart": "MBart",
+    "pegasus": "Pegasus",
+    "marian": "Marian",
+    "m2m_100": "M2M100",
+    "blenderbot": "Blenderbot",
+    "blenderbot-small": "BlenderbotSmall",
+}
+
+
 def bart(**options: Any) -> Pair:
+    return bart_like("Bart", **options)
+
+
+def bart_like(kind: str, **options: Any) -> Pair:
+    """A model of a family with BART's layers, its tree by the mapping here."""
     shape = dict(vocab_size=61, d_model=24, encoder_layers=3, decoder_layers=2, max_position_embeddings=40)
     heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=36, decoder_ffn_dim=32)
-    config = transformers.BartConfig(**{**shape, **heads, **options}, attn_implementation="eager")
-    network = _random(transformers.BartForConditionalGeneration(config))
-    with torch.no_grad():
-        network.final_logits_bias.normal_(generator=torch.Generator().manual_seed(1))
+    config = getattr(transformers, f"{kind}Config")(**{**shape, **heads, **options}, attn_implementation="eager")
+    head = "MTModel" if kind == "Marian" else "ForConditionalGeneration"
+    network = _random(getattr(transformers, kind + head)(config))
+    if hasattr(network, "final_logits_bias"):
+        with torch.no_grad():
+            network.final_logits_bias.normal_(generator=torch.Generator().manual_seed(1))
     model = build(from_hf(config.to_dict()))
     return Pair(network, model, {"params": _bart_tree(network, model.model_config)})
 
@@ -124,13 +144,20 @@ def _random(network: Any, seed: int = 0) -> Any:
     offset = "gemma" in network.config.model_type or "nemotron" in network.config.model_type
     norm = 0.0 if offset else 1.0  # they multiply by 1 + a norm's weight
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
+        for name, parameter in drawn(network).items():
             parameter.normal_(0.0, 0.2, generator=generator)
             if "norm" in name or ".ln_" in name:
                 parameter.add_(norm if name.endswith("weight") else 0.0)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network.eval()
+
+
+def drawn(network: Any) -> dict[str, Any]:
+    """The parameters that are random: all but positions that are sines."""
+    sines = [module for module in network.modules() if "Sinusoidal" in type(module).__name__]
+    fixed = {id(parameter) for module in sines for parameter in module.parameters()}
+    return {name: parameter for name, parameter in network.named_parameters() if id(parameter) not in fixed}
 
 
 def _state(network: Any) -> dict[str, np.ndarray]:
@@ -248,6 +275,8 @@ def _t5_tree(network: Any, model_config: ModelConfig) -> dict:
             "mlp_norm": {"scale": w[f"{block}.{last}.layer_norm.weight"]},
             "mlp": mlp(f"{block}.{last}.DenseReluDense"),
         }
+        if model_config.layer_bias:
+            tree["attention"]["relative_bias"] = w[f"{own}.relative_attention_bias.weight"]
         if side == "decoder":
             cross = f"{block}.1.EncDecAttention"
             tree["cross_norm"] = {"scale": w[f"{block}.1.layer_norm.weight"]}
@@ -259,8 +288,9 @@ def _t5_tree(network: Any, model_config: ModelConfig) -> dict:
         return tree
 
     def side(name: str, count: int) -> dict:
+        bias = w[f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
         return {
-            "relative_bias": w[f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
+            **({} if model_config.layer_bias else {"relative_bias": bias}),
             "layers": _layers([layer(name, i) for i in range(count)]),
             "final_norm": {"scale": w[f"{name}.final_layer_norm.weight"]},
         }
@@ -306,14 +336,19 @@ def _bart_tree(network: Any, model_config: ModelConfig) -> dict:
 
     def side(name: str, count: int) -> dict:
         path = f"model.{name}"
-        positions = {"table": w[f"{path}.embed_positions.weight"], "norm": norm(f"{path}.layernorm_embedding")}
-        return {"positions": positions, "layers": _layers([layer(f"{path}.layers.{i}") for i in range(count)])}
+        tree = {"layers": _layers([layer(f"{path}.layers.{i}") for i in range(count)])}
+        if f"{path}.layer_norm.weight" in w:
+            tree["final_norm"] = norm(f"{path}.layer_norm")
+        positions = {} if model_config.sines else {"table": w[f"{path}.embed_positions.weight"]}
+        if f"{path}.layernorm_embedding.weight" in w:
+            positions["norm"] = norm(f"{path}.layernorm_embedding")
+        return {**tree, "positions": positions} if positions else tree
 
     tree = {
         "embedding": {"tokens": w["model.shared.weight"]},
         "encoder": side("encoder", model_config.encoder_layers),
         "decoder": side("decoder", model_config.layers),
-        "logits_bias": w["final_logits_bias"][0],
+        **({"logits_bias": w["final_logits_bias"][0]} if "final_logits_bias" in w else {}),
     }
     return _with_head(tree, w, model_config)
 
@@ -399,10 +434,10 @@ def visible(segment_ids: np.ndarray, prefix: int = 0, window: int | None = None)
 def prefix_in_attention(
     network: Any, leaves: dict[str, Any], layers: dict[str, tuple[int, ...] | None]
 ) -> Iterator[None]:
-    """Within it, the eager attention of T5 or BART sees the prefix in front of its keys, with no position bias and no
-    mask.
+    """Within it, the eager attention of an encoder-decoder sees the prefix in front of its keys, with no position bias
+    and no mask.
     """
-    source = modeling_t5 if isinstance(network, transformers.T5ForConditionalGeneration) else modeling_bart
+    source = sys.modules[type(network).__module__]
     plain = source.eager_attention_forward
     found = {}
     for site, modules in _attentions(network).items():
@@ -413,7 +448,7 @@ def prefix_in_attention(
     def eager(module, query, key, value, mask, **kwargs):
         if module not in found:
             return plain(module, query, key, value, mask, **kwargs)
-        if "position_bias" in kwargs:
+        if kwargs.get("position_bias") is not None:
             kwargs["position_bias"] = padded(kwargs["position_bias"], found[module][0].shape[1])
         own_key, own_value = (leaf.expand(query.shape[0], *leaf.shape) for leaf in found[module])
         both = torch.cat([own_key, key], 2), torch.cat([own_value, value], 2)
@@ -431,7 +466,7 @@ def prefix_in_attention(
 
 def _attentions(network: Any) -> dict[str, list[Any]]:
     """The attention modules of each site, by layer."""
-    if isinstance(network, transformers.T5ForConditionalGeneration):
+    if hasattr(network, "encoder"):  # T5
         encoder, decoder = network.encoder.block, network.decoder.block
         return {
             "encoder": [block.layer[0].SelfAttention for block in encoder],

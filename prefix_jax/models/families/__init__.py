@@ -5,6 +5,8 @@ from typing import Any
 from prefix_jax.errors import UserError
 from prefix_jax.models.families import (
     bart,
+    blenderbot,
+    blenderbot_small,
     bloom,
     codegen,
     cohere,
@@ -20,11 +22,15 @@ from prefix_jax.models.families import (
     gptj,
     granite,
     llama,
+    m2m_100,
+    marian,
+    mbart,
     mixtral,
     mpt,
     nemotron,
     olmo2,
     opt,
+    pegasus,
     phi,
     phi3,
     qwen2_moe,
@@ -34,6 +40,7 @@ from prefix_jax.models.families import (
     stablelm,
     starcoder2,
     t5,
+    umt5,
 )
 from prefix_jax.models.families.family import Family
 from prefix_jax.models.families.option_types import check_fields, check_options
@@ -45,7 +52,14 @@ FAMILIES: dict[str, Family] = {
         gpt2,
         llama,
         t5,
+        umt5,
         bart,
+        mbart,
+        pegasus,
+        marian,
+        m2m_100,
+        blenderbot,
+        blenderbot_small,
         gptj,
         qwen3,
         gemma3,

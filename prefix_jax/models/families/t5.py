@@ -31,6 +31,8 @@ class T5Config(ModelConfig):
     family: ClassVar[str] = "t5"
     hashed_as: ClassVar[str] = "T5Spec"
     positions: ClassVar[str] = "relative"
+    # Whether every layer has a relative bias of its own.
+    layer_bias: ClassVar[bool] = False
     encoder_depth: int
     gated: bool
     # "relu", "gelu" (tanh-approximated) or "silu".
@@ -65,13 +67,21 @@ def relative_buckets(distance: Int[Array, "T S"], bidirectional: bool, buckets: 
     return side + jnp.where(distance < exact, distance, far)
 
 
+def bias_of(table: Float[Array, "buckets H"], buckets: Int[Array, "T S"]) -> Float[Array, "H 1 T S"]:
+    """Returns the bias of the logits from each head's bias of a bucket."""
+    return jnp.moveaxis(jnp.take(table.astype(jnp.float32), buckets, axis=0), -1, 0)[:, None]
+
+
 class T5Side(Side):
     model_config: T5Config
+
+    def make_attention(self) -> nn.Module:
+        return SelfAttention(self.model_config.heads, 1, self.model_config.head_dim, scale=1.0)  # logits are not scaled
 
     def make_block(self) -> nn.Module:
         s = self.model_config
         return Block(
-            attention=SelfAttention(s.heads, 1, s.head_dim, scale=1.0),  # T5 does not scale its logits
+            attention=self.make_attention(),
             mlp=(GatedMLP if s.gated else MLP)(s.d_ff, _ACTIVATIONS[s.activation]),
             norm=partial(RMSNorm, s.norm_epsilon),
             cross=CrossAttention(s.heads, s.head_dim, s.d_model) if self.decoder else None,
@@ -80,15 +90,16 @@ class T5Side(Side):
     def setup(self) -> None:
         super().setup()
         s = self.model_config
-        self.relative_bias = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
+        if not s.layer_bias:
+            self.relative_bias = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
         self.final_norm = RMSNorm(s.norm_epsilon)
 
-    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Float[Array, "H 1 T S"]:
+    def buckets(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Int[Array, "T S"]:
         distance = keys[None, :] - queries[:, None]
-        buckets = relative_buckets(
-            distance, not self.decoder, self.model_config.buckets, self.model_config.max_distance
-        )
-        return jnp.moveaxis(jnp.take(self.relative_bias.astype(jnp.float32), buckets, axis=0), -1, 0)[:, None]
+        return relative_buckets(distance, not self.decoder, self.model_config.buckets, self.model_config.max_distance)
+
+    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Array:
+        return bias_of(self.relative_bias, self.buckets(queries, keys))
 
     def end(self, x: Float[Array, "*batch T E"]) -> Float[Array, "*batch T E"]:
         return self.final_norm(x)
@@ -105,13 +116,20 @@ class T5(EncoderDecoder):
 
 
 def read(c: dict[str, Any]) -> T5Config:
+    # transformers' MT5 never scales, regardless of its configuration.
+    scaled = c["model_type"] != "mt5" and c.get("scale_decoder_outputs", c.get("tie_word_embeddings", True))
+    return T5Config(**sizes_of(c), scale_outputs=scaled)
+
+
+def sizes_of(c: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a description, all but `scale_outputs`."""
     projection = c.get("feed_forward_proj", "relu")
     gated = projection.startswith("gated-")
     activation = projection.removeprefix("gated-").replace("gelu_new", "gelu")
     if activation not in ("relu", "gelu", "silu") or (activation == "gelu" and not gated):
         raise UserError(f'feed_forward_proj "{projection}" is not supported (only relu, gated-gelu, gated-silu)')
     refuse(c, "dense_act_fn", (activation.replace("gelu", "gelu_new"),))
-    return T5Config(
+    return dict(
         vocab_size=c["vocab_size"],
         layers=c.get("num_decoder_layers") or c["num_layers"],
         d_model=c["d_model"],
@@ -130,8 +148,6 @@ def read(c: dict[str, Any]) -> T5Config:
         buckets=c.get("relative_attention_num_buckets", 32),
         max_distance=c.get("relative_attention_max_distance", 128),
         decoder_start_id=first_id(c.get("decoder_start_token_id"), 0),
-        # transformers' MT5 never scales, regardless of its configuration.
-        scale_outputs=c["model_type"] != "mt5" and c.get("scale_decoder_outputs", c.get("tie_word_embeddings", True)),
     )
 
 
@@ -156,6 +172,10 @@ def _side(model_config: T5Config, names: Names, side: str, layers: int) -> Tree:
     def out(path: str) -> Tree:
         return {"kernel": transpose(split(names(f"{path}.o.weight", e, h * d), 1, (h, 1, d)), (1, 2, 3, 0))}
 
+    def bias(i: int) -> Leaf:
+        name = f"{side}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight"
+        return names(name, model_config.buckets, h)
+
     def layer(i: int) -> Tree:
         block = f"{side}.block.{i}.layer"
         attention, cross = f"{block}.0.SelfAttention", f"{block}.1.EncDecAttention"
@@ -166,6 +186,8 @@ def _side(model_config: T5Config, names: Names, side: str, layers: int) -> Tree:
             "mlp_norm": {"scale": names(f"{block}.{last}.layer_norm.weight", e)},
             "mlp": _mlp(model_config, names, f"{block}.{last}.DenseReluDense"),
         }
+        if model_config.layer_bias:
+            tree["attention"]["relative_bias"] = bias(i)
         if side == "decoder":
             tree["cross_norm"] = {"scale": names(f"{block}.1.layer_norm.weight", e)}
             tree["cross"] = {
@@ -175,9 +197,8 @@ def _side(model_config: T5Config, names: Names, side: str, layers: int) -> Tree:
             }
         return tree
 
-    bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     return {
-        "relative_bias": names(bias, model_config.buckets, h),
+        **({} if model_config.layer_bias else {"relative_bias": bias(0)}),
         "layers": stacked(layers, layer),
         "final_norm": {"scale": names(f"{side}.final_layer_norm.weight", e)},
     }

@@ -65,10 +65,10 @@ def with_offset(prefix: Prefix, model_config: ModelConfig | None, offset: int) -
         )
     if model_config.positions == "rotary" and prefix.decoder is not None:
         prefix = replace(prefix, decoder=_rotated(prefix.decoder, model_config, offset - own))
-    elif model_config.positions == "learned":
+    elif model_config.positions in ("learned", "sinusoidal"):
         raise UserError(
             f"this prefix was trained with token positions from {own}, and the target format starts them at {offset}; "
-            f"with learned positions no conversion exists: tune with --config.prefix.position_offset="
+            f"with {model_config.positions} positions no conversion exists: tune with --config.prefix.position_offset="
             f"{'length' if offset else 'zero'}"
         )
     return replace(prefix, position_offset=offset)
