@@ -39,6 +39,11 @@ class DecoderOnly(nn.Module):
         raise NotImplementedError
 
     @property
+    def own_head(self) -> bool:
+        """Whether the output matrix is a parameter: one with a bias always is."""
+        return self.head_bias or not self.model_config.tie_embeddings
+
+    @property
     def embedding_scale(self) -> float:
         return 1.0
 
@@ -58,7 +63,7 @@ class DecoderOnly(nn.Module):
         )
         self.layers = Stack(self.make_block(), s.layer_pattern, self.rematerialise, self.sharder)
         self.final_norm = self.make_norm()
-        if not s.tie_embeddings:
+        if self.own_head:
             self.head = Embedding(*sizes, sharder=self.sharder, bias=self.head_bias)
 
     def embed(self, tokens: Array, positions: Array | None, put: Callable[[Array], Array]) -> Array:
@@ -133,6 +138,6 @@ class DecoderOnly(nn.Module):
         return self.final_norm(x), key_values
 
     def logits(self, hidden: Float[Array, "*batch E"]) -> Float[Array, "*batch V"]:
-        logits = (self.embedding if self.model_config.tie_embeddings else self.head).logits(hidden)
+        logits = (self.head if self.own_head else self.embedding).logits(hidden)
         logits = logits if self.logit_scale == 1 else logits * self.logit_scale
         return logits if self.logit_cap is None else self.logit_cap * jnp.tanh(logits / self.logit_cap)

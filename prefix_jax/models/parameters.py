@@ -70,7 +70,7 @@ class Names:
 
     def _cause(self, name: str) -> str:
         """Returns the likely reason for a missing tensor, with a fix."""
-        if name == "lm_head.weight":
+        if name in ("lm_head.weight", "embed_out.weight"):
             return (
                 "the output matrix, and its config.json has tie_word_embeddings=false: it was saved without its head, "
                 "in whose place transformers puts random numbers; use the model with its head"
@@ -116,21 +116,26 @@ def norm(names: Names, path: str, width: int) -> Tree:
     return {"scale": names(f"{path}.weight", width), "bias": names(f"{path}.bias", width)}
 
 
-def embedding(model_config: ModelConfig, names: Names, name: str, *copies: str) -> Leaf:
+def embedding(model_config: ModelConfig, names: Names, name: str, *copies: str, head: str = "lm_head") -> Leaf:
     """Returns the embedding matrix, which may be stored only under the name of a tied copy."""
-    tied = ("lm_head.weight",) if model_config.tie_embeddings else ()
+    tied = (f"{head}.weight",) if model_config.tie_embeddings else ()
     found = next((other for other in (name, *copies, *tied) if other in names), name)
     return names(found, model_config.vocab_size, model_config.embedding_width)
 
 
-def head(model_config: ModelConfig, names: Names, embedding: str) -> Tree:
+def head(model_config: ModelConfig, names: Names, embedding: str, name: str = "lm_head", bias: bool = False) -> Tree:
     """Returns the output matrix if it is not tied to the embedding, even if the configuration says so but the file
-    has a different one, as transformers 5 may save it.
+    has a different one, as transformers 5 may save it. A head with a bias always has a matrix, of which a tied one is a
+    copy.
     """
-    shape = (model_config.vocab_size, model_config.embedding_width)
-    if model_config.tie_embeddings and ("lm_head.weight" not in names or embedding not in names):
+    shape, weight = (model_config.vocab_size, model_config.embedding_width), f"{name}.weight"
+    one = model_config.tie_embeddings and (weight not in names or embedding not in names)
+    if bias:
+        tokens = names(embedding if one and embedding in names else weight, *shape)
+        return {"head": {"tokens": tokens, "bias": names(f"{name}.bias", shape[0])}}
+    if one:
         return {}
-    head = names("lm_head.weight", *shape)
+    head = names(weight, *shape)
     return {} if model_config.tie_embeddings and equal(head, names(embedding, *shape)) else {"head": {"tokens": head}}
 
 

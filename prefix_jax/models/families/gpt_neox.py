@@ -15,7 +15,7 @@ from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rope
 from prefix_jax.models.layers import ACTIVATIONS, MLP, Block, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, split, transpose
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
-from prefix_jax.models.parameters import Names, Tree, affine, embedding, norm, stacked
+from prefix_jax.models.parameters import Names, Tree, affine, embedding, head, norm, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,6 @@ class GPTNeoX(DecoderOnly):
 
 def read(c: dict[str, Any]) -> GPTNeoXConfig:
     refuse(c, "hidden_act", ("gelu", *ACTIVATIONS))
-    refuse(c, "tie_word_embeddings", (False,))
     d_model, heads = c["hidden_size"], c["num_attention_heads"]
     rope = rope_parameters(c)
     rotated = rope.get("partial_rotary_factor", c.get("rotary_pct", 0.25))
@@ -71,7 +70,7 @@ def read(c: dict[str, Any]) -> GPTNeoXConfig:
         head_dim=d_model // heads,
         d_ff=c.get("intermediate_size", 24576),
         norm_epsilon=c.get("layer_norm_eps", 1e-5),
-        tie_embeddings=False,
+        tie_embeddings=c.get("tie_word_embeddings", False),
         **end_ids(c, 2),
         bos_id=first_id(c.get("bos_token_id"), 0),
         pad_id=first_id(c.get("pad_token_id"), 0),
@@ -125,12 +124,12 @@ def parameters(model_config: GPTNeoXConfig, names: Names) -> Tree:
         }
 
     # The head is "embed_out" in files, also in those of transformers 5.
-    head = "embed_out.weight" if "embed_out.weight" in names else "lm_head.weight"
+    output = "lm_head" if "lm_head.weight" in names else "embed_out"
     return {
-        "embedding": {"tokens": embedding(model_config, names, "embed_in.weight")},
+        "embedding": {"tokens": embedding(model_config, names, "embed_in.weight", head=output)},
         "layers": stacked(model_config.layers, layer),
         "final_norm": norm(names, "final_layer_norm", e),
-        "head": {"tokens": names(head, model_config.vocab_size, e)},
+        **head(model_config, names, "embed_in.weight", output),
     }
 
 

@@ -15,7 +15,7 @@ from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, concatenate, split, transpose
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
-from prefix_jax.models.parameters import Names, Tree, affine, embedding, norm, stacked
+from prefix_jax.models.parameters import Names, Tree, affine, embedding, head, norm, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,6 @@ class GPTJ(DecoderOnly):
 
 def read(c: dict[str, Any]) -> GPTJConfig:
     refuse(c, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
-    refuse(c, "tie_word_embeddings", (False,))
     d_model, heads = c["n_embd"], c["n_head"]
     return GPTJConfig(
         vocab_size=c["vocab_size"],
@@ -64,7 +63,7 @@ def read(c: dict[str, Any]) -> GPTJConfig:
         head_dim=d_model // heads,
         d_ff=c.get("n_inner") or 4 * d_model,
         norm_epsilon=c.get("layer_norm_epsilon", 1e-5),
-        tie_embeddings=False,
+        tie_embeddings=c.get("tie_word_embeddings", False),
         **end_ids(c, 50256),
         bos_id=first_id(c.get("bos_token_id"), 50256),
         pad_id=first_id(c.get("pad_token_id"), 0),
@@ -104,10 +103,7 @@ def tree(model_config: GPTJConfig, names: Names, qkv: Callable[[ModelConfig, Nam
         "embedding": {"tokens": embedding(model_config, names, "wte.weight")},
         "layers": stacked(model_config.layers, layer),
         "final_norm": norm(names, "ln_f", e),
-        "head": {
-            "tokens": names("lm_head.weight", model_config.vocab_size, e),
-            "bias": names("lm_head.bias", model_config.vocab_size),
-        },
+        **head(model_config, names, "wte.weight", bias=True),
     }
 
 

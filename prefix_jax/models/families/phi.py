@@ -28,8 +28,7 @@ class Phi(LayerNormDecoder):
 
 def read(c: dict[str, Any]) -> PhiConfig:
     refuse(c, "hidden_act", ("gelu_new", "gelu_pytorch_tanh"))
-    for option in ("qk_layernorm", "tie_word_embeddings"):
-        refuse(c, option, (False,))
+    refuse(c, "qk_layernorm", (False,))
     shape = fields(c, "layer_norm_eps", layer_norm_eps=1e-5, partial_rotary_factor=0.5, bos_token_id=1, eos_token_id=2)
     return PhiConfig(**shape, qkv_bias=True, out_bias=True, mlp_bias=True, parallel=True)
 

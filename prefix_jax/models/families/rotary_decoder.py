@@ -235,15 +235,12 @@ def parameters(model_config: RotaryConfig, names: Names, inner: Callable[[Any, N
         norms = {ours: _norm(t, names, path + theirs, s.d_model) for ours, theirs in used.items()}
         return {**norms, "attention": _attention(s, names, path), "mlp": inner(s, names, path)}
 
-    top = {
+    return {
         "embedding": {"tokens": embedding(s, names, "embed_tokens.weight")},
         "layers": stacked(s.layers, layer),
         "final_norm": _norm(t, names, t.final, s.d_model),
-        **head(s, names, "embed_tokens.weight"),
+        **head(s, names, "embed_tokens.weight", bias=s.head_bias),
     }
-    if s.head_bias:
-        top["head"]["bias"] = names("lm_head.bias", s.vocab_size)
-    return top
 
 
 def _norm(t: Tensors, names: Names, name: str, *shape: int) -> Tree:

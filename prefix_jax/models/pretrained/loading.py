@@ -20,7 +20,16 @@ from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import families
 from prefix_jax.models.leaves import Leaf, cast, materialise
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.pretrained import causes, directory, gguf_file, hub, quantised, safetensors_file, tokenizers
+from prefix_jax.models.pretrained import (
+    causes,
+    directory,
+    gguf_file,
+    hub,
+    multimodal,
+    quantised,
+    safetensors_file,
+    tokenizers,
+)
 from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
 from prefix_jax.models.pretrained.mapping import to_tree
@@ -165,7 +174,7 @@ def open_checkpoint(source: str) -> Checkpoint:
         return Checkpoint("directory", str(file.resolve()), "", config, table, tokenizers.late_gguf(file))
     path, kind, version = _locate(source)
     name = str(path.resolve()) if kind == "directory" else source
-    config, table = directory.read(path)
+    config, table = multimodal.language_part(*directory.read(path))
     return Checkpoint(kind, name, version, config, table, tokenizers.late_directory(path))
 
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -182,8 +183,10 @@ def from_directory(path: Path) -> "PreTrainedTokenizerBase":
 
     if path.is_dir() and not any(found for name in _VOCABULARIES for found in path.glob(name)):
         raise UserError(f"{path} has no tokenizer; copy its tokenizer.json there")
+    _refuse_forms(path)
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        empty = not tokenizer("A word, 1", add_special_tokens=False)["input_ids"]
     # Broken files raise OSError, ValueError, KeyError, TypeError ..., and `tokenizers` raises bare Exceptions.
     except Exception as error:
         if "trust_remote_code" in str(error):
@@ -195,6 +198,69 @@ def from_directory(path: Path) -> "PreTrainedTokenizerBase":
         raise UserError(
             f"{path} has no tokenizer that can be read ({reason}); copy its tokenizer.json there"
         ) from error
+    if empty:
+        raise UserError(
+            f"{path} has no tokenizer that can be read (transformers finds no vocabulary in it); copy its "
+            "tokenizer.json there"
+        )
+    _check_pieces(path, tokenizer)
+    return tokenizer
+
+
+def _check_pieces(path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises UserError where nothing says how a SentencePiece model is used and transformers uses it otherwise."""
+    files = [*path.glob("*.model"), *path.glob("*.spm")]
+    if len(files) != 1 or (path / "tokenizer.json").is_file() or (path / "tokenizer_config.json").is_file():
+        return
+    import sentencepiece
+
+    # SentencePiece's own pieces, without the beginning and the end that a tokenizer may add.
+    text = "A word, 1"
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(files[0])).encode(text, out_type=str)
+    if tokenizer.tokenize(text, add_special_tokens=False) != pieces:
+        raise UserError(
+            f"{files[0]} alone does not say how transformers must use it (it would cut other pieces than "
+            "SentencePiece does); copy the model's tokenizer_config.json there, or its tokenizer.json"
+        )
+
+
+def _refuse_forms(path: Path) -> None:
+    """Raises UserError where a directory's only vocabulary is of a form that is not read, or is half of one."""
+    if (path / "tokenizer.json").is_file():
+        return
+
+    def has(*patterns: str) -> bool:
+        return any(found for pattern in patterns for found in path.glob(pattern))
+
+    # The special tokens and the words that tiktoken cuts are in its user's code.
+    ranks = [*path.glob("*.tiktoken"), *(file for file in path.glob("*.model") if _is_ranks(file))]
+    if ranks:
+        raise UserError(
+            f"{ranks[0]} is a vocabulary of tiktoken, without its special tokens and its rule for words; copy the "
+            "model's tokenizer.json there"
+        )
+    if has("tekken.json") and not has("*.model*", "merges.txt") and not _installed("mistral-common"):
+        raise UserError(
+            f"the tokenizer of {path} is a tekken.json, which needs a package: pip install mistral-common; or copy the "
+            "model's tokenizer.json there"
+        )
+    if has("vocab.json") and not has("merges.txt", "*.model", "*.spm", "bpe.codes"):
+        raise UserError(
+            f"{path} has a vocab.json without the merges.txt that belongs to it; copy that there, or the model's "
+            "tokenizer.json"
+        )
+
+
+def _is_ranks(file: Path) -> bool:
+    """Returns whether a file has lines of a token in base64 and its rank, as tiktoken writes them."""
+    with open(file, "rb") as opened:
+        return re.fullmatch(rb"[A-Za-z0-9+/]+={0,2} \d+\s*", opened.readline(200)) is not None
+
+
+def _installed(package: str) -> bool:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return bool(metadata.version(package))
+    return False
 
 
 def from_t5_json(data: bytes) -> "PreTrainedTokenizerBase":
