@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from prefix_jax.errors import UserError
-from prefix_jax.options import Config, check_bleu_tokenizer, check_range, flat, language_code
+from prefix_jax.options import Config, check_bleu_tokenizer, check_choice, check_range, flat, language_code
 from prefix_jax.tuning import METHODS, declared
 
 
@@ -28,6 +28,7 @@ def default_config(method: str = "prefix") -> Config:
             model=_model(),
             **{name: declaration.section() for name, declaration in {**METHODS, **declared(method)}.items()},
             data=_data(),
+            task=_task(),
             optimizer=_optimizer(),
             training=_training(),
             decoding=_decoding(),
@@ -92,6 +93,23 @@ def _data() -> dict:
         # The language of the targets, as an ISO code such as de, zh or ar: how scores cut texts into words. For
         # "translation", "en" is the language that `target_column` names.
         language="en",
+    )
+
+
+def _task() -> dict:
+    return dict(
+        # The labels of a task that has them, comma-separated: "negative,positive" (all labels, or the words for 0, 1,
+        # ...), or "0=negative,1=positive"; empty: those of the training data.
+        labels="",
+        # How an input with choices is answered: "likelihood" (the choice of the highest score), or "generate".
+        answer="likelihood",
+        # A choice's score: its log-likelihood, as it is ("sum"), or divided by its "token"s or "byte"s.
+        normalisation="sum",
+        # Subtract each choice's log-likelihood after an empty input, so that common words gain nothing.
+        calibrated=False,
+        # Tokens of a choice: "trained", as the formats make them, with their end token; or "joined": tokenised together
+        # with the input and split, without an end token, as evaluation harnesses do.
+        boundary="trained",
     )
 
 
@@ -204,9 +222,18 @@ _RANGES: dict[str, str] = {
 }
 
 
+# The choices of options of the section `task`.
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "answer": ("likelihood", "generate"),
+    "normalisation": ("sum", "token", "byte"),
+    "boundary": ("trained", "joined"),
+}
+
+
 def check_ranges(config: Config) -> None:
     """Raises UserError if an option is out of its range; the sections of methods that are not used do not matter."""
     check_evaluation(config)
+    check_task(config)
     methods = declared(config.method)
     used = {"data", "optimizer", "training", "decoding", "model", "mesh", *methods}
     for name, value in flat(config.to_dict()).items():
@@ -230,6 +257,12 @@ def check_evaluation(config: Config) -> None:
         raise UserError(f'evaluation.failed_run is "{config.evaluation.failed_run}"; it must be warn or error')
 
 
+def check_task(config: Config) -> None:
+    """Raises UserError where an option of answering by choices is not one of its choices."""
+    for name, known in _CHOICES.items():
+        check_choice(f"task.{name}", config.task[name], known)
+
+
 def changed(options: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns the options of nested sections that are not as in `base` (None: at their defaults), by dotted name and in
     JSON's types.
@@ -244,6 +277,7 @@ __all__ = [
     "changed",
     "check_evaluation",
     "check_ranges",
+    "check_task",
     "default_config",
     "flat",
     "language_code",

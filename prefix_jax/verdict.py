@@ -68,6 +68,7 @@ def of_outputs(
     scores: Mapping[str, float],
     bare_scores: Mapping[str, float] | None = None,
     lower_is_better: Collection[str] = (),
+    choices: Sequence[Sequence[str]] = (),
 ) -> list[Finding]:
     """Returns findings from the outputs for a split and their scores.
 
@@ -78,13 +79,16 @@ def of_outputs(
       scores: task scores of the outputs, the main one first.
       bare_scores: scores of the bare model, if known.
       lower_is_better: the scores of which less is better.
+      choices: the choices of each record, if it has any.
     """
     texts = [text.strip() for text in outputs]
     right = [{text.strip() for text in one} for one in references]
     findings = [_empty(texts, right), _copies(texts, right, [text.strip() for text in sources])]
     if findings == [None, None]:
         findings.append(_alike(texts, right))
-    findings += [_not_above_majority(texts, right), _not_above_bare(scores, bare_scores or {}, lower_is_better)]
+    known = choices if any(choices) else None
+    findings += [_not_above_majority(texts, right, known) or _not_above_chance(texts, right, known)]
+    findings += [_not_above_bare(scores, bare_scores or {}, lower_is_better)]
     return [finding for finding in findings if finding is not None]
 
 
@@ -116,10 +120,15 @@ def _alike(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
     return {"finding": "outputs_alike", "detail": f'{_of_all(count, len(texts))} alike: "{_short(text)}"'}
 
 
-def _not_above_majority(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
-    """For records with few distinct answers: accuracy not above that of the majority answer."""
+def _not_above_majority(
+    texts: Sequence[str], right: Sequence[set[str]], choices: Sequence[Sequence[str]] | None
+) -> Finding | None:
+    """For records with the same choices, or few distinct answers: accuracy not above that of the majority answer."""
     answers = Counter(text for one in right for text in one)
-    if len(texts) < _RECORDS_OF_CLASSES or not 2 <= len(answers) <= min(_CLASSES, len(texts) // 3):
+    most_classes = min(_CLASSES, len(texts) // 3)
+    if choices is not None:  # as many classes as there may be, where all records have the same
+        most_classes = len(texts) if len({tuple(one) for one in choices}) == 1 else 0
+    if len(texts) < _RECORDS_OF_CLASSES or not 2 <= len(answers) <= most_classes:
         return None
     text, most = answers.most_common(1)[0]
     correct = sum(output in one for output, one in zip(texts, right, strict=True))
@@ -130,6 +139,25 @@ def _not_above_majority(texts: Sequence[str], right: Sequence[set[str]]) -> Find
         f'{shares}, no more than if each were the commonest answer, "{_short(text)}" ({100 * most / len(texts):.2f} %)'
     )
     return {"finding": "not_above_majority", "detail": detail}
+
+
+def _not_above_chance(
+    texts: Sequence[str], right: Sequence[set[str]], choices: Sequence[Sequence[str]] | None
+) -> Finding | None:
+    """For records with choices of their own: accuracy not above what a random choice is expected to reach."""
+    if choices is None or len(texts) < _RECORDS_OF_CLASSES or len({tuple(one) for one in choices}) == 1:
+        return None
+    expected = sum(
+        len(answers & {text.strip() for text in own}) / len(own)
+        for answers, own in zip(right, choices, strict=True)
+        if own
+    )
+    correct = sum(output in one for output, one in zip(texts, right, strict=True))
+    if correct > expected or correct == len(texts):
+        return None
+    shares = [f"{100 * count / len(texts):.2f} %" for count in (correct, expected)]
+    detail = f"{shares[0]} of the outputs are right, no more than by choosing at random ({shares[1]})"
+    return {"finding": "not_above_chance", "detail": detail}
 
 
 def _not_above_bare(

@@ -20,10 +20,11 @@ from prefix_jax.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Columns:
-    """Source and target columns of a row (for translation: the two languages)."""
+    """Source and target columns of a row (for translation: the two languages), and the words of labels."""
 
     source: str = "source"
     target: str = "target"
+    labels: str = ""
 
 
 DEFAULT_COLUMNS = Columns()

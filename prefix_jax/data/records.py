@@ -10,7 +10,7 @@ class Record:
 
     In the per-text view (`pairs`), `target` is the text, `references` contains only it, and `id` ends in `#k`. In the
     per-input view (`inputs`), `references` contains every text of the input, `target` the first, and `id` is that of
-    the input.
+    the input. `choices`, if any, are the texts of which one is to be chosen.
     """
 
     source: str
@@ -18,6 +18,7 @@ class Record:
     references: tuple[str, ...]
     category: str | None
     id: str
+    choices: tuple[str, ...] = ()
 
     @property
     def input_id(self) -> str:
@@ -25,9 +26,9 @@ class Record:
         return self.id.partition("#")[0]
 
 
-def pair(source: str, text: str, category: str | None, input_id: str, k: int) -> Record:
+def pair(source: str, text: str, category: str | None, input_id: str, k: int, choices: tuple[str, ...] = ()) -> Record:
     """Returns the per-text record of the `k`-th text of an input."""
-    return Record(source, text, (text,), category, f"{input_id}#{k}")
+    return Record(source, text, (text,), category, f"{input_id}#{k}", choices)
 
 
 def group(pairs: Iterable[Record]) -> list[Record]:

@@ -161,6 +161,25 @@ def frame(template: str, name: str, tokenizer: Any) -> Frame:
     return Frame((*form.before.tolist(), *left), (*form.tail.tolist(), *form.after.tolist()))
 
 
+class Pieces(NamedTuple):
+    """A format taken apart: special ids around it, and plain text that touches the source or target."""
+
+    ids: Frame
+    left: str
+    right: str
+
+
+def pieces(template: str, name: str, tokenizer: Any) -> Pieces:
+    """Returns the pieces of a format; `name` is "source" or "target"."""
+    form = _Form(template, name, tokenizer)
+    return Pieces(Frame(tuple(form.before.tolist()), tuple(form.after.tolist())), form.left, form.right)
+
+
+def encoded_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of plain texts, without special tokens."""
+    return [list(ids) for ids in _batch(tokenizer, list(texts))] if texts else []
+
+
 def check_ids(ids: Ragged, rows: int, word: Callable[[int], str], place: Callable[[int], str]) -> None:
     """Checks that ids are within an embedding; a device would read others as NaN.
 

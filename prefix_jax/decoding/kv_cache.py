@@ -144,12 +144,14 @@ def _owned(slots: Int[Array, "B N T"], index: Array) -> tuple[Bool[Array, "B N S
 
 def _pasts(prompt: Prompt, cache: KeyValues, own: Array, positions: Array) -> tuple[Past, Past]:
     """Returns the caches of the prompt and of new tokens, at `positions`, with masks `[B, 1 or N, 1, 1, 1, S]`."""
+    return prompt_past(prompt), Past(*cache, own[:, :, None, None, None], positions)
+
+
+def prompt_past(prompt: Prompt) -> Past:
+    """Returns the prompt's cache, as tokens `[B, N, T]` that follow it see it."""
     at = jnp.arange(prompt.tokens.shape[1])
     known = at < prompt.lengths[:, None]
-    return (
-        Past(*prompt.past, known[:, None, None, None, None], at),
-        Past(*cache, own[:, :, None, None, None], positions),
-    )
+    return Past(*prompt.past, known[:, None, None, None, None], at)
 
 
 def _written(cache: Array, new: Float[Array, "L B N K 1 D"], slot: Array) -> Array:

@@ -24,6 +24,14 @@ def write_scores(workdir: Path, split: str, entry: Mapping[str, Any]) -> None:
     files.write_scores(workdir, {**known_scores(workdir), split: entry})
 
 
+def set_details(entry: dict[str, Any], name: str, details: Mapping[str, Any]) -> None:
+    """Puts what a model's scores leave out (a confusion matrix) into a split's entry, in place of earlier details."""
+    kept = {key: {**entry.get("details", {}).get(key, {}), name: value} for key, value in details.items()}
+    entry.pop("details", None)
+    if kept:
+        entry["details"] = kept
+
+
 def known_samples(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of `samples.jsonl`; none where it is absent or damaged."""
     damage: list[str] = []
@@ -48,6 +56,7 @@ def write_samples(
             "id": record.id,
             "source": record.source,
             "references": list(record.references),
+            **({"choices": list(record.choices)} if record.choices else {}),
             **{name: texts[name][i] if texts[name] else None for name in ("tuned", "bare")},
         }
         for i, record in enumerate(records)

@@ -95,5 +95,6 @@ def score(config: Config, records: Sequence[Record], hypotheses: Sequence[str]) 
 def _rows(records: Sequence[Record], hypotheses: Sequence[str]) -> list[Any]:
     return [
         {"hypothesis": text, "references": list(record.references), "category": record.category}
+        | ({"choices": list(record.choices)} if record.choices else {})
         for record, text in zip(records, hypotheses, strict=True)
     ]

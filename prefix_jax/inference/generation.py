@@ -35,7 +35,7 @@ def write_texts(
         if not source.strip():
             raise UserError(f"input {row + 1} is empty; give it text or leave it out")
     kept = kept or TunedState()
-    ragged = _sources(opened, sources, where, kept.reserved)
+    ragged = source_ids(opened, sources, where, kept.reserved)
     ids = [[opened.model_config.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
     model, variables, prefix = opened.model, kept.onto(opened.base), kept.prefix
     batch = min(opened.config.decoding.batch, len(ids))
@@ -59,7 +59,7 @@ def _options(opened: Session) -> decoding.GenerationConfig:
     return options
 
 
-def _sources(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
+def source_ids(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
     """Returns the checked token ids of the sources, and reports tokenisation losses."""
     data, format = opened.config.data, opened.formats.source
     limit, window = data.max_source_length, opened.model_config.context_length

@@ -12,8 +12,8 @@ from prefix_jax import decoding, tasks, verdict
 from prefix_jax.data import audit, subsets
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
-from prefix_jax.evaluation import files, scorers
-from prefix_jax.inference.generation import write_texts
+from prefix_jax.evaluation import answers, files, scorers
+from prefix_jax.inference.generation import source_ids, write_texts
 from prefix_jax.inference.opening import Tuned, configured, open_configured
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
@@ -72,6 +72,7 @@ def evaluate_opened(
     found = open_configured(workdir, config, opened)
     about = {"task": config.data.task, "records": len(records), "decoding": config.decoding.to_dict()}
     about |= {"spread": True} if spread and limit else {}
+    about |= answers.options(config, records)
     about |= {"keep_special_tokens": kept_tokens} if (kept_tokens := config.data.keep_special_tokens) else {}
     _say_of_references(found.session, records, split)
     scored = SplitScores(workdir, split, found, records, about)
@@ -132,8 +133,7 @@ class SplitScores:
             return
         kept = self.found.kept if name == "tuned" else None
         what = f"with {self.config.method.replace('+', ' and ')}" if name == "tuned" else "bare model"
-        sources = [record.source for record in self.records]
-        self.texts[name], seconds = _timed(self.found.session, kept, sources, f"{self.split}, {what}", where)
+        self.texts[name], seconds = _timed(self.found.session, kept, self.records, f"{self.split}, {what}", where)
         self.entry["seconds"] = {**self.entry.get("seconds", {}), name: round(seconds, 1)}
         unscored[name] = key
         if distributed.is_primary():
@@ -172,6 +172,7 @@ class SplitScores:
             self.entry.pop(key, None)
             if values:
                 self.entry[key] = values
+        files.set_details(self.entry, name, measured.details)
 
     def _verdict(self) -> list[Any]:
         texts = self.texts["tuned"]
@@ -179,9 +180,9 @@ class SplitScores:
         if texts:
             scores = self.entry.get("tuned", {})
             references, sources = [r.references for r in self.records], [r.source for r in self.records]
-            findings += verdict.of_outputs(
-                texts, references, sources, scores, self.entry.get("bare"), scorers.lower_is_better(self.config, scores)
-            )
+            lower = scorers.lower_is_better(self.config, scores)
+            choices = [record.choices for record in self.records]
+            findings += verdict.of_outputs(texts, references, sources, scores, self.entry.get("bare"), lower, choices)
         return list(findings)
 
 
@@ -195,7 +196,7 @@ def _earlier(
     entry = files.known_scores(workdir).get(split, {})
     if "task" in entry:
         entry["task"] = tasks.current_name(entry["task"])
-    wanted = {"spread": None, "keep_special_tokens": None, **about}
+    wanted = {"spread": None, "keep_special_tokens": None, "choices": None, **about}
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in wanted.items())
     if not same or not files.same_records(rows, records):
         if entry.get("records", 0) > about["records"] and distributed.is_primary():
@@ -208,7 +209,7 @@ def _earlier(
 def _key(config: Config, sha256: str | None) -> str:
     """Returns a hash of everything that texts depend on besides their inputs."""
     data = {k: v for k, v in config.data.to_dict().items() if k not in ("path", "language")}
-    options = [config.model.to_dict(), data, config.decoding.to_dict(), sha256]
+    options = [config.model.to_dict(), data, config.task.to_dict(), config.decoding.to_dict(), sha256]
     return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -217,7 +218,10 @@ def _plain(value: Any) -> Any:
 
 
 def _timed(
-    opened: Session, kept: TunedState | None, sources: list[str], label: str, where: str
+    opened: Session, kept: TunedState | None, records: Sequence[Record], label: str, where: str
 ) -> tuple[list[str], float]:
-    start = time.monotonic()
+    start, sources = time.monotonic(), [record.source for record in records]
+    if answers.by_likelihood(opened.config, records):
+        ids = source_ids(opened, sources, where, 0 if kept is None else kept.reserved)
+        return answers.choose(opened, kept, records, ids, label), time.monotonic() - start
     return write_texts(opened, kept, sources, label, where=where), time.monotonic() - start

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prefix_jax.metrics.languages import Language
 from prefix_jax.metrics.rows import Row
@@ -19,12 +19,14 @@ class Measured:
       scores: those that measure something, in the order of the tables.
       signatures: of the scores that sacrebleu takes, its signatures.
       unmeasured: for each score that these references give no meaning, why.
+      details: what scores leave out, in JSON's types, by name: a confusion matrix, for example.
       notes: what is to be said of the texts' language, a sentence each.
     """
 
     scores: Scores = dataclasses.field(default_factory=dict)
     signatures: dict[str, str] = dataclasses.field(default_factory=dict)
     unmeasured: dict[str, str] = dataclasses.field(default_factory=dict)
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def add(self, name: str, score: float, reason: str = "", signature: str = "") -> None:
@@ -88,6 +90,7 @@ def measure(metrics: Sequence[Metric], rows: Sequence[Row], how: How) -> Measure
         if not isinstance(part, Measured):
             found.add(own[0], float(part))
             continue
+        found.details.update(part.details)
         for kept, values in ((found.scores, part.scores), (found.signatures, part.signatures),
                              (found.unmeasured, part.unmeasured)):  # fmt: skip
             kept.update({name: value for name, value in values.items() if kind_of(name, names) in own})  # pyright: ignore

@@ -9,11 +9,12 @@ from prefix_jax.errors import UserError
 
 
 class Row(TypedDict):
-    """One output and its references. WebNLG's rows also have the `category` of their record."""
+    """One output and its references. Some tasks' rows also have the `category` of their record, and its `choices`."""
 
     hypothesis: str
     references: list[str]
     category: NotRequired[str | None]
+    choices: NotRequired[Sequence[str] | None]
 
 
 def check_row(row: Any, where: str) -> Row:
@@ -41,6 +42,9 @@ def check_row(row: Any, where: str) -> Row:
         raise UserError(f'{where}: "references" holds no text; a row needs at least one reference.')
     if not isinstance(row.get("category") or "", str):
         raise UserError(f'{where}: "category" must be a string, not {_kind(row["category"])}.')
+    choices = row.get("choices") or []
+    if not isinstance(choices, list | tuple) or not all(isinstance(text, str) for text in choices):
+        raise UserError(f'{where}: "choices" must be a list of strings.')
     return row  # type: ignore[return-value]
 
 

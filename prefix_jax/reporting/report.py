@@ -6,7 +6,7 @@ from pathlib import Path
 import prefix_jax.workdir as files
 from prefix_jax.reporting.inside import inside
 from prefix_jax.reporting.run import Run, read_run
-from prefix_jax.reporting.sections import curves, options, overview, samples, scores
+from prefix_jax.reporting.sections import confusion, curves, options, overview, samples, scores
 from prefix_jax.reporting.svg.markup import Markup, tag
 from prefix_jax.reporting.svg.page import document, section
 
@@ -14,6 +14,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Run], Markup | None]], ...] = (
     ("tuned", "What was tuned", overview.tuned),
     ("training", "Training", curves.training),
     ("scores", "Scores", scores.scores),
+    ("confusion", "Confusion matrix", confusion.confusion),
     ("samples", "Samples", samples.samples),
     ("prefix", "The prefix", curves.prefix),
     ("inside", "Looking inside", inside),

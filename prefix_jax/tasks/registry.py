@@ -5,11 +5,23 @@ import sys
 
 from prefix_jax import plugins
 from prefix_jax.errors import UserError, did_you_mean
-from prefix_jax.tasks import cnn_dm, dart, e2e, lighthouse, text, translation, webnlg, xsum
+from prefix_jax.tasks import (
+    classification,
+    cnn_dm,
+    dart,
+    e2e,
+    lighthouse,
+    lighthouse_visitors,
+    text,
+    translation,
+    webnlg,
+    xsum,
+)
 from prefix_jax.tasks.task import Task
 
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (e2e, webnlg, dart, xsum, cnn_dm, translation, lighthouse, text)
+    module.TASK.name: module.TASK
+    for module in (e2e, webnlg, dart, xsum, cnn_dm, translation, classification, lighthouse, lighthouse_visitors, text)
 }
 _FORMER = {task.former_name: name for name, task in TASKS.items() if task.former_name}
 

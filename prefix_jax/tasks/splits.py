@@ -4,6 +4,7 @@ from prefix_jax.data import data_set
 from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns
 from prefix_jax.data.reading import Reading
 from prefix_jax.data.records import Record, group
+from prefix_jax.tasks.labels import with_labels
 from prefix_jax.tasks.registry import find
 
 
@@ -14,7 +15,14 @@ def read(task: str, split: str, path: str = "", columns: Columns = DEFAULT_COLUM
       UserError: unknown task or split, missing data, or a row with an empty or missing field.
     """
     found = find(task)
-    return data_set.read(found.data, found.name, split, path, columns)
+    reading = data_set.read(found.data, found.name, split, path, columns)
+    if not found.labels:
+        return reading
+
+    def trained() -> list[Record]:
+        return (reading if split == "train" else data_set.read(found.data, found.name, "train", path, columns)).records
+
+    return with_labels(reading, columns.labels, trained)
 
 
 def check(task: str, split: str, path: str = "") -> None:

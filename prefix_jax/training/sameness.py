@@ -33,6 +33,10 @@ MAY_CHANGE = (
     "data.strict",
     "decoding.",
     "evaluation.",
+    "task.answer",
+    "task.normalisation",
+    "task.calibrated",
+    "task.boundary",
     "mesh.",
     "model.attention",
 )

@@ -23,7 +23,7 @@ def check_data(config: Config, *splits: str) -> None:
 
 
 def columns(config: Config) -> tasks.Columns:
-    return tasks.Columns(config.data.source_column, config.data.target_column)
+    return tasks.Columns(config.data.source_column, config.data.target_column, config.task.labels)
 
 
 def text_pairs(config: Config, split: str) -> list[Record]:

@@ -60,6 +60,23 @@ def test_healthy_outputs_raise_no_alarm(name: str):
     assert kinds(outputs, references, scores=accuracy(outputs, references)) == []
 
 
+def test_chance_is_known_where_records_have_choices():
+    """That of the majority label where all have the same, else that of a random choice."""
+    classes = [f"class {i}" for i in range(30)]
+    right = [*classes, *["class 0"] * 10]
+    of = lambda outputs, references, choices: [
+        one["finding"]
+        for one in verdict.of_outputs(outputs, [[text] for text in references], QUESTIONS, {}, None, (), choices)
+    ]
+    shifted = [*classes[1:], "class 0", *classes[1:11]]
+    assert of(shifted, right, [classes] * 40) == ["not_above_majority"] and of(shifted, right, []) == []
+    assert of([*classes[:20], *shifted[20:]], right, [classes] * 40) == []
+    own = [(f"answer {i}", f"wrong {i}", f"other {i}", f"no {i}") for i in range(40)]
+    answers = [one[0] for one in own]
+    assert of([own[i][i >= 10] for i in range(40)], answers, own) == ["not_above_chance"]
+    assert of([own[i][i >= 11] for i in range(40)], answers, own) == []
+
+
 def test_a_copy_of_the_input_is_found_unless_it_is_right():
     assert kinds(TEXTS, [["x"]] * 6, sources=TEXTS) == ["outputs_copy_input"]
     assert kinds(TEXTS, [[text] for text in TEXTS], sources=TEXTS) == []

@@ -1,0 +1,93 @@
+"""Metrics of labels, in percent, with the definitions of scikit-learn; the confusion matrix beside them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from prefix_jax.metrics.metric import How, Measured, Metric
+from prefix_jax.metrics.rows import Row
+
+OTHER = "(other)"
+_ONE = "it needs two labels, and all records have the same one"
+
+
+def of_labels(rows: Sequence[Row], how: How) -> Measured:
+    """Accuracy, balanced accuracy, macro and micro F1, and Matthews' correlation coefficient.
+
+    Where rows have choices, F1 is over those that occur; an output that is none of them is wrong, and no class.
+    """
+    right, given = labels_of(rows)
+    classes, counts_CxC = confusion(right, given, _choices(rows))
+    hits = np.diag(counts_CxC).astype(float)
+    wanted, said = counts_CxC.sum(axis=1).astype(float), counts_CxC.sum(axis=0).astype(float)
+    own = [i for i, name in enumerate(classes) if name != OTHER]
+    found = Measured()
+    found.add("accuracy", 100 * hits.sum() / len(rows))
+    found.add("balanced_accuracy", 100 * float(np.mean(hits[wanted > 0] / wanted[wanted > 0])))
+    found.add("macro_f1", 100 * float(np.mean([_f1(hits[i], wanted[i], said[i]) for i in own])))
+    found.add("micro_f1", 100 * _f1(hits[own].sum(), wanted[own].sum(), said[own].sum()))
+    found.add("mcc", 100 * _mcc(hits.sum(), wanted, said), "" if np.count_nonzero(wanted) > 1 else _ONE)
+    found.details["confusion"] = {"labels": classes, "counts": counts_CxC.tolist()}
+    return found
+
+
+def labels_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Returns the right label of each row and the label given; of several references, the one given is right."""
+    given = [row["hypothesis"].strip() for row in rows]
+    references = [[text.strip() for text in row["references"]] for row in rows]
+    return [one if one in texts else texts[0] for one, texts in zip(given, references, strict=True)], given
+
+
+def confusion(right: Sequence[str], given: Sequence[str], choices: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Returns the classes that occur, and how often each right one (rows) was given as each (columns).
+
+    `choices` fix the order; a label given that is not among them counts as `OTHER`. Without choices, all labels count.
+    """
+    known = set(right) | (set(choices) or set(given))
+    given = [one if one in known else OTHER for one in given]
+    occurring = set(right) | set(given)
+    order = [*dict.fromkeys(choices), *sorted(occurring - set(choices) - {OTHER}), OTHER]
+    classes = [one for one in order if one in occurring]
+    place = {one: i for i, one in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, ([place[one] for one in right], [place[one] for one in given]), 1)
+    return classes, counts
+
+
+def f1_of(positive: str) -> Callable[[Sequence[Row], How], float]:
+    """Returns the F1 of one label, the positive one."""
+
+    def f1(rows: Sequence[Row], how: How) -> float:
+        right, given = labels_of(rows)
+        hits = sum(a == b == positive for a, b in zip(right, given, strict=True))
+        return 100 * _f1(hits, right.count(positive), given.count(positive))
+
+    return f1
+
+
+def accuracy(rows: Sequence[Row], how: How) -> float:
+    """Share of outputs that are a reference, but for white space around them."""
+    right, given = labels_of(rows)
+    return 100 * sum(a == b for a, b in zip(right, given, strict=True)) / len(rows)
+
+
+def _choices(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(text.strip() for row in rows for text in row.get("choices") or ()))
+
+
+def _f1(hits: float, wanted: float, said: float) -> float:
+    return 2 * hits / (wanted + said) if wanted + said else 0.0
+
+
+def _mcc(hits: float, wanted: np.ndarray, said: np.ndarray) -> float:
+    total = wanted.sum()
+    spread = (total**2 - (said**2).sum()) * (total**2 - (wanted**2).sum())
+    return float((hits * total - (wanted * said).sum()) / np.sqrt(spread)) if spread else 0.0
+
+
+def _row(name: str) -> Metric:
+    return Metric(name, of_labels)
+
+
+CLASSIFICATION = tuple(map(_row, ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mcc")))
+ACCURACY = Metric("accuracy", accuracy)
