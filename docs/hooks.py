@@ -67,8 +67,13 @@ def options_page(package: Path) -> str:
     for path in [package / "config.py", *sorted((package / "tuning").glob("*.py"))]:
         source = path.read_text("utf-8")
         for function in ast.parse(source).body:
-            if isinstance(function, ast.FunctionDef) and (rows := _options(function, source.split("\n"))):
-                name = path.stem if function.name == "section" else function.name.strip("_")
+            rows: list[tuple[str, str, str]] = []
+            if isinstance(function, ast.FunctionDef):
+                rows = _options(function, source.split("\n"))
+            elif isinstance(function, ast.ClassDef) and path.name != "config.py":
+                rows = _fields(function)
+            if rows:
+                name = function.name.strip("_") if path.name == "config.py" else path.stem
                 table = [f"| `{option}` | `{default}` | {meaning} |" for option, default, meaning in rows]
                 head = ["| option | default | meaning |", "|---|---|---|"]
                 parts += [f"## {name}", "\n".join([*head, *table])]
@@ -89,6 +94,18 @@ def _options(function: ast.FunctionDef, lines: list[str]) -> list[tuple[str, str
         rows.append((str(keyword.arg), ast.unparse(keyword.value), cell))
         line = keyword.value.end_lineno or line
     return rows
+
+
+def _fields(dataclass: ast.ClassDef) -> list[tuple[str, str, str]]:
+    """Returns option, default and meaning of each field of a method's options."""
+    fields = [node for node in dataclass.body if isinstance(node, ast.AnnAssign) and node.value is not None]
+    names = [ast.unparse(node.target) for node in fields]
+    if "method" not in names:
+        return []
+    attributes = (ast.get_docstring(dataclass) or "").partition("Attributes:")[2].partition(">>>")[0]
+    meanings = dict(re.findall(r"^  (\w+): (.*(?:\n    .*)*)", attributes, re.M))
+    rows = [(name, ast.unparse(node.value)) for name, node in zip(names, fields, strict=True) if node.value is not None]
+    return [(n, default, " ".join(meanings.get(n, "").split())) for n, default in rows if n != "method"]
 
 
 def _add(files: Any, config: Any, name: str, **content: str) -> None:

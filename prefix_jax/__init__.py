@@ -1,6 +1,75 @@
-"""prefix_jax: tune, compare, measure and use prefixes on frozen language models in JAX."""
+"""prefix_jax: tune, compare, measure and use prefixes on frozen language models in JAX.
+
+The public names are those of `prefix_jax.api`, which is imported with the first of them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefix_jax.api import (
+        Adapter,
+        AttentionMaps,
+        Finetune,
+        History,
+        Infix,
+        LanguageModel,
+        LoRA,
+        MethodOptions,
+        Plot,
+        Prefix,
+        PrefixKV,
+        Prompt,
+        Scores,
+        Tuned,
+        UserError,
+        hyperparameters,
+        initial_state,
+        load,
+        load_model,
+        loss,
+        make_step,
+        prefix,
+        tune,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "Adapter",
+    "AttentionMaps",
+    "Finetune",
+    "History",
+    "Infix",
+    "LanguageModel",
+    "LoRA",
+    "MethodOptions",
+    "Plot",
+    "Prefix",
+    "PrefixKV",
+    "Prompt",
+    "Scores",
+    "Tuned",
+    "UserError",
+    "hyperparameters",
+    "initial_state",
+    "load",
+    "load_model",
+    "loss",
+    "make_step",
+    "prefix",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from prefix_jax import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'prefix_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _quiet_start() -> None:

@@ -28,6 +28,8 @@ class Columns:
 
 
 DEFAULT_COLUMNS = Columns()
+# The value of `data.path` of a run whose records a caller in Python held (see `in_memory`).
+IN_MEMORY = "(in memory)"
 # (results of `parse` for every file, split, columns, notes) -> one record per text, in order.
 Records = Callable[[list[Any], str, Columns, Notes], list[Record]]
 
@@ -91,6 +93,8 @@ def find(data: DataSet, task: str, split: str, path: str = "") -> Found | str:
       UserError: unknown split, or missing or ambiguous files of a set that is neither embedded nor on the hub.
     """
     search = Search(check_split(split), data.suffixes, data.prefer, task)
+    if path == IN_MEMORY:
+        raise UserError(f"the {split} records of this run were in memory; name their file with --config.data.path")
     if path:
         return layout.find(Path(disk.expanded(path)), search)
     if data.embedded:

@@ -74,7 +74,7 @@ def write(
     Raises:
       UserError: see `summary`; or the file cannot be written.
     """
-    records = text_pairs(opened.config, split)[:limit]
+    records = text_pairs(opened.config, split, opened.held)[:limit]
     record = {"split": split, **summary(opened, kept, records, against)}
     if against is not None:
         record["against"] = name

@@ -2,12 +2,13 @@
 
 from prefix_jax.data.data_set import SPLITS, Columns, check_split
 from prefix_jax.metrics.metric import Measured
-from prefix_jax.tasks.registry import TASKS, current_name, find
+from prefix_jax.tasks.registry import ANY_ROWS, TASKS, current_name, find
 from prefix_jax.tasks.scoring import check_scored, measure, metrics_of, notes, score, try_out
 from prefix_jax.tasks.splits import check, inputs, pairs, read
 from prefix_jax.tasks.task import Task
 
 __all__ = [
+    "ANY_ROWS",
     "SPLITS",
     "TASKS",
     "Columns",

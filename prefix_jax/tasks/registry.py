@@ -23,6 +23,8 @@ TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
     for module in (e2e, webnlg, dart, xsum, cnn_dm, translation, classification, lighthouse, lighthouse_visitors, text)
 }
+# The task of rows with a source and a target, whatever they are about.
+ANY_ROWS = text.TASK.name
 _FORMER = {task.former_name: name for name, task in TASKS.items() if task.former_name}
 
 

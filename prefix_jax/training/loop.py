@@ -71,6 +71,10 @@ class Outcome:
     trainable: PyTree
     seconds: float
 
+    def __repr__(self) -> str:
+        state = "diverged" if self.diverged else "finished" if self.finished else "stopped"
+        return f"Outcome({state} at step {self.step}, {self.seconds:.0f} s, {str(self.member.workdir)!r})"
+
     @property
     def diverged(self) -> bool:
         return self.trainable is None
@@ -190,9 +194,11 @@ class _Run:
         options, model = trainer.options, trainer.session.model
         per_record = options.loss == "examples"
         self._step = make_step(
-            model, trainer.method, per_record, options.ema, trainer.lengths, trainer.shardings(point.state)
-        )
-        self._evaluate = make_evaluation(model, trainer.method, trainer.lengths, trainer.session.sharder is not None)
+            model, trainer.method, per_record, options.ema, trainer.lengths, trainer.shardings(point.state),
+            trainer.given.optimizer, trainer.given.loss,
+        )  # fmt: skip
+        sharded = trainer.session.sharder is not None
+        self._evaluate = make_evaluation(model, trainer.method, trainer.lengths, sharded, trainer.given.loss)
         self._window: list[dict[str, Array]] = []
         self._logged: float | None = None
         self.diverged: set[int] = set()
@@ -275,7 +281,7 @@ class _Run:
         tokens = float(values["target_tokens"].sum())
         line = {
             "loss": float((values["loss"] * values["target_tokens"]).sum() / max(tokens, 1)),
-            "learning_rate": float(values["learning_rate"][-1]),
+            **({"learning_rate": float(values["learning_rate"][-1])} if "learning_rate" in values else {}),
             "gradient_norm": float(values["gradient_norm"].mean()),
             "target_tokens": tokens,
             "seconds": self.seconds,
@@ -344,7 +350,7 @@ def bare_validation_loss(trainer: Trainer, writers: Sequence[MetricWriter]) -> f
     known = distributed.by_primary(lambda: writers[0].last("bare_validation_loss"))
     if known is not None:
         return known
-    evaluate = make_bare_evaluation(trainer.session.model)
+    evaluate = make_bare_evaluation(trainer.session.model, trainer.given.loss)
     batches = trainer.bare_validation or trainer.validation
     return float(validation_loss(lambda base, _, batch: evaluate(base, batch), trainer.session, None, batches))
 

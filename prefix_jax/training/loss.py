@@ -48,6 +48,11 @@ def loss_sums(
     """Returns the sum of weighted token losses and the sum of the weights.
 
     Logits are computed at target positions only.
+
+    >>> batch = lm.batch(pairs)
+    >>> total, weight = pj.loss(lm.model, lm.variables, None, batch)
+    >>> bool(total / weight > 0)
+    True
     """
     hidden = model.apply(variables, **model_inputs(batch), prefix=prefix, method="target_hidden")
     logits = model.apply(variables, hidden, method="logits")

@@ -65,8 +65,13 @@ def make_optimizer(hyper: Hyperparameters, mask: PyTree) -> optax.GradientTransf
         optax.scale_by_adam(hyper.b1, hyper.b2, hyper.epsilon),
         _decay(hyper.weight_decay),
     )
+    return within(inside, mask)
+
+
+def within(optimizer: optax.GradientTransformation, mask: PyTree) -> optax.GradientTransformation:
+    """Returns an optimizer that acts inside the mask, with zero updates outside it."""
     outside = jax.tree.map(lambda keep: not keep, mask)
-    return optax.chain(optax.masked(inside, mask), optax.masked(optax.set_to_zero(), outside))
+    return optax.chain(optax.masked(optimizer, mask), optax.masked(optax.set_to_zero(), outside))
 
 
 def _clip(limit: Array) -> optax.GradientTransformation:

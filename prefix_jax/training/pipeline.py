@@ -9,6 +9,7 @@ from prefix_jax import disk, verdict
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
+from prefix_jax.training.given import Given
 from prefix_jax.training.loop import Outcome, train
 from prefix_jax.training.selection import check_data
 from prefix_jax.training.session import Session, open_session
@@ -18,8 +19,14 @@ from prefix_jax.verdict import Finding
 from prefix_jax.workdir import TUNED, read_metrics
 
 
-def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
+def tune(
+    config: Config, workdir: Path, argv: list[str], opened: Session | None = None, given: Given | None = None
+) -> Outcome:
     """Trains according to `config` and writes `tuned/`; resumes a stopped run.
+
+    Args:
+      opened: a session that has loaded the model of `config`, perhaps with records in memory; None: loads it.
+      given: an optimizer and a loss in place of those of the configuration.
 
     Raises:
       UserError: an error in the configuration, the data or the run directory that the user can fix.
@@ -29,8 +36,9 @@ def tune(config: Config, workdir: Path, argv: list[str]) -> Outcome:
             f"mesh.member is {config.mesh.member}, and this is one run; it divides the members of a sweep (see "
             "prefix_jax.sweep)"
         )
-    check_data(config, "train", *(["validation"] if config.training.evaluate_every else []))
-    (outcome,) = run(prepare(open_session(config), workdir, argv))
+    held = None if opened is None else opened.held
+    check_data(config, "train", *(["validation"] if config.training.evaluate_every else []), held=held)
+    (outcome,) = run(prepare(open_session(config) if opened is None else opened.of(config), workdir, argv, given))
     if outcome.finished and outcome.diverged:
         raise UserError(
             f"what was trained is not finite at step {outcome.step}; lower --config.optimizer.learning_rate and start "

@@ -13,8 +13,8 @@ BAR_WIDTH = 24
 class Progress:
     """Shows step, percentage, losses, target tokens per second and remaining time, on stderr.
 
-    On a terminal, one line is redrawn in place from the start; elsewhere a plain line without control characters is
-    printed about every 10 % of the steps and at least every `line_seconds` seconds.
+    On a terminal and in a notebook, one line is redrawn in place from the start; elsewhere a plain line without control
+    characters is printed about every 10 % of the steps and at least every `line_seconds` seconds.
 
         with Progress(total=3000, start=0, label="train") as progress:
             progress.update(step, {"loss": 1.23, "tokens_per_second": 3120.0})
@@ -42,7 +42,9 @@ class Progress:
     ):
         self.total, self.start, self.label, self.shown = total, start, label, shown
         self._stream = sys.stderr if stream is None else stream
-        self._terminal = _is_terminal(self._stream)
+        self._notebook = _is_notebook(self._stream)
+        self._terminal = self._notebook or _is_terminal(self._stream)
+        self._width = 0
         self._clock, self._line_seconds = clock, line_seconds
         self._step = start
         self._values: dict[str, float] = {}
@@ -66,7 +68,7 @@ class Progress:
         if not self._terminal:
             self._put(text + "\n")
             return
-        self._put("\r\x1b[K" + text + "\n")
+        self._put(f"\r{self._padded(text)}\n" if self._notebook else f"\r\x1b[K{text}\n")
         if self._drawn_step is not None:
             self._draw(self._clock())
 
@@ -103,7 +105,13 @@ class Progress:
         # One column stays free, because some terminals wrap a line that fills the last one.
         room = columns - 1 - len(fields[0]) - len(rest) - 4
         middle = [self._bar(min(room, BAR_WIDTH))] if room >= 6 else []
-        self._put("\r" + "  ".join([fields[0], *middle, rest])[: columns - 1] + "\x1b[K")
+        line = "  ".join([fields[0], *middle, rest])[: columns - 1]
+        self._put(f"\r{self._padded(line)}" if self._notebook else f"\r{line}\x1b[K")
+
+    def _padded(self, line: str) -> str:
+        """Returns a line that covers the one before: notebooks know no escape sequence that clears it."""
+        before, self._width = self._width, len(line)
+        return line.ljust(before)
 
     def _fields(self, now: float) -> list[str]:
         share = self._step / self.total if self.total else 1.0
@@ -152,6 +160,10 @@ def _is_terminal(stream: Any) -> bool:
         return stream.isatty() and os.environ.get("TERM") != "dumb"
     except (AttributeError, OSError, ValueError):
         return False
+
+
+def _is_notebook(stream: Any) -> bool:
+    return type(stream).__module__.partition(".")[0] in ("ipykernel", "google")
 
 
 def _columns(stream: Any) -> int:

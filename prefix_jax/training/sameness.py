@@ -12,6 +12,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.pretrained import Identity, same_model
 from prefix_jax.options import flat
 from prefix_jax.training import soundness
+from prefix_jax.training.given import differences
 from prefix_jax.tuning import METHODS, Declaration, declared, parts
 from prefix_jax.tuning.store import model_of
 
@@ -44,10 +45,13 @@ _CATEGORIES = ("data.categories", "data.test_categories")
 
 
 def ground(session: "Session") -> dict[str, Any]:
-    """Returns what a run depends on besides its options: the model's identity, weights and tokenizer files."""
+    """Returns what a run depends on besides its options: the model's identity, weights and tokenizer files, and records
+    in memory.
+    """
     return {
         "model": {**session.pretrained.identity, "numbers": checksum(session)},
         "tokenizer": session.pretrained.tokenizer_files,
+        **(session.held.record() if session.held is not None else {}),
     }
 
 
@@ -83,6 +87,7 @@ def refuse_other(
         for name in sorted(old.keys() | new.keys())
         if not _free(name, used) and _meaning(name, old.get(name), used) != _meaning(name, new.get(name), used)
     ]
+    changed += [] if now is None else differences(before, now)
     changed += _other_model(workdir, before, old["model.source"], new.get("model.source", ""), now)
     if changed:
         shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

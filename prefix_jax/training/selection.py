@@ -6,12 +6,13 @@ import sys
 
 from prefix_jax import tasks
 from prefix_jax.data import subsets
+from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.records import Record, group
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 
 
-def check_data(config: Config, *splits: str) -> None:
+def check_data(config: Config, *splits: str, held: InMemory | None = None) -> None:
     """Checks what a run reads and how it is scored, without loading a model or asking the hub.
 
     Raises:
@@ -19,34 +20,39 @@ def check_data(config: Config, *splits: str) -> None:
     """
     tasks.metrics_of(config.data.task, config.evaluation.metrics)
     for split in splits:
-        tasks.check(config.data.task, split, config.data.path)
+        if held is None:
+            tasks.check(config.data.task, split, config.data.path)
+        else:
+            held.read(split)
 
 
 def columns(config: Config) -> tasks.Columns:
     return tasks.Columns(config.data.source_column, config.data.target_column, config.task.labels)
 
 
-def text_pairs(config: Config, split: str) -> list[Record]:
+def text_pairs(config: Config, split: str, held: InMemory | None = None) -> list[Record]:
     """Returns a split with one record a text, of the categories wanted; of the training split `data.limit` records.
 
-    Process 0 says once what was read.
+    Process 0 says once what was read. `held` are records in memory, in place of those that the configuration names.
     """
     data = config.data
-    records = _wanted(config, split, _read(config, split))
+    records = _wanted(config, split, _read(config, split, held))
     if split != "train" or not data.limit:
         return records
     return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
 
 
-def text_inputs(config: Config, split: str) -> list[Record]:
+def text_inputs(config: Config, split: str, held: InMemory | None = None) -> list[Record]:
     """Returns a split with one record an input, with all its references, of the categories wanted.
 
-    Process 0 says once what was read.
+    Process 0 says once what was read. `held` are records in memory, in place of those that the configuration names.
     """
-    return _wanted(config, split, group(_read(config, split)))
+    return _wanted(config, split, group(_read(config, split, held)))
 
 
-def _read(config: Config, split: str) -> list[Record]:
+def _read(config: Config, split: str, held: InMemory | None) -> list[Record]:
+    if held is not None:
+        return held.read(split).records
     reading = tasks.read(config.data.task, split, config.data.path, columns(config))
     for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
         _say_once(line)

@@ -14,6 +14,7 @@ from prefix_jax import tuning
 from prefix_jax.config import check_ranges
 from prefix_jax.data import audit, tokens
 from prefix_jax.data.batching import Layout
+from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.texts import Printer
 from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats
 from prefix_jax.errors import UserError
@@ -29,7 +30,8 @@ from prefix_jax.tuning import Method
 class Session:
     """The frozen model of a configuration and how text becomes its tokens. `base` is what `model.apply` takes first.
 
-    `sharder` says where arrays lie on the devices; None where there is only one.
+    `sharder` says where arrays lie on the devices; None where there is only one. `held` are records in memory, in place
+    of those that the configuration names.
     """
 
     config: Config
@@ -37,6 +39,10 @@ class Session:
     model: Model
     base: dict[str, Any]
     sharder: MeshSharder | None = None
+    held: InMemory | None = None
+
+    def __repr__(self) -> str:
+        return f"Session(model={self.config.model.source!r}, method={self.config.method!r})"
 
     def of(self, config: Config) -> "Session":
         """Returns the session of another configuration with the same model."""

@@ -14,10 +14,12 @@ from jaxtyping import Array, PyTree
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import Model
 from prefix_jax.training.loss import loss_sums, record_count
-from prefix_jax.training.optimizer import Hyperparameters, learning_rate, make_optimizer
+from prefix_jax.training.optimizer import Hyperparameters, learning_rate, make_optimizer, within
 from prefix_jax.tuning import Method
 
 Base = Mapping[str, Any]
+# `(model, variables, prefix, batch) -> (sum of losses, sum of weights)`, such as `loss_sums`.
+Loss = Callable[[Model, Base, Any, Batch], tuple[Array, Array]]
 
 
 @struct.dataclass
@@ -38,15 +40,22 @@ def initial_state(
     seed: int,
     ema: float,
     shard: Callable[[PyTree], PyTree] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> TrainState:
-    """Returns the initial state; `shard` maps its shapes to shardings."""
+    """Returns the initial state; `shard` maps its shapes to shardings, and `optimizer` is that of `make_step`.
+
+    >>> method = lm.method(pj.Prefix(length=3, hidden=16))
+    >>> state = pj.initial_state(method, lm.variables, pj.hyperparameters(), seed=0, ema=0.0)
+    >>> state.trainable["decoder"]["embedding"].shape
+    (3, 32)
+    """
 
     def make(key: Array, base: Base) -> TrainState:
         key_init, key_train = jax.random.split(key)
         trainable = method.init(key_init, base)
-        optimizer = make_optimizer(hyper, method.mask(trainable)).init(trainable)
+        state = _optimizer(optimizer, hyper, method.mask(trainable)).init(trainable)
         average = jax.tree.map(jnp.copy, trainable) if ema else None
-        return TrainState(jnp.int32(0), trainable, optimizer, average, key_train)
+        return TrainState(jnp.int32(0), trainable, state, average, key_train)
 
     key = jax.random.key(seed)
     if shard is None:
@@ -59,7 +68,13 @@ def exported(state: TrainState) -> PyTree:
     return state.trainable if state.average is None else state.average
 
 
-def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
+def _optimizer(
+    given: optax.GradientTransformation | None, hyper: Hyperparameters, mask: PyTree
+) -> optax.GradientTransformation:
+    return make_optimizer(hyper, mask) if given is None else within(given, mask)
+
+
+def make_gradient(model: Model, method: Method, per_record: bool, loss: Loss = loss_sums) -> Callable:
     """Returns `(base, trainable, batch, key) -> (loss, gradient, weight)`.
 
     A batch with a leading micro-batch axis is accumulated: the sum of gradients over the sum of weights, not a mean of
@@ -68,13 +83,13 @@ def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
 
     def sums(trainable: PyTree, base: Base, batch: Batch, key: Array) -> tuple[Array, Array]:
         variables, prefix = method.materialise(trainable, base, key)
-        return loss_sums(model, variables, prefix, batch)
+        return loss(model, variables, prefix, batch)
 
     def gradient(base: Base, trainable: PyTree, batch: Batch, key: Array) -> tuple[Array, PyTree, Array]:
         def part(totals: PyTree, batch: Batch) -> tuple[PyTree, None]:
-            (loss, weight), grads = jax.value_and_grad(sums, has_aux=True)(trainable, base, batch, key)
+            (total, weight), grads = jax.value_and_grad(sums, has_aux=True)(trainable, base, batch, key)
             records = record_count(batch).astype(jnp.float32)
-            return jax.tree.map(jnp.add, totals, (loss, weight, records, grads)), None
+            return jax.tree.map(jnp.add, totals, (total, weight, records, grads)), None
 
         zero = jnp.float32(0)
         totals = (zero, zero, zero, jax.tree.map(jnp.zeros_like, trainable))
@@ -82,9 +97,9 @@ def make_gradient(model: Model, method: Method, per_record: bool) -> Callable:
             totals, _ = part(totals, batch)
         else:
             totals, _ = lax.scan(part, totals, batch)
-        loss, weight, records, grads = totals
+        total, weight, records, grads = totals
         divisor = jnp.maximum(records if per_record else weight, 1)
-        return loss / jnp.maximum(weight, 1), jax.tree.map(lambda g: g / divisor, grads), weight
+        return total / jnp.maximum(weight, 1), jax.tree.map(lambda g: g / divisor, grads), weight
 
     return gradient
 
@@ -100,12 +115,31 @@ def make_step(
     ema: float = 0.0,
     lengths: Sequence[int] | None = None,
     shardings: TrainState | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    loss: Loss = loss_sums,
 ) -> Callable:
     """Returns the compiled `(base, hyper, state, batch) -> (state, metrics)`; the state's buffers are reused.
 
     Metrics: loss (mean per target token), learning_rate, gradient_norm (before clipping), target_tokens. With
     `lengths`, `hyper`, `state` and the metrics have a leading member axis, while the base and the batch are shared;
     member m sees the first `lengths[m]` virtual tokens. `shardings` are those of the state, which are preserved.
+
+    Args:
+      model: the frozen network, a Flax module.
+      method: the tuning method's pure functions.
+      per_record: whether to divide by the number of records instead of target tokens.
+      ema: decay of the moving average that is exported; 0: none.
+      optimizer: an optax optimizer in place of AdamW; its updates are applied as they are, `hyper` is not used, and
+        the metrics have no learning rate.
+      loss: `(model, variables, prefix, batch) -> (sum of losses, sum of weights)`.
+
+    >>> method, batch = lm.method(pj.Prefix(length=3, hidden=16)), lm.batch(pairs)
+    >>> hyper = pj.hyperparameters(learning_rate=1e-2, steps=10)
+    >>> state = pj.initial_state(method, lm.variables, hyper, seed=0, ema=0.0)
+    >>> step = pj.make_step(lm.model, method)
+    >>> state, metrics = step(lm.variables, hyper, state, batch)
+    >>> int(state.step), bool(metrics["loss"] > 0)
+    (1, True)
     """
 
     def step(
@@ -113,16 +147,18 @@ def make_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         here = method if length is None else method.of_length(length)
         key = jax.random.fold_in(state.key, state.step)
-        loss, grads, weight = make_gradient(model, here, per_record)(base, state.trainable, batch, key)
-        optimizer = make_optimizer(hyper, method.mask(state.trainable))
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
-        rate = learning_rate(hyper, state.step)
-        trainable = optax.apply_updates(state.trainable, jax.tree.map(lambda u: -rate * u, updates))
+        value, grads, weight = make_gradient(model, here, per_record, loss)(base, state.trainable, batch, key)
+        transformation = _optimizer(optimizer, hyper, method.mask(state.trainable))
+        updates, optimizer_state = transformation.update(grads, state.optimizer, state.trainable)
+        metrics = dict(loss=value, gradient_norm=optax.global_norm(grads), target_tokens=weight)
+        if optimizer is None:
+            rate = metrics["learning_rate"] = learning_rate(hyper, state.step)
+            updates = jax.tree.map(lambda u: -rate * u, updates)
+        trainable = optax.apply_updates(state.trainable, updates)
         average = state.average
         if average is not None:
             decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, average, trainable)
-        metrics = dict(loss=loss, learning_rate=rate, gradient_norm=optax.global_norm(grads), target_tokens=weight)
         return TrainState(state.step + 1, trainable, optimizer_state, average, state.key), metrics
 
     own, axis = _own_lengths(lengths)
@@ -137,7 +173,11 @@ def make_step(
 
 
 def make_evaluation(
-    model: Model, method: Method, lengths: Sequence[int] | None = None, on_mesh: bool = False
+    model: Model,
+    method: Method,
+    lengths: Sequence[int] | None = None,
+    on_mesh: bool = False,
+    loss: Loss = loss_sums,
 ) -> Callable:
     """Returns the compiled `(base, trainable, batch) -> (sum of losses, sum of weights)`, without dropout.
 
@@ -147,7 +187,7 @@ def make_evaluation(
     def evaluate(base: Base, trainable: PyTree, batch: Batch, length: Any) -> tuple[Array, Array]:
         here = method if length is None else method.of_length(length)
         variables, prefix = here.materialise(trainable, base, None)
-        return loss_sums(model, variables, prefix, batch)
+        return loss(model, variables, prefix, batch)
 
     own, axis = _own_lengths(lengths)
     over = "member" if on_mesh else None
@@ -156,9 +196,9 @@ def make_evaluation(
 
 
 @functools.lru_cache(maxsize=8)
-def make_bare_evaluation(model: Model) -> Callable:
+def make_bare_evaluation(model: Model, loss: Loss = loss_sums) -> Callable:
     """Returns the compiled `(base, batch) -> (sum of losses, sum of weights)` of the bare model."""
-    return jax.jit(lambda base, batch: loss_sums(model, base, None, batch))
+    return jax.jit(lambda base, batch: loss(model, base, None, batch))
 
 
 def _own_lengths(lengths: Sequence[int] | None) -> tuple[Array | None, int | None]:

@@ -22,6 +22,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training import run_directory, sameness
+from prefix_jax.training.given import Given
 from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
 from prefix_jax.training.selection import text_pairs
 from prefix_jax.training.session import Session
@@ -41,9 +42,9 @@ class Member:
     hyper: Hyperparameters
     counts: dict[str, int]
 
-    def initial(self, base: Any, shard: Callable[[PyTree], PyTree] | None) -> TrainState:
+    def initial(self, base: Any, shard: Callable[[PyTree], PyTree] | None, given: Given) -> TrainState:
         options = self.config.training
-        return initial_state(self.method, base, self.hyper, options.seed, options.ema, shard)
+        return initial_state(self.method, base, self.hyper, options.seed, options.ema, shard, given.optimizer)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Trainer:
     total_steps: int
     # Validation batches for the bare model, if the method reserves input positions; otherwise None.
     bare_validation: PackedBatches | None = None
+    given: Given = dataclasses.field(default_factory=Given)
 
     @property
     def options(self) -> Config:
@@ -107,7 +109,7 @@ class Trainer:
         """Returns the initial state: each member's own, zero-padded to the longest prefix."""
         base, sharder = self.session.base, self.session.sharder
         shard = None if sharder is None else sharder.trained
-        states = [member.initial(base, shard) for member in self.members]
+        states = [member.initial(base, shard, self.given) for member in self.members]
         if self.lengths is None:
             return states[0]
         shardings = None if sharder is None else self.shardings(jax.eval_shape(self._joined, states))
@@ -128,17 +130,19 @@ class Trainer:
         return trees[0] if self.lengths is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def prepare(session: Session, workdir: Path, argv: Sequence[str]) -> Trainer:
+def prepare(session: Session, workdir: Path, argv: Sequence[str], given: Given | None = None) -> Trainer:
     """Reads the data, checks the configuration against the run directory, and writes `config.json`.
+
+    `given` are an optimizer and a loss in place of those of the configuration.
 
     Raises:
       UserError: the data, an option or the run directory is invalid.
     """
-    return prepare_together(session, [(session.config, workdir)], workdir, argv)
+    return prepare_together(session, [(session.config, workdir)], workdir, argv, given)
 
 
 def prepare_together(
-    session: Session, runs: Sequence[tuple[Config, Path]], folder: Path, argv: Sequence[str]
+    session: Session, runs: Sequence[tuple[Config, Path]], folder: Path, argv: Sequence[str], given: Given | None = None
 ) -> Trainer:
     """Prepares runs, given as (configuration, run directory), that can share a program.
 
@@ -147,7 +151,8 @@ def prepare_together(
     """
     for config, _ in runs:
         check_options(config)
-    ground = sameness.ground(session)
+    given = given or Given()
+    ground = {**sameness.ground(session), **given.record()}
     known = [run_directory.earlier(workdir, config, ground) for config, workdir in runs]
     for (_, workdir), before in zip(runs, known, strict=True) if distributed.is_primary() else ():
         sameness.say_other_tokenizer(workdir, before, ground)
@@ -167,7 +172,7 @@ def prepare_together(
     bare = None
     if validation is not None and longest.method.reserved:
         bare = _batches(longest, "validation", {}, shuffle=False, bare=True)
-    return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total, bare)
+    return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total, bare, given)
 
 
 def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
@@ -219,7 +224,7 @@ def _batches(
 ) -> PackedBatches:
     """Returns a split's batches, without reserved positions if `bare`; stores findings about texts in `audit`."""
     config = session.config
-    records = text_pairs(config, split_name)
+    records = text_pairs(config, split_name, session.held)
     wanted = config.training.evaluate_records
     shards = session.sharder.row_shards if session.sharder else 1
     if not shuffle and wanted:

@@ -5,7 +5,8 @@ bias}}`. `up` starts at zero, so that training starts at the frozen model.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +19,27 @@ from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.options import Config, several
 from prefix_jax.tuning.declaration import Declaration, Section
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.method_options import MethodOptions
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 PLACES = ("attention", "cross", "mlp")
 
 
-def section() -> dict[str, Any]:
-    """Returns the options with their defaults."""
-    return dict(
-        # Width of the bottleneck.
-        width=64,
-        # "all", or a comma-separated choice of attention, cross, mlp: the sublayers that an adapter follows.
-        places="all",
-    )
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Adapter(MethodOptions):
+    """Options of adapters (Houlsby et al. 2019).
+
+    Attributes:
+      width: width of the bottleneck.
+      places: "all", or a comma-separated choice of attention, cross, mlp: the sublayers that an adapter follows.
+
+    >>> pj.Adapter(width=16)
+    Adapter(width=16)
+    """
+
+    method: ClassVar[str] = "adapter"
+    width: int = 64
+    places: str = "all"
 
 
 def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
@@ -83,7 +92,7 @@ def _kind(section: Section, share: float) -> str:
 METHOD = Declaration(
     name="adapter",
     title="Adapter tuning",
-    section=section,
+    section=Adapter.section,
     build=method,
     kind=_kind,
     label=lambda section, share: f"adapters, {100 * share:.3g} %",

@@ -4,7 +4,8 @@ The trainable tree is a part of the model's, in float32; of a stack of layers th
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,23 @@ from prefix_jax.models.adapter_layers import TUNED
 from prefix_jax.options import Config
 from prefix_jax.tuning.declaration import Declaration, Section
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.method_options import MethodOptions
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 
-def section() -> dict[str, Any]:
-    """Returns the options with their defaults."""
-    return dict(
-        # How many of the last layers are trained, with the norm after them; 0: all weights.
-        layers=0,
-    )
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Finetune(MethodOptions):
+    """Options of fine-tuning.
+
+    Attributes:
+      layers: how many of the last layers are trained, with the norm after them; 0: all weights.
+
+    >>> pj.Finetune(layers=2)
+    Finetune(layers=2)
+    """
+
+    method: ClassVar[str] = "finetune"
+    layers: int = 0
 
 
 def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
@@ -68,7 +77,7 @@ def _label(section: Section, share: float) -> str:
 METHOD = Declaration(
     name="finetune",
     title="Fine-tuning",
-    section=section,
+    section=Finetune.section,
     build=method,
     kind=_label,
     label=_label,

@@ -4,6 +4,8 @@ The source does not see them; the target does, and its positions come after thei
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
@@ -11,6 +13,17 @@ from prefix_jax.options import Config
 from prefix_jax.tuning import prefix
 from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.method import Method
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Infix(prefix.Prefix):
+    """Options of infix tuning, which are those of `Prefix`; for decoder-only models.
+
+    >>> pj.Infix(length=5)
+    Infix(length=5)
+    """
+
+    method: ClassVar[str] = "infix"
 
 
 def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
@@ -26,7 +39,7 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Meth
 METHOD = Declaration(
     name="infix",
     title="Infix tuning",
-    section=prefix.section,
+    section=Infix.section,
     build=method,
     kind=lambda section, share: "infix",
     label=lambda section, share: prefix.length_label("infix", section, "mlp"),

@@ -5,7 +5,8 @@ The trainable tree follows the layers': at each projection `{"a": [layers, input
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from prefix_jax.models.adapter_layers import LORA, PARTS
 from prefix_jax.options import Config, several
 from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.method_options import MethodOptions
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 # What a target names: the projections, and the parts of those that are fused.
@@ -24,15 +26,23 @@ _FUSED = {"qkv": PARTS, "key_value": PARTS[1:]}
 TARGETS = (*PARTS, "out", "gate", "up", "down")
 
 
-def section() -> dict[str, Any]:
-    """Returns the options with their defaults."""
-    return dict(
-        rank=8,
-        # The update is multiplied by alpha / rank.
-        alpha=16.0,
-        # "all", or a comma-separated choice of query, key, value, out, gate, up, down.
-        targets="query,value",
-    )
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LoRA(MethodOptions):
+    """Options of LoRA (Hu et al. 2021).
+
+    Attributes:
+      rank: width between the two matrices.
+      alpha: the update is multiplied by alpha / rank.
+      targets: "all", or a comma-separated choice of query, key, value, out, gate, up, down.
+
+    >>> pj.LoRA(rank=4, targets="query,key,value")
+    LoRA(rank=4, targets='query,key,value')
+    """
+
+    method: ClassVar[str] = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    targets: str = "query,value"
 
 
 def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
@@ -126,7 +136,7 @@ def _update(tree: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
 METHOD = Declaration(
     name="lora",
     title="LoRA",
-    section=section,
+    section=LoRA.section,
     build=method,
     kind=lambda section, share: "LoRA",
     label=lambda section, share: f"LoRA, rank {section['rank']}",

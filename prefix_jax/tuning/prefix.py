@@ -6,7 +6,8 @@ two.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,48 +16,60 @@ from jaxtyping import Array, Float, PyTree
 
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
+from prefix_jax.models import prefix as pytree
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, parse_layers
+from prefix_jax.models.prefix import SITES, PrefixKV, parse_layers
 from prefix_jax.options import Config
 from prefix_jax.tuning.declaration import Declaration, Fact, Section
 from prefix_jax.tuning.init_from_model import cycled, frequent_words, site_key_values
 from prefix_jax.tuning.method import Method, everything
+from prefix_jax.tuning.method_options import MethodOptions
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 # Frequent words whose keys and values give the scale of a random start.
 _STATISTICS_WORDS = 64
 
 
-def section() -> dict[str, Any]:
-    """Returns the options with their defaults."""
-    return dict(
-        length=10,
-        # Which attentions see it: "all", or a comma-separated choice of decoder, encoder, cross.
-        sites="all",
-        # "mlp" (an embedding through a two-layer MLP, dropped on export) or "none" (keys and values themselves, which
-        # want a learning rate ten to fifty times as high).
-        reparameterisation="mlp",
-        # Width of the MLP's hidden layer and of its embedding (0: the model's own width).
-        hidden=512,
-        embedding=0,
-        # "random" (at the model's own scale of keys and values), "vocabulary" (its keys and values for frequent
-        # words), or "text" (its keys and values for the words of `text`).
-        initialisation="vocabulary",
-        text="",
-        # "both", or only its "keys" or "values" (without an MLP); the others stay as initialised.
-        trained="both",
-        # Above 0: each slot's logits get a trained bias that begins at minus this; 16 begins as the model without it.
-        gate=0.0,
-        # Share of the prefix's numbers dropped in a training step.
-        dropout=0.0,
-        # "all", or layers and ranges such as "0-5,11".
-        layers="all",
-        # Where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
-        position_offset="length",
-        # In models with ALiBi: "none" (every query sees the slots alike, however far it is) or "distance" (slots stand
-        # before the tokens, and have the bias of their distance, as in PEFT).
-        alibi="none",
-    )
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Prefix(MethodOptions):
+    """Options of prefix tuning (Li & Liang 2021).
+
+    Attributes:
+      length: number of virtual tokens.
+      sites: the attentions that see it: "all", or a comma-separated choice of decoder, encoder, cross.
+      reparameterisation: "mlp" (an embedding through a two-layer MLP, dropped on export) or "none" (keys and values
+        themselves, which need a learning rate ten to fifty times as high).
+      hidden: width of the MLP's hidden layer.
+      embedding: width of the MLP's embedding; 0: the model's own width.
+      initialisation: "random" (at the model's own scale of keys and values), "vocabulary" (its keys and values for
+        frequent words), or "text" (its keys and values for the words of `text`).
+      text: the words of `initialisation="text"`.
+      trained: "both", or only its "keys" or "values" (without an MLP); the others stay as initialised.
+      gate: above 0, each slot's logits get a trained bias that begins at minus this; 16 begins as the model without it.
+      dropout: share of the prefix's numbers dropped in a training step.
+      layers: "all", or layers and ranges such as "0-5,11".
+      position_offset: where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
+      alibi: in models with ALiBi: "none" (every query sees the slots alike, however far it is) or "distance" (slots
+        stand before the tokens, and have the bias of their distance, as in PEFT).
+
+    >>> pj.Prefix(length=20) | pj.LoRA(rank=4)
+    Prefix(length=20) | LoRA(rank=4)
+    """
+
+    method: ClassVar[str] = "prefix"
+    length: int = 10
+    sites: str = "all"
+    reparameterisation: str = "mlp"
+    hidden: int = 512
+    embedding: int = 0
+    initialisation: str = "vocabulary"
+    text: str = ""
+    trained: str = "both"
+    gate: float = 0.0
+    dropout: float = 0.0
+    layers: str = "all"
+    position_offset: str = "length"
+    alibi: str = "none"
 
 
 def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: bool = False) -> Method:
@@ -87,7 +100,8 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: 
                 pair = _dropout(jax.random.fold_in(key, SITES.index(name)), pair, section.dropout)
             bias = section.gate * leaves["gate"] if "gate" in leaves else None
             sites[name] = PrefixKV(pair[0], pair[1], bias, layers=layers[name])
-        return TunedState(Prefix(position_offset=jnp.int32(offset), infix=infix, distances=distances, **sites))
+        placed = pytree.Prefix(position_offset=jnp.int32(offset), infix=infix, distances=distances, **sites)
+        return TunedState(placed)
 
     def mask(trainable: PyTree) -> PyTree:
         still = {"keys": ("value",), "values": ("key",), "both": ()}[section.trained]
@@ -302,7 +316,7 @@ _DIRECT = {"length": 10, "reparameterisation": "none"}
 METHOD = Declaration(
     name="prefix",
     title="Prefix tuning",
-    section=section,
+    section=Prefix.section,
     build=method,
     kind=lambda section, share: "prefix, direct" if section["reparameterisation"] == "none" else "prefix",
     label=lambda section, share: length_label("prefix", section, "mlp"),

@@ -5,7 +5,8 @@ encoder and an MLP (P-tuning, Liu et al. 2021).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +20,32 @@ from prefix_jax.options import Config
 from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.init_from_model import cycled, frequent_words
 from prefix_jax.tuning.method import Method
+from prefix_jax.tuning.method_options import MethodOptions
 from prefix_jax.tuning.prefix import length_label
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
 
-def section() -> dict[str, Any]:
-    """Returns the options with their defaults."""
-    return dict(
-        # Embeddings before the input (the encoder's, where there is one).
-        length=20,
-        # "none" (the embeddings themselves), "mlp", or "lstm" (P-tuning's encoder), and the width inside it.
-        reparameterisation="none",
-        hidden=512,
-        # "vocabulary" (embeddings of frequent words), "random", or "text" (those of the words of `text`).
-        initialisation="vocabulary",
-        text="",
-    )
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Prompt(MethodOptions):
+    """Options of prompt tuning (Lester et al. 2021; P-tuning, Liu et al. 2021).
+
+    Attributes:
+      length: number of embeddings before the input (the encoder's, where there is one).
+      reparameterisation: "none" (the embeddings themselves), "mlp", or "lstm" (P-tuning's encoder).
+      hidden: width inside the MLP or the LSTM.
+      initialisation: "vocabulary" (embeddings of frequent words), "random", or "text" (those of the words of `text`).
+      text: the words of `initialisation="text"`.
+
+    >>> pj.Prompt(length=5, initialisation="text", text="Describe the place:")
+    Prompt(length=5, initialisation='text', text='Describe the place:')
+    """
+
+    method: ClassVar[str] = "prompt"
+    length: int = 20
+    reparameterisation: str = "none"
+    hidden: int = 512
+    initialisation: str = "vocabulary"
+    text: str = ""
 
 
 def method(model: Model, section: Config, init_token_ids: Sequence[int]) -> Method:
@@ -136,7 +147,7 @@ def _init_mlp(key: Array, inputs: int, hidden: int, start: Float[Array, "P E"]) 
 METHOD = Declaration(
     name="prompt",
     title="Prompt tuning",
-    section=section,
+    section=Prompt.section,
     build=method,
     kind=lambda section, share: "prompt",
     label=lambda section, share: length_label("prompt", section, "none"),

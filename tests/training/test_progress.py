@@ -181,3 +181,32 @@ def test_times():
         "1:00:00",
         "10:01:01",
     ]
+
+
+def test_a_notebook_gets_a_bar_without_escape_sequences():
+    """ipykernel's stream is no terminal, and redraws a line after a carriage return."""
+    from ipykernel.iostream import OutStream
+
+    class Stream(OutStream):
+        def __init__(self) -> None:
+            self.written: list[str] = []
+
+        def write(self, text: str) -> int:  # type: ignore[override]
+            self.written.append(text)
+            return len(text)
+
+        def flush(self) -> None: ...
+        def isatty(self) -> bool:
+            return False
+
+        def __del__(self) -> None: ...
+
+    Stream.__module__ = OutStream.__module__
+    stream, now = Stream(), iter(range(100))
+    with Progress(4, label="train", stream=stream, clock=lambda: next(now)) as bar:
+        for step in range(1, 5):
+            bar.update(step, {"loss": 10.0**-step})
+    drawn = "".join(stream.written)
+    assert "\x1b" not in drawn and drawn.count("\r") == 5 and drawn.endswith("\n") and "4/4 100%" in drawn
+    widths = [len(line) for line in drawn.rstrip("\n").split("\r")[1:]]
+    assert widths == sorted(widths), "a shorter line leaves no rest of the one before"

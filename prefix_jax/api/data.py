@@ -1,0 +1,90 @@
+"""Data as a caller in Python gives them: in memory, a file, or a task's name."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefix_jax import plugins, tasks
+from prefix_jax.data.data_set import IN_MEMORY
+from prefix_jax.data.files import read_rows
+from prefix_jax.data.in_memory import InMemory, records_of
+from prefix_jax.data.records import Record
+from prefix_jax.data.rows import from_columns
+from prefix_jax.errors import UserError, did_you_mean
+
+TRAIN, VALIDATION, TEST = tasks.SPLITS
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the records of a run are: options of its configuration, and records in memory if there are any."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    held: InMemory | None = None
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation records, as there are in every task and beside or in every file."""
+        return self.held is None or VALIDATION in self.held.splits
+
+
+def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
+    """Returns where the records of a run are.
+
+    Args:
+      data: a task's name or a path, which have all splits; a mapping of splits; or training records in memory.
+      validation: validation records; None: those of `data`.
+      columns: the columns of rows.
+
+    Raises:
+      UserError: there is no such task or file, or the data hold no pairs.
+    """
+    where = {"data.source_column": columns.source, "data.target_column": columns.target}
+    if isinstance(data, (str, os.PathLike)) and validation is None:
+        return Source({**where, **_named(data)})
+    splits: dict[str, Any] = {**data} if _is_splits(data) else {TRAIN: data}  # type: ignore[dict-item]
+    if validation is not None:
+        splits = {**splits, VALIDATION: validation}
+    if TRAIN not in splits:
+        raise UserError(f"the data have the splits {', '.join(splits)} and no {TRAIN} split, which tuning needs")
+    held = {split: split_records(given, split, columns) for split, given in splits.items()}
+    return Source({**where, "data.task": tasks.ANY_ROWS, "data.path": IN_MEMORY}, InMemory(held))
+
+
+def split_records(data: Any, split: str, columns: tasks.Columns) -> list[Record]:
+    """Returns a split's records, one per text: of a task or a file too.
+
+    A file is read whole, whatever its name says.
+    """
+    if not isinstance(data, (str, os.PathLike)):
+        return records_of(data, split, columns, f"the {split} data")
+    named = _named(data)
+    if "data.path" not in named:
+        return tasks.pairs(named["data.task"], split)
+    path = Path(named["data.path"])
+    if not path.is_file():
+        return tasks.pairs(tasks.ANY_ROWS, split, str(path), columns)
+    return from_columns(read_rows(path), split, columns.source, columns.target)
+
+
+def _is_splits(data: Any) -> bool:
+    return isinstance(data, Mapping) and bool(data) and set(data) <= set(tasks.SPLITS)
+
+
+def _named(data: str | os.PathLike) -> dict[str, Any]:
+    """Returns the options for a task's name or a path."""
+    text = os.fspath(data)
+    path = Path(text).expanduser()
+    if isinstance(data, str) and not path.exists():
+        name = tasks.current_name(text)
+        if name in tasks.TASKS:
+            return {"data.task": name}
+        looks_like_path = os.sep in text or "*" in text or path.suffix in (".jsonl", ".json", ".csv", ".tsv")
+        if plugins.is_path(text) and not looks_like_path:
+            tasks.find(text, "the data")
+            return {"data.task": text}
+        if not looks_like_path:
+            raise UserError(f'"{text}" is neither a file nor a task{did_you_mean(text, tuple(tasks.TASKS))}')
+    return {"data.task": tasks.ANY_ROWS, "data.path": str(path)}
