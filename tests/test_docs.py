@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import prefix_jax
 from prefix_jax import cli
 from prefix_jax.config import default_config
 from prefix_jax.options import flat
@@ -80,3 +81,7 @@ def test_every_page_is_in_the_navigation():
         assert str(page.relative_to(ROOT / "docs")) in navigation, page.name
     for page in ROOT.glob("experiments/*/README.md"):
         assert str(page.relative_to(ROOT)) in navigation
+
+
+def test_the_citation_names_this_version():
+    assert f"version: {prefix_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
