@@ -66,7 +66,9 @@ def test_wrappers_are_taken_off(family):
 def split(family: str) -> tuple[str, str, dict[str, np.ndarray]]:
     """The names of embedding and output matrix, and the other tensors."""
     _, state = case(family)
-    embedding = next(name for name in state if name.split(".")[-2] in ("embed_tokens", "embed_in", "wte"))
+    embedding = next(
+        name for name in state if name.split(".")[-2] in ("embed_tokens", "embed_in", "word_embeddings", "wte")
+    )
     head = "embed_out.weight" if "embed_out.weight" in state else "lm_head.weight"
     return embedding, head, {name: value for name, value in state.items() if name not in (embedding, head)}
 
