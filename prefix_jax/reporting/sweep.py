@@ -14,7 +14,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.reporting.svg.markup import Markup, tag
 from prefix_jax.reporting.svg.page import document, section
 from prefix_jax.reporting.svg.plots import Series, line_chart
-from prefix_jax.reporting.tables import cell_text, is_lower_better, markdown_table, text_table
+from prefix_jax.reporting.tables import About, cell_text, decimals_of, is_lower_better, markdown_table, text_table
 
 SEED = "training.seed"
 LOSS = "validation loss"
@@ -45,13 +45,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Results of a sweep, the options that vary (except the seed) and the metrics, the task's main one first."""
+    """Results of a sweep, the options that vary (except the seed) and the metrics, the task's main one first.
+
+    `about` has decimals and direction of metrics that are not a built-in task's.
+    """
 
     workdir: Path
     record: Mapping[str, Any]
     results: Sequence[Result]
     options: Sequence[str]
     metrics: Sequence[str]
+    about: About
 
     @property
     def along(self) -> str | None:
@@ -76,7 +80,11 @@ def read_sweep(workdir: Path) -> Sweep:
         groups.setdefault(json.dumps([row["options"][o] for o in options]), []).append(row)
     results = [_result(workdir, options, same) for same in groups.values()]
     metrics = list(dict.fromkeys(m for result in results for m in result.values))
-    return Sweep(workdir, record, results, options, metrics)
+    about: dict[str, Any] = {}
+    for row in rows:
+        for entry in files.read_scores(workdir / row["directory"]).values():
+            about |= entry.get("metrics", {})
+    return Sweep(workdir, record, results, options, metrics, about)
 
 
 def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Result:
@@ -106,7 +114,7 @@ def sweep_table(found: Sweep, markdown: bool = False) -> str:
         [
             *(_option(result.options[o]) for o in found.options),
             _states(result),
-            *(_cell(result, m) for m in found.metrics),
+            *(_cell(result, m, found.about) for m in found.metrics),
         ]
         for result in found.results
     ]
@@ -197,7 +205,7 @@ def _table(found: Sweep) -> Markup:
         cells = [tag("td", _option(result.options[o])) for o in found.options] + [tag("td", _states(result))]
         for m in found.metrics:
             kind = "number better" if result is best[m] else "number"
-            cells.append(tag("td", _cell(result, m), class_=kind))
+            cells.append(tag("td", _cell(result, m, found.about), class_=kind))
         rows.append(tag("tr", cells))
     caption = "The best of each column is marked. ± is one standard deviation over seeds."
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", rows))
@@ -222,15 +230,15 @@ def _command(found: Sweep) -> Markup:
 
 def _best(found: Sweep, metric: str) -> Result | None:
     known = [r for r in found.results if math.isfinite(r.mean(metric))]
-    lower = metric == LOSS or is_lower_better(metric)
+    lower = metric == LOSS or is_lower_better(metric, found.about)
     return (min if lower else max)(known, key=lambda r: r.mean(metric), default=None)
 
 
-def _cell(result: Result, metric: str) -> str:
+def _cell(result: Result, metric: str, about: About) -> str:
     mean, deviation = result.mean(metric), result.deviation(metric)
     if math.isnan(mean):
         return "-"
-    digits = 4 if metric == LOSS else 2
+    digits = 4 if metric == LOSS else decimals_of(metric, about)
     spread = f" ± {deviation:.{digits}f}" if len(result.values[metric]) > 1 else ""
     return f"{mean:,.{digits}f}{spread}"
 
