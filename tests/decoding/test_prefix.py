@@ -13,9 +13,12 @@ STEPS, WIDTH = 10, 9
 LAYERS = {"gpt2": {"decoder": (1,)}, "t5": {"encoder": (2,), "decoder": (0,)}}
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama", "mistral_window", "t5"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "mistral_window", "bloom", "t5"])
 def case(request):
-    """A network, a plain forward over (prompt, new tokens), inputs, and prefixes whose tokens start at m and at 0."""
+    """A network, a plain forward over (prompt, new tokens), inputs, and prefixes whose tokens start at m and at 0.
+
+    With ALiBi, the slots of the first have distances, and those of the second no bias.
+    """
     pair = reference.network(request.param)
     token_lists = reference.prompts(4, 3, WIDTH)
     layers = LAYERS.get(request.param)

@@ -192,6 +192,7 @@ FAMILIES = {
     "window": lambda: tm.llama("Mistral", sliding_window=4),
     "t5": lambda: tm.t5(),
     "bart": lambda: tm.bart(),
+    "alibi": lambda: tm.decoder_only("Bloom", vocab_size=61, n_layer=2, hidden_size=24, n_head=4),
 }
 
 

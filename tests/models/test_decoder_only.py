@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prefix_jax.errors import UserError
 from prefix_jax.models import from_hf
 from prefix_jax.models.layers import INTERMEDIATES
+from prefix_jax.models.pretrained import causes
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
 
@@ -367,3 +369,37 @@ def test_alibi_of_slots_without_distances_knows_no_offset(name):
     calls.step.clear_cache()
     _close(calls.prefixed(tokens, mask)[1], plain)
     assert np.abs(placed - plain).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (dict(model_type="gpt_neo", vocab_size=8, num_layers=3, hidden_size=8, num_heads=2), "attention_types"),
+        (dict(model_type="opt", layer_norm_elementwise_affine=False), "layer_norm_elementwise_affine"),
+        (dict(model_type="codegen", n_layer=1, n_embd=12, n_head=6), "n_head=6"),
+        (dict(model_type="bloom", apply_residual_connection_post_layernorm=True), "post_layernorm"),
+        (dict(model_type="mpt", attn_config={"qk_ln": True}), "qk_ln"),
+        (dict(model_type="mpt", attn_config={"alibi": False}), "alibi"),
+        (dict(model_type="mpt", no_bias=False), "no_bias"),
+        (dict(model_type="falcon", vocab_size=8, num_hidden_layers=1, hidden_size=8, num_attention_heads=2,
+              new_decoder_architecture=True, parallel_attn=False), "parallel_attn"),
+        (dict(model_type="falcon", vocab_size=8, num_hidden_layers=1, hidden_size=8, num_attention_heads=2,
+              num_ln_in_parallel_attn=2), "num_ln_in_parallel_attn"),
+        (dict(model_type="falcon", alibi="yes"), "alibi"),
+    ],
+)  # fmt: skip
+def test_what_no_network_here_computes_is_refused(config, words):
+    with pytest.raises(UserError, match=words):
+        from_hf(config)
+
+
+def test_megatron_names_are_told_from_those_of_transformers():
+    for name in ("transformer.h.0.self_attention.query_key_value.weight", "h.11.mlp.dense_h_to_4h.bias"):
+        causes.refuse_names([name], "the checkpoint")
+    for name in (
+        "language_model.encoder.layers.0.self_attention.query_key_value.weight",
+        "model.decoder.layers.0.mlp.linear_fc1.weight",
+        "language_model.embedding.word_embeddings.weight",
+    ):
+        with pytest.raises(UserError, match="Megatron"):
+            causes.refuse_names([name], "the checkpoint")

@@ -9,6 +9,7 @@ from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models import build, from_hf
+from prefix_jax.tuning import files
 from prefix_jax.tuning.method import count
 from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_loss import random_base
@@ -118,3 +119,26 @@ def test_parameter_counts_of_the_paper():
 def test_bad_options_are_one_sentence(options, named):
     with pytest.raises(UserError, match=named):
         method_for(LLAMA, words=(), **options)
+
+
+ALIBI = from_hf(dict(model_type="bloom", vocab_size=41, n_layer=2, hidden_size=24, n_head=6))
+DISTANT = dict(length=3, reparameterisation="none", initialisation="text", alibi="distance")
+
+
+def test_with_alibi_slots_with_distances_are_words_before_the_text(tmp_path):
+    """The text whose keys and values a prefix starts from does as much, near and far; without distances it does not."""
+    method, base, model = method_for(ALIBI, **DISTANT)
+    prefix = method.materialise(jax.jit(method.init)(jax.random.key(0), base), base, None)[1]
+    ids = jnp.arange(20)[None] % 40
+    expected = model.apply(base, jnp.concatenate([jnp.array([[5, 6, 7]]), ids], 1))[:, 3:]
+    np.testing.assert_allclose(model.apply(base, ids, prefix=prefix), expected, rtol=1e-4, atol=1e-5)
+    plain = model.apply(base, ids, prefix=prefix_for(ALIBI, **{**DISTANT, "alibi": "none"}))
+    assert np.abs(plain - expected).max() > 1e-3
+    files.save(tmp_path, prefix, {"name": "x"}, ALIBI)
+    assert files.load(tmp_path)[0].distances
+
+
+@pytest.mark.parametrize("options", [{"position_offset": "zero"}, {}], ids=["offset_zero", "no_alibi"])
+def test_distances_are_for_alibi(options):
+    with pytest.raises(UserError, match="prefix.alibi"):
+        method_for(ALIBI if options else LLAMA, **{**DISTANT, **options})

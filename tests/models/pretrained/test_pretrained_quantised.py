@@ -12,6 +12,7 @@ from prefix_jax.models import build, leaves
 from prefix_jax.models.pretrained import load, quantised
 from prefix_jax.models.pretrained.loading import flatten, unflatten
 from prefix_jax.planning.abstract import base_shapes
+from tests.models.test_decoder_only import CASES
 
 FAMILIES = ("gpt2", "llama", "t5")
 
@@ -53,6 +54,25 @@ def test_a_quantised_model_computes_what_its_restored_weights_compute(family, ti
     found = model.apply({"params": small.params}, ids, **more)
     expected = model.apply({"params": restored(small.params)}, ids, **more)
     np.testing.assert_allclose(found, expected, atol=2e-2 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt_neo", "opt_norms_after_narrow", "codegen", "bloom", "mpt", "falcon_40b", "falcon_rw", "gpt_neox"]
+)
+@pytest.mark.parametrize("bare", [False, True], ids=["with_head", "bare"])
+def test_families_are_read_from_files_whole_and_quantised(name, bare, tmp_path):
+    """Names that others have too are no sign of another tool's checkpoint, with or without the base model's prefix."""
+    pair = CASES[name]()
+    if bare and not pair.model_config.tie_embeddings:
+        pytest.skip("its head is no part of the base model")
+    (pair.torch.base_model if bare else pair.torch).save_pretrained(tmp_path)
+    whole, small = load(str(tmp_path)), load(str(tmp_path), quantisation="int8")
+    assert whole.model_config == pair.model_config
+    jax.tree.map(np.testing.assert_array_equal, whole.params, pair.variables["params"])
+    ids = jnp.arange(3, 23)[None]
+    found = pair.model.apply({"params": small.params}, ids)
+    expected = pair.model.apply({"params": restored(small.params)}, ids)
+    np.testing.assert_allclose(found, expected, atol=4e-2 * float(jnp.abs(expected).max()))
 
 
 def test_gradients_of_a_prefix_go_through_integers(tiny_models):
