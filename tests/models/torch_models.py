@@ -127,7 +127,9 @@ def bart_like(kind: str, **options: Any) -> Pair:
     """A model of a family with BART's layers, its tree by the mapping here."""
     shape = dict(vocab_size=61, d_model=24, encoder_layers=3, decoder_layers=2, max_position_embeddings=40)
     heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=36, decoder_ffn_dim=32)
-    config = getattr(transformers, f"{kind}Config")(**{**shape, **heads, **options}, attn_implementation="eager")
+    # Marian's own default is outside so small a vocabulary.
+    ids = dict(pad_token_id=60, decoder_start_token_id=60) if kind == "Marian" else {}
+    config = getattr(transformers, f"{kind}Config")(**{**shape, **heads, **ids, **options}, attn_implementation="eager")
     head = "MTModel" if kind == "Marian" else "ForConditionalGeneration"
     network = getattr(transformers, kind + head)(config)
     # As for T5: with a head of its own, transformers unties the embeddings of a new model too.
