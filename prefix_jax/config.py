@@ -71,6 +71,10 @@ def _data() -> dict:
         # How text becomes tokens; empty: what suits the model (see data/tokens.py).
         source_format="",
         target_format="",
+        # For tokenizers that mark languages (mBART, NLLB, M2M-100): the codes of the source's and the target's, as they
+        # spell them, such as eng_Latn and fra_Latn; empty: those of the tokenizer's configuration.
+        source_language="",
+        target_language="",
         # Comma-separated special or added tokens that outputs keep, such as "<sep1>,<sep2>", or "all" but those of the
         # formats; empty: none.
         keep_special_tokens="",
@@ -167,8 +171,11 @@ def _decoding() -> dict:
         max_length=100,
         min_length=0,
         no_repeat_ngram=0,
-        # Token ids never produced.
+        # Token ids never produced, beside those that the model's generation_config.json bans.
         banned_tokens=(),
+        # The first token of every text of an encoder-decoder, as the vocabulary spells it, such as fra_Latn, or "none";
+        # empty: the target language's, else the model's (generation_config.json).
+        forced_bos_token="",
         temperature=1.0,
         top_k=0,
         top_p=1.0,

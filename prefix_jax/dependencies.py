@@ -28,6 +28,7 @@ class TokenIds:
     limits: tuple[int, ...]
     sources: Sequence[str]
     targets: Sequence[str]
+    languages: Sequence[str] = ("", "")  # of source and target, as in the options
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class DataAudit:
     names: Sequence[str]
     sources: Sequence[str]
     targets: Sequence[str]
+    languages: Sequence[str] = ("", "")  # as in `TokenIds`
 
 
 @dataclass(frozen=True)

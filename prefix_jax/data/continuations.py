@@ -33,7 +33,7 @@ def joined(
         cut.append(length > limit)
         contexts.append(stripped)
         suffixes.append(context[len(stripped) :])
-    prompts = [list(source.ids.before) + ids for ids in encoded_texts(tokenizer, contexts)]
+    prompts = [list(source.ids.before) + ids for ids in encoded_texts(tokenizer, contexts, "source")]
     texts, starts = [], []
     for i, own in enumerate(choices):
         alone = apart or cut[i]
@@ -42,7 +42,7 @@ def joined(
             texts.append(added if alone else contexts[i] + added)
             starts.append(0 if alone else len(prompts[i]) - len(source.ids.before))
     before = list(target.ids.before)
-    found = [before + ids[start:] for ids, start in zip(encoded_texts(tokenizer, texts), starts, strict=True)]
+    found = [before + ids[start:] for ids, start in zip(encoded_texts(tokenizer, texts, "source"), starts, strict=True)]
     unjoined = lambda i: apart or cut[i] or not prompts[i]
     kept = [ragged[i].tolist() if unjoined(i) else prompts[i] for i in range(len(prompts))]
     return kept, _regrouped(found, choices)
@@ -52,7 +52,7 @@ def separate(choices: Sequence[Sequence[str]], tokenizer: Any, formats: Formats)
     """Returns the choices' ids on their own without an end token: `joined` of an encoder-decoder."""
     target = pieces(formats.target, "target", tokenizer)
     texts = [f"{target.left}{text}{target.right}" for own in choices for text in own]
-    return _regrouped([list(target.ids.before) + ids for ids in encoded_texts(tokenizer, texts)], choices)
+    return _regrouped([list(target.ids.before) + ids for ids in encoded_texts(tokenizer, texts, "target")], choices)
 
 
 def _regrouped(flat: list[list[int]], like: Sequence[Sequence[str]]) -> list[list[list[int]]]:

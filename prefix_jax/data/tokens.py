@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefix_jax.data import array_cache
+from prefix_jax.data import array_cache, languages
 from prefix_jax.data.records import Record
 from prefix_jax.dependencies import TokenIds
 from prefix_jax.errors import UserError, did_you_mean
@@ -20,7 +20,9 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Formats:
-    """Templates of a segment: {source} or {target}, {bos} and {eos} (the tokenizer's tokens), and plain text."""
+    """Templates of a segment: {source} or {target}, {bos} and {eos} (the tokenizer's tokens), other special or
+    added tokens by name, such as {fra_Latn}, and plain text.
+    """
 
     source: str
     target: str
@@ -78,13 +80,17 @@ class TokenisedSet:
         return TokenisedSet(Ragged(ids, offsets), self.targets, self.whole)
 
 
-def default_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
-    """Returns the default formats of a model.
+def default_formats(tokenizer: Any, encoder_decoder: bool, source: str = "", target: str = "") -> Formats:
+    """Returns the default formats of a model; `source` and `target` are `data.source_language` and `.target_language`.
 
-    Encoder-decoder: each side ends in {eos}, and begins with {bos} where the tokenizer puts one (BART).
+    A tokenizer that marks languages: the tokens that it puts around a text.
+    Other encoder-decoder: each side ends in {eos}, and begins with {bos} where the tokenizer puts one (BART).
     Decoder-only with one token for both ends (GPT-2): the form of
     Li & Liang 2021. Other decoder-only: source, newline, target, {eos}, after a {bos} where the tokenizer puts one.
     """
+    if source or target or (encoder_decoder and languages.are_marked(tokenizer)):
+        codes = languages.sides(tokenizer, source, target)._asdict()
+        return Formats(*(languages.template(tokenizer, side, code) for side, code in codes.items()))
     if encoder_decoder:
         # BART's tokenizer frames a text by both, T5's only ends it.
         first = list(tokenizer("a")["input_ids"])[:1]
@@ -157,7 +163,7 @@ class Frame(NamedTuple):
 def frame(template: str, name: str, tokenizer: Any) -> Frame:
     """Returns the ids of a format without a text; `name` is "source" or "target"."""
     form = _Form(template, name, tokenizer)
-    left = _batch(tokenizer, [form.left])[0] if form.left else []
+    left = _batch(tokenizer, [form.left], name)[0] if form.left else []
     return Frame((*form.before.tolist(), *left), (*form.tail.tolist(), *form.after.tolist()))
 
 
@@ -175,9 +181,9 @@ def pieces(template: str, name: str, tokenizer: Any) -> Pieces:
     return Pieces(Frame(tuple(form.before.tolist()), tuple(form.after.tolist())), form.left, form.right)
 
 
-def encoded_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Returns the ids of plain texts, without special tokens."""
-    return [list(ids) for ids in _batch(tokenizer, list(texts))] if texts else []
+def encoded_texts(tokenizer: Any, texts: Sequence[str], side: str) -> list[list[int]]:
+    """Returns the ids of plain texts, without special tokens; `side` is "source" or "target"."""
+    return [list(ids) for ids in _batch(tokenizer, list(texts), side)] if texts else []
 
 
 def check_ids(ids: Ragged, rows: int, word: Callable[[int], str], place: Callable[[int], str]) -> None:
@@ -214,7 +220,7 @@ class _Form:
         before, self.left = self._ids(head, tokenizer, last=True)
         after, self.right = self._ids(tail, tokenizer, last=False)
         self.before, self.after = np.asarray(before, np.int32), np.asarray(after, np.int32)
-        self.tail = np.asarray(_batch(tokenizer, [self.right])[0] if self.right else [], np.int32)
+        self.tail = np.asarray(_batch(tokenizer, [self.right], name)[0] if self.right else [], np.int32)
 
     def _ids(self, template: str, tokenizer: Any, last: bool) -> tuple[list[int], str]:
         """Returns a side's ids and the plain text that touches the placeholder (its last or its first piece)."""
@@ -224,13 +230,16 @@ class _Form:
         # What is left alternates, and begins with a text (left side) or a name (right side).
         for number, piece in enumerate(pieces):
             if (number % 2 == 0) == last:
-                ids += _batch(tokenizer, [piece])[0] if piece else []
+                ids += _batch(tokenizer, [piece], self.name)[0] if piece else []
             else:
                 ids.append(self._special(piece, tokenizer))
         return ids, touching
 
     def _special(self, name: str, tokenizer: Any) -> int:
         if name not in ("bos", "eos"):
+            added = getattr(tokenizer, "added_tokens_decoder", {})
+            if (token := next((id for id, known in added.items() if str(known) == name), None)) is not None:
+                return int(token)
             hint = did_you_mean(name, (self.name, "bos", "eos"))
             raise UserError(f'data.{self.name}_format has the unknown placeholder "{{{name}}}"{hint}')
         token = getattr(tokenizer, f"{name}_token_id")
@@ -239,8 +248,12 @@ class _Form:
         return int(token)
 
 
-def _batch(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+def _batch(tokenizer: Any, texts: list[str], side: str) -> list[list[int]]:
+    options = dict(add_special_tokens=False, return_attention_mask=False, verbose=False)
+    # Some tokenizers cut targets by another vocabulary (Marian's).
+    if side == "target" and hasattr(tokenizer, "_switch_to_target_mode"):
+        return tokenizer(text_target=texts, **options)["input_ids"]
+    return tokenizer(texts, **options)["input_ids"]
 
 
 def _encode(texts: Sequence[str], form: _Form, tokenizer: Any, limit: int = 0) -> tuple[Ragged, np.ndarray]:
@@ -248,7 +261,7 @@ def _encode(texts: Sequence[str], form: _Form, tokenizer: Any, limit: int = 0) -
     # Table-to-text sources repeat for each reference: tokenise each distinct text once.
     distinct: dict[str, int] = {}
     rank = np.fromiter((distinct.setdefault(text, len(distinct)) for text in texts), np.int64, len(texts))
-    encoded = _batch(tokenizer, [form.left + text + form.right for text in distinct]) if distinct else []
+    encoded = _batch(tokenizer, [form.left + text + form.right for text in distinct], form.name) if distinct else []
     frame = len(form.before) + len(form.after)
     whole = np.asarray([len(ids) + frame for ids in encoded], np.int64)
     if limit and (whole > limit).any():
@@ -266,7 +279,7 @@ def _cut(texts: list[str], encoded: list[list[int]], form: _Form, tokenizer: Any
     if room - len(tail) < 1:
         raise UserError(f"data.max_{form.name}_length leaves no room for the {form.name}'s text; raise it.")
     long = [i for i, ids in enumerate(encoded) if len(ids) > room]
-    heads = _batch(tokenizer, [form.left + texts[i] for i in long])
+    heads = _batch(tokenizer, [form.left + texts[i] for i in long], form.name)
     result = list(encoded)
     for i, head in zip(long, heads, strict=True):
         result[i] = head[: room - len(tail)] + tail

@@ -1,14 +1,56 @@
 """Decoding options: the configuration's section `decoding`, checked and frozen."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import ModelConfig
 
 STRATEGIES = ("greedy", "beam", "sample")
+
+
+class OfModel(NamedTuple):
+    """Options that come with a model, named as in `GenerationConfig`."""
+
+    forced_bos: int | None = None
+    forced_eos: tuple[int, ...] = ()
+    banned_sequences: tuple[tuple[int, ...], ...] = ()
+    banned_tokens: tuple[int, ...] = ()
+
+
+def of_model(config: Mapping[str, Any], model_config: ModelConfig) -> OfModel:
+    """Returns what a model's `generation_config.json` (or `config.json`) says of forced and banned tokens.
+
+    Args:
+      config: `config.json`, updated by `generation_config.json`.
+
+    Raises:
+      UserError: a token is outside the vocabulary.
+    """
+    ends = [[id] for id in model_config.eos_ids]  # never bad words
+    words = [tuple(word) for word in config.get("bad_words_ids") or () if word not in ends]
+    first = config.get("forced_bos_token_id") if model_config.is_encoder_decoder else None
+    last = config.get("forced_eos_token_id")
+    found = OfModel(
+        forced_bos=first[0] if isinstance(first, list) else first,
+        forced_eos=tuple(last) if isinstance(last, list) else () if last is None else (last,),
+        banned_sequences=tuple(word for word in words if len(word) > 1),
+        banned_tokens=(*(config.get("suppress_tokens") or ()), *(word[0] for word in words if len(word) == 1)),
+    )
+    named = {
+        "forced_bos_token_id": () if found.forced_bos is None else (found.forced_bos,),
+        "forced_eos_token_id": found.forced_eos,
+        "bad_words_ids or suppress_tokens": (*found.banned_tokens, *(id for word in words for id in word)),
+    }
+    for name, ids in named.items():
+        if wrong := [id for id in ids if not 0 <= id < model_config.vocab_size]:
+            raise UserError(
+                f"the model's generation_config.json (or config.json) has {wrong[0]} among its {name}, but token ids "
+                f"go from 0 to {model_config.vocab_size - 1}; correct it"
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -18,7 +60,9 @@ class GenerationConfig:
     `max_length` is its `max_new_tokens` (including the end token), `min_length` its `min_new_tokens` (tokens before the
     end token is allowed), `no_repeat_ngram` its `no_repeat_ngram_size` (including a decoder-only model's prompt), and
     `banned_tokens` its `suppress_tokens`. Beam search of width 1 is greedy. `top_k=0` and `top_p=1` disable truncation.
-    `more_ends` are end tokens in addition to those in the model's configuration.
+    `more_ends` are end tokens in addition to those in the model's configuration. `forced_bos` is the first token of
+    every text, one of `forced_eos` the last of a text that reaches `max_length`, and no text has a sequence of
+    `banned_sequences`: transformers' `forced_bos_token_id`, `forced_eos_token_id` and `bad_words_ids`.
 
     Raises:
       UserError: an option is out of its range.
@@ -36,13 +80,22 @@ class GenerationConfig:
     top_p: float = 1.0
     seed: int = 0
     more_ends: tuple[int, ...] = ()
+    forced_bos: int | None = None
+    forced_eos: tuple[int, ...] = ()
+    banned_sequences: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def from_config(cls, section: Any, more_ends: tuple[int, ...] = ()) -> "GenerationConfig":
-        """Returns the options in a configuration's section `decoding`."""
-        values = {field.name: section[field.name] for field in fields(cls) if field.name != "more_ends"}
-        values["more_ends"] = more_ends
-        return cls(**{**values, "banned_tokens": _token_ids(values["banned_tokens"])})
+    def from_config(
+        cls,
+        section: Any,
+        more_ends: tuple[int, ...] = (),
+        model: OfModel = OfModel(),  # noqa: B008
+    ) -> "GenerationConfig":
+        """Returns the options in a configuration's section `decoding`, and those that a model brings."""
+        elsewhere = {"more_ends", *OfModel._fields} - {"banned_tokens"}
+        values = {field.name: section[field.name] for field in fields(cls) if field.name not in elsewhere}
+        banned = dict.fromkeys((*_token_ids(values["banned_tokens"]), *model.banned_tokens))
+        return cls(**{**values, **model._asdict(), "banned_tokens": tuple(banned), "more_ends": more_ends})
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -106,6 +159,12 @@ def check_for(options: GenerationConfig, model_config: ModelConfig) -> None:
             f"decoding.banned_tokens has {wrong[0]}, but this model's token ids go from 0 to "
             f"{model_config.vocab_size - 1}; "
             "remove it"
+        )
+    forced = (*options.forced_eos, *(() if options.forced_bos is None else (options.forced_bos,)))
+    if both := set(forced) & set(options.banned_tokens):
+        raise UserError(
+            f"the token {min(both)} is both forced and banned (decoding.banned_tokens, or the model's "
+            "generation_config.json); remove one of them"
         )
     if candidates(options, model_config) > model_config.vocab_size:
         raise UserError(

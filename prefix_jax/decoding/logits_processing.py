@@ -1,5 +1,7 @@
 """Logits processing and token selection: banned tokens, truncation before sampling, and the best candidates."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,20 +28,36 @@ def allowed(
 
     `tokens` are the new tokens of every beam, the first `index` of which are valid.
     """
-    # Masks over the vocabulary rather than scatters, which would copy the logits.
-    if options.banned_tokens:
-        forbidden = np.zeros(scores.shape[-1], bool)
-        forbidden[list(options.banned_tokens)] = True
-        scores = jnp.where(forbidden, -jnp.inf, scores)
-    if options.min_length:
-        end = ends(jnp.arange(scores.shape[-1]), options, model_config)
-        scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
-    if options.no_repeat_ngram:
+    # Masks over the vocabulary rather than scatters, which would copy the logits. In transformers' order.
+    vocab_size = scores.shape[-1]
+    if options.no_repeat_ngram or options.banned_sequences:
         history, length = _history(prompt, tokens, index)
-        scores = jnp.where(
-            repeating(history, length, options.no_repeat_ngram, model_config.vocab_size), -jnp.inf, scores
-        )
+        if options.no_repeat_ngram:
+            scores = jnp.where(repeating(history, length, options.no_repeat_ngram, vocab_size), -jnp.inf, scores)
+        if options.banned_sequences:
+            banned = completing(history, length, options.banned_sequences, vocab_size)
+            scores = jnp.where(banned, -jnp.inf, scores)
+    if options.min_length:
+        end = ends(jnp.arange(vocab_size), options, model_config)
+        scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
+    if options.forced_bos is not None:
+        scores = jnp.where(index == 0, _only((options.forced_bos,), vocab_size), scores)
+    if options.forced_eos:
+        scores = jnp.where(index == options.max_length - 1, _only(options.forced_eos, vocab_size), scores)
+    if options.banned_tokens:
+        scores = jnp.where(_among(options.banned_tokens, vocab_size), -jnp.inf, scores)
     return scores
+
+
+def _among(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    mask = np.zeros(vocab_size, bool)
+    mask[list(ids)] = True
+    return mask
+
+
+def _only(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    """Returns the scores that force one of some tokens."""
+    return np.where(_among(ids, vocab_size), np.float32(0), np.float32(-np.inf))
 
 
 def normaliser(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows 1"]:
@@ -80,6 +98,21 @@ def repeating(
     banned = jnp.where(match, history[..., ngram - 1 :], vocab_size)  # out-of-range indices are dropped
     row, beam = jnp.arange(batch)[:, None, None], jnp.arange(beams)[:, None]
     return jnp.zeros((batch, beams, vocab_size), bool).at[row, beam, banned].set(True, mode="drop")
+
+
+def completing(
+    history: Int[Array, "B N W"], length: Int[Array, "B"], sequences: Sequence[tuple[int, ...]], vocab_size: int
+) -> Bool[Array, "B N V"]:
+    """Returns True for tokens that would complete one of some sequences after the first `length` tokens."""
+    batch, beams, _ = history.shape
+    banned = jnp.zeros((batch, beams, vocab_size), bool)
+    for size in sorted({len(sequence) for sequence in sequences}):
+        alike = np.array([sequence for sequence in sequences if len(sequence) == size], np.int32)
+        places = jnp.maximum(length[:, None] - (size - 1) + jnp.arange(size - 1), 0)
+        last = jnp.take_along_axis(history, jnp.broadcast_to(places[:, None], (batch, beams, size - 1)), axis=-1)
+        match = (last[..., None, :] == alike[:, :-1]).all(-1) & (length >= size - 1)[:, None, None]
+        banned = banned.at[..., alike[:, -1]].max(match)
+    return banned
 
 
 def best(scores: Float[Array, "B N V"], count: int) -> tuple[Array, Int[Array, "B count"], Int[Array, "B count"]]:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from prefix_jax import decoding
-from prefix_jax.data import audit, tokens
+from prefix_jax.data import audit, languages, tokens
 from prefix_jax.errors import UserError
 from prefix_jax.models import finite
 from prefix_jax.parallel import distributed
@@ -52,11 +52,31 @@ def write_texts(
 
 
 def _options(opened: Session) -> decoding.GenerationConfig:
-    options = decoding.GenerationConfig.from_config(opened.config.decoding, opened.more_ends)
+    model = decoding.of_model(opened.pretrained.config, opened.model_config)
+    model = model._replace(forced_bos=_first_token(opened, model.forced_bos))
+    options = decoding.GenerationConfig.from_config(opened.config.decoding, opened.more_ends, model)
     if distributed.is_primary() and set(opened.printer.ends) <= set(options.banned_tokens):
         said = f"decoding.banned_tokens has every token that ends a text ({', '.join(map(str, opened.printer.ends))})"
         print(f"{said}: all texts run to decoding.max_length={options.max_length}", file=sys.stderr)
     return options
+
+
+def _first_token(opened: Session, of_model: int | None) -> int | None:
+    """Returns the token that every text begins with: of the option, of the target language, or of the model."""
+    name, data = opened.config.decoding.forced_bos_token, opened.config.data
+    if name == "none":
+        return None
+    if name:
+        if not opened.model_config.is_encoder_decoder:
+            raise UserError("decoding.forced_bos_token is for encoder-decoder models; put the token into the prompt")
+        token = opened.tokenizer.convert_tokens_to_ids(name)
+        if token is None or token == opened.tokenizer.unk_token_id or not 0 <= token < opened.model_config.vocab_size:
+            raise UserError(f'decoding.forced_bos_token "{name}" is not a token of this model\'s vocabulary')
+        return token
+    if not data.target_language:
+        return of_model
+    first = languages.begin(opened.tokenizer, data.target_language).first
+    return of_model if first is None else first
 
 
 def source_ids(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:

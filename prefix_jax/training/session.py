@@ -12,7 +12,7 @@ import numpy as np
 
 from prefix_jax import tuning
 from prefix_jax.config import check_ranges
-from prefix_jax.data import audit, tokens
+from prefix_jax.data import audit, languages, tokens
 from prefix_jax.data.batching import Layout
 from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.texts import Printer
@@ -63,8 +63,11 @@ class Session:
 
     @property
     def formats(self) -> Formats:
-        default = default_formats(self.tokenizer, self.model_config.is_encoder_decoder)
         data = self.config.data
+        if data.source_format and data.target_format:
+            return Formats(data.source_format, data.target_format)
+        encoder_decoder = self.model_config.is_encoder_decoder
+        default = default_formats(self.tokenizer, encoder_decoder, data.source_language, data.target_language)
         return Formats(data.source_format or default.source, data.target_format or default.target)
 
     @functools.cached_property
@@ -148,7 +151,8 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
         return None if sharder is None else sharder.base
 
     pretrained = load(config.model.source, config.model.dtype, sharding, config.model.quantisation)
-    pretrained = dataclasses.replace(pretrained, model_config=_within(pretrained.model_config, config.model.source))
+    model_config = _of_language(_within(pretrained.model_config, config.model.source), pretrained, config)
+    pretrained = dataclasses.replace(pretrained, model_config=model_config)
     sharder = placed(pretrained.model_config)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
@@ -173,6 +177,16 @@ def _within(model_config: ModelConfig, name: str) -> ModelConfig:
     return model_config if 0 <= model_config.pad_id < rows else dataclasses.replace(model_config, pad_id=0)
 
 
+def _of_language(model_config: ModelConfig, pretrained: Pretrained, config: Config) -> ModelConfig:
+    """Returns a spec whose decoder begins with the target language's token, where its tokenizer wants that."""
+    data = config.data
+    if not (data.target_language and model_config.is_encoder_decoder):
+        return model_config
+    code = languages.sides(pretrained.tokenizer, data.source_language, data.target_language).target
+    start = languages.begin(pretrained.tokenizer, code).start
+    return model_config if start is None else dataclasses.replace(model_config, **{"decoder_start_id": start})
+
+
 def _fused(config: Config) -> bool:
     wanted, backend = config.model.attention == "fused", jax.default_backend()
     if wanted and backend != "tpu":
@@ -190,4 +204,4 @@ def check_attention(config: Config) -> None:
 
 def model_options(config: Config) -> dict[str, Any]:
     """Returns the options on which the frozen model depends."""
-    return {**config.model.to_dict(), "mesh": config.mesh.to_dict()}
+    return {**config.model.to_dict(), "mesh": config.mesh.to_dict(), "language": config.data.target_language}

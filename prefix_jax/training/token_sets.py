@@ -26,6 +26,7 @@ def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
         limits=dataclasses.astuple(limits),
         sources=[record.source for record in records],
         targets=[record.target for record in records],
+        languages=(data.source_language, data.target_language),
     )
     found = tokens.kept(
         cache_path("tokens"), depends, lambda: tokens.tokenise(records, session.tokenizer, session.formats, limits)
@@ -61,6 +62,7 @@ def audited(session: Session, records: Sequence[Record], data: TokenisedSet, whe
         names=[record.id for record in records],
         sources=[record.source for record in records],
         targets=[record.target for record in records],
+        languages=(options.source_language, options.target_language),
     )
 
     def measure() -> audit.Measured:

@@ -128,6 +128,9 @@ FAMILIES = {
             decoder_start_token_id=PAD if name in ("marian", "pegasus") else 2,
             forced_eos_token_id=None,
             encoder_no_repeat_ngram_size=0,
+            **({"activation_function": "swish"} if name == "marian" else {}),
+            # With one matrix for both, these networks write the same token for ever.
+            tie_word_embeddings=name not in ("marian", "m2m_100", "blenderbot-small"),
             **_IDS,
         )
         for name, kind in tm.BART_LIKE.items()
@@ -204,6 +207,9 @@ def generate(network: Any, token_lists: list[list[int]], options: GenerationConf
         no_repeat_ngram_size=options.no_repeat_ngram or None,
         suppress_tokens=list(options.banned_tokens) or None,
         early_stopping=False,
+        forced_bos_token_id=options.forced_bos,
+        forced_eos_token_id=list(options.forced_eos) or None,
+        bad_words_ids=[list(sequence) for sequence in options.banned_sequences] or None,
     )
     if options.width == 1:
         settings.pop("length_penalty"), settings.pop("early_stopping")

@@ -10,17 +10,28 @@ from prefix_jax.decoding import GenerationConfig, generate, make_inputs
 MARGIN = 1e-4
 PAD = (reference.PAD,)
 ALL = dict(no_repeat_ngram=3, min_length=4, banned_tokens=(0, 7, 8), length_penalty=0.6, beams=5)
+# After a pad token transformers' M2M-100 has no position; Marian's models ban it.
+BANS = {family: dict(banned_tokens=PAD) for family in ("m2m_100", "marian")}
+FORCED = dict(
+    banned_tokens=PAD, forced_bos=9, forced_eos=(1,), banned_sequences=((5,), (11, 12), (20, 21, 22), (9, 30))
+)
+# Sequences of two tokens that come up often are banned.
+PAIRS = dict(banned_sequences=tuple((first, second) for first in range(2, 40) for second in range(2, 61, 3)))
 GREEDY = [
-    *((family, dict()) for family in reference.FAMILIES),
+    *((family, BANS.get(family, dict())) for family in reference.FAMILIES),
     *((family, dict(no_repeat_ngram=2, min_length=6, banned_tokens=(0, 5, 17))) for family in ("gpt2", "t5")),
+    ("m2m_100", {**FORCED, "no_repeat_ngram": 2, "min_length": 3}),
+    ("gpt2", PAIRS),
 ]
 BEAM = [
-    *((family, dict()) for family in reference.FAMILIES),
+    *((family, BANS.get(family, dict())) for family in reference.FAMILIES),
     *((family, ALL) for family in ("gpt2", "llama", "t5_gated")),
     ("gpt2", dict(max_length=1)),
     ("gpt2", dict(length_penalty=-0.5, no_repeat_ngram=1, beams=2)),
     ("t5", dict(length_penalty=0.3, min_length=3)),
     ("llama", dict(length_penalty=2.0)),
+    ("m2m_100", FORCED),
+    ("t5", PAIRS),
     ("t5", dict(length_penalty=0.0, beams=4, no_repeat_ngram=1)),
 ]
 SEEDS = range(4)

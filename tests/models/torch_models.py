@@ -128,9 +128,14 @@ def bart_like(kind: str, **options: Any) -> Pair:
     """A model of a family with BART's layers, its tree by the mapping here."""
     shape = dict(vocab_size=61, d_model=24, encoder_layers=3, decoder_layers=2, max_position_embeddings=40)
     heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=36, decoder_ffn_dim=32)
-    config = getattr(transformers, f"{kind}Config")(**{**shape, **heads, **options}, attn_implementation="eager")
+    # Marian's own default is outside so small a vocabulary.
+    ids = dict(pad_token_id=60, decoder_start_token_id=60) if kind == "Marian" else {}
+    config = getattr(transformers, f"{kind}Config")(**{**shape, **heads, **ids, **options}, attn_implementation="eager")
     head = "MTModel" if kind == "Marian" else "ForConditionalGeneration"
-    network = _random(getattr(transformers, kind + head)(config))
+    network = getattr(transformers, kind + head)(config)
+    # As for T5: with a head of its own, transformers unties the embeddings of a new model too.
+    network.model.encoder.embed_tokens = network.model.decoder.embed_tokens = network.model.shared
+    network = _random(network)
     if hasattr(network, "final_logits_bias"):
         with torch.no_grad():
             network.final_logits_bias.normal_(generator=torch.Generator().manual_seed(1))

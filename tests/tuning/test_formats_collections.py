@@ -44,6 +44,8 @@ PAIRS = {
     "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
     "bart": lambda: tm.bart(),
     "bart scaled": lambda: tm.bart(scale_embedding=True),
+    "umt5": lambda: tm.t5("UMT5", num_layers=2, feed_forward_proj="gated-gelu"),
+    "m2m_100": lambda: tm.bart_like("M2M100"),
 }
 IDS, TARGET = np.random.default_rng(0).integers(3, 61, (2, 9)), np.random.default_rng(1).integers(3, 61, (2, 6))
 ALL_OF_PEFT = {
@@ -124,7 +126,7 @@ def saved(folder, pair, collections) -> str:
         ("gpt_neox", "all"), ("gpt_neox", "query,value"), ("gpt_bigcode", "all"),
         ("gpt_neo", "all"), ("opt narrow", "all"), ("codegen", "all"), ("codegen", "key"),
         ("bloom", "all"), ("mpt", "all"), ("falcon", "all"),
-        ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"),
+        ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"), ("umt5", "all"), ("m2m_100", "all"),
     ],
 )  # fmt: skip
 def test_lora_export_parity(name, targets, tmp_path):
@@ -190,8 +192,12 @@ def test_lora_import_parity(name, option, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("gpt2", "P_TUNING"), ("llama", "PROMPT_TUNING"), ("t5", "PROMPT_TUNING"), ("bart", "P_TUNING")]
-)
+    ("name", "kind"),
+    [
+        ("gpt2", "P_TUNING"), ("llama", "PROMPT_TUNING"), ("t5", "PROMPT_TUNING"), ("bart", "P_TUNING"),
+        ("m2m_100", "P_TUNING"),
+    ],
+)  # fmt: skip
 def test_prompt_import_parity(name, kind, tmp_path):
     pair = pair_of(name)
     task = dict(task_type="SEQ_2_SEQ_LM" if pair.model_config.is_encoder_decoder else "CAUSAL_LM", num_virtual_tokens=4)
@@ -208,7 +214,7 @@ def test_prompt_import_parity(name, kind, tmp_path):
     np.testing.assert_allclose(ours(name, kept.collections, 4), theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt narrow", "t5", "bart", "bart scaled"])
+@pytest.mark.parametrize("name", ["gpt2", "opt narrow", "t5", "bart", "bart scaled", "m2m_100"])
 def test_prompt_export_parity(name, tmp_path):
     pair = pair_of(name)
     rows = np.random.default_rng(0).standard_normal((4, pair.model_config.embedding_width), np.float32)

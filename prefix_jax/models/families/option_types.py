@@ -22,6 +22,10 @@ def _is_ids(value: Any) -> bool:
     return all(type(id) is int for id in (value if isinstance(value, list) else [value]))
 
 
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, list) and word and _is_ids(word) for word in value)
+
+
 # Options by name, the words of the error message, and the check. An option that is null counts as absent.
 _OPTIONS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     (
@@ -36,6 +40,8 @@ _OPTIONS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     (r"rope_theta|\w*_(eps|epsilon)|partial_rotary_factor|rotary_pct|\w+_(multiplier|scaling|softcapping)", "a number",
      lambda value: _is_number(value) or isinstance(value, dict)),
     (r"(eos|bos|pad|decoder_start|forced_[be]os)_token_id", "a token id, or a list of them", _is_ids),
+    (r"suppress_tokens", "a list of token ids", lambda value: isinstance(value, list) and _is_ids(value)),
+    (r"bad_words_ids", "a list of lists of token ids", _is_words),
     (r"tie_word_embeddings|scale_embedding|use_sliding_window|attention_bias|mlp_bias|use_qk_norm"
      r"|alibi|multi_query|parallel_attn|new_decoder_architecture|enable_bias|do_layer_norm_before|_remove_final_layer_norm",
      "true or false", lambda value: isinstance(value, bool)),

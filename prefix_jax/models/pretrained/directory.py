@@ -23,7 +23,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     """
     if not (path / "config.json").is_file() and (cause := causes.of_folder(path)):
         raise UserError(f"{path} has no config.json of a model{cause}")
-    config = {**read_json(path / "config.json"), **_ends(path / "generation_config.json")}
+    config = {**read_json(path / "config.json"), **_generation(path / "generation_config.json")}
     if "model_type" not in config and isinstance(config.get("config"), dict):
         raise UserError(f"{path} is a run directory of prefix_jax, not a model; name the model that it was tuned on")
     for name, reader in _READERS.items():
@@ -43,10 +43,17 @@ def _say_adapter(path: Path) -> None:
         print(f"{path} also holds a PEFT adapter, which is not applied: its model is used as it is.", file=sys.stderr)
 
 
-def _ends(generation: Path) -> dict[str, Any]:
-    """Returns the end tokens of `generation_config.json`, which take precedence over those of `config.json`."""
-    ids = read_json(generation).get("eos_token_id") if generation.is_file() else None
-    return {} if ids is None else {"eos_token_id": ids}
+# Options of decoding of which `generation_config.json`, where there is one, has the last word.
+_FORCED = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens")
+
+
+def _generation(file: Path) -> dict[str, Any]:
+    """Returns the options of `generation_config.json` that take precedence over those of `config.json`."""
+    if not file.is_file():
+        return {}
+    found = read_json(file)
+    ids = {name: found[name] for name in ("eos_token_id", "decoder_start_token_id") if found.get(name) is not None}
+    return {**ids, **{name: found.get(name) for name in _FORCED}}
 
 
 def _shards(index: Path, reader: Any) -> dict[str, Leaf]:
