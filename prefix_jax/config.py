@@ -50,7 +50,7 @@ def _model() -> dict:
         # Keep only a layer's input for the gradient, not its products: less memory, a third more work.
         rematerialise=False,
         # "plain", or "fused": on TPUs attention is one kernel, which keeps no logits in memory. Elsewhere it is plain,
-        # as it always is over caches, an infix, and rows (of about 8,000 columns) that a core's memory does not hold.
+        # as always with ALiBi, over caches, an infix, and rows too long (about 8,000 columns) for a core's memory.
         attention="plain",
     )
 
