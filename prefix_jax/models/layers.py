@@ -43,6 +43,8 @@ class Sharder(Protocol):
 
     def table(self, tokens: Float[Array, "V E"]) -> Float[Array, "V E"]: ...
 
+    def own_rows_of(self, run: Callable, rows: tuple[Array, ...], rest: Any) -> Array: ...
+
     def divided(self, run: Callable, operands: Any, axes: Any, result: Any) -> Any: ...
 
 
@@ -199,7 +201,7 @@ class SelfAttention(nn.Module):
         query, key, value = (
             save_residual(part, projection.rounded) for part in (query, key, heads_first(value)[..., 0, :, :])
         )
-        sources = context.sources(KeyValues(key, value))
+        sources = (*self._sinks(key), *context.sources(KeyValues(key, value)))
         out = attend(query, sources, self.scale, projection.compute_dtype(x), self.cap)
         observe(self, query, sources, self.scale, self.cap)
         out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
@@ -216,6 +218,22 @@ class SelfAttention(nn.Module):
 
     def _normed(self, norm: str, heads: Array) -> Array:
         return heads if self.head_norm is None else RMSNorm(self.head_norm, name=norm)(heads)
+
+    def _sinks(self, key: Array) -> tuple[KVSource, ...]:
+        """Returns the sources in front of all others; `key` is that of the tokens."""
+        return ()
+
+
+class SinkAttention(SelfAttention):
+    """With a logit for each query head that takes part in the softmax and stands for no token (Xiao et al. 2023).
+
+    It is a source with one key and one value of zeros, whose bias is the logit.
+    """
+
+    def _sinks(self, key: Array) -> tuple[KVSource, ...]:
+        sinks = self.param("sinks", nn.initializers.zeros, (self.kv_heads, self.groups))
+        zeros = jnp.zeros((self.kv_heads, 1, self.head_dim), key.dtype)
+        return (KVSource(zeros, zeros, sinks.astype(jnp.float32)[..., None, None]),)
 
 
 class WholeNormAttention(SelfAttention):
@@ -272,9 +290,14 @@ class CrossAttention(nn.Module):
 def observe(
     module: nn.Module, query: Array, sources: tuple[KVSource, ...], scale: float, cap: float | None = None
 ) -> None:
-    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it."""
+    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it.
+
+    The shares of sinks are left out, as they belong to no slot and no token.
+    """
     if module.is_mutable_collection(INTERMEDIATES):
-        module.put_variable(INTERMEDIATES, "weights", attention_weights(query, sources, scale, cap))
+        weights = attention_weights(query, sources, scale, cap)
+        sinks = int(isinstance(module, SinkAttention))
+        module.put_variable(INTERMEDIATES, "weights", weights[..., sinks:])
 
 
 class GatedMLP(nn.Module):

@@ -80,6 +80,10 @@ ALIKE = {
     "qwen3_moe": ("Qwen3Moe", dict(
         num_experts=6, num_experts_per_tok=2, moe_intermediate_size=7, norm_topk_prob=True, head_dim=10,
     )),
+    "gpt_oss": ("GptOss", dict(
+        num_local_experts=5, num_experts_per_tok=2, head_dim=6, sliding_window=4, rope_parameters=YARN,
+        swiglu_limit=0.5,
+    )),
 }  # fmt: skip
 
 

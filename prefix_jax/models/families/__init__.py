@@ -13,6 +13,7 @@ from prefix_jax.models.families import (
     gpt2,
     gpt_bigcode,
     gpt_neox,
+    gpt_oss,
     gptj,
     granite,
     llama,
@@ -60,6 +61,7 @@ FAMILIES: dict[str, Family] = {
         mixtral,
         qwen2_moe,
         qwen3_moe,
+        gpt_oss,
     )
 }
 

@@ -31,6 +31,7 @@ class Tensors(NamedTuple):
       qkv: one tensor with the rows of queries, keys and values; empty: q_proj, k_proj and v_proj.
       gate_up: one tensor with the rows of gate and up; empty: two.
       head_norms: the norms of queries and of keys.
+      sinks: the logits of attention sinks, one for each query head; empty: none.
       final: the last norm.
       norm_offset: what is added to the weights of norms.
       norm_bias: whether norms have biases.
@@ -42,6 +43,7 @@ class Tensors(NamedTuple):
     qkv: str = ""
     gate_up: str = ""
     head_norms: tuple[str, str] = ("self_attn.q_norm", "self_attn.k_norm")
+    sinks: str = ""
     final: str = "norm"
     norm_offset: float = 0.0
     norm_bias: bool = False
@@ -265,7 +267,7 @@ def _attention(s: RotaryConfig, names: Names, path: str) -> Tree:
         return concatenate([split(p, 0, (k, n, d)) for p, n in zip(parts, (g, 1, 1), strict=True)], 1)
 
     out = split(names(f"{path}{t.out}.weight", e, k * g * d), 1, (k, g, d))
-    tree = {
+    tree: Tree = {
         "qkv": {"kernel": transpose(qkv("weight", e), (3, 0, 1, 2))},
         "out": {"kernel": transpose(out, (1, 2, 3, 0))},
     }
@@ -273,6 +275,8 @@ def _attention(s: RotaryConfig, names: Names, path: str) -> Tree:
         tree["qkv"]["bias"] = qkv("bias")
     if s.out_bias:
         tree["out"]["bias"] = names(f"{path}{t.out}.bias", e)
+    if t.sinks:
+        tree["sinks"] = split(names(path + t.sinks, k * g), 0, (k, g))
     if s.head_norm:
         for part, theirs in zip(("query", "key"), t.head_norms, strict=True):
             groups = g if part == "query" else 1
@@ -299,20 +303,19 @@ def _parts(leaf: Leaf, counts: tuple[int, ...]) -> list[Leaf]:
 
 
 def modules(model_config: RotaryConfig) -> list[Module]:
-    """Returns the modules that stand alone; projections that transformers fuses are none."""
+    """Returns the modules of transformers' network; those that it fuses share a name."""
     s, t = model_config, model_config.tensors
     e, f, k, d = s.d_model, s.mlp_width, s.kv_heads, s.head_dim
     stack, base = (("layers",), s.layers), "model.layers.{}."
     found = []
-    if not t.qkv:
-        for part, groups in (("query", s.heads // k), ("key", 1), ("value", 1)):
-            name = f"{base}self_attn.{part[0]}_proj"
-            found.append(module(stack, f"attention/qkv/{part}", name, e, (k, groups, d)))
+    for slot, (part, groups) in enumerate((("query", s.heads // k), ("key", 1), ("value", 1))):
+        name, place = (t.qkv, slot) if t.qkv else (f"self_attn.{part[0]}_proj", None)
+        found.append(module(stack, f"attention/qkv/{part}", base + name, e, (k, groups, d), place))
     found.append(module(stack, "attention/out", base + t.out, s.heads * d, (e,)))
-    for ours, theirs in t.mlp.items():
-        if ours.endswith("down") or not t.gate_up:
-            inputs, outputs = (f, e) if ours.endswith("down") else (e, f)
-            found.append(module(stack, f"mlp/{ours}", base + theirs, inputs, (outputs,)))
+    for slot, (ours, theirs) in enumerate(t.mlp.items()):
+        inputs, outputs = (f, e) if ours.endswith("down") else (e, f)
+        name, place = (theirs, None) if theirs else (t.gate_up, slot)
+        found.append(module(stack, f"mlp/{ours}", base + name, inputs, (outputs,), place))
     return found
 
 
