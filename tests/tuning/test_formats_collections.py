@@ -17,7 +17,7 @@ from prefix_jax.tuning import TunedState, lora, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import BIGCODE, GEMMA3, GPTJ, NEOX, SHAPE
+from tests.models.test_decoder_only import BIGCODE, CASES, GEMMA3, GPTJ, NEOX, SHAPE
 from tests.models.torch_models import torch
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
@@ -33,6 +33,9 @@ PAIRS = {
     "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
     "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
     "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
+    "phi3": lambda: tm.decoder_only("Phi3", **SHAPE, pad_token_id=0),
+    "glm4": CASES["glm4"],
+    "qwen2_moe": CASES["qwen2_moe"],
     "t5": lambda: tm.t5(num_layers=2),
     "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
     "bart": lambda: tm.bart(),
@@ -42,6 +45,8 @@ IDS, TARGET = np.random.default_rng(0).integers(3, 61, (2, 9)), np.random.defaul
 ALL_OF_PEFT = {
     "gpt_neox": ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"],
     "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
+    "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    "glm4": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"],
     "t5": ["q", "k", "v", "o", "wi", "wo"],
     "t5 gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
     "bart": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
@@ -114,6 +119,7 @@ def saved(folder, pair, collections) -> str:
         ("gpt2", "query,value"), ("gpt2", "value"), ("gpt2", "all"), ("llama", "all"), ("qwen2", "query,value"),
         ("mistral", "key,down"), ("gptj", "all"), ("qwen3", "query,out"), ("gemma3", "all"),
         ("gpt_neox", "all"), ("gpt_neox", "query,value"), ("gpt_bigcode", "all"),
+        ("phi3", "all"), ("phi3", "value,gate"), ("glm4", "all"), ("qwen2_moe", "all"),
         ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"),
     ],
 )  # fmt: skip
@@ -153,6 +159,8 @@ OPTIONS = {
         ("llama", "rslora"),
         ("qwen2", "plain"),
         ("gpt_neox", "plain"),
+        ("phi3", "plain"),
+        ("glm4", "plain"),
         ("t5", "some layers"),
         ("bart", "patterns"),
     ],
