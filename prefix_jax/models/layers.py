@@ -236,20 +236,44 @@ class SinkAttention(SelfAttention):
         return (KVSource(zeros, zeros, sinks.astype(jnp.float32)[..., None, None]),)
 
 
-class WholeNormAttention(SelfAttention):
+class LayerNormAttention(SelfAttention):
+    """With a layer norm of queries and one of keys, over each head."""
+
+    def _normed(self, norm: str, heads: Array) -> Array:
+        return heads if self.head_norm is None else LayerNorm(self.head_norm, name=norm)(heads)
+
+
+class OwnScaleAttention(SelfAttention):
+    """With a layer norm without bias of each head, which has a scale of its own."""
+
+    def _normed(self, norm: str, heads: Array) -> Array:
+        if self.head_norm is None:
+            return heads
+        wide = heads.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, -1, keepdims=True)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.head_norm)
+        return (wide * self._scales(norm)).astype(heads.dtype)
+
+    def _scales(self, norm: str) -> Array:
+        """Returns the scales of all heads in float32, `[K, G, 1, D]` of queries and `[K, 1, D]` of keys."""
+        queries = norm == "query_norm"
+        # With one group, the scales of queries are stored as those of keys.
+        inner = (self.kv_heads, self.groups) if queries and self.groups > 1 else (self.kv_heads,)
+        scale = HeadScale((*inner, self.head_dim), name=norm)()[..., None, :].astype(jnp.float32)
+        return scale[:, None] if queries and self.groups == 1 else scale
+
+
+class WholeNormAttention(OwnScaleAttention):
     """With one RMS norm over the queries of all heads of a token, and one over its keys."""
 
     def _normed(self, norm: str, heads: Array) -> Array:
         if self.head_norm is None:
             return heads
-        # Queries are [..., K, G, T, D] and keys [..., K, T, D]; with one group, their scales are alike.
-        inner = (self.kv_heads, self.groups) if norm == "query_norm" and self.groups > 1 else (self.kv_heads,)
+        # Queries are [..., K, G, T, D] and keys [..., K, T, D].
         axes = (-4, -3, -1) if norm == "query_norm" else (-3, -1)
-        scale = HeadScale((*inner, self.head_dim), name=norm)()[..., None, :]
-        scale = scale[:, None] if norm == "query_norm" and self.groups == 1 else scale
         wide = heads.astype(jnp.float32)
         wide = wide * lax.rsqrt(jnp.mean(wide * wide, axes, keepdims=True) + self.head_norm)
-        return (wide * scale.astype(jnp.float32)).astype(heads.dtype)
+        return (wide * self._scales(norm)).astype(heads.dtype)
 
 
 class HeadScale(nn.Module):
