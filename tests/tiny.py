@@ -39,6 +39,12 @@ def save_model(folder: Path, family: str, seed: int = 0, heads: int = 4) -> Path
             head_dim=8, intermediate_size=48, max_position_embeddings=512, tie_word_embeddings=True, **ids,
         )  # fmt: skip
         model = hf.LlamaForCausalLM(config)
+    elif family == "mixtral":
+        config = hf.MixtralConfig(
+            vocab_size=400, num_hidden_layers=2, hidden_size=32, num_attention_heads=heads, num_key_value_heads=2,
+            head_dim=8, intermediate_size=48, num_local_experts=4, max_position_embeddings=512, **ids,
+        )  # fmt: skip
+        model = hf.MixtralForCausalLM(config)
     elif family == "bart":
         sizes = dict(encoder_layers=2, decoder_layers=2, encoder_ffn_dim=48, decoder_ffn_dim=48)
         config = hf.BartConfig(

@@ -47,7 +47,7 @@ def attend(
 
         assert all(other.mask is None for other in others), "a kernel takes a prefix that all see"
         slots = others[0].key.shape[-2] if others else 0
-        unfit = cap is not None or len(others) > 1
+        unfit = cap is not None or len(others) > 1 or any(_by_query_head(other.bias) for other in others)
         if unfit or not attention_pallas.fits(query, own.key, slots, own.bias is not None, compute_dtype):
             return attend(query, (*others, _in_rows(own)), scale, compute_dtype, cap)
         prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
@@ -65,6 +65,11 @@ def _in_rows(source: KVSource) -> Any:
     if not isinstance(source.mask, Interval):
         return source
     return source._replace(mask=rows_of_interval(source.mask, source.key.shape[-2]))
+
+
+def _by_query_head(bias: Any) -> bool:
+    """Returns whether query heads that share keys have biases of their own, as attention sinks have."""
+    return bias is not None and rows_of(bias).shape[-3] > 1
 
 
 def _rows_or_none(bias: Array | MaskPair | None) -> Array | None:

@@ -6,7 +6,7 @@ row chose, and no row is dropped.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,18 +16,18 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.layers import GatedMLP, Projection
+from prefix_jax.models.layers import GatedMLP, Projection, Sharder
 from prefix_jax.models.matmul import matmul, operand, save_residual
 
 
 class Router(nn.Module):
-    """Logits of each expert for each row, in float32."""
+    """Logits of each expert for each token, in float32."""
 
     experts: int
     bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "N E"]) -> Float[Array, "N X"]:
+    def __call__(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch X"]:
         weight = self.param("weight", nn.initializers.lecun_normal(), (x.shape[-1], self.experts))
         logits = matmul(x.astype(jnp.float32), weight)
         if not self.bias:
@@ -35,29 +35,39 @@ class Router(nn.Module):
         return logits + self.param("bias", nn.initializers.zeros, (self.experts,)).astype(jnp.float32)
 
 
-class ExpertProjection(nn.Module):
-    """A matrix for each expert, `[X, C, F]`, applied to rows sorted by expert.
+class Matrices(NamedTuple):
+    """A matrix for each expert. An integer kernel is accompanied by a scale for each output, as in `Projection`."""
 
-    An integer kernel is accompanied by a scale for each output, as in `Projection`.
-    """
+    kernel: Float[Array, "X C F"] | Int[Array, "X C F"]
+    scale: Float[Array, "X F"] | None = None
+    bias: Float[Array, "X F"] | None = None
+
+    def __call__(
+        self, x: Float[Array, "N C"], chosen: Int[Array, " N"], sizes: Int[Array, " X"]
+    ) -> Float[Array, "N F"]:
+        """Multiplies rows sorted by expert; `chosen` are their experts and `sizes` the rows of each."""
+        kernel = operand(self.kernel)
+        y = save_residual(grouped_matmul(x, kernel, sizes), kernel.dtype)
+        if self.scale is not None:
+            y = y * jnp.take(self.scale, chosen, axis=0).astype(y.dtype)
+        return y if self.bias is None else y + jnp.take(self.bias, chosen, axis=0).astype(y.dtype)
+
+
+class ExpertMatrices(nn.Module):
+    """The parameters of a matrix for each expert."""
 
     experts: int
+    inputs: int
     outputs: int
     bias: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "N C"], chosen: Int[Array, " N"], sizes: Int[Array, " X"]
-    ) -> Float[Array, "N F"]:
+    def __call__(self) -> Matrices:
         init = nn.initializers.lecun_normal(batch_axis=0)
-        kernel = operand(self.param("kernel", init, (self.experts, x.shape[-1], self.outputs)))
-        y = save_residual(grouped_matmul(x, kernel, sizes), kernel.dtype)
-        if self.has_variable("params", "scale"):
-            y = y * jnp.take(self.get_variable("params", "scale"), chosen, axis=0).astype(y.dtype)
-        if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.experts, self.outputs))
-            y = y + jnp.take(bias, chosen, axis=0).astype(y.dtype)
-        return y
+        kernel = self.param("kernel", init, (self.experts, self.inputs, self.outputs))
+        scale = self.get_variable("params", "scale") if self.has_variable("params", "scale") else None
+        shape = (self.experts, self.outputs)
+        return Matrices(kernel, scale, self.param("bias", nn.initializers.zeros, shape) if self.bias else None)
 
 
 class Experts(nn.Module):
@@ -80,35 +90,51 @@ class Experts(nn.Module):
     renormalised: bool = True
     bias: bool = False
     shared_width: int = 0
+    sharder: Sharder | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]:
-        rows = x.reshape(-1, x.shape[-1])
-        weights, experts = self._route(rows)
-        order = jnp.argsort(experts.reshape(-1), stable=True)
-        inverse = jnp.argsort(order)
-        chosen = experts.reshape(-1)[order]
-        sizes = jnp.sum(chosen[:, None] == jnp.arange(self.experts), axis=0, dtype=jnp.int32)
-
-        def projected(name: str, rows: Array, outputs: int) -> Array:
-            return ExpertProjection(self.experts, outputs, self.bias, name=f"experts_{name}")(rows, chosen, sizes)
-
-        sorted_rows = permuted(jnp.repeat(rows, self.chosen, axis=0), order, inverse)
-        hidden = self.gated(projected("gate", sorted_rows, self.width), projected("up", sorted_rows, self.width))
-        out = permuted(projected("down", hidden, x.shape[-1]), inverse, order)
-        out = out.reshape(-1, self.chosen, x.shape[-1]).astype(jnp.float32) * weights[..., None]
-        y = out.sum(axis=1).astype(x.dtype).reshape(x.shape)
+        wide, width = x.shape[-1], self.width
+        weights, experts = self._route(x)
+        parts = {"gate": (wide, width), "up": (wide, width), "down": (width, wide)}
+        matrices = tuple(
+            ExpertMatrices(self.experts, *shape, self.bias, name=f"experts_{name}")() for name, shape in parts.items()
+        )
+        run = partial(_mixed, self.gated)
+        if self.sharder is None:
+            y = run(x, weights, experts, matrices)
+        else:
+            y = self.sharder.own_rows_of(run, (x, weights, experts), matrices)
         return y if not self.shared_width else y + self._shared(x)
 
-    def _route(self, rows: Float[Array, "N E"]) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-        """Returns the weights and the numbers of each row's experts."""
-        shares = jax.nn.softmax(Router(self.experts, self.bias, name="router")(rows), axis=-1)
+    def _route(self, x: Float[Array, "*batch E"]) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"]]:
+        """Returns the weights and the numbers of each token's experts."""
+        shares = jax.nn.softmax(Router(self.experts, self.bias, name="router")(x), axis=-1)
         weights, experts = lax.top_k(shares, self.chosen)
         return (weights / weights.sum(-1, keepdims=True) if self.renormalised else weights), experts
 
     def _shared(self, x: Array) -> Array:
         gate = Projection((1,), name="shared_gate")(x)
         return jax.nn.sigmoid(gate) * GatedMLP(self.shared_width, jax.nn.silu, name="shared")(x)
+
+
+def _mixed(
+    gated: Callable[[Array, Array], Array],
+    x: Float[Array, "*batch E"],
+    weights: Float[Array, "*batch k"],
+    experts: Int[Array, "*batch k"],
+    matrices: tuple[Matrices, ...],
+) -> Float[Array, "*batch E"]:
+    """Returns the weighted sum of each token's experts; `matrices` are those of gate, up and down."""
+    gate, up, down = matrices
+    count, each = gate.kernel.shape[0], experts.shape[-1]
+    order = jnp.argsort(experts.reshape(-1), stable=True)
+    inverse, chosen = jnp.argsort(order), experts.reshape(-1)[order]
+    sizes = jnp.sum(chosen[:, None] == jnp.arange(count), axis=0, dtype=jnp.int32)
+    rows = permuted(jnp.repeat(x.reshape(-1, x.shape[-1]), each, axis=0), order, inverse)
+    out = down(gated(gate(rows, chosen, sizes), up(rows, chosen, sizes)), chosen, sizes)
+    out = permuted(out, inverse, order).reshape(*experts.shape, x.shape[-1])
+    return (out.astype(jnp.float32) * weights[..., None]).sum(axis=-2).astype(x.dtype)
 
 
 @jax.custom_vjp

@@ -43,6 +43,8 @@ class Sharder(Protocol):
 
     def table(self, tokens: Float[Array, "V E"]) -> Float[Array, "V E"]: ...
 
+    def own_rows_of(self, run: Callable, rows: tuple[Array, ...], rest: Any) -> Array: ...
+
     def divided(self, run: Callable, operands: Any, axes: Any, result: Any) -> Any: ...
 
 
@@ -207,7 +209,7 @@ class SelfAttention(nn.Module):
         query, key, value = (
             save_residual(part, projection.rounded) for part in (query, key, heads_first(value)[..., 0, :, :])
         )
-        sources = context.sources(KeyValues(key, value))
+        sources = (*self._sinks(key), *context.sources(KeyValues(key, value)))
         out = attend(query, sources, self.scale, projection.compute_dtype(x), self.cap)
         observe(self, query, sources, self.scale, self.cap)
         out = Projection((x.shape[-1],), inputs=3, bias=self.out_bias, name="out")(jnp.moveaxis(out, -2, -4))
@@ -225,21 +227,61 @@ class SelfAttention(nn.Module):
     def _normed(self, norm: str, heads: Array) -> Array:
         return heads if self.head_norm is None else RMSNorm(self.head_norm, name=norm)(heads)
 
+    def _sinks(self, key: Array) -> tuple[KVSource, ...]:
+        """Returns the sources in front of all others; `key` is that of the tokens."""
+        return ()
 
-class WholeNormAttention(SelfAttention):
+
+class SinkAttention(SelfAttention):
+    """With a logit for each query head that takes part in the softmax and stands for no token (Xiao et al. 2023).
+
+    It is a source with one key and one value of zeros, whose bias is the logit.
+    """
+
+    def _sinks(self, key: Array) -> tuple[KVSource, ...]:
+        sinks = self.param("sinks", nn.initializers.zeros, (self.kv_heads, self.groups))
+        zeros = jnp.zeros((self.kv_heads, 1, self.head_dim), key.dtype)
+        return (KVSource(zeros, zeros, sinks.astype(jnp.float32)[..., None, None]),)
+
+
+class LayerNormAttention(SelfAttention):
+    """With a layer norm of queries and one of keys, over each head."""
+
+    def _normed(self, norm: str, heads: Array) -> Array:
+        return heads if self.head_norm is None else LayerNorm(self.head_norm, name=norm)(heads)
+
+
+class OwnScaleAttention(SelfAttention):
+    """With a layer norm without bias of each head, which has a scale of its own."""
+
+    def _normed(self, norm: str, heads: Array) -> Array:
+        if self.head_norm is None:
+            return heads
+        wide = heads.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, -1, keepdims=True)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.head_norm)
+        return (wide * self._scales(norm)).astype(heads.dtype)
+
+    def _scales(self, norm: str) -> Array:
+        """Returns the scales of all heads in float32, `[K, G, 1, D]` of queries and `[K, 1, D]` of keys."""
+        queries = norm == "query_norm"
+        # With one group, the scales of queries are stored as those of keys.
+        inner = (self.kv_heads, self.groups) if queries and self.groups > 1 else (self.kv_heads,)
+        scale = HeadScale((*inner, self.head_dim), name=norm)()[..., None, :].astype(jnp.float32)
+        return scale[:, None] if queries and self.groups == 1 else scale
+
+
+class WholeNormAttention(OwnScaleAttention):
     """With one RMS norm over the queries of all heads of a token, and one over its keys."""
 
     def _normed(self, norm: str, heads: Array) -> Array:
         if self.head_norm is None:
             return heads
-        # Queries are [..., K, G, T, D] and keys [..., K, T, D]; with one group, their scales are alike.
-        inner = (self.kv_heads, self.groups) if norm == "query_norm" and self.groups > 1 else (self.kv_heads,)
+        # Queries are [..., K, G, T, D] and keys [..., K, T, D].
         axes = (-4, -3, -1) if norm == "query_norm" else (-3, -1)
-        scale = HeadScale((*inner, self.head_dim), name=norm)()[..., None, :]
-        scale = scale[:, None] if norm == "query_norm" and self.groups == 1 else scale
         wide = heads.astype(jnp.float32)
         wide = wide * lax.rsqrt(jnp.mean(wide * wide, axes, keepdims=True) + self.head_norm)
-        return (wide * scale.astype(jnp.float32)).astype(heads.dtype)
+        return (wide * self._scales(norm)).astype(heads.dtype)
 
 
 class HeadScale(nn.Module):
@@ -280,9 +322,14 @@ class CrossAttention(nn.Module):
 def observe(
     module: nn.Module, query: Array, sources: tuple[KVSource, ...], scale: float, cap: float | None = None
 ) -> None:
-    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it."""
+    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it.
+
+    The shares of sinks are left out, as they belong to no slot and no token.
+    """
     if module.is_mutable_collection(INTERMEDIATES):
-        module.put_variable(INTERMEDIATES, "weights", attention_weights(query, sources, scale, cap))
+        weights = attention_weights(query, sources, scale, cap)
+        sinks = int(isinstance(module, SinkAttention))
+        module.put_variable(INTERMEDIATES, "weights", weights[..., sinks:])
 
 
 class GatedMLP(nn.Module):

@@ -166,6 +166,27 @@ def affine(leaf: Leaf, scale: np.ndarray, zero_point: np.ndarray, axis: int = -1
     return Leaf(leaf.shape, np.dtype(np.float32), read)
 
 
+# The values of 4-bit floats with two bits of exponent and one of mantissa; bit 3 is the sign.
+_FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def mxfp4(blocks: Leaf, scales: Leaf) -> Leaf:
+    """Returns `[..., inputs]` in float32 from MXFP4 (OCP Microscaling Formats 1.0): blocks of 32 4-bit floats.
+
+    Args:
+      blocks: bytes `[..., blocks, 16]`, of two numbers each, the first in the lower bits.
+      scales: the blocks' exponents of 2, plus 127, `[..., blocks]`.
+    """
+
+    def read(index: Index) -> np.ndarray:
+        pairs, exponents = blocks.read((*index[:-1], slice(None), slice(None))), scales.read((*index[:-1], slice(None)))
+        values = np.stack([_FP4[pairs & 15], _FP4[pairs >> 4]], axis=-1).reshape(*pairs.shape[:-1], -1)
+        values = np.ldexp(values, exponents.astype(np.int32)[..., None] - 127)
+        return values.reshape(*values.shape[:-2], -1)[..., index[-1]]
+
+    return Leaf((*blocks.shape[:-2], blocks.shape[-2] * 32), np.dtype(np.float32), read)
+
+
 def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return values.reshape([-1 if i == axis else 1 for i in range(rank)])
 

@@ -59,6 +59,16 @@ class Names:
                 f'the checkpoint\'s tensor "{name}" is {leaf.shape}, the transpose of what transformers stores '
                 f"({shape}), as in nanoGPT; export it in Hugging Face's form"
             )
+        return self._of_shape(name, shape)
+
+    def packed(self, name: str, *shape: int) -> Leaf:
+        """Returns a tensor whose bytes hold several numbers each."""
+        if name not in self._table:
+            raise UserError(f'the checkpoint has no tensor "{name}", {self._cause(name)}')
+        return self._of_shape(name, shape)
+
+    def _of_shape(self, name: str, shape: tuple[int, ...]) -> Leaf:
+        leaf = self._table[name]
         if leaf.shape != shape:
             raise UserError(f'the checkpoint\'s tensor "{name}" is {leaf.shape}, and its config.json says {shape}')
         self._taken.add(name)

@@ -84,6 +84,19 @@ class MeshSharder:
         spec = self._spec(("vocabulary", None), tokens.shape)
         return jax.lax.with_sharding_constraint(tokens, NamedSharding(self.mesh, spec))
 
+    def own_rows_of(self, run: Callable, rows: tuple[Array, ...], rest: PyTree) -> Array:
+        """Calls `run(*rows, rest)` with each device's own rows of a batch, so that a sort moves none between devices.
+
+        The other axes of the mesh are left to the compiler, as is a batch that the rows' axes do not divide.
+        """
+        if self.row_shards == 1 or rows[0].shape[0] % self.row_shards:
+            return run(*rows, rest)
+        own = PartitionSpec(rules.ROWS)
+        names = {*rules.ROWS, "member"}  # members are mapped over their own axis
+        specs = (*(own for _ in rows), PartitionSpec())
+        whole = jax.shard_map(run, mesh=self.mesh, in_specs=specs, out_specs=own, axis_names=names, check_vma=False)
+        return whole(*rows, rest)
+
     def divided(self, run: Callable, operands: PyTree, axes: PyTree, result: tuple[str | None, ...]) -> Array:
         """Runs a kernel, which the compiler cannot partition, with `run(operands)` on each device's shards.
 

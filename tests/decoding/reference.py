@@ -50,6 +50,15 @@ FAMILIES = {
         shared_expert_intermediate_size=11,
         tie_word_embeddings=False,
     ),
+    "gpt_oss": lambda: tm.decoder_only(
+        "GptOss",
+        **_SHAPE,
+        head_dim=6,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        sliding_window=5,
+        tie_word_embeddings=False,
+    ),
     "gpt_bigcode": lambda: tm.decoder_only(
         "GPTBigCode", vocab_size=61, n_layer=3, n_embd=30, n_head=5, n_positions=40, bos_token_id=2, **_IDS
     ),

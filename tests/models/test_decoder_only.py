@@ -73,6 +73,11 @@ ALIKE = {
     "stablelm": ("StableLm", dict(num_attention_heads=3, num_key_value_heads=1, use_qkv_bias=True)),
     "stablelm_parallel": ("StableLm", dict(num_attention_heads=3, num_key_value_heads=3, use_parallel_residual=True)),
     "cohere": ("Cohere", dict(logit_scale=0.4)),
+    "phi_qk_norm": ("Phi", dict(
+        qk_layernorm=True, rope_parameters={"rope_theta": 50.0, "rope_type": "default", "partial_rotary_factor": 0.7},
+    )),
+    "stablelm_qk_norm": ("StableLm", dict(num_attention_heads=3, num_key_value_heads=1, qk_layernorm=True)),
+    "cohere_qk_norm": ("Cohere", dict(use_qk_norm=True)),
     "glm4": ("Glm4", dict(head_dim=8, pad_token_id=0, eos_token_id=1)),
     "nemotron": ("Nemotron", dict(head_dim=8, mlp_bias=True)),
     "mixtral": ("Mixtral", dict(num_local_experts=5, num_experts_per_tok=2)),
@@ -81,6 +86,10 @@ ALIKE = {
     )),
     "qwen3_moe": ("Qwen3Moe", dict(
         num_experts=6, num_experts_per_tok=2, moe_intermediate_size=7, norm_topk_prob=True, head_dim=10,
+    )),
+    "gpt_oss": ("GptOss", dict(
+        num_local_experts=5, num_experts_per_tok=2, head_dim=6, sliding_window=4, rope_parameters=YARN,
+        swiglu_limit=0.5,
     )),
 }  # fmt: skip
 

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from prefix_jax.models.experts import grouped_matmul
 from prefix_jax.models.pretrained import load
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import CASES
+from tests.models.test_decoder_only import CASES, SHAPE
+from tests.models.torch_models import torch
 
-MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 SIZES = np.array([[3, 0, 4, 2], [0, 0, 9, 0], [2, 3, 3, 1]])
 ROWS, KERNEL = (np.random.default_rng(n).standard_normal(s, np.float32) for n, s in enumerate([(3, 9, 5), (4, 5, 6)]))
 
@@ -67,6 +69,29 @@ def test_what_transformers_saves_is_read_and_quantised(name, tmp_path):
         for params in (loaded.params, {**loaded.params, "layers": {**loaded.params["layers"], "mlp": small}})
     )
     assert np.corrcoef(np.ravel(full), np.ravel(low))[0, 1] > 0.99
+
+
+def test_experts_in_4_bits_are_those_that_transformers_reads(tmp_path):
+    """Released gpt-oss files hold blocks and their exponents, of matrices whose outputs come first."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    shape = {**SHAPE, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2}
+    pair = tm.decoder_only("GptOss", **shape, num_local_experts=3, num_experts_per_tok=2, head_dim=6)
+    generator, tensors = np.random.default_rng(0), {}
+    for name, value in pair.torch.state_dict().items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            tensors[name] = value
+            continue
+        experts, inputs, outputs = value.shape
+        blocks = torch.tensor(generator.integers(0, 256, (experts, outputs, inputs // 32, 16), np.uint8))
+        scales = torch.tensor(generator.integers(118, 126, (experts, outputs, inputs // 32), np.uint8))
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        value.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    pair.torch.config.quantization_config = {"quant_method": "mxfp4"}
+    pair.torch.config.save_pretrained(tmp_path)
+    expected = tm.tree_of(pair.torch, pair.model_config)
+    jax.tree.map(np.testing.assert_array_equal, load(str(tmp_path), "float32").params, expected)
 
 
 def test_recomputed_layers_give_the_same_gradient():

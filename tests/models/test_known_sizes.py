@@ -10,6 +10,25 @@ from prefix_jax.planning.abstract import base_shapes
 from prefix_jax.planning.shapes import KNOWN
 
 PUBLISHED = {
+    "smollm2-135m": 134_515_008,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "gemma-3-270m": 268_098_176,
+    "gemma-3-1b": 999_885_952,
+    "gpt-j-6b": 6_050_882_784,
+    # The cards' parameters without embeddings, and two embeddings.
+    "pythia-70m": 18_915_328 + 2 * 50304 * 512,
+    "pythia-160m": 85_056_000 + 2 * 50304 * 768,
+    "pythia-410m": 302_311_424 + 2 * 50304 * 1024,
+    "pythia-1b": 805_736_448 + 2 * 50304 * 2048,
+    "pythia-1.4b": 1_208_602_624 + 2 * 50304 * 2048,
+    "pythia-2.8b": 2_517_652_480 + 2 * 50304 * 2560,
     "gemma-2b": 2_506_172_416,
     "gemma-7b": 8_537_680_896,
     "gemma-2-2b": 2_614_341_888,
@@ -69,6 +88,8 @@ PUBLISHED = {
     "blenderbot-400m-distill": 364_802_560,
     "blenderbot-3b": 2_696_268_800,
     "blenderbot-90m": 87_508_992,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
 }
 
 

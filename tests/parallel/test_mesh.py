@@ -26,6 +26,7 @@ CASES = {
     "t5": ("t5", OTHERS, {"model.rematerialise": True}),
     "llama_fused": ("llama", [[2, 2, 2], [1, 2, 4]], FUSED),
     "adapter": ("llama", [[1, 2, 4]], {"method": "adapter"}),
+    "experts": ("mixtral", OTHERS, {}),
     "t5_fused": ("t5", [[2, 2, 2]], FUSED),
 }
 

@@ -51,6 +51,7 @@ PEFT_CASES = {
     "falcon_rw": lambda: tm.decoder_only("Falcon", **FALCON, **RW),
     # A window that no row fills: PEFT counts the prefix into it.
     "gemma3": lambda: tm.decoder_only("Gemma3", **{**GEMMA3, "sliding_window": 32}),
+    "gpt_oss": lambda: tm.decoder_only("GptOss", **{**SHAPE, **ALIKE["gpt_oss"][1], "sliding_window": 32}),
     **{name: CASES[name] for name in ALIKE if "sliding_window" not in ALIKE[name][1]},
 }
 TOKENS = np.random.default_rng(0).integers(0, 61, (2, 9))

@@ -17,7 +17,20 @@ from prefix_jax.tuning import TunedState, lora, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import BIGCODE, BLOOM, CODEGEN, FALCON, GEMMA3, GPTJ, MPT, NEO, NEOX, OPT, SHAPE
+from tests.models.test_decoder_only import (
+    BIGCODE,
+    BLOOM,
+    CASES,
+    CODEGEN,
+    FALCON,
+    GEMMA3,
+    GPTJ,
+    MPT,
+    NEO,
+    NEOX,
+    OPT,
+    SHAPE,
+)
 from tests.models.torch_models import torch
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
@@ -40,6 +53,9 @@ PAIRS = {
     "bloom": lambda: tm.decoder_only("Bloom", **BLOOM),
     "mpt": lambda: tm.decoder_only("Mpt", **MPT),
     "falcon": lambda: tm.decoder_only("Falcon", **FALCON, new_decoder_architecture=True, num_kv_heads=2),
+    "phi3": lambda: tm.decoder_only("Phi3", **SHAPE, pad_token_id=0),
+    "glm4": CASES["glm4"],
+    "qwen2_moe": CASES["qwen2_moe"],
     "t5": lambda: tm.t5(num_layers=2),
     "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
     "bart": lambda: tm.bart(),
@@ -52,6 +68,8 @@ ALL_OF_PEFT = {
     "gpt_neox": ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"],
     "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
     "codegen": ["qkv_proj", "out_proj", "fc_in", "fc_out"],
+    "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    "glm4": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"],
     "t5": ["q", "k", "v", "o", "wi", "wo"],
     "t5 gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
     "bart": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
@@ -125,7 +143,8 @@ def saved(folder, pair, collections) -> str:
         ("mistral", "key,down"), ("gptj", "all"), ("qwen3", "query,out"), ("gemma3", "all"),
         ("gpt_neox", "all"), ("gpt_neox", "query,value"), ("gpt_bigcode", "all"),
         ("gpt_neo", "all"), ("opt narrow", "all"), ("codegen", "all"), ("codegen", "key"),
-        ("bloom", "all"), ("mpt", "all"), ("falcon", "all"),
+        ("bloom", "all"), ("mpt", "all"), ("falcon", "all"), ("phi3", "all"), ("phi3", "value,gate"), ("glm4", "all"),
+        ("qwen2_moe", "all"),
         ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"), ("umt5", "all"), ("m2m_100", "all"),
     ],
 )  # fmt: skip
@@ -166,6 +185,8 @@ OPTIONS = {
         ("qwen2", "plain"),
         ("gpt_neox", "plain"),
         ("codegen", "plain"),
+        ("phi3", "plain"),
+        ("glm4", "plain"),
         ("t5", "some layers"),
         ("bart", "patterns"),
     ],

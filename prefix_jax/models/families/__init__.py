@@ -19,6 +19,7 @@ from prefix_jax.models.families import (
     gpt_bigcode,
     gpt_neo,
     gpt_neox,
+    gpt_oss,
     gptj,
     granite,
     llama,
@@ -86,6 +87,7 @@ FAMILIES: dict[str, Family] = {
         bloom,
         mpt,
         falcon,
+        gpt_oss,
     )
 }
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
+from prefix_jax.models.layers import OwnScaleAttention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,15 +13,22 @@ class CohereConfig(RotaryConfig):
     family: ClassVar[str] = "cohere"
     interleaved: ClassVar[bool] = True
     tensors: ClassVar[Tensors] = Tensors(norms={"attention_norm": "input_layernorm"})
+    own_norms: ClassVar[bool] = True
+    # Whether queries and keys are normalised.
+    qk_norm: bool = False
+
+    @property
+    def normed_heads(self) -> bool:
+        return self.qk_norm
 
 
 class Cohere(LayerNormDecoder):
     model_config: CohereConfig
+    attention = OwnScaleAttention
 
 
 def read(c: dict[str, Any]) -> CohereConfig:
     refuse(c, "hidden_act", ("silu",))
-    refuse(c, "use_qk_norm", (False, None))
     bias = bool(c.get("attention_bias"))
     ids = dict(bos_token_id=5, eos_token_id=255001, pad_token_id=0)
     shape = fields(
@@ -28,7 +36,9 @@ def read(c: dict[str, Any]) -> CohereConfig:
         tie_word_embeddings=True, **ids,
     )  # fmt: skip
     scale = float(c.get("logit_scale", 0.0625))
-    return CohereConfig(**shape, qkv_bias=bias, out_bias=bias, parallel=True, logit_scale=scale)
+    return CohereConfig(
+        **shape, qkv_bias=bias, out_bias=bias, parallel=True, logit_scale=scale, qk_norm=bool(c.get("use_qk_norm"))
+    )
 
 
 FAMILY = family(

@@ -39,7 +39,7 @@ class Module(NamedTuple):
       layers: of the stack.
       inputs: how many numbers it takes.
       outputs: the shape of what it gives.
-      slot: its place in a module that fuses query, key and value; None: it is a module of its own.
+      slot: its place in a module that fuses query, key and value, or gate and up; None: it is a module of its own.
       blocks: how many blocks of equal size the outputs of a fused module have, each with a share of query, key and
         value. GPT-NeoX has one for each head.
     """

@@ -43,7 +43,9 @@ class MixtureDecoder(RotaryDecoder):
 
     def make_mlp(self) -> nn.Module:
         s = self.model_config
-        return Experts(s.experts, s.chosen, s.d_ff, renormalised=s.renormalised, shared_width=s.shared_width)
+        return Experts(
+            s.experts, s.chosen, s.d_ff, renormalised=s.renormalised, shared_width=s.shared_width, sharder=self.sharder
+        )
 
 
 def sparse_everywhere(c: dict[str, Any]) -> None:
@@ -67,10 +69,10 @@ def experts(s: MixtureConfig, names: Names, path: str) -> Tree:
             for part, shape in zip(s.parts, shapes, strict=True)
         ]
     router = {"weight": linear(names(f"{base}.gate.weight", x, e))}
-    return {"router": router, **_kernels([transpose(matrix, (0, 2, 1)) for matrix in matrices])}
+    return {"router": router, **kernels([transpose(matrix, (0, 2, 1)) for matrix in matrices])}
 
 
-def _kernels(matrices: list[Leaf]) -> Tree:
+def kernels(matrices: list[Leaf]) -> Tree:
     """Returns experts' kernels, given gate, up and down as `[X, inputs, outputs]`."""
     named = zip(("gate", "up", "down"), matrices, strict=True)
     return {f"experts_{name}": {"kernel": matrix} for name, matrix in named}

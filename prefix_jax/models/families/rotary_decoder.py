@@ -16,7 +16,7 @@ from prefix_jax.models.decoder_only import DecoderOnly
 from prefix_jax.models.families.family import Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, rope_parameters, rotary_context, rotary_scaling
 from prefix_jax.models.layers import MLP, Block, GatedMLP, LayerNorm, RMSNorm, SelfAttention
-from prefix_jax.models.leaves import Leaf, concatenate, narrowed, shifted, split, transpose
+from prefix_jax.models.leaves import Leaf, concatenate, narrowed, shifted, split, stack, transpose
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
 from prefix_jax.models.parameters import Names, Tree, embedding, head, linear, stacked
 
@@ -31,6 +31,7 @@ class Tensors(NamedTuple):
       qkv: one tensor with the rows of queries, keys and values; empty: q_proj, k_proj and v_proj.
       gate_up: one tensor with the rows of gate and up; empty: two.
       head_norms: the norms of queries and of keys.
+      sinks: the logits of attention sinks, one for each query head; empty: none.
       final: the last norm.
       norm_offset: what is added to the weights of norms.
       norm_bias: whether norms have biases.
@@ -42,6 +43,7 @@ class Tensors(NamedTuple):
     qkv: str = ""
     gate_up: str = ""
     head_norms: tuple[str, str] = ("self_attn.q_norm", "self_attn.k_norm")
+    sinks: str = ""
     final: str = "norm"
     norm_offset: float = 0.0
     norm_bias: bool = False
@@ -63,9 +65,10 @@ class RotaryConfig(ModelConfig):
     tensors: ClassVar[Tensors] = Tensors()
     interleaved: ClassVar[bool] = False
     head_bias: ClassVar[bool] = False
-    # Whether queries and keys have a norm, and whether it is one of all heads together.
+    # Whether queries and keys have a norm, whether it is one of all heads together, and whether each head has its own.
     head_norm: ClassVar[bool] = False
     whole_norm: ClassVar[bool] = False
+    own_norms: ClassVar[bool] = False
     max_positions: int
     rope_base: float
     rope_scaling: tuple | None  # as in `Rotary`
@@ -91,6 +94,10 @@ class RotaryConfig(ModelConfig):
     def logit_multiplier(self) -> float:
         """Returns what attention logits are multiplied by."""
         return self.query_scale
+
+    @property
+    def normed_heads(self) -> bool:
+        return self.head_norm
 
     @property
     def mlp_width(self) -> int:
@@ -144,7 +151,7 @@ class RotaryDecoder(DecoderOnly):
             s.logit_multiplier,
             bias=s.qkv_bias,
             out_bias=s.out_bias,
-            head_norm=s.norm_epsilon if s.head_norm else None,
+            head_norm=s.norm_epsilon if s.normed_heads else None,
             interleaved=s.interleaved,
             cap=s.attention_cap,
         )
@@ -262,7 +269,7 @@ def _attention(s: RotaryConfig, names: Names, path: str) -> Tree:
         return concatenate([split(p, 0, (k, n, d)) for p, n in zip(parts, (g, 1, 1), strict=True)], 1)
 
     out = split(names(f"{path}{t.out}.weight", e, k * g * d), 1, (k, g, d))
-    tree = {
+    tree: Tree = {
         "qkv": {"kernel": transpose(qkv("weight", e), (3, 0, 1, 2))},
         "out": {"kernel": transpose(out, (1, 2, 3, 0))},
     }
@@ -270,23 +277,25 @@ def _attention(s: RotaryConfig, names: Names, path: str) -> Tree:
         tree["qkv"]["bias"] = qkv("bias")
     if s.out_bias:
         tree["out"]["bias"] = names(f"{path}{t.out}.bias", e)
-    if s.head_norm:
+    if t.sinks:
+        tree["sinks"] = split(names(path + t.sinks, k * g), 0, (k, g))
+    if s.normed_heads:
         for part, theirs in zip(("query", "key"), t.head_norms, strict=True):
-            groups = g if part == "query" else 1
-            scale = _norm(t, names, path + theirs, *_norm_shape(s, groups))["scale"]
-            tree[f"{part}_norm"] = _head_norm(s, scale, groups)
+            tree[f"{part}_norm"] = _head_norm(s, names, path + theirs, g if part == "query" else 1)
     return tree
 
 
-def _norm_shape(s: RotaryConfig, groups: int) -> tuple[int, ...]:
-    return (s.kv_heads * groups * s.head_dim,) if s.whole_norm else (s.head_dim,)
-
-
-def _head_norm(s: RotaryConfig, scale: Leaf, groups: int) -> Tree:
+def _head_norm(s: RotaryConfig, names: Names, name: str, groups: int) -> Tree:
     """Returns the norm of queries or keys, of which a key-value head has so many."""
-    if not s.whole_norm:
-        return {"scale": scale}
-    return {"scale": split(scale, 0, (s.kv_heads, groups, s.head_dim) if groups > 1 else (s.kv_heads, s.head_dim))}
+    heads, d = (s.kv_heads, groups) if groups > 1 else (s.kv_heads,), s.head_dim
+    count = s.kv_heads * groups
+    if s.whole_norm:
+        return {"scale": split(names(f"{name}.weight", count * d), 0, (*heads, d))}
+    if not s.own_norms:
+        return _norm(s.tensors, names, name, d)
+    if f"{name}.weight" in names:
+        return {"scale": split(names(f"{name}.weight", count, d), 0, heads)}
+    return {"scale": split(stack([names(f"{name}.norms.{i}.weight", d) for i in range(count)]), 0, heads)}
 
 
 def _parts(leaf: Leaf, counts: tuple[int, ...]) -> list[Leaf]:
@@ -296,20 +305,19 @@ def _parts(leaf: Leaf, counts: tuple[int, ...]) -> list[Leaf]:
 
 
 def modules(model_config: RotaryConfig) -> list[Module]:
-    """Returns the modules that stand alone; projections that transformers fuses are none."""
+    """Returns the modules of transformers' network; those that it fuses share a name."""
     s, t = model_config, model_config.tensors
     e, f, k, d = s.d_model, s.mlp_width, s.kv_heads, s.head_dim
-    stack, base = (("layers",), s.layers), "model.layers.{}."
+    place_of, base = (("layers",), s.layers), "model.layers.{}."
     found = []
-    if not t.qkv:
-        for part, groups in (("query", s.heads // k), ("key", 1), ("value", 1)):
-            name = f"{base}self_attn.{part[0]}_proj"
-            found.append(module(stack, f"attention/qkv/{part}", name, e, (k, groups, d)))
-    found.append(module(stack, "attention/out", base + t.out, s.heads * d, (e,)))
-    for ours, theirs in t.mlp.items():
-        if ours.endswith("down") or not t.gate_up:
-            inputs, outputs = (f, e) if ours.endswith("down") else (e, f)
-            found.append(module(stack, f"mlp/{ours}", base + theirs, inputs, (outputs,)))
+    for slot, (part, groups) in enumerate((("query", s.heads // k), ("key", 1), ("value", 1))):
+        name, place = (t.qkv, slot) if t.qkv else (f"self_attn.{part[0]}_proj", None)
+        found.append(module(place_of, f"attention/qkv/{part}", base + name, e, (k, groups, d), place))
+    found.append(module(place_of, "attention/out", base + t.out, s.heads * d, (e,)))
+    for slot, (ours, theirs) in enumerate(t.mlp.items()):
+        inputs, outputs = (f, e) if ours.endswith("down") else (e, f)
+        name, place = (theirs, None) if theirs else (t.gate_up, slot)
+        found.append(module(place_of, f"mlp/{ours}", base + name, inputs, (outputs,), place))
     return found
 
 

@@ -39,7 +39,11 @@ _NAMES = (
     ),
     (r"\.(W_q|W_nbits)$", f'it is quantised by HQQ ("{{name}}"); {_ORIGINAL}'),
     (r"\.weight\._(data|scale|shift)$", f'it is quantised by quanto ("{{name}}"); {_ORIGINAL}'),
-    (r"\.(codebooks|codes|\w+_blocks|\w+_scales|qscales?)$", f'it is quantised ("{{name}}"); {_ORIGINAL}'),
+    # Experts in blocks of 4-bit floats are read.
+    (
+        r"(?<!\.experts)\.(codebooks|codes|\w+_blocks|\w+_scales|qscales?)$",
+        f'it is quantised ("{{name}}"); {_ORIGINAL}',
+    ),
     (
         r"(^|\.)_?flat_param(_\d+)?$",
         'its weights are flat shards of FSDP ("{name}"); save it with StateDictType.FULL_STATE_DICT',
@@ -123,7 +127,8 @@ def refuse_names(names: Iterable[str], where: str) -> None:
 def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
     """Raises UserError if a `config.json` declares quantised weights."""
     section = config.get("quantization_config") or config.get("compression_config")
-    if section:
+    # MXFP4 is the form in which experts' matrices are published, and read.
+    if section and not (isinstance(section, Mapping) and section.get("quant_method") == "mxfp4"):
         methods = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "hqq": "HQQ"}
         found = section.get("quant_method") if isinstance(section, Mapping) else None
         name = methods.get(str(found).lower(), found) or "bitsandbytes or another tool"
