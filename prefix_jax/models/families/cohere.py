@@ -1,8 +1,10 @@
 """Cohere (Command R): attention and MLP side by side after one layer norm without bias; neighbours are rotated."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
 
@@ -31,6 +33,10 @@ def read(c: dict[str, Any]) -> CohereConfig:
     return CohereConfig(**shape, qkv_bias=bias, out_bias=bias, parallel=True, logit_scale=scale)
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    return {"layer_norm_eps": get("attention.layer_norm_epsilon"), "logit_scale": get("logit_scale")}
+
+
 FAMILY = family(
     "Cohere",
     CohereConfig,
@@ -41,4 +47,5 @@ FAMILY = family(
             "cohere", 40, 8192, 64, 64, 22528, 256000, max_position_embeddings=131072, rope_theta=8000000.0
         ),
     },
+    gguf={"command-r": Gguf("cohere", GGUF_TENSORS, _gguf_options)},
 )

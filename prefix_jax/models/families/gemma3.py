@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Gguf
+from prefix_jax.models.families.family import GGUF_TENSORS, Family, Gguf
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rotary_scaling
-from prefix_jax.models.families.llama import GGUF_TENSORS, attention_kernels, gated_mlp, modules
+from prefix_jax.models.families.llama import attention_kernels, gated_mlp, modules
 from prefix_jax.models.layers import Block, GatedMLP, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import shifted
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary

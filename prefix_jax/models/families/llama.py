@@ -2,7 +2,6 @@
 Qwen2, SmolLM2.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ import jax
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Gguf, Module, module
+from prefix_jax.models.families.family import GGUF_TENSORS, Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import (
     end_ids,
     first_id,
@@ -223,18 +222,6 @@ def sizes(
     return {"model_type": "llama", **sizes, **more}
 
 
-# llama.cpp's names of a layer's tensors.
-GGUF_TENSORS: Mapping[str, str] = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 FAMILY = Family(
     title="Llama",
     model_config=LlamaConfig,

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Family, Gguf
+from prefix_jax.models.families.family import GGUF_TENSORS, Family, Gguf
 from prefix_jax.models.families.hf_config import refuse
-from prefix_jax.models.families.llama import GGUF_TENSORS, Llama, LlamaConfig, modules, parameters, sizes_of, windows
+from prefix_jax.models.families.llama import Llama, LlamaConfig, modules, parameters, sizes_of, windows
 
 
 @dataclass(frozen=True, kw_only=True)

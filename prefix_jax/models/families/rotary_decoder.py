@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Module, module
+from prefix_jax.models.families.family import Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, rope_parameters, rotary_context, rotary_scaling
 from prefix_jax.models.layers import MLP, Block, GatedMLP, LayerNorm, RMSNorm, SelfAttention
 from prefix_jax.models.leaves import Leaf, concatenate, narrowed, shifted, split, transpose
@@ -302,6 +302,7 @@ def family(
     network: type[RotaryDecoder],
     read: Callable[[dict[str, Any]], ModelConfig],
     known: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    gguf: Mapping[str, Gguf] = MappingProxyType({}),
 ) -> Family:
     """Returns the row of a family whose tensors are named as Llama's; `read` reads the `config.json` of its name."""
     return Family(
@@ -314,4 +315,5 @@ def family(
         anchor="embed_tokens.weight",
         base="model.",
         known=known,
+        gguf=gguf,
     )

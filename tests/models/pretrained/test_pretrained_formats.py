@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from prefix_jax.errors import UserError
-from prefix_jax.models import pretrained
+from prefix_jax.models import from_hf, pretrained
 from prefix_jax.models.leaves import from_array
 from prefix_jax.models.pretrained import gguf_file, onnx_file, safetensors_file
 
@@ -151,14 +151,14 @@ def test_several_gguf_files_in_a_folder_are_named(tmp_path):
         pretrained.load(str(tmp_path))
 
 
-def test_scaled_rotary_frequencies_of_a_gguf_are_refused(tmp_path):
+def test_rotary_frequencies_of_a_gguf_are_divided_by_its_factors(tmp_path):
     """llama.cpp stores Llama 3's scaling as a tensor, which says nothing where all factors are 1."""
     gguf = pytest.importorskip("gguf")
     plain = _small_gguf(gguf, "llama", tmp_path, factors=(1.0,) * 8)
-    pretrained.load(str(plain))
-    scaled = _small_gguf(gguf, "llama", tmp_path, factors=(1.0,) * 4 + (8.0,) * 4)
-    with pytest.raises(UserError, match="scaled rotary frequencies"):
-        pretrained.load(str(scaled))
+    assert from_hf(gguf_file.read(plain)[0]).rope_scaling is None
+    factors = (1.0,) * 4 + (8.0,) * 4
+    scaled = _small_gguf(gguf, "llama", tmp_path, factors=factors)
+    assert from_hf(gguf_file.read(scaled)[0]).rope_scaling == ("longrope", 1.0, *factors)
 
 
 def test_word_rules_of_gguf_files_are_those_of_transformers():
