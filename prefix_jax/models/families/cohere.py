@@ -1,8 +1,10 @@
 """Cohere (Command R): attention and MLP side by side after one layer norm without bias; neighbours are rotated."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
 from prefix_jax.models.layers import OwnScaleAttention
@@ -41,6 +43,10 @@ def read(c: dict[str, Any]) -> CohereConfig:
     )
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    return {"layer_norm_eps": get("attention.layer_norm_epsilon"), "logit_scale": get("logit_scale")}
+
+
 FAMILY = family(
     "Cohere",
     CohereConfig,
@@ -51,4 +57,5 @@ FAMILY = family(
             "cohere", 40, 8192, 64, 64, 22528, 256000, max_position_embeddings=131072, rope_theta=8000000.0
         ),
     },
+    gguf={"command-r": Gguf("cohere", GGUF_TENSORS, _gguf_options)},
 )

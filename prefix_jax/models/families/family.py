@@ -29,6 +29,27 @@ class Gguf(NamedTuple):
     norm_offset: float = 0.0
 
 
+# llama.cpp's names of the tensors in a layer like Llama's.
+GGUF_TENSORS: Mapping[str, str] = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def gguf_layer_norms(get: Callable[..., Any], epsilon: str) -> dict[str, Any]:
+    """Returns the options of a `config.json` for layer norms and for positions in part of a head."""
+    width = get("attention.key_length", get("embedding_length") // get("attention.head_count"))
+    rotated = get("rope.dimension_count", width)
+    return {epsilon: get("attention.layer_norm_epsilon"), "partial_rotary_factor": rotated / width}
+
+
 class Module(NamedTuple):
     """A projection of this package and the module of transformers' network that has its weights.
 

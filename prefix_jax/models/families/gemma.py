@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, fields, sizes
@@ -44,4 +45,5 @@ FAMILY = family(
         "gemma-2b": sizes("gemma", 18, 2048, 8, 1, 16384, VOCABULARY),
         "gemma-7b": sizes("gemma", 28, 3072, 16, 16, 24576, VOCABULARY),
     },
+    gguf={"gemma": Gguf("gemma", GGUF_TENSORS, lambda get: {"hidden_act": "gelu_pytorch_tanh"}, norm_offset=1.0)},
 )

@@ -2,10 +2,12 @@
 of attention logits and of the last ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from prefix_jax.models.families import gemma
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, sizes
@@ -47,6 +49,25 @@ def read(c: dict[str, Any]) -> Gemma2Config:
     )
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    # The file does not store the query scale: all sizes but the 27B use the head dimension (llama-model.cpp).
+    layers, width, heads = get("block_count"), get("embedding_length"), get("attention.head_count")
+    return {
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": get("attention.sliding_window"),
+        "query_pre_attn_scalar": width // heads if layers == 46 else get("attention.key_length"),
+        "attn_logit_softcapping": get("attn_logit_softcapping"),
+        "final_logit_softcapping": get("final_logit_softcapping"),
+    }
+
+
+_GGUF = {
+    **GGUF_TENSORS,
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
 FAMILY = family(
     "Gemma 2",
     Gemma2Config,
@@ -61,4 +82,5 @@ FAMILY = family(
             "gemma2", 46, 4608, 32, 16, 36864, gemma.VOCABULARY, head_dim=128, query_pre_attn_scalar=144
         ),
     },
+    gguf={"gemma2": Gguf("gemma2", _GGUF, _gguf_options, norm_offset=1.0)},
 )

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Gguf
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.gemma2 import NORMS
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import refuse, rotary_scaling
 from prefix_jax.models.families.rotary_decoder import (
-    GGUF_TENSORS,
     RotaryConfig,
     RotaryDecoder,
     Tensors,

@@ -1,8 +1,10 @@
 """GLM-4 (GLM Team 2025): norms before and after each sublayer, neighbours in half of a head rotated, fused gates."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, fields
 
@@ -37,4 +39,22 @@ def read(c: dict[str, Any]) -> Glm4Config:
     return Glm4Config(**shape, qkv_bias=bool(c.get("attention_bias", True)))
 
 
-FAMILY = family("GLM-4", Glm4Config, Glm4, read)
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    width = get("attention.key_length", get("embedding_length") // get("attention.head_count"))
+    rotated = get("rope.dimension_count", width)
+    return {"attention_bias": False, "partial_rotary_factor": rotated / width}
+
+
+_GGUF = {
+    **GGUF_TENSORS,
+    "post_attention_norm": "post_self_attn_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+    "ffn_up": "mlp.gate_up_proj",
+}
+FAMILY = family(
+    "GLM-4",
+    Glm4Config,
+    Glm4,
+    read,
+    gguf={"glm4": Gguf("glm4", _GGUF, _gguf_options)},
+)

@@ -1,8 +1,10 @@
 """Granite 3 (IBM 2024): Llama with multipliers of embeddings, attention logits, sums and the last logits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, family, fields
 
@@ -31,4 +33,19 @@ def read(c: dict[str, Any]) -> GraniteConfig:
     )
 
 
-FAMILY = family("Granite", GraniteConfig, Granite, read)
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        "attention_multiplier": get("attention.scale", 1.0),
+        "embedding_multiplier": get("embedding_scale", 1.0),
+        "residual_multiplier": get("residual_scale", 1.0),
+        "logits_scaling": get("logit_scale", 1.0),
+    }
+
+
+FAMILY = family(
+    "Granite",
+    GraniteConfig,
+    Granite,
+    read,
+    gguf={"granite": Gguf("granite", GGUF_TENSORS, _gguf_options, permuted=True)},
+)

@@ -5,10 +5,9 @@ Qwen2, SmolLM2.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Gguf
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import (
-    GGUF_TENSORS,
     RotaryConfig,
     RotaryDecoder,
     family,

@@ -1,11 +1,13 @@
 """Nemotron (NVIDIA 2024): layer norms that multiply by 1 + a weight, squared ReLU, half of a head rotated."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf, gguf_layer_norms
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields
 
@@ -33,4 +35,14 @@ def read(c: dict[str, Any]) -> NemotronConfig:
     return NemotronConfig(**shape, qkv_bias=bias, out_bias=bias, mlp_bias=bool(c.get("mlp_bias")))
 
 
-FAMILY = family("Nemotron", NemotronConfig, Nemotron, read)
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    return {"hidden_act": "relu2", **gguf_layer_norms(get, "norm_eps")}
+
+
+FAMILY = family(
+    "Nemotron",
+    NemotronConfig,
+    Nemotron,
+    read,
+    gguf={"nemotron": Gguf("nemotron", GGUF_TENSORS, _gguf_options, norm_offset=1.0)},
+)

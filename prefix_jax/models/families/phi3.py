@@ -1,8 +1,10 @@
 """Phi-3 and Phi-4 (Abdin et al. 2024): Llama with fused projections, and rotary positions in part of a head."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, Tensors, family, fields, sizes
 
@@ -29,6 +31,17 @@ def read(c: dict[str, Any]) -> Phi3Config:
     return Phi3Config(**shape, sliding_window=c.get("sliding_window"))
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    width = get("attention.key_length", get("embedding_length") // get("attention.head_count"))
+    return {
+        "partial_rotary_factor": get("rope.dimension_count", width) / width,
+        "sliding_window": get("attention.sliding_window"),
+        "original_max_position_embeddings": get("rope.scaling.original_context_length"),
+        "attention_factor": get("rope.scaling.attn_factor"),
+    }
+
+
+_GGUF = {**GGUF_TENSORS, "attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 FAMILY = family(
     "Phi-3",
     Phi3Config,
@@ -38,4 +51,5 @@ FAMILY = family(
         "phi-3-mini-4k": sizes("phi3", 32, 3072, 32, 32, 8192, 32064, sliding_window=2047),
         "phi-4": sizes("phi3", 40, 5120, 40, 10, 17920, 100352, max_position_embeddings=16384, rope_theta=250000.0),
     },
+    gguf={"phi3": Gguf("phi3", _GGUF, _gguf_options)},
 )

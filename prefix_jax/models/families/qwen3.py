@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefix_jax.models.families.family import Gguf
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.llama import llama_fields
-from prefix_jax.models.families.rotary_decoder import GGUF_TENSORS, RotaryConfig, RotaryDecoder, family, sizes
+from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, family, sizes
 
 VOCABULARY = 151936
 

@@ -321,20 +321,6 @@ def modules(model_config: RotaryConfig) -> list[Module]:
     return found
 
 
-# llama.cpp's names of a layer's tensors.
-GGUF_TENSORS: Mapping[str, str] = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-
-
 def family(
     title: str,
     model_config: type[RotaryConfig],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecoder, family, fields, sizes
 
@@ -48,4 +49,5 @@ FAMILY = family(
             "smollm3", 36, 2048, 16, 4, 11008, 128256, max_position_embeddings=65536, rope_theta=5000000.0
         ),
     },
+    gguf={"smollm3": Gguf("smollm3", GGUF_TENSORS, permuted=True)},
 )

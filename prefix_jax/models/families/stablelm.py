@@ -1,8 +1,10 @@
 """StableLM (Stability AI 2023): Llama with layer norms and rotary positions in a quarter of a head."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefix_jax.models.families.family import GGUF_TENSORS, Gguf, gguf_layer_norms
 from prefix_jax.models.families.hf_config import refuse
 from prefix_jax.models.families.rotary_decoder import LayerNormDecoder, RotaryConfig, Tensors, family, fields, sizes
 from prefix_jax.models.layers import OwnScaleAttention
@@ -38,6 +40,10 @@ def read(c: dict[str, Any]) -> StableLmConfig:
     )
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    return {"use_parallel_residual": bool(get("use_parallel_residual")), **gguf_layer_norms(get, "layer_norm_eps")}
+
+
 FAMILY = family(
     "StableLM",
     StableLmConfig,
@@ -47,4 +53,5 @@ FAMILY = family(
         "stablelm-3b-4e1t": sizes("stablelm", 32, 2560, 32, 32, 6912, 50304),
         "stablelm-2-1.6b": sizes("stablelm", 24, 2048, 32, 32, 5632, 100352, use_qkv_bias=True),
     },
+    gguf={"stablelm": Gguf("stablelm", GGUF_TENSORS, _gguf_options)},
 )

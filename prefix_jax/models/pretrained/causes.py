@@ -5,6 +5,7 @@ Wrappers around a model are removed instead (`unwrapped`), and tensors of other 
 is reported in one line.
 """
 
+import json
 import re
 import sys
 from collections import Counter
@@ -17,6 +18,16 @@ from prefix_jax.errors import UserError
 T = TypeVar("T")
 
 _ORIGINAL = "use the original weights, with --config.model.quantisation=int8 where memory is short"
+
+# `quant_method` of config.json, as its tools are called.
+_METHODS = {
+    "gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FBGEMM, to FP8", "hqq": "HQQ", "mxfp4": "MXFP4",
+    "bitsandbytes": "bitsandbytes", "compressed-tensors": "compressed-tensors", "auto-round": "AutoRound",
+    "quanto": "quanto", "torchao": "torchao", "aqlm": "AQLM", "vptq": "VPTQ", "eetq": "EETQ", "bitnet": "BitNet",
+    "spqr": "SpQR", "higgs": "HIGGS", "quark": "Quark", "modelopt": "ModelOpt",
+}  # fmt: skip
+# In names of quantised models.
+_QUANTISED = re.compile(r"gptq|awq|bnb|[48]-?bit|int[48]|w\da\d|fp[48]|nf4|mxfp|gguf|quant", re.IGNORECASE)
 
 # Patterns of tensor names; the first match of a name decides. "{name}" is that name.
 _NAMES = (
@@ -129,18 +140,34 @@ def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
     section = config.get("quantization_config") or config.get("compression_config")
     # MXFP4 is the form in which experts' matrices are published, and read.
     if section and not (isinstance(section, Mapping) and section.get("quant_method") == "mxfp4"):
-        methods = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "hqq": "HQQ"}
         found = section.get("quant_method") if isinstance(section, Mapping) else None
-        name = methods.get(str(found).lower(), found) or "bitsandbytes or another tool"
+        name = _METHODS.get(str(found).lower(), found) or "bitsandbytes or another tool"
         raise UserError(
             f"{where} cannot be read as it is: its config.json says that it is quantised by {name} "
-            f"(quantization_config); {_ORIGINAL}"
+            f"(quantization_config); {_original(config)}"
         )
+
+
+def _original(config: Mapping[str, Any]) -> str:
+    """Returns the fix for quantised weights, with the model that they are of where the configuration names it."""
+    named = (config.get(option) for option in ("base_model", "base_model_name_or_path", "_name_or_path"))
+    source = next((name for name in named if isinstance(name, str) and name and not _QUANTISED.search(name)), "")
+    return _ORIGINAL.replace("weights", f'weights of "{source}"', 1) if source else _ORIGINAL
 
 
 def of_folder(path: Path) -> str:
     """Returns what a folder without readable weights contains instead, as the end of a sentence; "" if unknown."""
-    return next((f": {sentence}" for pattern, sentence in _FILES if any(path.glob(pattern))), "")
+    found = next((f": {sentence}" for pattern, sentence in _FILES if any(path.glob(pattern))), "")
+    base = _base_of_adapter(path / "adapter_config.json")
+    return found.replace("name the base model there", f'name its base model "{base}"') if base else found
+
+
+def _base_of_adapter(file: Path) -> str:
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return base if isinstance(base, str) else ""
 
 
 def refuse_other_bytes(path: Path) -> None:

@@ -19,6 +19,8 @@ from prefix_jax.models.families.family import Gguf
 from prefix_jax.models.leaves import Leaf, merge, shifted, split, transpose
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+# The tensors of factors of scaled rotary frequencies.
+_FACTORS = ("rope_freqs", "rope_factors_short", "rope_factors_long")
 # The weights that go before a GGUF file in the same folder.
 _OTHER_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # NAME-00001-of-00003.gguf, as llama.cpp's gguf-split names the parts.
@@ -53,16 +55,30 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     """
     readers = [_reader(part) for part in _parts(path)]
     tensors = {tensor.name: _leaf(tensor) for reader in readers for tensor in reader.tensors}
-    # llama.cpp stores the factors of scaled rotary frequencies as a tensor.
-    factors = tensors.pop("rope_freqs.weight", None)
+    factors = {name: tensors.pop(f"{name}.weight").all() for name in _FACTORS if f"{name}.weight" in tensors}
     stored, config = _config(readers[0].fields, tensors)
-    if factors is not None and not np.array_equal(values := factors.all(), np.ones_like(values)):
-        raise UserError(
-            f"{path} has scaled rotary frequencies (rope_freqs), which are not supported; use its safetensors form"
-        )
+    _scale_rotary(config, factors)
     config["tie_word_embeddings"] = "output.weight" not in tensors
     names = {name: _hf_name(name, stored) for name in tensors}
     return config, {theirs: _as_stored_by_hf(theirs, tensors[ours], stored, config) for ours, theirs in names.items()}
+
+
+def _scale_rotary(config: dict[str, Any], factors: dict[str, np.ndarray]) -> None:
+    """Puts the factors by which a file divides rotary frequencies into its configuration, as those of "longrope".
+
+    Llama 3's scaling is stored as such factors ("rope_freqs"), Phi-3's as two sets of them.
+    """
+    short = factors.get("rope_freqs", factors.get("rope_factors_short"))
+    if short is None or ("rope_freqs" in factors and np.all(short == 1)):
+        return
+    if config.get("rope_scaling"):
+        raise UserError(
+            "the GGUF file has both factors and another scaling of rotary frequencies; use its safetensors form"
+        )
+    long = factors.get("rope_factors_long", short)
+    scaling = {"rope_type": "longrope", "short_factor": short.tolist(), "long_factor": long.tolist()}
+    amplitude = 1.0 if "rope_freqs" in factors else config.get("attention_factor")
+    config["rope_scaling"] = {**scaling, "attention_factor": amplitude}
 
 
 def _parts(path: Path) -> list[Path]:
@@ -184,6 +200,7 @@ def _config(fields: dict[str, Any], tensors: Mapping[str, Leaf]) -> tuple[Gguf, 
         "eos_token_id": whole("tokenizer.ggml.eos_token_id"),
         "pad_token_id": whole("tokenizer.ggml.padding_token_id"),
         **stored.options(get),
+        **_biases(tensors),
     }
     kind = get("rope.scaling.type", "none")
     if kind == "linear":
@@ -193,6 +210,12 @@ def _config(fields: dict[str, Any], tensors: Mapping[str, Leaf]) -> tuple[Gguf, 
             f"a GGUF {architecture} with scaled rotary positions is not supported; use its safetensors form"
         )
     return stored, config
+
+
+def _biases(tensors: Mapping[str, Leaf]) -> dict[str, bool]:
+    """Returns the options of a `config.json` for the biases that the file has."""
+    options = {"blk.0.attn_q.bias": ("attention_bias", "use_qkv_bias"), "blk.0.ffn_up.bias": ("mlp_bias", "use_bias")}
+    return {option: True for name, found in options.items() if name in tensors for option in found}
 
 
 def _leaf(tensor: Any) -> Leaf:

@@ -23,6 +23,7 @@ from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained import (
     causes,
     directory,
+    fp8,
     gguf_file,
     hub,
     multimodal,
@@ -174,7 +175,7 @@ def open_checkpoint(source: str) -> Checkpoint:
         return Checkpoint("directory", str(file.resolve()), "", config, table, tokenizers.late_gguf(file))
     path, kind, version = _locate(source)
     name = str(path.resolve()) if kind == "directory" else source
-    config, table = multimodal.language_part(*directory.read(path))
+    config, table = fp8.dequantised(*multimodal.language_part(*directory.read(path)))
     return Checkpoint(kind, name, version, config, table, tokenizers.late_directory(path))
 
 

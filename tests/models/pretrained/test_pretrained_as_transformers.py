@@ -38,7 +38,7 @@ IDS = np.arange(5, 17)
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Callable[..., Path]:
+def saved(tmp_path_factory) -> Callable[[str, Path], str]:
     """Copies the family's saved model to a folder."""
     folders: dict[str, Path] = {}
 
@@ -346,12 +346,57 @@ def test_the_right_cause_is_named(family, case, saved, tmp_path):
         ({"quant_method": "gptq", "bits": 4}, "GPTQ"),
         ({"quant_method": "awq"}, "AWQ"),
         ({"load_in_4bit": True}, "bitsan"),
+        ({"quant_method": "mxfp4"}, "MXFP4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "compressed-tensors"),
     ],
 )
-def test_a_configuration_that_says_quantised_is_refused(section, name, tmp_path):
+@pytest.mark.parametrize("source", ["lab/model", "lab/model-4bit"])
+def test_a_configuration_that_says_quantised_is_refused(section, name, source, tmp_path):
+    """The model that it was made from is named, unless that is a quantised one itself."""
     whole("GPT2").save_pretrained(tmp_path)
-    edit(tmp_path, quantization_config=section)
-    assert name in refusal(tmp_path)
+    edit(tmp_path, quantization_config=section, _name_or_path=source)
+    message = refusal(tmp_path)
+    assert name in message and ('weights of "lab/model"' in message) == (source == "lab/model")
+
+
+@pytest.mark.parametrize("block", [[16, 8], [128, 128], None])
+def test_8_bit_floats_with_scales_parity(block, tmp_path):
+    """Each block of a matrix, the last one smaller, times its scale; transformers' `_dequantize_fp8_weight`."""
+    from transformers.integrations.finegrained_fp8 import _dequantize_fp8_weight
+
+    model, states = whole("Llama"), {}
+    model.save_pretrained(tmp_path)
+    generator, expected = torch.Generator().manual_seed(0), _made("Llama")
+
+    def change(table: dict) -> dict:
+        for name, value in list(table.items()):
+            if "_proj" not in name:
+                continue
+            small = (value * 100).to(torch.float8_e4m3fn)
+            sizes = block or value.shape
+            grid = [-(-n // step) for n, step in zip(value.shape, sizes, strict=True)]
+            scale = torch.rand(grid, generator=generator) / 50
+            table |= {name: small, f"{name}_scale_inv": scale if block else scale.reshape(())}
+            whole_blocks = torch.nn.functional.pad(
+                small.float(), (0, grid[1] * sizes[1] - value.shape[1], 0, grid[0] * sizes[0] - value.shape[0])
+            )
+            found = _dequantize_fp8_weight(whole_blocks, scale, list(sizes), torch.float32)
+            states[name] = found[: value.shape[0], : value.shape[1]]
+        return table
+
+    rewrite(tmp_path, change)
+    edit(tmp_path, quantization_config={"quant_method": "fp8", "weight_block_size": block})
+    expected.load_state_dict(states, strict=False)
+    np.testing.assert_allclose(ours(load(str(tmp_path))), torch_logits(expected), atol=1e-4, rtol=0)
+
+
+def test_scales_of_8_bit_floats_that_do_not_fit_are_refused(tmp_path):
+    whole("Llama").save_pretrained(tmp_path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite(tmp_path, lambda t: t | {name: t[name].to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(2, 3)})
+    edit(tmp_path, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 8]})
+    assert "are (2, 3), and its blocks (3, 3)" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2"])
@@ -419,6 +464,11 @@ def test_a_folder_of_something_else_is_named(file, words, tmp_path):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("{}")
     assert words in refusal(tmp_path)
+
+
+def test_the_base_of_an_adapter_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "lab/model"}')
+    assert 'its base model "lab/model"' in refusal(tmp_path)
 
 
 def test_an_adapter_beside_a_model_is_said_not_to_be_applied(tmp_path, capfd):

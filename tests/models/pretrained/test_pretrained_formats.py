@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from prefix_jax.errors import UserError
-from prefix_jax.models import pretrained
+from prefix_jax.models import from_hf, pretrained
 from prefix_jax.models.leaves import from_array
-from prefix_jax.models.pretrained import gguf_file, onnx_file, safetensors_file
+from prefix_jax.models.model_config import LayerKind, Rotary
+from prefix_jax.models.pretrained import gguf_file, loading, onnx_file, safetensors_file
 
 
 def test_safetensors_both_ways(tmp_path):
@@ -119,7 +120,7 @@ def test_a_gguf_file_is_a_model(name, tmp_path):
     path = _small_gguf(gguf, "llama", tmp_path, 7 if name == "parts" else 0)
     opened = pretrained.load(str(tmp_path if name == "folder" else path))
     _, table = gguf_file.read(path)
-    tree = pretrained.loading.flatten(opened.params)
+    tree = loading.flatten(opened.params)
     np.testing.assert_array_equal(tree["embedding/tokens"], table["model.embed_tokens.weight"].all())
     np.testing.assert_array_equal(tree["layers/mlp/up/kernel"][1], table["model.layers.1.mlp.up_proj.weight"].all().T)
     assert opened.tokenizer.convert_tokens_to_ids("t3") == 3
@@ -151,14 +152,15 @@ def test_several_gguf_files_in_a_folder_are_named(tmp_path):
         pretrained.load(str(tmp_path))
 
 
-def test_scaled_rotary_frequencies_of_a_gguf_are_refused(tmp_path):
+def test_rotary_frequencies_of_a_gguf_are_divided_by_its_factors(tmp_path):
     """llama.cpp stores Llama 3's scaling as a tensor, which says nothing where all factors are 1."""
     gguf = pytest.importorskip("gguf")
     plain = _small_gguf(gguf, "llama", tmp_path, factors=(1.0,) * 8)
-    pretrained.load(str(plain))
-    scaled = _small_gguf(gguf, "llama", tmp_path, factors=(1.0,) * 4 + (8.0,) * 4)
-    with pytest.raises(UserError, match="scaled rotary frequencies"):
-        pretrained.load(str(scaled))
+    assert from_hf(gguf_file.read(plain)[0]).layer_pattern == (LayerKind(None, Rotary(5e4)),) * 2
+    factors = (1.0,) * 4 + (8.0,) * 4
+    scaled = _small_gguf(gguf, "llama", tmp_path, factors=factors)
+    rotary = Rotary(5e4, ("longrope", 1.0, *factors))
+    assert from_hf(gguf_file.read(scaled)[0]).layer_pattern == (LayerKind(None, rotary),) * 2
 
 
 def test_word_rules_of_gguf_files_are_those_of_transformers():

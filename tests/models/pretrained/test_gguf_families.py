@@ -1,0 +1,146 @@
+"""GGUF files of the families, written with gguf-py's own table of names and by llama.cpp's conventions
+(convert_hf_to_gguf.py), give transformers' logits.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prefix_jax.errors import UserError
+from prefix_jax.models import build
+from prefix_jax.models.pretrained import load
+from tests.models import torch_models as tm
+from tests.models.test_decoder_only import CASES
+from tests.models.torch_models import torch
+
+gguf = pytest.importorskip("gguf")
+TOKENS = np.arange(3, 15)[None]
+PERMUTED, OFFSET = ("llama", "granite", "smollm3"), ("gemma", "gemma2", "gemma3", "nemotron")
+# Cases of tests/models/test_decoder_only.py, and llama.cpp's names of their architectures.
+ARCHITECTURES = {
+    "llama_tied_grouped": "llama",
+    "llama3_rope_one_kv_head": "llama",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "starcoder2": "starcoder2",
+    "stablelm": "stablelm",
+    "stablelm_parallel": "stablelm",
+    "nemotron": "nemotron",
+    "olmo2": "olmo2",
+    "granite": "granite",
+    "glm4": "glm4",
+    "cohere": "command-r",
+    "phi3_longrope": "phi3",
+    "smollm3": "smollm3",
+}
+
+
+def write(path, network: Any, architecture: str, **more: Any) -> None:
+    """Writes a network of transformers as llama.cpp's converter does."""
+    config, writer = network.config, gguf.GGUFWriter(path, architecture)
+    heads, keys = config.num_attention_heads, config.num_key_value_heads
+    layers, width = config.num_hidden_layers, config.hidden_size
+    head = getattr(config, "head_dim", None) or width // heads
+    writer.add_block_count(layers)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(keys)
+    writer.add_key_length(head)
+    writer.add_context_length(config.max_position_embeddings)
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_dimension_count(int(head * rope.get("partial_rotary_factor", 1.0)))
+    epsilons = {
+        name: getattr(config, name, None) for name in ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "norm_eps")
+    }
+    for name, value in epsilons.items():
+        if value is not None:
+            (writer.add_layer_norm_rms_eps if name == "rms_norm_eps" else writer.add_layer_norm_eps)(value)
+    for add, value in more.items():
+        getattr(writer, f"add_{add}")(value)
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, layers)
+    for name, value in network.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        array, counts = value.numpy(), {"q_proj": heads, "k_proj": keys}
+        if architecture in OFFSET and name.endswith("norm.weight"):
+            array = array + 1
+        if architecture in PERMUTED and (n := counts.get(name.split(".")[-2])):
+            array = array.reshape(n, 2, head // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert theirs is not None, name
+        writer.add_tensor(theirs, np.ascontiguousarray(array))
+    _write_factors(writer, network, rope)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _write_factors(writer: Any, network: Any, rope: dict[str, Any]) -> None:
+    if rope["rope_type"] == "llama3":
+        plain = 1 / rope["rope_theta"] ** (np.arange(0, network.config.head_dim, 2) / network.config.head_dim)
+        scaled = network.model.rotary_emb.inv_freq.numpy()
+        writer.add_tensor("rope_freqs.weight", (plain / scaled).astype(np.float32))
+    if rope["rope_type"] == "longrope":
+        for name in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], np.float32))
+        original = rope["original_max_position_embeddings"]
+        scale = network.config.max_position_embeddings / original
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(scale) / np.log(original))))
+
+
+def more(network: Any, architecture: str) -> dict[str, Any]:
+    """What the converter writes for this architecture alone."""
+    c = network.config
+    return {
+        "gemma2": lambda: {
+            "sliding_window": c.sliding_window,
+            "attn_logit_softcapping": c.attn_logit_softcapping,
+            "final_logit_softcapping": c.final_logit_softcapping,
+        },
+        "starcoder2": lambda: {"sliding_window": c.sliding_window},
+        "phi3": lambda: {"sliding_window": c.sliding_window},
+        "stablelm": lambda: {"parallel_residual": c.use_parallel_residual},
+        "granite": lambda: {
+            "attention_scale": c.attention_multiplier,
+            "embedding_scale": c.embedding_multiplier,
+            "residual_scale": c.residual_multiplier,
+            "logit_scale": c.logits_scaling,
+        },
+        "command-r": lambda: {"logit_scale": c.logit_scale},
+    }.get(architecture, dict)()
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_a_gguf_of_every_family_parity(case, tmp_path):
+    network, architecture = CASES[case]().torch, ARCHITECTURES[case]
+    if case == "gemma2":
+        network.config.query_pre_attn_scalar = network.config.head_dim  # the file does not store it
+        for layer in network.model.layers:
+            layer.self_attn.scaling = network.config.head_dim**-0.5
+    if case == "smollm3":
+        # llama.cpp has every fourth layer without positions.
+        network.config.no_rope_layers = [1, 1, 1]
+        for layer in network.model.layers:
+            layer.self_attn.use_rope = 1
+    write(tmp_path / "m.gguf", network, architecture, **more(network, architecture))
+    opened = load(str(tmp_path / "m.gguf"))
+    with torch.no_grad():
+        expected = network(torch.tensor(TOKENS)).logits.numpy()
+    model = build(opened.model_config)
+    found = tm.jit(lambda params: model.apply({"params": params}, jnp.asarray(TOKENS)))(opened.params)
+    np.testing.assert_allclose(found, expected, atol=5e-5, rtol=5e-5)
+
+
+def test_factors_beside_another_scaling_are_refused(tmp_path):
+    network = CASES["llama3_rope_one_kv_head"]().torch
+    scaling = {"rope_scaling_type": gguf.RopeScalingType.LINEAR, "rope_scaling_factor": 2.0}
+    write(tmp_path / "m.gguf", network, "llama", **scaling)
+    with pytest.raises(UserError, match="both factors and another scaling"):
+        load(str(tmp_path / "m.gguf"))
