@@ -57,8 +57,9 @@ def _model() -> dict:
 
 def _data() -> dict:
     return dict(
-        # e2e, webnlg, dart, xsum, cnn_dm, translation, lighthouse (the set the repository carries), text (any columns),
-        # or your own by module path, such as mypackage.mytask (docs/adding_a_task.md).
+        # e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, squad_v2, gsm8k, glue_*,
+        # superglue_*, lighthouse and lighthouse_visitors (the repository carries both), text (any columns), or your own
+        # by module path, such as mypackage.mytask (docs/adding_a_task.md).
         task="lighthouse",
         # File or directory; empty: $PREFIX_JAX_DATA/<name>, then the hub.
         path="",

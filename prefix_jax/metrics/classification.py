@@ -65,6 +65,16 @@ def f1_of(positive: str) -> Callable[[Sequence[Row], How], float]:
     return f1
 
 
+def macro_f1(rows: Sequence[Row], how: How) -> float:
+    """The macro F1 of `of_labels` alone."""
+    return of_labels(rows, how).scores["macro_f1"]
+
+
+def mcc(rows: Sequence[Row], how: How) -> float:
+    """Matthews' correlation coefficient alone; 0 where all records have the same label."""
+    return of_labels(rows, how).scores.get("mcc", 0.0)
+
+
 def accuracy(rows: Sequence[Row], how: How) -> float:
     """Share of outputs that are a reference, but for white space around them."""
     right, given = labels_of(rows)
@@ -90,4 +100,4 @@ def _row(name: str) -> Metric:
 
 
 CLASSIFICATION = tuple(map(_row, ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mcc")))
-ACCURACY = Metric("accuracy", accuracy)
+ACCURACY, MCC = Metric("accuracy", accuracy), Metric("mcc", mcc)

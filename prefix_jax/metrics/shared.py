@@ -72,6 +72,16 @@ def of_any_text(rows: Sequence[Row], how: How) -> Measured:
     return found
 
 
+def distinct(rows: Sequence[Row], how: How) -> Measured:
+    """Distinct n-grams of all outputs, in percent of their n-grams (Li et al. 2016), over the language's words."""
+    cut = rouge.words(how.language.spaced)
+    texts, found = [cut(row["hypothesis"].lower()) for row in rows], Measured()
+    for n in (1, 2):
+        grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
+        found.add(f"distinct_{n}", 100 * len(set(grams)) / max(len(grams), 1))
+    return found
+
+
 def rouge_metrics(*kinds: str) -> tuple[Metric, ...]:
     """Returns rows for kinds of ROUGE, which are computed together."""
     function = _rouge(kinds)
@@ -113,4 +123,5 @@ TRANSLATION = (
 )
 # Metrics that `evaluation.metrics` may name for any task.
 _ROUGE = rouge_metrics("rouge1", "rouge2", "rougeL", "rougeLsum")
-METRICS = {metric.name: metric for metric in (*TRANSLATION, *_ROUGE, ANY_TEXT[-1])}
+_DISTINCT = (Metric("distinct_1", distinct), Metric("distinct_2", distinct))
+METRICS = {metric.name: metric for metric in (*TRANSLATION, *_ROUGE, ANY_TEXT[-1], *_DISTINCT)}

@@ -90,11 +90,14 @@ def score_table(
 
 
 def entry_table(entry: Mapping[str, Any], title: str = "") -> str:
-    """Returns the table of an entry of `scores.json`, with a line for each meaningless score that gives the reason."""
+    """Returns the table of an entry of `scores.json`, with a line for each meaningless score that gives the reason, and
+    one for each of sacrebleu's signatures.
+    """
     reasons = entry.get("not_measured", {})
     absent = dict.fromkeys(name for name in reasons if name not in entry["tuned"])
     table = score_table({**entry["tuned"], **absent}, entry.get("bare"), title, about=entry.get("metrics"))
-    return "\n".join([table, *(f"no {name}: {reason}" for name, reason in reasons.items())])
+    signatures = [f"{name}: {text}" for name, text in entry.get("signatures", {}).items()]
+    return "\n".join([table, *(f"no {name}: {reason}" for name, reason in reasons.items()), *signatures])
 
 
 def samples_side_by_side(samples: Sequence[Mapping[str, object]], width: int = 100) -> str:

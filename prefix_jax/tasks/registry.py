@@ -10,8 +10,12 @@ from prefix_jax.tasks import (
     cnn_dm,
     dart,
     e2e,
+    glue,
+    gsm8k,
     lighthouse,
     lighthouse_visitors,
+    multiple_choice,
+    squad,
     text,
     translation,
     webnlg,
@@ -19,9 +23,13 @@ from prefix_jax.tasks import (
 )
 from prefix_jax.tasks.task import Task
 
+_MODULES = (
+    e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, gsm8k, glue, lighthouse,
+    lighthouse_visitors, text,
+)  # fmt: skip
+# A module has a `TASK`, or the `TASKS` of a family.
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK
-    for module in (e2e, webnlg, dart, xsum, cnn_dm, translation, classification, lighthouse, lighthouse_visitors, text)
+    task.name: task for module in _MODULES for task in getattr(module, "TASKS", None) or (module.TASK,)
 }
 # The task of rows with a source and a target, whatever they are about.
 ANY_ROWS = text.TASK.name

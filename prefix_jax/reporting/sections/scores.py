@@ -61,6 +61,8 @@ def difference(metric: str, difference: float, failed: bool, about: About) -> Ma
 
 
 def _decoded(scored: Mapping[str, Any]) -> str:
+    if isinstance(scored.get("choices"), Mapping):
+        return "answered by likelihood"
     decoding = scored.get("decoding")
     if not isinstance(decoding, Mapping) or "strategy" not in decoding:
         return ""

@@ -1,0 +1,26 @@
+"""GSM8K: school mathematics; a solution ends in `#### ` and its number.
+
+The hub has no validation split: the last 500 training records stand in for it, which the run also trains on.
+"""
+
+from typing import Any
+
+from prefix_jax.data.data_set import Columns, DataSet
+from prefix_jax.data.files import Row
+from prefix_jax.data.hub import HubSet
+from prefix_jax.data.records import Record
+from prefix_jax.data.rows import from_columns
+from prefix_jax.metrics.answers import FINAL_NUMBERS
+from prefix_jax.tasks.task import Task
+
+
+def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[Record]:
+    """Returns one record per row: the question, and the solution with its number."""
+    return from_columns(table, split, "question", "answer")
+
+
+TASK = Task(
+    name="gsm8k",
+    data=DataSet(folder="gsm8k", records=records, hub=HubSet("openai/gsm8k", "main", "train[-500:]"), from_hub=records),
+    metrics=FINAL_NUMBERS,
+)
