@@ -56,7 +56,7 @@ def data(folder: Path) -> str:
 
 @pytest.mark.slow
 def test_quick_start(tiny_models, tmp_path, monkeypatch):
-    more = f"DATA = dict(task='text', path={data(tmp_path)!r})"
+    more = f"DATA = {data(tmp_path)!r}"
     found = outputs(executed("quick_start", settings(tiny_models["t5"], more), tmp_path, monkeypatch))
     assert "with prefix" in found and "of its attention goes to the prefix" in found and "image/svg+xml" in found
     assert (tmp_path / "run" / "tuned" / "prefix.safetensors").is_file()

@@ -143,6 +143,16 @@ class Tuned:
         """
         return AttentionMaps(inspection.attention(self._session, self._kept, text, target))
 
+    def next_words(self, text: str, target: str, count: int = 3) -> list[inspection.Place]:
+        """Returns the likeliest next tokens of the tuned and the bare model at each token of a target, and how far
+        their distribution moves, in nats.
+
+        >>> place = tuned.next_words(*pairs[0], count=1)[0]
+        >>> place.change >= 0, len(place.tuned)
+        (True, 1)
+        """
+        return inspection.next_words(self._session, self._kept, text, target, count)
+
     def merge(self) -> "Tuned":
         """Returns the model with LoRA's updates merged into copies of its matrices: as fast as the bare model.
 
