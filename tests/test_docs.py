@@ -12,6 +12,8 @@ import pytest
 import prefix_jax
 from prefix_jax import cli
 from prefix_jax.config import default_config
+from prefix_jax.models import FAMILIES
+from prefix_jax.models.families import __main__ as families
 from prefix_jax.options import flat
 from tests.conftest import ROOT
 
@@ -85,3 +87,10 @@ def test_every_page_is_in_the_navigation():
 
 def test_the_citation_names_this_version():
     assert f"version: {prefix_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_table_of_families_is_that_of_the_code():
+    shown = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    between = shown.partition("<!-- families -->")[2].partition("<!-- end of families -->")[0]
+    assert between.strip() == families.table(), "python -m prefix_jax.models.families prints it"
+    assert f"[{len(FAMILIES)} model families](docs/families.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
