@@ -82,8 +82,12 @@ def _quiet_start() -> None:
         os.write(2, b"interrupted\n")
         os._exit(130)
 
-    # Value of argv[0] while Python looks for the module of -m.
-    if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Value of argv[0] while Python looks for the module of -m; else the installed script.
+    if (
+        sys.argv[:1]
+        and os.path.basename(sys.argv[0]) in ("-m", "prefix-jax")
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):
         signal.signal(signal.SIGINT, leave)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import logging as standard_logging
 import os
 import re
@@ -96,13 +97,18 @@ def _surroundings_message(said: str) -> str:
     return ""
 
 
-def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], None]) -> None:
+def run(
+    main: Callable[[flags.FlagValues], None],
+    define_flags: Callable[[], None],
+    parse: Callable[[list[str]], list[str]] | None = None,
+) -> None:
     """Defines and parses a command's flags and calls `main` with them, for `if __name__ == "__main__"`.
 
     Args:
       main: the command.
       define_flags: defines its flags; a function, because importing a command must not define any: absl rejects
         duplicate flags in a process.
+      parse: parses the command line into `flags.FLAGS`; by default it rejects words that are not flags.
     """
 
     def guarded(_: list[str]) -> None:
@@ -116,7 +122,18 @@ def run(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], Non
     standard_logging.raiseExceptions = False  # a failed log write must not stop anything
     with user_errors():
         define_flags()
-        app.run(guarded, flags_parser=_parse)
+        app.run(guarded, flags_parser=parse or _parse)
+
+
+def run_with_arguments(main: Callable[[flags.FlagValues, list[str]], None], define_flags: Callable[[], None]) -> None:
+    """Does what `run` does for a command that takes words beside its flags."""
+    words: list[str] = []
+
+    def parse(argv: list[str]) -> list[str]:
+        words.extend(_flags_of(argv)[1:])
+        return argv[:1]
+
+    run(lambda options: main(options, words), define_flags, parse)
 
 
 def call(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], None], argv: Sequence[str]) -> int:
@@ -138,14 +155,19 @@ def call(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], No
 
 
 def _parse(argv: list[str]) -> list[str]:
-    _check_config_file(argv)
-    try:
-        rest = parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
-    except SystemExit as ended:
-        raise SystemExit(0 if ended.code == 1 else ended.code) from None  # absl exits --help with code 1
+    rest = _flags_of(argv)
     if len(rest) > 1:
         fail(f'"{rest[1]}" is not an option; options start with --')
     return rest
+
+
+def _flags_of(argv: list[str]) -> list[str]:
+    """Parses flags; returns the other words."""
+    argv = _with_recipes(argv)
+    try:
+        return parsed(lambda: flags.FLAGS([argv[0], *map(_underscored, argv[1:])]))
+    except SystemExit as ended:
+        raise SystemExit(0 if ended.code == 1 else ended.code) from None  # absl exits --help with code 1
 
 
 def parsed(parse: Callable[[], list[str]]) -> list[str]:
@@ -303,16 +325,55 @@ def _memory_message(error: Exception) -> str:
     )
 
 
-def _check_config_file(argv: list[str]) -> None:
-    """Ends the program if the file in `--config FILE[:ARGUMENT]` does not exist, which absl would report late."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+def recipe(text: str) -> str:
+    """Returns the file of a recipe: a path, or the bare name of one that comes with the package ("demo").
+
+    A packaged recipe may import others as `configs.NAME`.
+    """
+    file = Path(disk.expanded(text))
+    if file.is_file() or len(file.parts) != 1:
+        return str(file)
+    package = Path(__file__).parent
+    for folder in (package / "recipes", package.parent / "configs"):
+        found = folder / (file.name if file.suffix == ".py" else f"{file.name}.py")
+        if found.is_file():
+            if folder.name == "configs":
+                sys.path.append(str(folder.parent))
+            elif "configs" not in sys.modules:
+                sys.modules["configs"] = importlib.import_module("prefix_jax.recipes")
+            return str(found)
+    return str(file)
+
+
+def recipes() -> list[str]:
+    """Returns the names of the recipes that come with the package."""
+    package = Path(__file__).parent
+    found = [path for folder in (package / "recipes", package.parent / "configs") for path in folder.glob("*.py")]
+    return sorted({path.stem for path in found if "def get_config" in path.read_text(encoding="utf-8")})
+
+
+def _with_recipes(argv: list[str]) -> list[str]:
+    """Returns the words with the file of `--config FILE[:ARGUMENT]` in place of a recipe's bare name.
+
+    Ends the program if the file does not exist, which absl would report late.
+    """
+    words, config = [], False
+    for word in argv:
         name, equals, value = word.partition("=")
-        if name in ("--config", "-config"):
-            file = Path(disk.expanded((value if equals else following).partition(":")[0]))
-            if not file.is_file():
-                known = sorted(found.name for found in file.parent.glob("*.py"))
-                hint = did_you_mean(file.name, known) if known else "; recipes are in configs/"
+        named = name in ("--config", "-config")
+        if config or (named and equals):
+            text, colon, argument = (word if config else value).partition(":")
+            file = recipe(text)
+            if not Path(file).is_file():
+                known = sorted(found.name for found in Path(file).parent.glob("*.py"))
+                if len(Path(file).parts) == 1:
+                    known = recipes()
+                hint = did_you_mean(Path(file).name, known) if known else "; recipes are in configs/"
                 fail(f"there is no configuration {file}{hint}")
+            word = f"{'' if config else name + '='}{file}{colon}{argument}"
+        words.append(word)
+        config = named and not equals
+    return words
 
 
 def enable_compile_cache() -> None:

@@ -12,7 +12,7 @@ from prefix_jax.options import Config
 
 def define_flags() -> None:
     cli.define_path("workdir", "runs/demo", "The run directory: created, or resumed if it exists.")
-    cli.define_path("recipe", "configs/demo.py", "The recipe to run.")
+    cli.define_path("recipe", "demo", "The recipe to run: a file, or a name.")
 
 
 def main(options: flags.FlagValues) -> None:
@@ -43,9 +43,9 @@ def main(options: flags.FlagValues) -> None:
 
 def _recipe(path: str) -> Config:
     try:
-        return runpy.run_path(path)["get_config"]()
+        return runpy.run_path(cli.recipe(path))["get_config"]()
     except FileNotFoundError:
-        raise UserError(f"there is no recipe {path}; run this in the repository's folder or give --recipe") from None
+        raise UserError(f"there is no recipe {path}; known: {', '.join(cli.recipes())}") from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax import decoding, tasks, verdict
+from prefix_jax.config import default_config
 from prefix_jax.data import audit, subsets
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
@@ -194,6 +195,8 @@ def _earlier(
     `rows` are the split's samples.
     """
     entry = files.known_scores(workdir).get(split, {})
+    if isinstance(entry.get("decoding"), dict):  # an earlier version did not know all of today's options
+        entry["decoding"] = {**default_config().decoding.to_dict(), **entry["decoding"]}
     if "task" in entry:
         entry["task"] = tasks.current_name(entry["task"])
     wanted = {"spread": None, "keep_special_tokens": None, "choices": None, **about}
