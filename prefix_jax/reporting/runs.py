@@ -38,7 +38,7 @@ def listed(folder: Path) -> list[RunLine]:
     Raises:
       UserError: there are none.
     """
-    found = [_line(path, folder) for path in sorted(_below(folder))]
+    found = [_line(path, folder) for path in sorted(_below(folder)) if not _is_model(path)]
     if not found:
         raise UserError(f"there are no runs in {folder}; name a folder with run directories")
     return found
@@ -63,6 +63,14 @@ def _below(folder: Path) -> Iterator[Path]:
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 yield from _below(path)
+
+
+def _is_model(path: Path) -> bool:
+    """Returns whether a folder's `config.json` is not a run's."""
+    try:
+        return "config" not in files.read_config(path)
+    except UserError:
+        return False  # damaged: it is listed
 
 
 def _line(path: Path, folder: Path) -> RunLine:

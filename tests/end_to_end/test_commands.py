@@ -1,8 +1,13 @@
 """The commands as modules, and what all of them share."""
 
+import os
+import shutil
 import subprocess
 import sys
 
+import prefix_jax
+from prefix_jax import __main__ as front_door
+from prefix_jax import cli, runs
 from tests.conftest import ROOT
 
 COMMANDS = sorted(
@@ -18,7 +23,19 @@ print([module for module in flags.FLAGS.flags_by_module_dict() if module.startsw
 
 
 def test_all_commands_can_be_imported_together_and_define_no_flags():
-    assert {"train", "evaluate", "generate", "inspect", "sweep", "plan", "demo", "convert", "score"} == set(COMMANDS)
+    assert {
+        "train",
+        "evaluate",
+        "generate",
+        "inspect",
+        "sweep",
+        "plan",
+        "demo",
+        "convert",
+        "score",
+        "runs",
+        "__main__",
+    } == set(COMMANDS)
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
@@ -28,3 +45,47 @@ def test_help_is_a_success_and_lists_the_options():
         [sys.executable, "-m", "prefix_jax.evaluate", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "--workdir" in done.stdout and "--coordinator" in done.stdout
+
+
+def test_one_name_has_all_commands():
+    assert {module.partition(".")[0] for module, _ in front_door.COMMANDS.values()} >= set(COMMANDS) - {"__main__"}
+    done = prefix_jax_command("--help")
+    assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in front_door.COMMANDS)
+    assert len(done.stdout.splitlines()) < 24
+    assert prefix_jax_command("--version").stdout == f"prefix_jax {prefix_jax.__version__}\n"
+    done = prefix_jax_command("trian")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and 'did you mean "train"' in done.stderr
+
+
+def prefix_jax_command(*words, **options):
+    program = [sys.executable, "-m", "prefix_jax", *words]
+    return subprocess.run(program, capture_output=True, text=True, check=False, **{"cwd": ROOT, **options})
+
+
+def test_recipes_are_found_by_name_in_a_checkout_and_in_an_installed_package(tmp_path):
+    """As setup.py installs it, `configs/` is the package `prefix_jax.recipes`."""
+    shutil.copytree(ROOT / "prefix_jax", tmp_path / "prefix_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", tmp_path / "prefix_jax" / "recipes")
+    for folder in (ROOT, tmp_path):
+        where = dict(cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(folder)})
+        # A recipe that imports another; its row length is refused before a model is loaded.
+        words = ("--config", "demo_prefix_length", "--workdir", "x", "--config.training.batch=0")
+        done = prefix_jax_command("train", *words, **where)
+        assert done.returncode == 2 and "training.batch" in done.stderr, done.stderr
+        done = prefix_jax_command("train", "--config=demoo", "--workdir", "x", **where)
+        assert done.returncode == 2 and 'did you mean "demo"' in done.stderr
+
+
+def test_runs_are_listed_and_compared(capsys):
+    folder = ROOT / "tests" / "compatibility" / "v0.1.0"
+    call = lambda *words: cli.call(lambda options: runs.main(options, [str(w) for w in words]), runs.define_flags, [])
+    assert call(folder) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [
+        "lora", "prefix", "stopped", *(f"sweep/runs/length={n},seed={s}" for n in (1, 3) for s in (1, 2))
+    ]  # fmt: skip
+    assert "BLEU 0.83  0.00" in lines[3]
+    assert call(folder / "lora", folder / "prefix") == 0
+    said = capsys.readouterr().out
+    assert "method" in said and "training.seed" not in said
+    assert call(folder / "nothing") == 2 and "there are no runs" in capsys.readouterr().err
