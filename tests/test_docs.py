@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import prefix_jax
+from prefix_jax import __main__ as front_door
 from prefix_jax import cli
 from prefix_jax.config import default_config
 from prefix_jax.models import FAMILIES
@@ -27,11 +28,16 @@ COMMAND = re.compile(r"python -m ((?:prefix_jax|experiments|benchmarks)[\w.]*)([
 PLACEHOLDER = re.compile(r"\$|\.NAME|NAME\.py|configs/\.\.\.| \.\.\.|\[")
 
 
+ONE_NAME = re.compile(r"^prefix-jax (\w+)([^\n`]*)", re.M)
+
+
 def commands() -> list[tuple[str, str, list[str]]]:
     """Returns page, module and arguments of each command that a page shows."""
     found = []
     for page in PAGES:
-        for module, rest in COMMAND.findall(page.read_text(encoding="utf-8").replace("\\\n", " ")):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        named = [(f"prefix_jax.{front_door.COMMANDS[name][0]}", rest) for name, rest in ONE_NAME.findall(text)]
+        for module, rest in [*COMMAND.findall(text), *named]:
             if not PLACEHOLDER.search(module + rest):
                 words = shlex.split(rest.partition(" # ")[0].partition(" && ")[0].replace(" | ", " "), comments=True)
                 found.append((str(page.relative_to(ROOT)), module, words))
@@ -45,6 +51,7 @@ def test_every_command_parses(monkeypatch, capsys):
     for page, module, words in shown:
         assert importlib.util.find_spec(module) is not None, f"{page}: there is no module {module}"
         if module.startswith("prefix_jax.") and hasattr(found := importlib.import_module(module), "define_flags"):
+            words = [word for word in words if module != "prefix_jax.runs"]  # takes folders
             code = cli.call(lambda options: None, found.define_flags, words)
             assert code == 0, f"{page}: python -m {module} {shlex.join(words)}: {capsys.readouterr().err}"
 
