@@ -56,7 +56,7 @@ def differences(one: Path, other: Path) -> list[list[Any]]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yields the run directories; nothing inside of one is looked at."""
+    """Yields the run directories, without descending into them."""
     if files.is_run(folder):
         yield folder
     elif folder.is_dir():
