@@ -1,8 +1,7 @@
 """Metrics of labels, in percent, with the definitions of scikit-learn; the confusion matrix beside them."""
 
+import math
 from collections.abc import Callable, Sequence
-
-import numpy as np
 
 from prefix_jax.metrics.metric import How, Measured, Metric
 from prefix_jax.metrics.rows import Row
@@ -18,16 +17,17 @@ def of_labels(rows: Sequence[Row], how: How) -> Measured:
     """
     right, given = labels_of(rows)
     classes, counts_CxC = confusion(right, given, _choices(rows))
-    hits = np.diag(counts_CxC).astype(float)
-    wanted, said = counts_CxC.sum(axis=1).astype(float), counts_CxC.sum(axis=0).astype(float)
+    hits = [counts_CxC[i][i] for i in range(len(classes))]
+    wanted, said = [sum(row) for row in counts_CxC], [sum(column) for column in zip(*counts_CxC, strict=True)]
+    recalls = [hit / count for hit, count in zip(hits, wanted, strict=True) if count]
     own = [i for i, name in enumerate(classes) if name != OTHER]
     found = Measured()
-    found.add("accuracy", 100 * hits.sum() / len(rows))
-    found.add("balanced_accuracy", 100 * float(np.mean(hits[wanted > 0] / wanted[wanted > 0])))
-    found.add("macro_f1", 100 * float(np.mean([_f1(hits[i], wanted[i], said[i]) for i in own])))
-    found.add("micro_f1", 100 * _f1(hits[own].sum(), wanted[own].sum(), said[own].sum()))
-    found.add("mcc", 100 * _mcc(hits.sum(), wanted, said), "" if np.count_nonzero(wanted) > 1 else _ONE)
-    found.details["confusion"] = {"labels": classes, "counts": counts_CxC.tolist()}
+    found.add("accuracy", 100 * sum(hits) / len(rows))
+    found.add("balanced_accuracy", 100 * math.fsum(recalls) / len(recalls))
+    found.add("macro_f1", 100 * math.fsum(_f1(hits[i], wanted[i], said[i]) for i in own) / len(own))
+    found.add("micro_f1", 100 * _f1(*(sum(counts[i] for i in own) for counts in (hits, wanted, said))))
+    found.add("mcc", 100 * _mcc(sum(hits), wanted, said), "" if sum(map(bool, wanted)) > 1 else _ONE)
+    found.details["confusion"] = {"labels": classes, "counts": counts_CxC}
     return found
 
 
@@ -38,7 +38,7 @@ def labels_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     return [one if one in texts else texts[0] for one, texts in zip(given, references, strict=True)], given
 
 
-def confusion(right: Sequence[str], given: Sequence[str], choices: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def confusion(right: Sequence[str], given: Sequence[str], choices: Sequence[str]) -> tuple[list[str], list[list[int]]]:
     """Returns the classes that occur, and how often each right one (rows) was given as each (columns).
 
     `choices` fix the order; a label given that is not among them counts as `OTHER`. Without choices, all labels count.
@@ -49,8 +49,9 @@ def confusion(right: Sequence[str], given: Sequence[str], choices: Sequence[str]
     order = [*dict.fromkeys(choices), *sorted(occurring - set(choices) - {OTHER}), OTHER]
     classes = [one for one in order if one in occurring]
     place = {one: i for i, one in enumerate(classes)}
-    counts = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(counts, ([place[one] for one in right], [place[one] for one in given]), 1)
+    counts = [[0] * len(classes) for _ in classes]
+    for one, other in zip(right, given, strict=True):
+        counts[place[one]][place[other]] += 1
     return classes, counts
 
 
@@ -89,10 +90,11 @@ def _f1(hits: float, wanted: float, said: float) -> float:
     return 2 * hits / (wanted + said) if wanted + said else 0.0
 
 
-def _mcc(hits: float, wanted: np.ndarray, said: np.ndarray) -> float:
-    total = wanted.sum()
-    spread = (total**2 - (said**2).sum()) * (total**2 - (wanted**2).sum())
-    return float((hits * total - (wanted * said).sum()) / np.sqrt(spread)) if spread else 0.0
+def _mcc(hits: int, wanted: Sequence[int], said: Sequence[int]) -> float:
+    total = sum(wanted)
+    spread = (total**2 - sum(n * n for n in said)) * (total**2 - sum(n * n for n in wanted))
+    covariance = hits * total - sum(a * b for a, b in zip(wanted, said, strict=True))
+    return covariance / math.sqrt(spread) if spread else 0.0
 
 
 def _row(name: str) -> Metric:

@@ -61,7 +61,11 @@ def best(name: str) -> float | None:
     return {"NIST": None, "CIDEr": 10.0}.get(name, 100.0)
 
 
-@pytest.mark.parametrize("task", TASKS)
+# Tasks with free texts; those with fixed labels and answers are held to the official figures of their own.
+FREE = [name for name in TASKS if not name.startswith(("glue", "superglue", "squad", "gsm8k"))]
+
+
+@pytest.mark.parametrize("task", FREE)
 @pytest.mark.parametrize(("name", "language", "texts"), CASES, ids=[f"{n}-{code}" for n, code, _ in CASES])
 def test_a_perfect_output_has_the_best_score_or_none(name, language, texts, task):
     found = measure(task, rows(texts, texts), java=False, language=language)

@@ -9,7 +9,7 @@ from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models import build, from_hf
-from prefix_jax.tuning import files
+from prefix_jax.tuning import TunedState, store
 from prefix_jax.tuning.method import count
 from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_loss import random_base
@@ -134,8 +134,9 @@ def test_with_alibi_slots_with_distances_are_words_before_the_text(tmp_path):
     np.testing.assert_allclose(model.apply(base, ids, prefix=prefix), expected, rtol=1e-4, atol=1e-5)
     plain = model.apply(base, ids, prefix=prefix_for(ALIBI, **{**DISTANT, "alibi": "none"}))
     assert np.abs(plain - expected).max() > 1e-3
-    files.save(tmp_path, prefix, {"name": "x"}, ALIBI)
-    assert files.load(tmp_path)[0].distances
+    store.save(tmp_path, TunedState(prefix), {"name": "x"}, ALIBI)
+    loaded = store.load(tmp_path)[0].prefix
+    assert loaded is not None and loaded.distances
 
 
 @pytest.mark.parametrize("options", [{"position_offset": "zero"}, {}], ids=["offset_zero", "no_alibi"])

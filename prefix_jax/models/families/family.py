@@ -118,6 +118,7 @@ class Family:
         head, and the type; None: the library does not support this family's prefixes.
       transposed: whether the matrices of its modules are `[inputs, outputs]` (Conv1D).
       original: its `model_type` in the files of Li & Liang (2021); empty: not supported there.
+      quantised: forms of quantised weights that `parameters` reads, by `quant_method` of `config.json`.
     """
 
     title: str
@@ -133,3 +134,4 @@ class Family:
     adapters: tuple[str, str, str] | None = None
     transposed: bool = False
     original: str = ""
+    quantised: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 every second layer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -103,7 +103,7 @@ def _sizes(layers: int, count: int) -> dict[str, Any]:
     return sizes("gpt_oss", layers, 2880, 64, 8, 2880, 201088, num_local_experts=count)
 
 
-FAMILY = family(
+_FAMILY = family(
     "gpt-oss",
     GptOssConfig,
     GptOss,
@@ -111,3 +111,4 @@ FAMILY = family(
     known={"gpt-oss-20b": _sizes(24, 32), "gpt-oss-120b": _sizes(36, 128)},
     inner=experts,
 )
+FAMILY = replace(_FAMILY, quantised=("mxfp4",))

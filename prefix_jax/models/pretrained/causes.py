@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,11 +135,10 @@ def refuse_names(names: Iterable[str], where: str) -> None:
             raise UserError(f"{where} cannot be read as it is: {sentence.format(name=found)}")
 
 
-def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
-    """Raises UserError if a `config.json` declares quantised weights."""
+def refuse_quantised(config: Mapping[str, Any], where: str, read: Collection[str] = ()) -> None:
+    """Raises UserError if a `config.json` declares quantised weights of another form than those in `read`."""
     section = config.get("quantization_config") or config.get("compression_config")
-    # MXFP4 is the form in which experts' matrices are published, and read.
-    if section and not (isinstance(section, Mapping) and section.get("quant_method") == "mxfp4"):
+    if section and not (isinstance(section, Mapping) and section.get("quant_method") in read):
         found = section.get("quant_method") if isinstance(section, Mapping) else None
         name = _METHODS.get(str(found).lower(), found) or "bitsandbytes or another tool"
         raise UserError(

@@ -232,7 +232,7 @@ def _quoted(names: Mapping[str, Any]) -> str:
 
 def _leaves(checkpoint: Checkpoint) -> tuple[ModelConfig, dict[str, Leaf]]:
     model_config = families.from_hf(checkpoint.config, f"the config.json of {checkpoint.name}")
-    causes.refuse_quantised(checkpoint.config, checkpoint.name)
+    causes.refuse_quantised(checkpoint.config, checkpoint.name, families.FAMILIES[model_config.family].quantised)
     tree = to_tree(model_config, checkpoint.table)
     return replace(model_config, tie_embeddings="head" not in tree), flatten(tree)
 
