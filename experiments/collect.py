@@ -6,12 +6,11 @@ the table of all runs in OUT into `OUT/README.md`, between its two markers. The 
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefix_jax.disk import read_json_lines
+from prefix_jax import workdir
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 from prefix_jax.tuning import known
 
@@ -20,13 +19,12 @@ def keep(run: Path, out: Path, samples: int = 20) -> None:
     """Copies the files behind a run's scores."""
     folder = out / run.name
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "metrics.jsonl", "scores.json"):
+    for name in (workdir.CONFIG, workdir.METRICS, workdir.SCORES):
         shutil.copyfile(run / name, folder / name)
-    lines = (run / "samples.jsonl").read_bytes().split(b"\n")
-    (folder / "samples.jsonl").write_bytes(b"".join(line + b"\n" for line in lines[:samples] if line))
+    workdir.write_samples(folder, workdir.read_samples(run)[:samples])
 
 
-class TunedState(NamedTuple):
+class Kept(NamedTuple):
     """A run's `config.json`, scores of a split, and last line of metrics."""
 
     record: dict[str, Any]
@@ -34,13 +32,12 @@ class TunedState(NamedTuple):
     last: dict[str, Any]
 
 
-def kept(out: Path, split: str = "test") -> list[TunedState]:
+def kept(out: Path, split: str = "test") -> list[Kept]:
     """Returns the runs in `out`, sorted by name."""
     found = []
-    for folder in sorted(path.parent for path in out.glob("*/scores.json")):
-        record, scores = ((folder / name).read_text(encoding="utf-8") for name in ("config.json", "scores.json"))
-        last = read_json_lines(folder / "metrics.jsonl")[-1]
-        found.append(TunedState(json.loads(record), json.loads(scores)[split], last))
+    for folder in sorted(path.parent for path in out.glob(f"*/{workdir.SCORES}")):
+        last = workdir.read_metrics(folder)[-1]
+        found.append(Kept(workdir.read_config(folder), workdir.read_scores(folder)[split], last))
     return found
 
 

@@ -114,8 +114,8 @@ def made_weights():
 def made_tokenizers():
     letters = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 512))][:256]
     vocabulary = {letter: i for i, letter in enumerate([*letters, "th", "the", "<|endoftext|>"])}
-    merges = "#version\nt h\nth e\n"
-    made = tokenizers.from_gpt2_files(json.dumps(vocabulary).encode(), merges.encode())
+    roles = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
+    made = tokenizers._byte_level(vocabulary, [("t", "h"), ("th", "e")], roles)
     return [json.dumps(made(text)["input_ids"]) for text in ("the then 12", "other<|endoftext|>  x")]
 
 

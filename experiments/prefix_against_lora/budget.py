@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from prefix_jax import inference, inspection
 from prefix_jax.config import Config, default_config
 from prefix_jax.data.records import Record
-from prefix_jax.disk import read_json_lines, write_text
+from prefix_jax.disk import write_text
 from prefix_jax.training import pipeline, selection, session, token_sets
+from prefix_jax.workdir import TUNED, read_config, read_metrics
 
 # Tokens that an encoder reads, the prefix among them. Sources are the longest of the set, from the second number on.
 CONTEXT, SHORTEST_SOURCE = 64, 52
@@ -92,9 +93,9 @@ def _filling(opened: session.Session, split: str) -> Iterator[Record]:
 def run(case: Case, opened: session.Session, steps: int, rows: Path, workdir: Path) -> dict[str, Any]:
     """Returns what came of a case: losses, scores, and how much of its attention the text gives to the prefix."""
     config = configuration(case, opened.config.model.source, steps, rows)
-    if not (workdir / "tuned").is_dir():  # else its config.json would name the commit that scores it
+    if not (workdir / TUNED).is_dir():  # else its config.json would name the commit that scores it
         pipeline.tune(config, workdir, ["python", "-m", "experiments.prefix_against_lora", "--only=budget"])
-    lines = read_json_lines(workdir / "metrics.jsonl")
+    lines = read_metrics(workdir)
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     entry = inference.evaluate(workdir, "validation", limit=SCORED, opened=opened)
     tuned = inference.open_tuned(workdir, opened=opened)
@@ -102,7 +103,7 @@ def run(case: Case, opened: session.Session, steps: int, rows: Path, workdir: Pa
     shares = {site: float(share.mean()) for site, share in seen.prefix_share.items()}
     return {
         **case._asdict(),
-        "commit": json.loads((workdir / "config.json").read_text(encoding="utf-8"))["commit"],
+        "commit": read_config(workdir)["commit"],
         "source_room": case.source_room,
         "validation_loss": losses[-1],
         "scores": entry["tuned"],

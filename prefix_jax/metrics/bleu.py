@@ -115,13 +115,11 @@ def bleu_e2e(rows: Sequence[Row]) -> float:
     return 100 * math.exp(log_precision + min(0.0, 1 - ratio))
 
 
-def chrf(rows: Sequence[Row]) -> float:
-    """Returns chrF2 in percent (Popovic 2015): each row's best reference, up to character 6-grams, as in sacrebleu."""
-    return signed_chrf(rows)[0]
+def chrf(rows: Sequence[Row]) -> tuple[float, str]:
+    """Returns chrF2 in percent (Popovic 2015) and sacrebleu's signature of it.
 
-
-def signed_chrf(rows: Sequence[Row]) -> tuple[float, str]:
-    """Returns chrF2 in percent and sacrebleu's signature of it."""
+    Each row's best reference counts, with character n-grams up to 6.
+    """
     from sacrebleu.metrics.chrf import CHRF
 
     metric = CHRF()
@@ -129,22 +127,14 @@ def signed_chrf(rows: Sequence[Row]) -> tuple[float, str]:
     return score, str(metric.get_signature())
 
 
-def ter(rows: Sequence[Row]) -> float:
-    """Returns TER in percent: the total number of edits over the total reference length (see `ter_edits`)."""
-    return ter_of(ter_edits(rows))
+def ter_edits(rows: Sequence[Row], characters: bool = False) -> tuple[list[tuple[int, float]], str]:
+    """Returns each row's edits to its closest reference, its mean reference length in words, and sacrebleu's signature.
 
+    Shifts count as edits. tercom's defaults (Snover et al. 2006): case-insensitive, with punctuation.
 
-def ter_edits(rows: Sequence[Row]) -> list[tuple[int, float]]:
-    """Returns each row's edits to its closest reference, shifts included, and its mean reference length in words.
-
-    tercom's defaults (Snover et al. 2006): case-insensitive, with punctuation.
-    """
-    return signed_ter_edits(rows)[0]
-
-
-def signed_ter_edits(rows: Sequence[Row], characters: bool = False) -> tuple[list[tuple[int, float]], str]:
-    """Returns `ter_edits` with sacrebleu's signature; with `characters`, each Chinese character and each run of kana
-    is a word (tercom's normalisation with support of Asian languages).
+    Args:
+      characters: each Chinese character and each run of kana is a word (tercom's normalisation with support of Asian
+        languages).
     """
     from sacrebleu.metrics.ter import TER
 

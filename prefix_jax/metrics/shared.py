@@ -22,7 +22,7 @@ def three_references(rows: Sequence[Row], parts: Mapping[str, Sequence[int]], ho
     meteors = [0.0] * len(parts)
     if how.java and not no_meteor:
         meteors = coco.meteor(written, list(parts.values()), how.language.meteor)
-    edits, signature = bleu.signed_ter_edits(written)
+    edits, signature = bleu.ter_edits(written)
     counts = bleu.token_counts(rows, "none")
     scores = {}
     for (name, places), meteor in zip(parts.items(), meteors, strict=True):
@@ -43,7 +43,7 @@ def add_sacrebleu(found: Measured, rows: Sequence[Row], how: How) -> None:
     counts = bleu.token_counts(rows, name)
     score, signature = bleu.signed_bleu(rows, tokenize=name)
     found.add("BLEU", score, worth.of_ngrams(counts, 4), signature)
-    score, signature = bleu.signed_chrf(rows)
+    score, signature = bleu.chrf(rows)
     found.add("chrF", score, signature=signature)
 
 
@@ -52,7 +52,7 @@ def sacrebleu_with_ter(rows: Sequence[Row], how: How) -> Measured:
     found = Measured()
     add_sacrebleu(found, rows, how)
     tercom = how.language.code in ("zh", "ja")  # whose characters it can count as words
-    edits, signature = bleu.signed_ter_edits(rows, tercom)
+    edits, signature = bleu.ter_edits(rows, tercom)
     found.add("TER", bleu.ter_of(edits), "" if tercom else worth.of_words(how.language), signature)
     return found
 

@@ -6,7 +6,6 @@ from prefix_jax.models.pretrained.loading import (
     Pretrained,
     identity_of,
     load,
-    load_tokenizer,
     open_checkpoint,
 )
 
@@ -17,7 +16,6 @@ __all__ = [
     "check_same_model",
     "identity_of",
     "load",
-    "load_tokenizer",
     "open_checkpoint",
     "same_model",
 ]

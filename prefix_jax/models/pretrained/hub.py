@@ -34,10 +34,10 @@ class Unavailable(UserError):
     """The hub does not have the model, or cannot be reached."""
 
 
-def snapshot(name: str, weights: bool = True) -> tuple[Path, str]:
+def snapshot(name: str) -> tuple[Path, str]:
     """Returns the directory and commit of a model, from the hub or, if it is unreachable, from its cache.
 
-    Downloads only the needed files: safetensors if available, otherwise torch files; no weights with `weights=False`.
+    Downloads only the needed files: safetensors if available, otherwise torch files.
 
     Raises:
       UserError: the model is gated.
@@ -51,10 +51,9 @@ def snapshot(name: str, weights: bool = True) -> tuple[Path, str]:
 
     try:
         path = download(_SMALL)
-        if weights:
-            download(_SAFETENSORS)
-            if not any(path.glob("*.safetensors")):
-                download(_TORCH)
+        download(_SAFETENSORS)
+        if not any(path.glob("*.safetensors")):
+            download(_TORCH)
     except errors.GatedRepoError:
         raise UserError(f'the model "{name}" is gated; accept its terms on the hub, then run: hf auth login') from None
     except (errors.HFValidationError, errors.RepositoryNotFoundError):

