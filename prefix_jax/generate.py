@@ -1,7 +1,8 @@
 """`python -m prefix_jax.generate --workdir DIR --input TEXT` (or `--tuned DIR/tuned`; also `--input` several times,
 `--input-file FILE`, or stdin)
 
-Prints one line of text for each line of input. Inputs are read like the sources of the training data.
+Prints one line of text for each line of input: its label for tasks that have labels, which is the best of them by
+log-likelihood. Inputs are read like the sources of the training data.
 """
 
 import re
@@ -44,16 +45,15 @@ def main(options: flags.FlagValues) -> None:
             "sources": sha256(repr(sources).encode()).hexdigest(),
         },
     )
-    from prefix_jax import inference, tasks
+    from prefix_jax import inference
     from prefix_jax.parallel import distributed
 
     tuned = inference.open_tuned(Path(str(folder)), cli.overrides(options))
     if options.merge:
         tuned = inference.with_merged_lora(tuned)
     kept = None if options.bare else tuned.kept
-    as_read = tasks.find(tuned.session.config.data.task).as_read
-    sources = [as_read(source) for source in sources]
-    for text in inference.write_texts(tuned.session, kept, sources, "generate", progress=len(sources) > 32):
+    records = inference.unanswered(tuned.session, sources)
+    for text in inference.outputs(tuned.session, kept, records, "generate", progress=len(sources) > 32):
         if distributed.is_primary():
             print(" ".join(_LINE_END.split(text)))
     sys.stdout.flush()

@@ -161,9 +161,8 @@ def generate(session: Session, kept: TunedState | None, texts: Any, progress: bo
         raise UserError(f"a source is {type(other).__name__}; generate takes a text or a list of texts")
     opened = session.of(with_options(session.config, {f"decoding.{name}": value for name, value in options.items()}))
     decoding.GenerationConfig.from_config(opened.config.decoding)
-    as_read = tasks.find(opened.config.data.task).as_read
-    sources = [as_read(text) for text in texts]
-    return inference.write_texts(opened, kept, sources, "generate", progress=progress) if sources else []
+    records = inference.unanswered(opened, texts)
+    return inference.outputs(opened, kept, records, "generate", progress) if texts else []
 
 
 def evaluate(
@@ -177,7 +176,7 @@ def evaluate(
     scorers.try_out(opened.config)
     scorers.try_records(opened.config, records)
     sources = [record.source for record in records]
-    texts = inference.write_texts(opened, kept, sources, "evaluate", progress=len(sources) > 32)
+    texts = inference.outputs(opened, kept, records, "evaluate", progress=len(sources) > 32)
     found = scorers.score(opened.config, records, texts)
     return Scores(found.scores, texts, sources, [record.references for record in records], found.unmeasured)
 

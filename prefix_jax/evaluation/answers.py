@@ -45,7 +45,12 @@ def options(config: Config, records: Sequence[Record]) -> dict[str, object]:
 
 
 def choose(
-    opened: Session, kept: TunedState | None, records: Sequence[Record], sources: Ragged, label: str = ""
+    opened: Session,
+    kept: TunedState | None,
+    records: Sequence[Record],
+    sources: Ragged,
+    label: str = "",
+    progress: bool = True,
 ) -> list[str]:
     """Returns the best choice of each record; `kept=None` is the bare model.
 
@@ -58,9 +63,11 @@ def choose(
     """
     kept = kept or TunedState()
     prompts, ids = _tokens(opened, records, sources)
-    with Progress(len(records), start=0, label=label) as bar:
-        done = (lambda count: bar.update(count, {})) if distributed.is_primary() else None
-        sums = _score(opened, kept, prompts, ids, done)
+    if progress and distributed.is_primary():
+        with Progress(len(records), start=0, label=label) as bar:
+            sums = _score(opened, kept, prompts, ids, lambda count: bar.update(count, {}))
+    else:
+        sums = _score(opened, kept, prompts, ids)
     if opened.config.task.calibrated:
         sums = [a - b for a, b in zip(sums, _empty(opened, kept, records, ids), strict=True)]
     how = opened.config.task.normalisation

@@ -1,5 +1,6 @@
 """Use of a tuned model: text generation for sources, and the scores of a split."""
 
+from prefix_jax.inference.answering import outputs, unanswered
 from prefix_jax.inference.generation import write_texts
 from prefix_jax.inference.opening import Tuned, configured, merged, open_configured, open_tuned, with_merged_lora
 from prefix_jax.inference.scoring import evaluate, evaluate_opened
@@ -13,7 +14,9 @@ __all__ = [
     "merged",
     "open_configured",
     "open_tuned",
+    "outputs",
     "read_samples",
+    "unanswered",
     "with_merged_lora",
     "write_texts",
 ]

@@ -31,9 +31,6 @@ def write_texts(
         outputs are not finite.
     """
     options = _options(opened)
-    for row, source in enumerate(sources):
-        if not source.strip():
-            raise UserError(f"input {row + 1} is empty; give it text or leave it out")
     kept = kept or TunedState()
     ragged = source_ids(opened, sources, where, kept.reserved)
     ids = [[opened.model_config.pad_id] * kept.reserved + ragged[i].tolist() for i in range(len(sources))]
@@ -81,6 +78,9 @@ def _first_token(opened: Session, of_model: int | None) -> int | None:
 
 def source_ids(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
     """Returns the checked token ids of the sources, and reports tokenisation losses."""
+    for row, source in enumerate(sources):
+        if not source.strip():
+            raise UserError(f"input {row + 1} is empty; give it text or leave it out")
     data, format = opened.config.data, opened.formats.source
     limit, window = data.max_source_length, opened.model_config.context_length
     if opened.model_config.is_encoder_decoder and window is not None:  # truncated as in training

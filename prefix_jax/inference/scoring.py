@@ -14,7 +14,7 @@ from prefix_jax.data import audit, subsets
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import answers, files, scorers
-from prefix_jax.inference.generation import source_ids, write_texts
+from prefix_jax.inference.answering import outputs
 from prefix_jax.inference.opening import Tuned, configured, open_configured
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
@@ -223,8 +223,5 @@ def _plain(value: Any) -> Any:
 def _timed(
     opened: Session, kept: TunedState | None, records: Sequence[Record], label: str, where: str
 ) -> tuple[list[str], float]:
-    start, sources = time.monotonic(), [record.source for record in records]
-    if answers.by_likelihood(opened.config, records):
-        ids = source_ids(opened, sources, where, 0 if kept is None else kept.reserved)
-        return answers.choose(opened, kept, records, ids, label), time.monotonic() - start
-    return write_texts(opened, kept, sources, label, where=where), time.monotonic() - start
+    start = time.monotonic()
+    return outputs(opened, kept, records, label, where=where), time.monotonic() - start

@@ -30,5 +30,5 @@ TASK = Task(
     name="classification",
     data=DataSet(folder="classification", records=records),
     metrics=CLASSIFICATION,
-    labels=True,
+    labels=(),
 )

@@ -149,6 +149,7 @@ def _task(suite: str, hub: str, row: Benchmark) -> Task:
             from_hub=row.records,
         ),
         metrics=row.metrics,
+        labels=row.labels or None,
     )
 
 

@@ -73,15 +73,15 @@ def _text_and_number(value: Any, where: str, column: str) -> tuple[str, int | No
     return text, int(text) if text.isascii() and text.isdigit() else None
 
 
-def with_labels(reading: Reading, option: str, trained: Callable[[], Sequence[Record]]) -> Reading:
-    """Returns the reading with the labels as choices of each record.
+def named_or_found(option: str, trained: Callable[[], Sequence[Record]]) -> tuple[str, ...]:
+    """Returns the labels of a task.
 
     Args:
       option: the labels that the configuration names; empty: those of the training data.
       trained: returns the records of the training data.
 
     Raises:
-      UserError: the training data cannot be read or have a single label, or a record has another label.
+      UserError: the training data cannot be read, or there is a single label.
     """
     words = tuple(parse(option).values())
     if not words:
@@ -92,6 +92,15 @@ def with_labels(reading: Reading, option: str, trained: Callable[[], Sequence[Re
             raise UserError(f"{reason}; the labels come from the training data: name them with {OPTION}") from None
     if len(words) < 2:
         raise UserError(f'The only label is "{"".join(words)}"; a classification needs two: name them with {OPTION}.')
+    return words
+
+
+def with_labels(reading: Reading, words: tuple[str, ...]) -> Reading:
+    """Returns the reading with the labels as choices of each record.
+
+    Raises:
+      UserError: a record has another label.
+    """
     unknown = next((record for record in reading.records if record.target not in words), None)
     if unknown is not None:
         raise UserError(

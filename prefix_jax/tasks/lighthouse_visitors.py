@@ -26,4 +26,5 @@ TASK = Task(
     name="lighthouse_visitors",
     data=DataSet(records=records, embedded=("prefix_jax.data", "lighthouse")),
     metrics=CLASSIFICATION,
+    labels=LABELS,
 )

@@ -4,7 +4,7 @@ from prefix_jax.data import data_set
 from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns
 from prefix_jax.data.reading import Reading
 from prefix_jax.data.records import Record, group
-from prefix_jax.tasks.labels import with_labels
+from prefix_jax.tasks.labels import named_or_found, with_labels
 from prefix_jax.tasks.registry import find
 
 
@@ -16,13 +16,30 @@ def read(task: str, split: str, path: str = "", columns: Columns = DEFAULT_COLUM
     """
     found = find(task)
     reading = data_set.read(found.data, found.name, split, path, columns)
-    if not found.labels:
+    if found.labels != ():
         return reading
+    return with_labels(reading, shared_choices(task, path, columns, reading if split == "train" else None))
 
-    def trained() -> list[Record]:
-        return (reading if split == "train" else data_set.read(found.data, found.name, "train", path, columns)).records
 
-    return with_labels(reading, columns.labels, trained)
+def shared_choices(
+    task: str, path: str = "", columns: Columns = DEFAULT_COLUMNS, trained: Reading | None = None
+) -> tuple[str, ...]:
+    """Returns the choices that all inputs of a task share, its labels; none where it has no labels.
+
+    Args:
+      trained: the training data, where they have been read.
+
+    Raises:
+      UserError: the labels are not named, and the training data cannot be read or have a single label.
+    """
+    found = find(task)
+    if found.labels != ():
+        return found.labels or ()
+
+    def records() -> list[Record]:
+        return (trained or data_set.read(found.data, found.name, "train", path, columns)).records
+
+    return named_or_found(columns.labels, records)
 
 
 def check(task: str, split: str, path: str = "") -> None:

@@ -21,8 +21,8 @@ class Task:
       check_row: raises UserError where a row (numbered from 1) cannot be scored by these metrics.
       category: a category for a row that tries the scorers out.
       columns_are_languages: whether the configuration's two columns are named after languages.
-      labels: whether all inputs have the same choices, the task's labels: those that the configuration names, else all
-        targets of the training data.
+      labels: the choices that all inputs share; empty: those that the configuration names, else all targets of the
+        training data; None: an input has choices of its own, or none.
       former_name: an earlier name, still read.
     """
 
@@ -33,7 +33,7 @@ class Task:
     check_row: Callable[[Row, int], object] = lambda row, number: None
     category: str | None = None
     columns_are_languages: bool = False
-    labels: bool = False
+    labels: tuple[str, ...] | None = None
     former_name: str = ""
 
     @functools.cached_property

@@ -48,7 +48,7 @@ def decoded(monkeypatch):
         labels.append(label)
         return write(opened, kept, sources, label, **options)
 
-    monkeypatch.setattr(inference.scoring, "write_texts", counting)
+    monkeypatch.setattr(inference.answering, "write_texts", counting)
     return labels
 
 
@@ -109,7 +109,7 @@ def test_texts_are_kept_where_a_scorer_fails_and_scored_by_the_next_call(run, mo
     assert len(decoded) == 2 and "tuned" not in scores(run)
     kept = [(row["tuned"], row["bare"]) for row in inference.read_samples(run)]
     monkeypatch.undo()
-    monkeypatch.setattr(inference.scoring, "write_texts", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(inference.answering, "write_texts", lambda *_: pytest.fail("decoded again"))
     overrides = {**QUICK, "data.language": "de"}  # how texts are scored may change meanwhile
     entry = inference.evaluate(run, "test", bare=True, overrides=overrides)
     assert "scoring the texts that an earlier call has decoded (test, bare)" in capsys.readouterr().err

@@ -96,6 +96,9 @@ def test_a_run_is_scored_by_likelihood(tiny_models, tmp_path, family):
         matrix = saved["details"]["confusion"][name]
         assert np.sum(matrix["counts"]) == 12
         assert 100 * np.trace(matrix["counts"]) / 12 == pytest.approx(saved[name]["accuracy"])
+    tuned = inference.open_tuned(workdir)
+    typed = inference.unanswered(tuned.session, [row["source"] for row in rows])
+    assert inference.outputs(tuned.session, tuned.kept, typed, progress=False) == [row["tuned"] for row in rows]
     page = write_report(workdir).read_text()
     assert "Confusion" in page and "given as" in page
     if family == "t5":
@@ -129,3 +132,26 @@ def test_choices_are_joined_as_evaluation_harnesses_do(tiny_models):
     assert prompts[0] == [*encode(sources[0]), tokenizer.bos_token_id] and ids[0][1] == encode("Thai")
     trained = continuations.trained(texts, tokenizer, default_formats(tokenizer, False))
     assert trained[0][1] == [*encode("Thai"), tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(("labels", "answer"), [("", "likelihood"), ("warm,cold", "likelihood"), ("", "generate")])
+def test_a_typed_text_gets_a_label(tiny_models, tmp_path, labels, answer, capsys):
+    """From the command line and in Python, where the labels are named or found in the training data."""
+    from prefix_jax import api, cli
+    from prefix_jax import generate as command
+
+    config = tiny.configuration(tiny_models["llama"], tmp_path)
+    config.data.update(task="classification", path=save(tmp_path))
+    config.task.update(labels=labels, answer=answer)
+    config.decoding.update(max_length=3)
+    config.training.update(steps=1, batch=4, evaluate_records=4, tensorboard=False)
+    workdir = tmp_path / "run"
+    assert pipeline.tune(config, workdir, []).finished
+    if labels:
+        (tmp_path / "train.jsonl").unlink()
+    inputs = ["day 3, sun", "day 4, snow"]
+    typed = [f"--input={text}" for text in inputs]
+    assert cli.call(command.main, command.define_flags, [f"--workdir={workdir}", *typed]) == 0
+    found = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert found == api.load(workdir).generate(inputs)
+    assert all(text in WORDS for text in found) == (answer == "likelihood")
