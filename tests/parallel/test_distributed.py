@@ -120,8 +120,8 @@ def test_processes_agree_on_the_sound_checkpoint_before_a_damaged_one(launch, tm
     """In a directory whose name has the characters of patterns."""
     assert [code for code, _ in ended(launch("run[1]", 2, 1, "--config.mesh.fsdp=2"))] == [0, 0]
     checkpoints = tmp_path / "run[1]" / "checkpoints"
-    largest = max((checkpoints / "8" / "state").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:100])
+    for path in (checkpoints / "8" / "state").rglob("d/*"):  # of the arrays, and what merging them may have left
+        path.write_bytes(path.read_bytes()[:100])
     done = ended(launch("run[1]", 2, 1, "--config.mesh.fsdp=2", "--config.training.steps=10"))
     assert [code for code, _ in done] == [0, 0], done
     assert "8 is damaged" in done[0][1] and "damaged" not in done[1][1]
