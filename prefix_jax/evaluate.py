@@ -7,6 +7,7 @@ with `--forgetting FILE`, the losses of a plain text with and without what was t
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.Fla
     """Writes the report and prints the scores."""
     from prefix_jax import inspection
     from prefix_jax.reporting.report import write_report
-    from prefix_jax.reporting.tables import entry_table
+    from prefix_jax.reporting.tables import entry_table, forgetting_line
     from prefix_jax.workdir import is_run
 
     if options.inspect:
@@ -73,8 +74,10 @@ def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.Fla
         write_report(workdir)
     if options.json:
         print(json.dumps(entry["tuned"]))
-        return
-    print(entry_table(entry, f"{entry['task']}, {entry['records']} {options.split} records"))
+        if options.forgetting:
+            print(forgetting_line(entry["forgetting"]), file=sys.stderr)
+    else:
+        print(entry_table(entry, f"{entry['task']}, {entry['records']} {options.split} records"))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,16 @@ def entry_table(entry: Mapping[str, Any], title: str = "") -> str:
     return "\n".join([table, *(f"no {name}: {reason}" for name, reason in reasons.items()), *signatures, *last])
 
 
+def forgetting_of(scores: Mapping[str, Any], split: str = "") -> float | None:
+    """Returns the change of the loss of plain text that `scores.json` holds, of a split first; None without one."""
+    for entry in (scores.get(split), *scores.values()):
+        found = entry.get("forgetting") if isinstance(entry, Mapping) else None
+        change = found.get("change") if isinstance(found, Mapping) else None
+        if isinstance(change, (int, float)):
+            return float(change)
+    return None
+
+
 def forgetting_line(found: Mapping[str, Any]) -> str:
     """Returns a line of the losses of plain text."""
     bare, tuned = (f"{found[f'loss_{name}']:.3f}" for name in ("bare", "tuned"))

@@ -17,7 +17,8 @@ from prefix_jax.data.tokens import Frame
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import forgetting
 from prefix_jax.models.adapter_layers import PROMPT
-from prefix_jax.reporting.tables import entry_table
+from prefix_jax.reporting import runs
+from prefix_jax.reporting.tables import entry_table, signed
 from prefix_jax.training import pipeline
 from prefix_jax.tuning import TunedState
 from tests import tiny
@@ -146,6 +147,8 @@ def test_evaluate_writes_and_keeps_it(run, tmp_path):
     assert found["bytes"] == len(file.read_bytes()) and found["file"] == "plain.txt"
     entry = inference.evaluate(run, "test", limit=1, overrides=QUICK)  # other records
     assert entry["forgetting"] == found == json.loads((run / "scores.json").read_text())["test"]["forgetting"]
+    (line,) = runs.listed(run)
+    assert line.forgetting == signed(found["change"], 3) and len(line.row()) == len(runs.COLUMNS)
     last = entry_table(entry).splitlines()[-1]
     assert last.startswith("forgetting: ") and last.endswith(f"on plain.txt, {found['tokens']:,} tokens")
 
