@@ -1,11 +1,13 @@
 """`python -m prefix_jax.evaluate --workdir DIR [--split test] [--bare] [--limit N] [--spread]
-[--inspect] [--config.decoding.OPTION=VALUE ...]`
+[--inspect] [--forgetting FILE] [--config.decoding.OPTION=VALUE ...]`
 
 Scores a tuned model with the task's official metrics; writes `scores.json`, `samples.jsonl` and `report.html`. With
-`--inspect` it also measures attention on records of the same split (see `prefix_jax.inspect`).
+`--inspect` it also measures attention on records of the same split (see `prefix_jax.inspect`);
+with `--forgetting FILE`, the losses of a plain text with and without what was tuned.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("limit", 0, "Records to score, from the start of the split; 0: all.", lower_bound=0)
     flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
     flags.DEFINE_bool("inspect", False, "Also measure attention on 32 records of the split.")
+    cli.define_path("forgetting", None, "A plain text in UTF-8; its loss is measured with and without the prefix.")
     flags.DEFINE_bool("json", False, "Print the scores as one JSON object.")
     cli.define_overrides()
     cli.define_hosts()
@@ -31,7 +34,9 @@ def main(options: flags.FlagValues) -> None:
     cli.required(workdir=options.workdir)
     cli.enable_compile_cache()
     overrides = cli.overrides(options)
-    same = {name: options[name].value for name in ("workdir", "split", "bare", "tuned", "limit", "spread")}
+    same = {
+        name: options[name].value for name in ("workdir", "split", "bare", "tuned", "limit", "spread", "forgetting")
+    }
     cli.join_hosts(options, same | overrides)
     from prefix_jax import inference
     from prefix_jax.errors import UserError
@@ -42,7 +47,14 @@ def main(options: flags.FlagValues) -> None:
         raise UserError("--inspect is for one process; leave it out and call prefix_jax.inspect afterwards")
     config = inference.configured(workdir, overrides)
     entry, tuned = inference.evaluate_opened(
-        workdir, options.split, options.bare, options.tuned, options.limit, overrides, options.spread
+        workdir,
+        options.split,
+        options.bare,
+        options.tuned,
+        options.limit,
+        overrides,
+        options.spread,
+        plain_text=Path(str(options.forgetting)) if options.forgetting else None,
     )
     if distributed.is_primary():
         _finish(workdir, entry, tuned, options)
@@ -53,7 +65,7 @@ def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.Fla
     """Writes the report and prints the scores."""
     from prefix_jax import inspection
     from prefix_jax.reporting.report import write_report
-    from prefix_jax.reporting.tables import entry_table
+    from prefix_jax.reporting.tables import entry_table, forgetting_line
     from prefix_jax.workdir import is_run
 
     if options.inspect:
@@ -62,6 +74,8 @@ def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.Fla
         write_report(workdir)
     if options.json:
         print(json.dumps(entry["tuned"]))
+        if options.forgetting:
+            print(forgetting_line(entry["forgetting"]), file=sys.stderr)
     else:
         print(entry_table(entry, f"{entry['task']}, {entry['records']} {options.split} records"))
 

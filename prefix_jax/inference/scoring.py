@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import decoding, tasks, verdict
+from prefix_jax import checksums, decoding, tasks, verdict
 from prefix_jax.config import default_config
-from prefix_jax.data import audit, subsets
+from prefix_jax.data import audit, subsets, text_files
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
-from prefix_jax.evaluation import answers, files, scorers
+from prefix_jax.evaluation import answers, files, forgetting, scorers
 from prefix_jax.inference.answering import outputs
 from prefix_jax.inference.opening import Tuned, configured, open_configured
 from prefix_jax.options import Config
@@ -33,9 +33,10 @@ def evaluate(
     overrides: dict | None = None,
     spread: bool = False,
     opened: Session | None = None,
+    plain_text: Path | None = None,
 ) -> dict:
     """Does what `evaluate_opened` does; returns the split's entry alone."""
-    return evaluate_opened(workdir, split, bare, tuned, limit, overrides, spread, opened)[0]
+    return evaluate_opened(workdir, split, bare, tuned, limit, overrides, spread, opened, plain_text)[0]
 
 
 def evaluate_opened(
@@ -47,6 +48,7 @@ def evaluate_opened(
     overrides: dict | None = None,
     spread: bool = False,
     opened: Session | None = None,
+    plain_text: Path | None = None,
 ) -> tuple[dict, Tuned]:
     """Scores a run's prefix on a split and writes `scores.json` and `samples.jsonl`.
 
@@ -61,10 +63,13 @@ def evaluate_opened(
       limit: number of records to score, from the start of the split; 0: all.
       spread: take the `limit` records evenly spaced over the split instead of the first ones.
       opened: a session that may already have loaded the model.
+      plain_text: a UTF-8 file for which forgetting is measured; None: earlier figures are kept.
 
     Raises:
-      UserError: nothing is tuned, the data are unavailable, a scorer fails, or there are no earlier scores to keep.
+      UserError: nothing is tuned, the data or the plain text are unavailable, a scorer fails, or there are no earlier
+        scores to keep.
     """
+    text = None if plain_text is None else text_files.read_text(plain_text)
     config = configured(workdir, overrides)
     records = text_inputs(config, split)
     if limit:
@@ -79,6 +84,8 @@ def evaluate_opened(
     scored = SplitScores(workdir, split, found, records, about)
     if not tuned and not scored.has("tuned"):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
+    if plain_text is not None and text is not None:
+        scored.entry["forgetting"] = _forgetting(found, plain_text, text)
     wanted = [name for name, asked in (("tuned", tuned), ("bare", bare)) if asked]
     for name in wanted:
         # Warnings about the sources are printed once.
@@ -87,6 +94,12 @@ def evaluate_opened(
     if entry["verdict"] and distributed.is_primary():
         print(f"warning: {verdict.sentence(entry['verdict'])}", file=sys.stderr)
     return entry, found
+
+
+def _forgetting(found: Tuned, path: Path, text: str) -> dict[str, Any]:
+    """Returns the figures of a plain text, as `scores.json` holds them."""
+    about = {"file": path.name, "checksum": checksums.of_bytes(text.encode())}
+    return about | forgetting.measure(found.session, found.kept, text)
 
 
 def _say_of_references(opened: Session, records: Sequence[Record], split: str) -> None:
@@ -115,6 +128,8 @@ class SplitScores:
         self.entry, self.texts = _earlier(workdir, split, about, own, records)
         self.earlier_prefix = self.entry.get("prefix")
         self.entry["prefix"] = found.sha256
+        if self.earlier_prefix != found.sha256:
+            self.entry.pop("forgetting", None)
         distributed.barrier("scores are read")  # before process 0 writes them
 
     def has(self, name: str) -> bool:
@@ -204,7 +219,8 @@ def _earlier(
     if not same or not files.same_records(rows, records):
         if entry.get("records", 0) > about["records"] and distributed.is_primary():
             print(f"replacing the scores of {entry['records']} records of {split} by those of fewer", file=sys.stderr)
-        return dict(about), {"tuned": [], "bare": []}
+        kept = {key: entry[key] for key in ("prefix", "forgetting") if key in entry}  # not of these records
+        return about | kept, {"tuned": [], "bare": []}
     texts = {name: [row.get(name) for row in rows] for name in ("tuned", "bare")}
     return entry, {name: found if None not in found else [] for name, found in texts.items()}
 

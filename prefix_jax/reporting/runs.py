@@ -8,14 +8,14 @@ from typing import Any
 from prefix_jax import workdir as files
 from prefix_jax.errors import UserError
 from prefix_jax.options import flat
-from prefix_jax.reporting.tables import metric_text
+from prefix_jax.reporting.tables import forgetting_of, metric_text, signed
 
-COLUMNS = ("run", "task", "model", "method", "steps", "split", "score", "bare", "verdict", "started")
+COLUMNS = ("run", "task", "model", "method", "steps", "split", "score", "bare", "forgetting", "verdict", "started")
 
 
 @dataclass(frozen=True)
 class RunLine:
-    """A run's line in the table; `score` and `bare` are of the task's main metric."""
+    """A run's line in the table; `score` and `bare` are of the task's main metric, `forgetting` in nats per token."""
 
     run: str
     task: str
@@ -25,6 +25,7 @@ class RunLine:
     split: str
     score: str
     bare: str
+    forgetting: str
     verdict: str
     started: str
 
@@ -85,6 +86,7 @@ def _line(path: Path, folder: Path) -> RunLine:
     tuned, bare, about = entry.get("tuned", {}), entry.get("bare") or {}, entry.get("metrics")
     main = next((name for name, value in tuned.items() if value is not None), "")
     steps = max((files.step_of(line) for line in files.read_metrics(path)), default=0)
+    change = forgetting_of(scores, split)
     looks = "looks failed" if entry.get("verdict") else ""
     return RunLine(
         run=str(path.relative_to(folder)) if path != folder else path.name,
@@ -95,6 +97,7 @@ def _line(path: Path, folder: Path) -> RunLine:
         split=split,
         score=f"{main} {metric_text(main, tuned[main], about)}" if main else "",
         bare=metric_text(main, bare[main], about) if bare.get(main) is not None else "",
+        forgetting="" if change is None else signed(change, 3),
         verdict=looks,
         started=str(record.get("started", ""))[:16].replace("T", " "),
     )

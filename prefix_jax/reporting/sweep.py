@@ -14,10 +14,19 @@ from prefix_jax.errors import UserError
 from prefix_jax.reporting.svg.markup import Markup, tag
 from prefix_jax.reporting.svg.page import document, section
 from prefix_jax.reporting.svg.plots import Series, line_chart
-from prefix_jax.reporting.tables import About, cell_text, decimals_of, is_lower_better, markdown_table, text_table
+from prefix_jax.reporting.tables import (
+    About,
+    cell_text,
+    decimals_of,
+    forgetting_of,
+    is_lower_better,
+    markdown_table,
+    text_table,
+)
 
 SEED = "training.seed"
 LOSS = "validation loss"
+FORGETTING = "forgetting"
 # Options on the horizontal axis of plots: the first one that varies is used.
 ALONG = ("prefix.length", "optimizer.learning_rate", "optimizer.weight_decay")
 # Suffix of the state of a row whose run looks failed.
@@ -80,7 +89,7 @@ def read_sweep(workdir: Path) -> Sweep:
         groups.setdefault(json.dumps([row["options"][o] for o in options]), []).append(row)
     results = [_result(workdir, options, same) for same in groups.values()]
     metrics = list(dict.fromkeys(m for result in results for m in result.values))
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = {FORGETTING: {"decimals": 3, "higher_is_better": False}}
     for row in rows:
         for entry in files.read_scores(workdir / row["directory"]).values():
             about |= entry.get("metrics", {})
@@ -94,10 +103,13 @@ def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, A
             if value is None:
                 continue
             values.setdefault(metric, []).append(value)
+        change = forgetting_of(files.read_scores(workdir / row["directory"]))
+        if change is not None:
+            values.setdefault(FORGETTING, []).append(change)
         loss = _lowest_loss(workdir / row["directory"])
         if loss is not None and row["status"] in ("trained", "scored"):
             values.setdefault(LOSS, []).append(loss)
-    values = {m: values[m] for m in sorted(values, key=lambda m: m == LOSS)}
+    values = {m: values[m] for m in sorted(values, key=lambda m: (m == LOSS, m == FORGETTING))}
     states = [row["status"] + (FAILED if row.get("verdict") else "") for row in rows]
     return Result({o: rows[0]["options"][o] for o in options}, states, values)
 

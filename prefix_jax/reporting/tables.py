@@ -91,13 +91,32 @@ def score_table(
 
 def entry_table(entry: Mapping[str, Any], title: str = "") -> str:
     """Returns the table of an entry of `scores.json`, with a line for each meaningless score that gives the reason, and
-    one for each of sacrebleu's signatures.
+    one for each of sacrebleu's signatures, and one of forgetting.
     """
     reasons = entry.get("not_measured", {})
     absent = dict.fromkeys(name for name in reasons if name not in entry["tuned"])
     table = score_table({**entry["tuned"], **absent}, entry.get("bare"), title, about=entry.get("metrics"))
     signatures = [f"{name}: {text}" for name, text in entry.get("signatures", {}).items()]
-    return "\n".join([table, *(f"no {name}: {reason}" for name, reason in reasons.items()), *signatures])
+    forgotten = entry.get("forgetting")
+    last = [forgetting_line(forgotten)] if forgotten else []
+    return "\n".join([table, *(f"no {name}: {reason}" for name, reason in reasons.items()), *signatures, *last])
+
+
+def forgetting_of(scores: Mapping[str, Any], split: str = "") -> float | None:
+    """Returns the change of the loss of plain text that `scores.json` holds, of a split first; None without one."""
+    for entry in (scores.get(split), *scores.values()):
+        found = entry.get("forgetting") if isinstance(entry, Mapping) else None
+        change = found.get("change") if isinstance(found, Mapping) else None
+        if isinstance(change, (int, float)):
+            return float(change)
+    return None
+
+
+def forgetting_line(found: Mapping[str, Any]) -> str:
+    """Returns a line of the losses of plain text."""
+    bare, tuned = (f"{found[f'loss_{name}']:.3f}" for name in ("bare", "tuned"))
+    told = f"forgetting: {signed(found['change'], 3)} nats per token ({bare} to {tuned})"
+    return f"{told} on {cell_text(found['file'])}, {found['tokens']:,} tokens"
 
 
 def samples_side_by_side(samples: Sequence[Mapping[str, object]], width: int = 100) -> str:

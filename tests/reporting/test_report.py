@@ -123,6 +123,22 @@ def test_a_run_that_looks_failed_says_so_in_a_box_and_nothing_in_it_is_better(wo
     assert "No NIST: no word is rarer than another." in page.text
 
 
+def test_a_plain_text_has_a_table_of_its_own(workdir):
+    scores = json.loads((workdir / "scores.json").read_text())
+    losses = {"loss_bare": 3.0, "loss_tuned": 3.25, "perplexity_bare": 20.09, "change": 0.25}
+    for split in scores:  # the same text for both
+        scores[split]["forgetting"] = {"file": "<wiki>.txt", "checksum": "ab", "tokens": 12345, **losses}
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    page = Page(write_report(workdir))
+    assert page.text.count("Plain text <wiki>.txt, 12,345 tokens predicted") == 1
+    assert ("span", "+0.250") in page.texts
+    assert sum(attributes.get("class") == "worse" for attributes in page.all("span")) == 1
+    for damaged in ([], {"change": "x"}, {"change": 0.5, "file": [1]}):
+        scores["test"]["forgetting"] = damaged
+        (workdir / "scores.json").write_text(json.dumps(scores))
+        Page(write_report(workdir))
+
+
 def test_losses_above_the_bare_models_are_enough_for_the_box(workdir):
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write('{"step": 1000, "validation_loss": 1.1, "bare_validation_loss": 1.05}\n')

@@ -28,3 +28,16 @@ def test_the_best_row_follows_the_direction_of_a_users_metric(higher, best, tmp_
     assert "1.235" in sweep.sweep_table(found)
     marked = sweep.page(found).split('class="number better"')[1]
     assert marked.startswith(">1.235" if best == 1 else ">2.000")
+
+
+def test_forgetting_is_a_column_of_a_sweep_whose_runs_have_it(tmp_path):
+    write(tmp_path, [1.0, 2.0], {})
+    assert "forgetting" not in sweep.sweep_table(sweep.read_sweep(tmp_path))
+    for length, change in ((1, 0.5), (2, 0.25)):
+        path = tmp_path / f"runs/length={length}" / "scores.json"
+        entry = json.loads(path.read_text())["test"]
+        path.write_text(json.dumps({"test": {**entry, "forgetting": {"change": change}}}))
+    found = sweep.read_sweep(tmp_path)
+    assert found.metrics == ["edits", "forgetting"] and "0.250" in sweep.sweep_table(found)
+    best = [cell for cell in sweep.page(found).split('class="number better"')[1:] if cell.startswith(">0.")]
+    assert [cell[:6] for cell in best] == [">0.250"]

@@ -19,11 +19,17 @@ def findings(run: Run) -> list[str]:
 
 
 def scores(run: Run) -> Markup | None:
-    """One table a split: every metric, bare and tuned."""
+    """One table a split: every metric, bare and tuned; then one for each plain text."""
     failed = bool(findings(run))
     parts = [
         _score_table(split, scored, failed) for split, scored in run.scores.items() if numbers(scored.get("tuned"))
     ]
+    texts: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for scored in run.scores.values():
+        found = scored.get("forgetting")
+        if isinstance(found, Mapping) and "change" in numbers(found):
+            texts[str(found.get("file")), str(found.get("checksum"))] = found
+    parts += [_forgetting_table(found, failed) for found in texts.values()]
     return tag("div", parts, class_="stack") if parts else None
 
 
@@ -45,6 +51,22 @@ def _score_table(split: str, scored: Mapping[str, Any], failed: bool) -> Markup:
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", heads)), tag("tbody", rows))
     absent = [tag("p", f"No {name}: {reason}.", class_="about below") for name, reason in reasons.items()]
     return tag("div", tag("div", table, class_="scroll"), absent, class_="card")
+
+
+def _forgetting_table(found: Mapping[str, Any], failed: bool) -> Markup:
+    """A plain text with and without what was tuned: lower is better in every row."""
+    known, rows = numbers(found), []
+    for name, unit in (("loss", "loss, nats per token"), ("perplexity", "perplexity"), ("bits_per_byte", "bits/byte")):
+        bare, value = known.get(f"{name}_bare"), known.get(f"{name}_tuned")
+        about = {name: {"decimals": 3, "higher_is_better": False}}
+        change = difference(name, value - bare, failed, about) if bare is not None and value is not None else "-"
+        cells = [metric_text(name, bare, about), metric_text(name, value, about), change]
+        rows.append(tag("tr", tag("th", unit, scope="row"), [tag("td", cell, class_="number") for cell in cells]))
+    columns = ("bare model", "tuned", "forgetting")
+    heads = [tag("th", "plain text", scope="col"), *(tag("th", one, scope="col", class_="number") for one in columns)]
+    caption = f"Plain text {found.get('file')}, {count(found.get('tokens'))} tokens predicted"
+    table = tag("table", tag("caption", caption), tag("thead", tag("tr", heads)), tag("tbody", rows))
+    return tag("div", tag("div", table, class_="scroll"), class_="card")
 
 
 def about_metrics(scored: Mapping[str, Any]) -> About:
