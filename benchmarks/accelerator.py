@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from benchmarks.growth import synthetic
 from benchmarks.run import write
-from prefix_jax import tuning
+from prefix_jax import decoding, tuning
 from prefix_jax.config import default_config
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
@@ -35,6 +36,7 @@ PEAKS = {
     "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5p": 459e12, "TPU v6 lite": 918e12,
 }  # fmt: skip
 STEPS = 20
+DECODES = 3
 
 
 def flops(jaxpr: Any) -> int:
@@ -89,7 +91,7 @@ def ours(
     """Times this project's step; `attention` as in `config.model`."""
     config = default_config()
     config.prefix.length = length
-    model, plain = (build(model_config, activations=dtype, fused=kind == "fused") for kind in (attention, "plain"))
+    model, plain = (build(model_config, activations=dtype, kernel=_kernel(kind)) for kind in (attention, "plain"))
     method = tuning.build(config, model)
     hyper, base = hyperparameters_from(config.optimizer, 1000), random_base(model_config, dtype)
     state = initial_state(method, base, hyper, seed=0, ema=0.0)
@@ -108,11 +110,15 @@ def ours(
     return {"seconds": seconds, "first_step_seconds": first, "flops": counted, "peak_bytes": memory}
 
 
-def theirs(model: str, dtype: str, length: int, batch: Batch, steps: int = STEPS) -> dict[str, Any] | None:
-    """Times PEFT's step on the same rows; None where torch has no such device."""
+def _kernel(attention: str) -> str | None:
+    return None if attention == "plain" else {"gpu": "cudnn"}.get(jax.default_backend(), "pallas")
+
+
+def _peft(model: str, dtype: str, length: int, device: str) -> Any:
+    """Returns a model of random numbers with PEFT's prefix; None where torch has no such device."""
     import torch
 
-    if not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         return None
     import transformers
 
@@ -120,17 +126,100 @@ def theirs(model: str, dtype: str, length: int, batch: Batch, steps: int = STEPS
 
     options = dict(KNOWN[model])
     config = transformers.AutoConfig.for_model(options.pop("model_type"), **options)
-    base = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-    peft = Peft(base, length, device="cuda")
+    with torch.device(device):
+        base = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    return Peft(base, length, device=device)
+
+
+def theirs(
+    model: str,
+    dtype: str,
+    length: int,
+    batch: Batch,
+    steps: int = STEPS,
+    device: str = "cuda",
+    whole_program: bool = False,
+) -> dict[str, Any] | None:
+    """Times PEFT's step on the same rows, with `torch.compile` if `whole_program`; None where torch has no such device.
+
+    A failure of `torch.compile` is returned as its first line.
+    """
+    peft = _peft(model, dtype, length, device)
+    if peft is None:
+        return None
+    import torch
+
     half = batch.tokens.shape[1] - batch.targets.shape[1]
     labels = torch.tensor(batch.tokens, dtype=torch.long)
     labels[:, :half] = -100
     tokens = torch.tensor(batch.tokens, dtype=torch.long)
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
-    inputs = {name: value.to("cuda") for name, value in inputs.items()}
-    torch.cuda.reset_peak_memory_stats()
-    first, seconds = _timed(lambda: (peft.update(peft.model(**inputs).loss), torch.cuda.synchronize()), steps)
-    return {"seconds": seconds, "first_step_seconds": first, "peak_bytes": torch.cuda.max_memory_allocated()}
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    forward = torch.compile(peft.model) if whole_program else peft.model
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        # The loss is read after each step, which waits for the device.
+        first, seconds = _timed(lambda: peft.update(forward(**inputs).loss), steps)
+    except Exception as error:
+        if not whole_program:
+            raise
+        return {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    return {"seconds": seconds, "first_step_seconds": first, "peak_bytes": memory}
+
+
+def our_decoding(
+    model_config: ModelConfig, dtype: str, length: int, sources: list[list[int]], beams: int, new_tokens: int
+) -> dict[str, Any]:
+    """Times this project's decoding of a batch of inputs, the first call with its compilation apart."""
+    config = default_config()
+    config.prefix.length = length
+    model = build(model_config, activations=dtype)
+    base, method = random_base(model_config, dtype), tuning.build(config, model)
+    state = initial_state(method, base, hyperparameters_from(config.optimizer, 1000), seed=0, ema=0.0)
+    _, prefix = jax.jit(lambda trainable, base: method.materialise(trainable, base, None))(state.trainable, base)
+    strategy = "beam" if beams > 1 else "greedy"
+    options = decoding.GenerationConfig(
+        strategy=strategy, beams=beams, max_length=new_tokens, min_length=new_tokens - 1
+    )
+    first, seconds = _timed(
+        lambda: decoding.decode_all(model, base, prefix, sources, options, batch=len(sources)), DECODES
+    )
+    return {"seconds": seconds, "first_call_seconds": first}
+
+
+def their_decoding(
+    model: str, dtype: str, length: int, sources: list[list[int]], beams: int, new_tokens: int, device: str = "cuda"
+) -> dict[str, Any] | None:
+    """Times transformers' decoding with PEFT's prefix; None where torch has no such device."""
+    peft = _peft(model, dtype, length, device)
+    if peft is None:
+        return None
+    first, seconds = _timed(lambda: peft.generate(sources, beams, new_tokens), DECODES)
+    return {"seconds": seconds, "first_call_seconds": first}
+
+
+def measure_decoding(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns seconds and tokens a second of both sides' greedy and beam search, by number of beams."""
+    model_config = spec_of(arguments.model)
+    rng = np.random.default_rng(0)
+    sources = rng.integers(3, model_config.vocab_size, (arguments.rows, arguments.columns)).tolist()
+    found = {}
+    for beams in arguments.beams:
+        options = (arguments.dtype, arguments.prefix, sources, beams, arguments.targets)
+        ours, peft = our_decoding(model_config, *options), their_decoding(arguments.model, *options)
+        found[str(beams)] = {
+            "ours": ours,
+            "peft": peft,
+            "tokens_per_second": arguments.rows * arguments.targets / ours["seconds"],
+            "over_peft": peft and peft["seconds"] / ours["seconds"],
+        }
+    return {
+        "device": jax.devices()[0].device_kind,
+        **{name: getattr(arguments, name) for name in ("model", "dtype", "rows", "columns", "targets", "prefix")},
+        "beams": found,
+    }
 
 
 def measured_peak(dtype: str, width: int) -> float:
@@ -164,13 +253,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rate = step["flops"] / step["seconds"]
     best = measured_peak(arguments.dtype, arguments.square)
     sheet = next((peak for name, peak in PEAKS.items() if device.startswith(name)), None)
-    peft = theirs(arguments.model, arguments.dtype, arguments.prefix, batch, arguments.steps)
+    both = {
+        whole: theirs(arguments.model, arguments.dtype, arguments.prefix, batch, arguments.steps, whole_program=whole)
+        for whole in ((False, True) if arguments.torch_compile else (False,))
+    }
+    timed = [each for each in both.values() if each and "seconds" in each]
+    peft = min(timed, key=lambda each: each["seconds"]) if timed else None
     return {
         "device": device,
         **{name: getattr(arguments, name) for name in ("model", "dtype", "rows", "columns", "targets", "prefix")},
         "ours": step,
         "seconds_by_attention": {kind: each["seconds"] for kind, each in found.items()},
         "peft": peft,
+        "peft_compiled": both.get(True),
         "tokens_per_second": arguments.rows * arguments.columns / step["seconds"],
         "flops_per_second": rate,
         "share_of_a_large_product": rate / best,
@@ -189,14 +284,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--targets", type=int, default=128, help="tokens at a row's end that are predicted")
     parser.add_argument("--prefix", type=int, default=10)
     parser.add_argument("--steps", type=int, default=STEPS)
-    kinds = "plain,fused" if jax.default_backend() == "tpu" else "plain"
+    kinds = "plain" if jax.default_backend() == "cpu" else "plain,fused"
     parser.add_argument("--attention", default=kinds, help="kinds to time, of which the faster counts")
+    parser.add_argument("--what", default="train", choices=("train", "decode"), help="decode: new tokens are `targets`")
+    parser.add_argument("--beams", type=int, nargs="+", default=[1], help="of decoding; 1 is greedy")
+    parser.add_argument("--torch_compile", action="store_true", help="also time PEFT's step under torch.compile")
     parser.add_argument("--square", type=int, default=8192, help="width of the large product")
     arguments = parser.parse_args(words)
-    found = measure(arguments)
+    found = (measure if arguments.what == "train" else measure_decoding)(arguments)
     print(json.dumps(found, indent=1))
     device = re.sub(r"\W+", "-", found["device"]).strip("-").lower()
-    write(f"accelerator_{arguments.model}_{device}", found)
+    what = "" if arguments.what == "train" else "decode_"
+    write(f"accelerator_{what}{arguments.model}_{device}", found)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def build(
     rematerialise: bool = False,
     activations: Any = None,
     sharder: Sharder | None = None,
-    fused: bool = False,
+    kernel: str | None = None,
 ) -> Model:
     """Builds the model of a model config.
 
@@ -24,11 +24,11 @@ def build(
       rematerialise: whether layers store only their inputs and recompute the rest in the backward pass.
       activations: dtype of values between matrix products; None: the weights' dtype.
       sharder: constrains hidden states and embedding tables to their shardings; None: a single device.
-      fused: whether attention over rows of tokens is one kernel, for TPUs; the tokens of a segment must then be
-        contiguous, and queries with segment id 0 see no tokens.
+      kernel: what computes attention over rows of tokens: "pallas", a kernel for TPUs, "cudnn", one for NVIDIA GPUs, or
+        None. With a kernel the tokens of a segment must be contiguous, and queries with segment id 0 see no tokens.
     """
     network: Any = families.of(model_config).network
-    return network(model_config, rematerialise, activations, sharder, fused)
+    return network(model_config, rematerialise, activations, sharder, kernel)
 
 
 __all__ = ["FAMILIES", "Model", "build", "from_hf"]

@@ -17,6 +17,9 @@ from prefix_jax.models.masks import MASKED, Interval, MaskPair, columns_last, co
 from prefix_jax.models.matmul import batched, save_vjp_residual, transposed
 from prefix_jax.models.model_config import Alibi, Rotary
 
+# What JAX calls cuDNN's fused attention; its outputs are kept for the gradient.
+FUSED_ATTENTION = "dot_product_attention_fwd_wrapper"
+
 
 class KVSource(NamedTuple):
     """Keys and values, with a bias added to their logits and a mask; both broadcast to `[*batch, K, G, T, S]`."""
@@ -43,21 +46,35 @@ def attend(
     """
     *others, own = sources
     if isinstance(own.mask, Interval):
-        from prefix_jax.models import attention_pallas  # imported lazily: slow to import, rarely needed
-
         assert all(other.mask is None for other in others), "a kernel takes a prefix that all see"
-        slots = others[0].key.shape[-2] if others else 0
         unfit = cap is not None or len(others) > 1 or any(_by_query_head(other.bias) for other in others)
-        if unfit or not attention_pallas.fits(query, own.key, slots, own.bias is not None, compute_dtype):
-            return attend(query, (*others, _in_rows(own)), scale, compute_dtype, cap)
-        prefix = (others[0].key, others[0].value, _rows_or_none(others[0].bias)) if others else None
-        return attention_pallas.attend(
-            query, own.key, own.value, prefix, _rows_or_none(own.bias), own.mask, scale, compute_dtype
-        )
+        out = None if unfit else _by_kernel(query, others[0] if others else None, own, scale, compute_dtype)
+        return attend(query, (*others, _in_rows(own)), scale, compute_dtype, cap) if out is None else out
     masks = tuple(source.mask for source in sources)
     return _attend(
         query, tuple(source._replace(mask=None) for source in sources), masks, scale, jnp.dtype(compute_dtype), cap
     )
+
+
+def _by_kernel(
+    query: Float[Array, "*batch K G T D"], before: KVSource | None, own: KVSource, scale: float, compute_dtype: Any
+) -> Float[Array, "*batch K G T D"] | None:
+    """Computes `attend` as one kernel, over a prefix and the source with the interval; None where it does not fit."""
+    seen: Any = own.mask
+    prefix = None if before is None else (before.key, before.value, _rows_or_none(before.bias))
+    if seen.kernel == "cudnn":
+        from prefix_jax.models import attention_cudnn
+
+        biased = prefix is not None and prefix[2] is not None
+        if own.bias is not None or not attention_cudnn.fits(query, biased, compute_dtype):
+            return None
+        return attention_cudnn.attend(query, own.key, own.value, prefix, seen, scale, compute_dtype).astype(query.dtype)
+    from prefix_jax.models import attention_pallas  # imported lazily: slow to import, rarely needed
+
+    slots, bias = 0 if before is None else before.key.shape[-2], _rows_or_none(own.bias)
+    if not attention_pallas.fits(query, own.key, slots, bias is not None, compute_dtype):
+        return None
+    return attention_pallas.attend(query, own.key, own.value, prefix, bias, seen, scale, compute_dtype)
 
 
 def _in_rows(source: KVSource) -> Any:

@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.models.masks import MASKED, Interval
-from prefix_jax.models.matmul import save_vjp_residual
+from prefix_jax.models.matmul import precision, save_vjp_residual
 
 # The log-sum-exp of a query that sees nothing: its weights are 0.
 NOTHING = 1e30
@@ -431,4 +431,4 @@ def _product(a: Array, b: Array, left: int, right: int) -> Array:
     """Multiplies in the narrower dtype, with float32 accumulation."""
     low = a.dtype if a.dtype.itemsize < b.dtype.itemsize else b.dtype
     numbers = (((left,), (right,)), ((), ()))
-    return lax.dot_general(a.astype(low), b.astype(low), numbers, preferred_element_type=jnp.float32)
+    return lax.dot_general(a.astype(low), b.astype(low), numbers, precision(low), preferred_element_type=jnp.float32)

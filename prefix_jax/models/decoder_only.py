@@ -29,7 +29,7 @@ class DecoderOnly(nn.Module):
     rematerialise: bool = False
     activations: Any = None
     sharder: Sharder | None = None
-    fused: bool = False
+    kernel: str | None = None
     head_bias: ClassVar[bool] = False
 
     def make_block(self) -> nn.Module:
@@ -123,8 +123,8 @@ class DecoderOnly(nn.Module):
         biases = linear_biases(self.model_config.alibi, self.model_config.kv_heads, positions, prefix, past)
 
         def context(kind: LayerKind) -> LayerContext:
-            if self.fused and not past and seen is None and biases.own is None:
-                mask: Any = masks.causal_interval(segments, kind.window, self.sharder)
+            if self.kernel and not past and seen is None and biases.own is None:
+                mask: Any = masks.causal_interval(segments, kind.window, self.sharder, self.kernel)
             else:
                 mask = masks.shared_by_layers(masks.causal_mask(positions, segment_ids, kind.window))
             rotary = None if kind.rotary is None else rotary_angles(moved, self.model_config.head_dim, kind.rotary)

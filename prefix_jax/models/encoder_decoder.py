@@ -96,7 +96,7 @@ class EncoderDecoder(nn.Module):
     rematerialise: bool = False
     activations: Any = None
     sharder: Sharder | None = None
-    fused: bool = False
+    kernel: str | None = None
     side: ClassVar[type[Side]]
     # Whether projections have biases.
     biases: ClassVar[bool] = False
@@ -159,7 +159,7 @@ class EncoderDecoder(nn.Module):
         memory = self.encode(encoder_tokens, theirs, encoder_positions, prefix=prefix)
         columns = jnp.arange(tokens.shape[-1])
         positions = segment_positions(own) if positions is None else positions
-        mask = causal_interval(own, sharder=self.sharder) if self.fused else causal_mask(columns, own)
+        mask = self._causal(own)
         cross_mask = shared_by_layers(self._same_segment(own, theirs))
         context = LayerContext(shared_by_layers(mask), cross_mask=cross_mask, memory=memory)
         hidden, _ = self.decoder(self.embedding(tokens), positions, columns, context, prefix)
@@ -182,7 +182,14 @@ class EncoderDecoder(nn.Module):
         return self.encoder(embedded, positions, jnp.arange(tokens.shape[-1]), context, prefix)
 
     def _same_segment(self, query_ids: Array, key_ids: Array) -> Any:
-        return segment_interval(query_ids, key_ids, self.sharder) if self.fused else segment_mask(query_ids, key_ids)
+        if self.kernel == "pallas":
+            return segment_interval(query_ids, key_ids, self.sharder)
+        return segment_mask(query_ids, key_ids)
+
+    def _causal(self, segment_ids: Array) -> Any:
+        if self.kernel == "pallas":
+            return causal_interval(segment_ids, sharder=self.sharder)
+        return causal_mask(jnp.arange(segment_ids.shape[-1]), segment_ids)
 
     def decode(
         self,

@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.models.layers import GatedMLP, Projection, Sharder
-from prefix_jax.models.matmul import matmul, operand, save_residual
+from prefix_jax.models.matmul import matmul, operand, precision, save_residual
 
 
 class Router(nn.Module):
@@ -182,7 +182,7 @@ def _by_rows(contracted: int, dtype: Any) -> Callable[[Array, Array, Array], Arr
 
     @custom_vmap
     def run(x: Array, kernel: Array, sizes: Array) -> Array:
-        return product(x, kernel, sizes)
+        return product(x, kernel, sizes, precision=precision(x.dtype))
 
     @run.def_vmap
     def members(count: int, batched: list[bool], x: Array, kernel: Array, sizes: Array) -> tuple[Array, bool]:
@@ -205,7 +205,7 @@ def _by_rows(contracted: int, dtype: Any) -> Callable[[Array, Array, Array], Arr
 @custom_vmap
 def _of_kernel(x: Float[Array, "N C"], g: Float[Array, "N F"], sizes: Int[Array, " X"]) -> Float[Array, "X C F"]:
     axes = lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], [])
-    return lax.ragged_dot_general(x, g, sizes, axes, preferred_element_type=x.dtype)
+    return lax.ragged_dot_general(x, g, sizes, axes, precision=precision(x.dtype), preferred_element_type=x.dtype)
 
 
 @_of_kernel.def_vmap

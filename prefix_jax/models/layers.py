@@ -197,10 +197,11 @@ class SelfAttention(nn.Module):
     def __call__(self, x: Array, context: LayerContext) -> tuple[Array, KeyValues]:
         """Returns the output and this call's keys and values."""
         outputs, parts = (self.kv_heads, self.groups + 2, self.head_dim), (self.groups, 1, 1)
-        fused = isinstance(context.mask, Interval)
-        projection = Projection(outputs, bias=self.bias, kept=False, parts=parts if fused else (), name="qkv")
+        # The TPU's kernel wants three layouts, whose gradients cost more to join than three products.
+        apart = isinstance(context.mask, Interval) and context.mask.kernel == "pallas"
+        projection = Projection(outputs, bias=self.bias, kept=False, parts=parts if apart else (), name="qkv")
         # Split, not sliced: the gradient of a split is one concatenation.
-        query, key, value = projection(x) if fused else lax.split(projection(x), parts, axis=x.ndim)
+        query, key, value = projection(x) if apart else lax.split(projection(x), parts, axis=x.ndim)
         if self.clip is not None:
             query, key, value = (jnp.clip(part, -self.clip, self.clip) for part in (query, key, value))
         query = self._positioned("query_norm", heads_first(query), context, x.ndim)

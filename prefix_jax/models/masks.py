@@ -21,13 +21,14 @@ class MaskPair(NamedTuple):
 class Interval:
     """The keys that each query sees: columns `first` to `last`, empty if `first` is greater.
 
-    Attention with such a mask runs as one kernel (`attention_pallas`). `sharder` splits the call over a mesh; None
-    means a single device.
+    Attention with such a mask runs as one kernel: `attention_pallas`, or `attention_cudnn` of causal masks. `sharder`
+    splits the first one's call over a mesh; None means a single device.
     """
 
     first: Int[Array, "B T"]
     last: Int[Array, "B T"]
     sharder: Any = struct.field(pytree_node=False, default=None)
+    kernel: str = struct.field(pytree_node=False, default="pallas")
 
 
 def mask_pair(mask: Array) -> MaskPair:
@@ -92,12 +93,14 @@ def segment_interval(query_ids: Int[Array, "B T"], key_ids: Int[Array, "B S"], s
     return Interval(first.astype(jnp.int32), last.astype(jnp.int32), sharder)
 
 
-def causal_interval(segment_ids: Int[Array, "B T"], window: int | None = None, sharder: Any = None) -> Interval:
+def causal_interval(
+    segment_ids: Int[Array, "B T"], window: int | None = None, sharder: Any = None, kernel: str | None = "pallas"
+) -> Interval:
     """Returns the keys of each query's segment up to the query, within the window: `causal_mask` as intervals."""
     whole = segment_interval(segment_ids, segment_ids, sharder)
     columns = jnp.arange(segment_ids.shape[-1], dtype=jnp.int32)
     first = whole.first if window is None else jnp.maximum(whole.first, columns - window + 1)
-    return Interval(first, jnp.minimum(whole.last, columns), sharder)
+    return Interval(first, jnp.minimum(whole.last, columns), sharder, kernel or "pallas")
 
 
 def rows_of_interval(seen: Interval, keys: int) -> Bool[Array, "B 1 1 T S"]:

@@ -63,6 +63,16 @@ def _no_gradient(*_: Any) -> Any:
     raise NotImplementedError("trained weights must be float32")
 
 
+def precision(dtype: Any) -> lax.Precision:
+    """Returns how operands of a dtype are multiplied: float32 as float32, which accelerators round by default."""
+    return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+def exact(a: Float[Array, "... M C"], b: Float[Array, "C N"]) -> Float[Array, "... M N"]:
+    """Returns `a @ b` of trained, small matrices, with JAX's own gradient."""
+    return jnp.matmul(a, b, precision=precision(jnp.result_type(a, b)))
+
+
 def transposed(x: Float[Array, "*batch M N"], dtype: Any) -> Float[Array, "*batch N M"]:
     """Returns the transpose rounded to `dtype`.
 
@@ -94,7 +104,9 @@ def batched(a: Float[Array, "*batch M C"], b: Array, dtype: Any, transposed: boo
     """Returns `a @ b`, or `a @ b.T`, for each pair of matrices rounded to `dtype`, as float32 `[*batch, M, N]`."""
     lead = tuple(range(a.ndim - 2))
     axes = ((a.ndim - 1,), (b.ndim - 1 if transposed else b.ndim - 2,))
-    return lax.dot_general(a.astype(dtype), b.astype(dtype), (axes, (lead, lead)), preferred_element_type=jnp.float32)
+    return lax.dot_general(
+        a.astype(dtype), b.astype(dtype), (axes, (lead, lead)), precision(dtype), preferred_element_type=jnp.float32
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -130,4 +142,4 @@ _product.defvjp(_product_fwd, _product_bwd, symbolic_zeros=True)
 def _dot(a: Array, b: Array, axes: tuple[int, int], dtype: Any) -> Array:
     """Contracts one axis of each matrix: two-dimensional, so that the compiler inserts no transposes."""
     contraction = (((axes[0],), (axes[1],)), ((), ()))
-    return lax.dot_general(a, b, contraction, preferred_element_type=dtype)
+    return lax.dot_general(a, b, contraction, precision(a.dtype), preferred_element_type=dtype)

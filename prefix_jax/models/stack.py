@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array
 
 from prefix_jax.models.adapter_layers import TUNED
-from prefix_jax.models.attention import KVSource
+from prefix_jax.models.attention import FUSED_ATTENTION, KVSource
 from prefix_jax.models.context import LayerContext
 from prefix_jax.models.layers import INTERMEDIATES, Sharder
 from prefix_jax.models.matmul import KEPT, as_bits
@@ -100,7 +100,7 @@ class Stack(nn.Module):
             (x, output), seen = block.apply(weights, x, context, mutable=[INTERMEDIATES])
             return x, (output, seen[INTERMEDIATES])
 
-        policy = jax.checkpoint_policies.save_only_these_names(*(() if self.rematerialise else (KEPT,)))
+        policy = jax.checkpoint_policies.nothing_saveable if self.rematerialise else _kept
         checkpointed = partial(jax.checkpoint, prevent_cse=False, policy=policy)
         outputs = []
         for run in layer_runs(length, sites, _tuned_from(variables, length)):
@@ -111,6 +111,12 @@ class Stack(nn.Module):
                 self.put_variable(INTERMEDIATES, str(run.start), seen)
             outputs.append(output)
         return x, _joined(outputs)
+
+
+def _kept(primitive: Any, *inputs: Any, **parameters: Any) -> bool:
+    """Returns whether a layer stores the outputs of a primitive: a checkpoint policy."""
+    named = jax.checkpoint_policies.save_only_these_names(KEPT)
+    return primitive.name == FUSED_ATTENTION or named(primitive, *inputs, **parameters)
 
 
 def _joined(outputs: list[Any]) -> Any:

@@ -53,8 +53,8 @@ def lowered_step(config: Config, model_config: ModelConfig, sharder: MeshSharder
       UserError: an option does not suit the model.
     """
     check_attention(config)
-    fused = config.model.attention == "fused"
-    model = build(model_config, config.model.rematerialise, config.model.dtype, sharder, fused)
+    kernel = "pallas" if config.model.attention == "fused" else None
+    model = build(model_config, config.model.rematerialise, config.model.dtype, sharder, kernel)
     method = tuning.build(config, model, {name: (1,) for name in tuning.names(config)})
     base = {"params": base_shapes(model_config, config.model.dtype, config.model.quantisation)}
     options = config.training

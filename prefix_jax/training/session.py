@@ -156,7 +156,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     sharder = placed(pretrained.model_config)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
-    model = build(pretrained.model_config, config.model.rematerialise, activations, sharder, _fused(config))
+    model = build(pretrained.model_config, config.model.rematerialise, activations, sharder, _kernel(config))
     return Session(config, pretrained, model, {"params": pretrained.params}, sharder)
 
 
@@ -187,13 +187,18 @@ def _of_language(model_config: ModelConfig, pretrained: Pretrained, config: Conf
     return model_config if start is None else dataclasses.replace(model_config, **{"decoder_start_id": start})
 
 
-def _fused(config: Config) -> bool:
+def _kernel(config: Config) -> str | None:
+    """Returns the attention kernel of this backend, if one is wanted and the method has it."""
     wanted, backend = config.model.attention == "fused", jax.default_backend()
-    if wanted and backend != "tpu":
-        print(f"model.attention=fused is a kernel for TPUs; on this {backend} attention is plain.", file=sys.stderr)
+    kernel = {"tpu": "pallas", "gpu": "cudnn"}.get(backend)
+    if wanted and kernel is None:
+        print(
+            f"model.attention=fused is a kernel for TPUs and GPUs; on this {backend} attention is plain.",
+            file=sys.stderr,
+        )
     elif wanted and (plain := [m.name for m in tuning.declared(config.method).values() if not m.fused]):
         print(f"model.attention=fused has no kernel for method={plain[0]}: attention is plain.", file=sys.stderr)
-    return wanted and backend == "tpu"
+    return kernel if wanted else None
 
 
 def check_attention(config: Config) -> None:

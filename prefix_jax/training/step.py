@@ -142,6 +142,8 @@ def make_step(
     (1, True)
     """
 
+    model = _for_members(model, lengths)
+
     def step(
         base: Base, hyper: Hyperparameters, state: TrainState, batch: Batch, length: Any
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -172,6 +174,11 @@ def make_step(
     )
 
 
+def _for_members(model: Model, lengths: Sequence[int] | None) -> Model:
+    """Returns the model for members of a sweep: cuDNN's kernel takes no member axis, so attention is plain."""
+    return model if lengths is None or model.kernel != "cudnn" else model.clone(kernel=None)
+
+
 def make_evaluation(
     model: Model,
     method: Method,
@@ -183,6 +190,8 @@ def make_evaluation(
 
     With `lengths`, for members along a leading axis, as in `make_step`; `on_mesh`: whether a mesh shards the axis.
     """
+
+    model = _for_members(model, lengths)
 
     def evaluate(base: Base, trainable: PyTree, batch: Batch, length: Any) -> tuple[Array, Array]:
         here = method if length is None else method.of_length(length)

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.adapter_layers import LORA, PARTS
+from prefix_jax.models.matmul import precision
 from prefix_jax.options import Config, several
 from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.method import Method
@@ -124,7 +125,8 @@ def merged(params: Mapping[str, Any], lora: Mapping[str, Any]) -> dict[str, Any]
 
 def _update(tree: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
     if "a" in tree:
-        return jnp.einsum("lir,lro->lio", tree["a"], tree["b"].reshape(*tree["b"].shape[:2], -1)).reshape(shape)
+        b = tree["b"].reshape(*tree["b"].shape[:2], -1)
+        return jnp.einsum("lir,lro->lio", tree["a"], b, precision=precision(b.dtype)).reshape(shape)
     widths = (shape[-2] - 2, 1, 1)
     pieces = []
     for part, width in zip(PARTS, widths, strict=True):

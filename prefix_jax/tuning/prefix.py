@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.models import Model
 from prefix_jax.models import prefix as pytree
+from prefix_jax.models.matmul import exact
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import SITES, PrefixKV, parse_layers
 from prefix_jax.options import Config
@@ -161,10 +162,10 @@ def _check(section: Config, model_config: ModelConfig, init_token_ids: Sequence[
 
 def mlp_output(leaves: PyTree) -> Float[Array, "2 layers K P D"]:
     """Returns the keys and values that the MLP makes of its embedding."""
-    hidden = jnp.tanh(leaves["embedding"] @ leaves["hidden"]["kernel"] + leaves["hidden"]["bias"])
+    hidden = jnp.tanh(exact(leaves["embedding"], leaves["hidden"]["kernel"]) + leaves["hidden"]["bias"])
     kernel, bias = leaves["out"]["kernel"], leaves["out"]["bias"]
     # As a product of two matrices, or the compiler would transpose the kernel in every step.
-    out = (hidden @ kernel.reshape(len(kernel), -1)).reshape(-1, *bias.shape) + bias
+    out = exact(hidden, kernel.reshape(len(kernel), -1)).reshape(-1, *bias.shape) + bias
     return out.transpose(2, 1, 3, 0, 4)
 
 
@@ -255,7 +256,7 @@ def fit_mlp(leaves: PyTree, pair: Float[Array, "2 layers K P D"]) -> PyTree:
 
     The paper fits by 500 Adam steps; with no more slots than hidden units the least-squares solution is exact.
     """
-    hidden = jnp.tanh(leaves["embedding"] @ leaves["hidden"]["kernel"] + leaves["hidden"]["bias"])
+    hidden = jnp.tanh(exact(leaves["embedding"], leaves["hidden"]["kernel"]) + leaves["hidden"]["bias"])
     missing = jnp.moveaxis(pair - mlp_output(leaves), 3, 0)  # [P, 2, layers, K, D]
     change = jnp.linalg.lstsq(hidden, missing.reshape(missing.shape[0], -1))[0]
     change = jnp.moveaxis(change.reshape(-1, *missing.shape[1:]), 1, 2)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.adapter_layers import PROMPT
+from prefix_jax.models.matmul import exact
 from prefix_jax.options import Config
 from prefix_jax.tuning.declaration import Declaration
 from prefix_jax.tuning.init_from_model import cycled, frequent_words
@@ -96,8 +97,8 @@ def encoded(tree: PyTree) -> Float[Array, "P E"]:
     if "hidden" not in tree:
         return x
     activation = jax.nn.relu if "lstm" in tree else jnp.tanh
-    inner = activation(x @ tree["hidden"]["kernel"] + tree["hidden"]["bias"])
-    return inner @ tree["out"]["kernel"] + tree["out"]["bias"]
+    inner = activation(exact(x, tree["hidden"]["kernel"]) + tree["hidden"]["bias"])
+    return exact(inner, tree["out"]["kernel"]) + tree["out"]["bias"]
 
 
 def _lstm(x: Float[Array, "P C"], leaves: PyTree, reverse: bool) -> Float[Array, "P H"]:
@@ -105,13 +106,13 @@ def _lstm(x: Float[Array, "P C"], leaves: PyTree, reverse: bool) -> Float[Array,
 
     def turn(carry: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
         hidden, cell = carry
-        into, forget, fresh, out = jnp.split(gates + hidden @ leaves["recurrent"], 4, axis=-1)
+        into, forget, fresh, out = jnp.split(gates + exact(hidden[None], leaves["recurrent"])[0], 4, axis=-1)
         cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(into) * jnp.tanh(fresh)
         hidden = jax.nn.sigmoid(out) * jnp.tanh(cell)
         return (hidden, cell), hidden
 
     zeros = jnp.zeros(leaves["recurrent"].shape[0])
-    return lax.scan(turn, (zeros, zeros), x @ leaves["kernel"] + leaves["bias"], reverse=reverse)[1]
+    return lax.scan(turn, (zeros, zeros), exact(x, leaves["kernel"]) + leaves["bias"], reverse=reverse)[1]
 
 
 def _init_lstm(key: Array, width: int, hidden: int) -> list[PyTree]:

@@ -163,7 +163,7 @@ def test_a_step_of_every_method_is_the_same(family, options, tiny_models, tmp_pa
         jax.jit(make_gradient(model, trainer.method, per_record=False))(
             opened.base, state.trainable, trainer.batches.batch_at(0), state.key
         )
-        for model in (opened.model, opened.model.clone(fused=True))
+        for model in (opened.model, opened.model.clone(kernel="pallas"))
     ]
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0][1]))
     tolerance = 1e-2 if "model.quantisation" in options else 1e-5  # integers are multiplied in bfloat16
@@ -181,7 +181,7 @@ def test_texts_are_the_same(family):
     options = decoding.GenerationConfig(strategy="beam", beams=2, max_length=6)
     plain, fused = (
         decoding.decode_all(model, pair.variables, prefix, [[5, 6, 7, 8], [9], [10, 11]], options, batch=4)
-        for model in (pair.model, pair.model.clone(fused=True))
+        for model in (pair.model, pair.model.clone(kernel="pallas"))
     )
     assert plain == fused and all(plain)
 
@@ -225,7 +225,7 @@ def test_a_model_gives_the_same_losses_and_gradients(family):
 
         return step(tm.differentiable(prefix))
 
-    expected, found = logits_and_gradients(pair.model), logits_and_gradients(pair.model.clone(fused=True))
+    expected, found = logits_and_gradients(pair.model), logits_and_gradients(pair.model.clone(kernel="pallas"))
     for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         assert np.abs(np.asarray(want) - np.asarray(got)).max() <= 1e-5 * np.abs(np.asarray(want)).max()
 
@@ -244,7 +244,7 @@ def test_what_is_looked_at_inside_is_the_same():
 
 def test_layers_keep_the_kernels_output_and_do_not_run_it_again():
     pair = tm.gpt2()
-    model, prefix = pair.model.clone(fused=True), tm.random_prefix(pair.model_config, 4)
+    model, prefix = pair.model.clone(kernel="pallas"), tm.random_prefix(pair.model_config, 4)
     tokens = jnp.ones((2, 14), jnp.int32)
 
     def loss(trained):

@@ -30,7 +30,7 @@ def step(source: str, rows: str, mesh: list[int], devices: list, workdir: str, o
     opened = session.open_session(config, devices)
     # The kernel is interpreted here, and a session takes it for TPUs only.
     if config.model.attention == "fused" and len(devices) > 1:
-        opened = dataclasses.replace(opened, model=opened.model.clone(fused=True))
+        opened = dataclasses.replace(opened, model=opened.model.clone(kernel="pallas"))
     trainer = prepare(opened, Path(workdir), [])
     state = trainer.initial()
     held = bytes_on_a_device(opened.base)

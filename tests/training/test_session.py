@@ -13,8 +13,11 @@ from prefix_jax.training import selection, session
 def test_attention_for_tpus_is_plain_elsewhere_and_says_so(tiny_models, capsys):
     config = default_config()
     config.model.update(source=str(tiny_models["gpt2"]), attention="fused")
-    assert not session.open_session(config).model.fused
-    assert "model.attention=fused is a kernel for TPUs; on this cpu attention is plain." in capsys.readouterr().err
+    assert not session.open_session(config).model.kernel
+    assert (
+        "model.attention=fused is a kernel for TPUs and GPUs; on this cpu attention is plain."
+        in capsys.readouterr().err
+    )
 
 
 def rows_in(folder, **files):

@@ -73,6 +73,12 @@ FAMILY = family(
         "llama-2-7b": sizes("llama", 32, 4096, 32, 32, 11008, 32000, max_position_embeddings=4096),
         "llama-2-13b": sizes("llama", 40, 5120, 40, 40, 13824, 32000, max_position_embeddings=4096),
         "llama-2-70b": sizes("llama", 80, 8192, 64, 8, 28672, 32000, max_position_embeddings=4096),
+        "llama-3.2-1b": sizes(
+            "llama", 16, 2048, 32, 8, 8192, 128256, max_position_embeddings=131072, tie_word_embeddings=True,
+            rope_theta=500000.0,
+            rope_scaling={"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                          "original_max_position_embeddings": 8192},
+        ),
         "llama-3-8b": sizes("llama", 32, 4096, 32, 8, 14336, 128256, max_position_embeddings=8192),
     },
     kinds=("llama", "mistral", "qwen2"),
