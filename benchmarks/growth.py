@@ -25,7 +25,9 @@ def synthetic(rows: int, length: int, vocabulary: int, targets: int = 0) -> Batc
     columns = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)).copy()
     ends = columns[:, length - targets - 1 : -1]
     ones = np.ones_like(tokens)
-    return Batch(tokens, columns, ones, ends, tokens[:, length - targets :], np.ones(ends.shape, np.float32))
+    return Batch(
+        tokens, columns, ones, ends, tokens[:, length - targets :], np.ones(ends.shape, np.float32), alone=True
+    )
 
 
 def grow(source: str, dtype: str, what: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Packed batches with static shapes, a pure function of (data, configuration, step)."""
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class Batch:
     A decoder-only segment is the source's tokens and the target's but the last; an encoder-decoder's is the decoder
     start and the target's but the last, beside its source in the same row of the encoder with the same segment id.
     `target_positions` are the columns whose hidden state predicts `targets`; `weights` are 1 there. On padding they and
-    `targets` are 0, and `target_positions` is the row's last column, which never holds a source.
+    `targets` are 0, and `target_positions` is the row's last column, which never holds a source. `alone`: each row holds
+    one record at most, which a compiled step may rely on.
     """
 
     tokens: Array  # int32 [B, T]
@@ -38,6 +39,7 @@ class Batch:
     encoder_tokens: Array | None = None  # int32 [B, S]
     encoder_positions: Array | None = None
     encoder_segment_ids: Array | None = None
+    alone: bool = field(default=False, metadata=dict(static=True))
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,11 @@ class PackedBatches:
         With `own`, only the marked rows are filled; the others are empty.
         """
         records, rows = self.records_at(step)
+        alone = len(np.unique(rows)) == len(rows)  # in all rows, so that every process has the same program
         if own is not None:
             records, rows = records[own[rows]], rows[own[rows]]
-        return (
-            self._encoder_decoder(records, rows) if self.layout.encoder_decoder else self._decoder_only(records, rows)
-        )
+        filled = self._encoder_decoder if self.layout.encoder_decoder else self._decoder_only
+        return replace(filled(records, rows), alone=alone)
 
     def epoch(self) -> Iterator[Batch]:
         """Yields the batches of epoch 0: every record once."""

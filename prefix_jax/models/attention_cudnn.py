@@ -1,8 +1,8 @@
 """Attention over a prefix and tokens as cuDNN's fused kernel, on NVIDIA GPUs: logits never reach the GPU's memory.
 
-The slots of the prefix are keys in front of the tokens. Rows of one segment each need no mask: as many empty queries
-in front make the mask causal, and the kernel skips what no query sees. Other rows (packed, or with a window) are
-masked by an array. The bias of a slot is a product: some more features of its key, times a constant in every query.
+The slots of the prefix are keys in front of the tokens. Rows of one segment each need no array as a mask: with as many
+empty queries in front attention is causal, and the kernel skips what no query sees. Other rows (packed, or with a
+window) have one. The bias of a slot is a product: some more features of its key, times a constant in every query.
 """
 
 from functools import partial
@@ -45,7 +45,7 @@ def attend(
 
     `prefix` is its keys and values `[K, P, D]`, and the bias of its slots' logits, `[K, 1, 1, P]` or None. Operands and
     weights have the dtype `compute_dtype`; logits, softmax and sums are float32. The output of a query without a
-    segment is not defined.
+    segment is not defined. If `seen.causal`, the interval itself is not read.
     """
     batch, kv_heads, groups, length, width = query.shape
     slots = 0 if prefix is None else prefix[0].shape[-2]
@@ -54,9 +54,7 @@ def attend(
     key, value = (heads_last(x).astype(compute_dtype) for x in (key, value))
     if prefix is not None:
         query, key, value = _with_slots(query, key, value, prefix, scale, compute_dtype)
-    columns = jnp.arange(length)
-    whole = ((seen.first == 0) & (seen.last == columns)) | (seen.first > seen.last)
-    out = lax.cond(whole.all(), partial(_causal, slots, scale), partial(_masked, slots, scale), query, key, value, seen)
+    out = (_causal if seen.causal else _masked)(slots, scale, query, key, value, seen)
     out = jnp.moveaxis(out, 1, -2).reshape(batch, kv_heads, groups, length, -1)
     return out[..., :width]
 

@@ -125,6 +125,7 @@ class DecoderOnly(nn.Module):
         def context(kind: LayerKind) -> LayerContext:
             if self.kernel and not past and seen is None and biases.own is None:
                 mask: Any = masks.causal_interval(segments, kind.window, self.sharder, self.kernel)
+                mask = mask.replace(causal=segment_ids is None and kind.window is None)
             else:
                 mask = masks.shared_by_layers(masks.causal_mask(positions, segment_ids, kind.window))
             rotary = None if kind.rotary is None else rotary_angles(moved, self.model_config.head_dim, kind.rotary)

@@ -22,13 +22,15 @@ class Interval:
     """The keys that each query sees: columns `first` to `last`, empty if `first` is greater.
 
     Attention with such a mask runs as one kernel: `attention_pallas`, or `attention_cudnn` of causal masks. `sharder`
-    splits the first one's call over a mesh; None means a single device.
+    splits the first one's call over a mesh; None means a single device. `causal`: each row is one segment, so that a
+    query sees all keys up to its own.
     """
 
     first: Int[Array, "B T"]
     last: Int[Array, "B T"]
     sharder: Any = struct.field(pytree_node=False, default=None)
     kernel: str = struct.field(pytree_node=False, default="pallas")
+    causal: bool = struct.field(pytree_node=False, default=False)
 
 
 def mask_pair(mask: Array) -> MaskPair:

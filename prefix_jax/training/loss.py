@@ -54,7 +54,10 @@ def loss_sums(
     >>> bool(total / weight > 0)
     True
     """
-    hidden = model.apply(variables, **model_inputs(batch), prefix=prefix, method="target_hidden")
+    inputs = model_inputs(batch)
+    if batch.alone and model.kernel == "cudnn":
+        inputs |= dict(segment_ids=None)  # no token sees the padding behind it: the kernel needs no mask
+    hidden = model.apply(variables, **inputs, prefix=prefix, method="target_hidden")
     logits = model.apply(variables, hidden, method="logits")
     losses = token_losses(logits, batch.targets)
     return jnp.sum(losses * batch.weights), jnp.sum(batch.weights)
