@@ -165,7 +165,7 @@ def theirs(
     except Exception as error:
         if not whole_program:
             raise
-        return {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        return {"failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
     memory = torch.cuda.max_memory_allocated() if device == "cuda" else None
     peft = forward = inputs = None
     gc.collect()
@@ -219,6 +219,7 @@ def measure_decoding(arguments: argparse.Namespace) -> dict[str, Any]:
             "tokens_per_second": arguments.rows * arguments.targets / ours["seconds"],
             "over_peft": peft and peft["seconds"] / ours["seconds"],
         }
+        print(f"beams {beams}: {found[str(beams)]}", flush=True)
     return {
         "device": jax.devices()[0].device_kind,
         **{name: getattr(arguments, name) for name in ("model", "dtype", "rows", "columns", "targets", "prefix")},

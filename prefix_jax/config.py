@@ -49,9 +49,11 @@ def _model() -> dict:
         quantisation="none",
         # Keep only a layer's input for the gradient, not its products: less memory, a third more work.
         rematerialise=False,
-        # "plain", or "fused": on TPUs attention is one kernel, which keeps no logits in memory. Elsewhere it is plain,
-        # as always with ALiBi, over caches, an infix, and rows too long (about 8,000 columns) for a core's memory.
-        attention="plain",
+        # "fused": attention in training is one kernel, which keeps no logits in memory: on TPUs one of our own, on
+        # NVIDIA GPUs cuDNN's, for decoder-only models with model.dtype=bfloat16. "auto": where it was measured to be
+        # faster, which is on one GPU. "plain": nowhere. It is always plain on CPUs, with ALiBi, over caches, with an
+        # infix, for members of a sweep on GPUs, and on TPUs in rows of more than about 8,000 columns.
+        attention="auto",
     )
 
 

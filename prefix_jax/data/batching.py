@@ -26,8 +26,8 @@ class Batch:
     A decoder-only segment is the source's tokens and the target's but the last; an encoder-decoder's is the decoder
     start and the target's but the last, beside its source in the same row of the encoder with the same segment id.
     `target_positions` are the columns whose hidden state predicts `targets`; `weights` are 1 there. On padding they and
-    `targets` are 0, and `target_positions` is the row's last column, which never holds a source. `alone`: each row holds
-    one record at most, which a compiled step may rely on.
+    `targets` are 0, and `target_positions` is the row's last column, which never holds a source.
+    `alone`: each row holds one record at most, on which a compiled step may rely.
     """
 
     tokens: Array  # int32 [B, T]

@@ -17,8 +17,8 @@ from prefix_jax.models.masks import Interval, rows_of_interval
 
 # A head's widths that the kernel takes on every generation of GPUs from Ampere on.
 _WIDEST, _FEATURES = 128, 8
-# The kernel's gradient takes masks with even sides; keys in multiples of this are faster.
-_KEYS = 8
+# The kernel's gradient takes even numbers of queries and keys; with a mask, multiples of eight keys.
+_EVEN, _KEYS = 2, 8
 # The bias of a slot is the sum of so many bfloat16 numbers, which hold the digits of a float32 number.
 _PARTS = 3
 _LOWEST = -1e4  # a closed slot
@@ -100,14 +100,17 @@ def _parts(x: Float[Array, "K P"], dtype: Any) -> Float[Array, "K P parts"]:
 
 
 def _causal(slots: int, scale: float, query: Array, key: Array, value: Array, seen: Interval) -> Array:
-    query = jnp.pad(query, ((0, 0), (slots, 0), (0, 0), (0, 0)))
+    length = query.shape[1]
+    more = -(slots + length) % _EVEN  # keys that no query sees
+    query = jnp.pad(query, ((0, 0), (slots, more), (0, 0), (0, 0)))
+    key, value = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (key, value))
     out = jax.nn.dot_product_attention(query, key, value, scale=scale, is_causal=True, implementation=_IMPLEMENTATION)
-    return out[:, slots:]
+    return out[:, slots : slots + length]
 
 
 def _masked(slots: int, scale: float, query: Array, key: Array, value: Array, seen: Interval) -> Array:
     length, keys = query.shape[1], key.shape[1]
-    more_queries, more_keys = length % 2, -keys % _KEYS
+    more_queries, more_keys = length % _EVEN, -keys % _KEYS
     mask = jnp.pad(_slots_and(seen, slots, length), ((0, 0), (0, 0), (0, more_queries), (0, more_keys)))
     query = jnp.pad(query, ((0, 0), (0, more_queries), (0, 0), (0, 0)))
     key, value = (jnp.pad(x, ((0, 0), (0, more_keys), (0, 0), (0, 0))) for x in (key, value))

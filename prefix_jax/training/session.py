@@ -156,7 +156,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     sharder = placed(pretrained.model_config)
     # A CPU works in float32 wherever it does not multiply matrices.
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
-    model = build(pretrained.model_config, config.model.rematerialise, activations, sharder, _kernel(config))
+    model = build(pretrained.model_config, config.model.rematerialise, activations, sharder, _kernel(config, sharder))
     return Session(config, pretrained, model, {"params": pretrained.params}, sharder)
 
 
@@ -187,13 +187,17 @@ def _of_language(model_config: ModelConfig, pretrained: Pretrained, config: Conf
     return model_config if start is None else dataclasses.replace(model_config, **{"decoder_start_id": start})
 
 
-def _kernel(config: Config) -> str | None:
+def _kernel(config: Config, sharder: MeshSharder | None) -> str | None:
     """Returns the attention kernel of this backend, if one is wanted and the method has it."""
-    wanted, backend = config.model.attention == "fused", jax.default_backend()
-    kernel = {"tpu": "pallas", "gpu": "cudnn"}.get(backend)
+    asked, backend = config.model.attention, jax.default_backend()
+    kernel = "pallas" if backend == "tpu" else "cudnn" if has_cudnn_attention(jax.devices()[0]) else None
+    if asked == "auto":  # what was measured: one GPU
+        return kernel if kernel == "cudnn" and sharder is None else None
+    wanted = asked == "fused"
     if wanted and kernel is None:
         print(
-            f"model.attention=fused is a kernel for TPUs and GPUs; on this {backend} attention is plain.",
+            "model.attention=fused is a kernel for TPUs and NVIDIA GPUs from Ampere on; on this "
+            f"{backend} attention is plain.",
             file=sys.stderr,
         )
     elif wanted and (plain := [m.name for m in tuning.declared(config.method).values() if not m.fused]):
@@ -201,10 +205,16 @@ def _kernel(config: Config) -> str | None:
     return kernel if wanted else None
 
 
+def has_cudnn_attention(device: Any) -> bool:
+    """Returns whether cuDNN has fused attention for a device: NVIDIA's GPUs of compute capability 8.0 or more."""
+    capability = str(getattr(device, "compute_capability", ""))
+    return device.platform == "gpu" and capability.replace(".", "").isdigit() and float(capability) >= 8
+
+
 def check_attention(config: Config) -> None:
     """Raises UserError unless `model.attention` is a known kind of attention."""
-    if config.model.attention not in ("plain", "fused"):
-        raise UserError(f'model.attention is "{config.model.attention}"; it must be plain or fused')
+    if config.model.attention not in ("auto", "plain", "fused"):
+        raise UserError(f'model.attention is "{config.model.attention}"; it must be auto, plain or fused')
 
 
 def model_options(config: Config) -> dict[str, Any]:

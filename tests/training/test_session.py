@@ -15,7 +15,7 @@ def test_attention_for_tpus_is_plain_elsewhere_and_says_so(tiny_models, capsys):
     config.model.update(source=str(tiny_models["gpt2"]), attention="fused")
     assert not session.open_session(config).model.kernel
     assert (
-        "model.attention=fused is a kernel for TPUs and GPUs; on this cpu attention is plain."
+        "model.attention=fused is a kernel for TPUs and NVIDIA GPUs from Ampere on; on this cpu attention is plain."
         in capsys.readouterr().err
     )
 
