@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
-import reference
 
 from prefix_jax.decoding import GenerationConfig, generate, make_inputs
+from tests.decoding import reference
+from tests.parity.cases import named
 
 MARGIN = 1e-4
 PAD = (reference.PAD,)
@@ -18,13 +19,13 @@ FORCED = dict(
 # Sequences of two tokens that come up often are banned.
 PAIRS = dict(banned_sequences=tuple((first, second) for first in range(2, 40) for second in range(2, 61, 3)))
 GREEDY = [
-    *((family, BANS.get(family, dict())) for family in reference.FAMILIES),
+    *((family, BANS.get(family, dict())) for family in named("decoding")),
     *((family, dict(no_repeat_ngram=2, min_length=6, banned_tokens=(0, 5, 17))) for family in ("gpt2", "t5")),
     ("m2m_100", {**FORCED, "no_repeat_ngram": 2, "min_length": 3}),
     ("gpt2", PAIRS),
 ]
 BEAM = [
-    *((family, BANS.get(family, dict())) for family in reference.FAMILIES),
+    *((family, BANS.get(family, dict())) for family in named("decoding")),
     *((family, ALL) for family in ("gpt2", "llama", "t5_gated")),
     ("gpt2", dict(max_length=1)),
     ("gpt2", dict(length_penalty=-0.5, no_repeat_ngram=1, beams=2)),

@@ -17,52 +17,13 @@ from prefix_jax.tuning import TunedState, lora, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import (
-    BIGCODE,
-    BLOOM,
-    CASES,
-    CODEGEN,
-    FALCON,
-    GEMMA3,
-    GPTJ,
-    MPT,
-    NEO,
-    NEOX,
-    OPT,
-    SHAPE,
-)
 from tests.models.torch_models import torch
+from tests.parity.cases import named
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
 lib = pytest.importorskip("peft")
 
-PAIRS = {
-    "gpt2": lambda: tm.gpt2(n_layer=2),
-    "llama": lambda: tm.llama(num_attention_heads=6, num_key_value_heads=2, head_dim=10, num_hidden_layers=2),
-    "qwen2": lambda: tm.llama("Qwen2", num_hidden_layers=2),
-    "mistral": lambda: tm.llama("Mistral", num_hidden_layers=2, sliding_window=None),
-    "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
-    "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
-    "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
-    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
-    "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
-    "gpt_neo": lambda: tm.decoder_only("GPTNeo", **NEO),
-    "opt": lambda: tm.decoder_only("OPT", **OPT),
-    "opt narrow": lambda: tm.decoder_only("OPT", **{**OPT, "word_embed_proj_dim": 18}),
-    "codegen": lambda: tm.decoder_only("CodeGen", **CODEGEN),
-    "bloom": lambda: tm.decoder_only("Bloom", **BLOOM),
-    "mpt": lambda: tm.decoder_only("Mpt", **MPT),
-    "falcon": lambda: tm.decoder_only("Falcon", **FALCON, new_decoder_architecture=True, num_kv_heads=2),
-    "phi3": lambda: tm.decoder_only("Phi3", **SHAPE, pad_token_id=0),
-    "glm4": CASES["glm4"],
-    "qwen2_moe": CASES["qwen2_moe"],
-    "t5": lambda: tm.t5(num_layers=2),
-    "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
-    "bart": lambda: tm.bart(),
-    "bart scaled": lambda: tm.bart(scale_embedding=True),
-    "umt5": lambda: tm.t5("UMT5", num_layers=2, feed_forward_proj="gated-gelu"),
-    "m2m_100": lambda: tm.bart_like("M2M100"),
-}
+CASES = named("lora")
 IDS, TARGET = np.random.default_rng(0).integers(3, 61, (2, 9)), np.random.default_rng(1).integers(3, 61, (2, 6))
 ALL_OF_PEFT = {
     "gpt_neox": ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"],
@@ -71,7 +32,7 @@ ALL_OF_PEFT = {
     "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     "glm4": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"],
     "t5": ["q", "k", "v", "o", "wi", "wo"],
-    "t5 gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
+    "t5_gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
     "bart": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
 }
 LLAMAS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -79,7 +40,8 @@ LLAMAS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 @functools.cache
 def pair_of(name: str) -> tm.Pair:
-    return PAIRS[name]()
+    case = CASES[name]
+    return case.pair(**case.lora)
 
 
 @functools.cache
@@ -139,13 +101,10 @@ def saved(folder, pair, collections) -> str:
 @pytest.mark.parametrize(
     ("name", "targets"),
     [
-        ("gpt2", "query,value"), ("gpt2", "value"), ("gpt2", "all"), ("llama", "all"), ("qwen2", "query,value"),
-        ("mistral", "key,down"), ("gptj", "all"), ("qwen3", "query,out"), ("gemma3", "all"),
-        ("gpt_neox", "all"), ("gpt_neox", "query,value"), ("gpt_bigcode", "all"),
-        ("gpt_neo", "all"), ("opt narrow", "all"), ("codegen", "all"), ("codegen", "key"),
-        ("bloom", "all"), ("mpt", "all"), ("falcon", "all"), ("phi3", "all"), ("phi3", "value,gate"), ("glm4", "all"),
-        ("qwen2_moe", "all"),
-        ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"), ("umt5", "all"), ("m2m_100", "all"),
+        *((name, "all") for name in CASES),
+        ("gpt2", "query,value"), ("gpt2", "value"), ("qwen2", "query,value"), ("mistral_window", "key,down"),
+        ("qwen3", "query,out"), ("gpt_neox", "query,value"), ("codegen", "key"), ("phi3", "value,gate"),
+        ("t5", "query,value"),
     ],
 )  # fmt: skip
 def test_lora_export_parity(name, targets, tmp_path):
@@ -159,7 +118,7 @@ def test_lora_export_parity(name, targets, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", CASES)
 def test_lora_goes_to_peft_and_back_bit_for_bit(name, tmp_path):
     pair = pair_of(name)
     tree = random_lora(pair, "all")
@@ -181,7 +140,7 @@ OPTIONS = {
     ("name", "option"),
     [
         ("gpt2", "patterns"),
-        ("llama", "rslora"),
+        ("llama_head_dim", "rslora"),
         ("qwen2", "plain"),
         ("gpt_neox", "plain"),
         ("codegen", "plain"),
@@ -215,7 +174,7 @@ def test_lora_import_parity(name, option, tmp_path):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("gpt2", "P_TUNING"), ("llama", "PROMPT_TUNING"), ("t5", "PROMPT_TUNING"), ("bart", "P_TUNING"),
+        ("gpt2", "P_TUNING"), ("llama_head_dim", "PROMPT_TUNING"), ("t5", "PROMPT_TUNING"), ("bart", "P_TUNING"),
         ("m2m_100", "P_TUNING"),
     ],
 )  # fmt: skip
@@ -235,7 +194,7 @@ def test_prompt_import_parity(name, kind, tmp_path):
     np.testing.assert_allclose(ours(name, kept.collections, 4), theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt narrow", "t5", "bart", "bart scaled", "m2m_100"])
+@pytest.mark.parametrize("name", ["gpt2", "opt_norms_after_narrow", "t5", "bart", "bart_scaled_relu", "m2m_100"])
 def test_prompt_export_parity(name, tmp_path):
     pair = pair_of(name)
     rows = np.random.default_rng(0).standard_normal((4, pair.model_config.embedding_width), np.float32)

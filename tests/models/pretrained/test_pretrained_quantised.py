@@ -12,7 +12,7 @@ from prefix_jax.models import build, leaves
 from prefix_jax.models.pretrained import load, quantised
 from prefix_jax.models.pretrained.loading import flatten, unflatten
 from prefix_jax.planning.abstract import base_shapes
-from tests.models.test_decoder_only import CASES
+from tests.parity.cases import CASES
 
 FAMILIES = ("gpt2", "llama", "t5")
 
@@ -62,7 +62,7 @@ def test_a_quantised_model_computes_what_its_restored_weights_compute(family, ti
 @pytest.mark.parametrize("bare", [False, True], ids=["with_head", "bare"])
 def test_families_are_read_from_files_whole_and_quantised(name, bare, tmp_path):
     """Names that others have too are no sign of another tool's checkpoint, with or without the base model's prefix."""
-    pair = CASES[name]()
+    pair = CASES[name].pair()
     if bare and not pair.model_config.tie_embeddings:
         pytest.skip("its head is no part of the base model")
     (pair.torch.base_model if bare else pair.torch).save_pretrained(tmp_path)
