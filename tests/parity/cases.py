@@ -289,7 +289,7 @@ CASES |= {
     "pegasus": Case(
         "Pegasus", dict(activation_function="relu", scale_embedding=True),
         decoding={**START, "decoder_start_token_id": PAD, "activation_function": "gelu", "scale_embedding": False},
-        lora={},
+        lora=dict(scale_embedding=False),
     ),
     "marian": Case(
         "Marian", dict(activation_function="swish", pad_token_id=60, decoder_start_token_id=60),
