@@ -4,8 +4,6 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
-
 from prefix_jax.models import FAMILIES
 from tests.models import torch_models as tm
 
@@ -56,7 +54,7 @@ def of_family(family: str) -> dict[str, Case]:
     """The cases of a family; a family of the package without one makes the test that asks fail."""
     found = {name: case for name, case in CASES.items() if case.family == family}
     if not found:
-        pytest.fail(f"the family {family} has no case in tests/parity/cases.py")
+        raise AssertionError(f"the family {family} has no case in tests/parity/cases.py")
     return found
 
 
@@ -65,7 +63,7 @@ def first(family: str, comparison: str) -> Case:
     for case in of_family(family).values():
         if getattr(case, comparison) is not None:
             return case
-    pytest.fail(f"no case of the family {family} in tests/parity/cases.py has {comparison}")
+    raise AssertionError(f"no case of the family {family} in tests/parity/cases.py has {comparison}")
 
 
 def named(comparison: str) -> dict[str, Case]:
