@@ -113,23 +113,23 @@ def compared(kind: str, options: dict[str, Any] | None = None, **comparisons: An
 CASES = {
     "gpt2": Case("GPT2", decoding={}, peft={}, lora=dict(n_layer=2)),
     "gpt2_untied_inner": Case("GPT2", dict(tie_word_embeddings=False, n_inner=28)),
-    "llama": Case("Llama", dict(tie_word_embeddings=True), decoding=UNTIED, peft={}),
-    "llama_head_dim": Case(
+    "llama": like("Llama", dict(tie_word_embeddings=True), decoding=UNTIED, peft={}),
+    "llama_head_dim": like(
         "Llama", dict(head_dim=10, num_attention_heads=6, num_key_value_heads=3, rms_norm_eps=1e-5), peft={},
         lora=dict(num_key_value_heads=2, num_hidden_layers=2),
     ),
-    "llama3_rope_one_kv_head": Case(
+    "llama3_rope_one_kv_head": like(
         "Llama", dict(head_dim=16, num_key_value_heads=1, rope_parameters=LLAMA3), peft={}
     ),
-    "llama_biases_yarn": Case(
+    "llama_biases_yarn": like(
         "Llama", dict(attention_bias=True, mlp_bias=True, rope_parameters=YARN), peft={}
     ),
-    "qwen2": Case("Qwen2", dict(tie_word_embeddings=True, rope_parameters=LINEAR), lora=dict(num_hidden_layers=2)),
-    "qwen2_window": Case("Qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=0)),
-    "qwen2_windows_in_some_layers": Case(
+    "qwen2": like("Qwen2", dict(tie_word_embeddings=True, rope_parameters=LINEAR), lora=dict(num_hidden_layers=2)),
+    "qwen2_window": like("Qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=0)),
+    "qwen2_windows_in_some_layers": like(
         "Qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=1)
     ),
-    "mistral_window": Case(
+    "mistral_window": like(
         "Mistral", dict(sliding_window=4, head_dim=6, num_key_value_heads=4), decoding=dict(sliding_window=5),
         lora=dict(num_hidden_layers=2, sliding_window=None),
     ),
@@ -163,6 +163,9 @@ CASES |= {
     "smollm3": compared(
         "SmolLM3", dict(no_rope_layer_interval=2, pad_token_id=0, attention_bias=True, mlp_bias=True)
     ),
+    "smollm3_windows": like(
+        "SmolLM3", dict(no_rope_layer_interval=2, pad_token_id=0, use_sliding_window=True, sliding_window=4)
+    ),
     "phi3": compared(
         "Phi3",
         dict(num_attention_heads=2, num_key_value_heads=1, pad_token_id=0, original_max_position_embeddings=32,
@@ -193,8 +196,16 @@ CASES |= {
     "qwen2_moe": compared("Qwen2Moe", dict(
         num_experts=5, num_experts_per_tok=3, moe_intermediate_size=9, shared_expert_intermediate_size=11,
     )),
+    "qwen2_moe_windows": like("Qwen2Moe", dict(
+        num_experts=5, num_experts_per_tok=3, moe_intermediate_size=9, shared_expert_intermediate_size=11,
+        use_sliding_window=True, sliding_window=4, max_window_layers=2, qkv_bias=False,
+    )),
     "qwen3_moe": compared("Qwen3Moe", dict(
         num_experts=6, num_experts_per_tok=2, moe_intermediate_size=7, norm_topk_prob=True, head_dim=10,
+    )),
+    "qwen3_moe_window": like("Qwen3Moe", dict(
+        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=7, use_sliding_window=True, sliding_window=4,
+        attention_bias=True,
     )),
     "gpt_oss": compared("GptOss", dict(
         num_local_experts=5, num_experts_per_tok=2, head_dim=6, sliding_window=4, rope_parameters=YARN,
