@@ -135,7 +135,7 @@ VALUES: dict[str, Any] = {
     "max_window_layers": [0, 2],
     "norm_type": ["rmsnorm"],
     "pad_token_id": [3],
-    "partial_rotary_factor": [0.25],
+    "partial_rotary_factor": [0.75],
     "rope_parameters": [
         {"rope_type": "linear", "factor": 3.0, "rope_theta": 77.0}, {"rope_type": "default", "rope_theta": 77.0},
         {"rope_type": "proportional", "rope_theta": 77.0},
