@@ -101,6 +101,13 @@ class ModelConfig:
         return self.d_model
 
     @property
+    def given_scale(self) -> float | None:
+        """Returns what transformers multiplies embeddings by that it is given in place of tokens, as PEFT gives a
+        prompt before a text; None: nothing, although it scales those of tokens.
+        """
+        return 1.0
+
+    @property
     def cached_heads(self) -> int:
         """Returns the key-value heads in transformers' cache, which repeats them for each query in some models."""
         return self.kv_heads

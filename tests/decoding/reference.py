@@ -2,149 +2,38 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-import torch_models as tm
-from torch_models import torch
 
-from prefix_jax.decoding import GenerationConfig
+from prefix_jax.decoding import GenerationConfig, make_inputs
+from prefix_jax.decoding import generate as generate_here
+from tests.models import torch_models as tm
+from tests.models.torch_models import torch
+from tests.parity.cases import CASES, END, PAD
 
-PAD, END = 0, 1
 torch.set_num_threads(1)  # more only get in each other's way on networks this small
-_IDS = dict(pad_token_id=PAD, eos_token_id=END)
-_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
-_SHAPE = dict(
-    vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64,
-    num_attention_heads=4, num_key_value_heads=2, bos_token_id=2, **_IDS,
-)  # fmt: skip
-FAMILIES = {
-    "gpt2": lambda: tm.gpt2(bos_token_id=END, **_IDS),
-    "llama": lambda: tm.llama(bos_token_id=2, tie_word_embeddings=False, **_IDS),
-    "mistral_window": lambda: tm.llama("Mistral", sliding_window=5, bos_token_id=2, **_IDS),
-    "gptj": lambda: tm.decoder_only(
-        "GPTJ", vocab_size=61, n_layer=3, n_embd=24, n_head=2, n_positions=40, rotary_dim=4, bos_token_id=2, **_IDS
-    ),
-    "qwen3": lambda: tm.decoder_only("Qwen3", **_SHAPE, head_dim=10, tie_word_embeddings=True),
-    # Of some rows, the sliding layers no longer see the prompt at the end.
-    "gemma3": lambda: tm.decoder_only(
-        "Gemma3", **_SHAPE, head_dim=6, sliding_window=5, layer_types=_KINDS, tie_word_embeddings=False
-    ),
-    # A window, soft caps, layers without positions, and a layer with one norm.
-    "gemma2": lambda: tm.decoder_only(
-        "Gemma2",
-        **_SHAPE,
-        head_dim=6,
-        sliding_window=5,
-        layer_types=_KINDS,
-        tie_word_embeddings=False,
-        attn_logit_softcapping=5.0,
-    ),
-    "phi3": lambda: tm.decoder_only("Phi3", **_SHAPE, sliding_window=5),
-    "smollm3": lambda: tm.decoder_only("SmolLM3", **_SHAPE, no_rope_layer_interval=2, tie_word_embeddings=False),
-    "cohere": lambda: tm.decoder_only("Cohere", **_SHAPE, tie_word_embeddings=False, logit_scale=1.0),
-    "qwen2_moe": lambda: tm.decoder_only(
-        "Qwen2Moe",
-        **_SHAPE,
-        num_experts=5,
-        num_experts_per_tok=2,
-        moe_intermediate_size=9,
-        shared_expert_intermediate_size=11,
-        tie_word_embeddings=False,
-    ),
-    "gpt_oss": lambda: tm.decoder_only(
-        "GptOss",
-        **_SHAPE,
-        head_dim=6,
-        num_local_experts=5,
-        num_experts_per_tok=2,
-        sliding_window=5,
-        tie_word_embeddings=False,
-    ),
-    "gpt_bigcode": lambda: tm.decoder_only(
-        "GPTBigCode", vocab_size=61, n_layer=3, n_embd=30, n_head=5, n_positions=40, bos_token_id=2, **_IDS
-    ),
-    "gpt_neox": lambda: tm.decoder_only(
-        "GPTNeoX",
-        vocab_size=61,
-        num_hidden_layers=3,
-        hidden_size=24,
-        num_attention_heads=3,
-        intermediate_size=40,
-        max_position_embeddings=64,
-        bos_token_id=2,
-        **_IDS,
-    ),
-    "gpt_neo": lambda: tm.decoder_only(
-        "GPTNeo",
-        vocab_size=61,
-        num_layers=3,
-        hidden_size=30,
-        num_heads=5,
-        max_position_embeddings=64,
-        window_size=5,
-        attention_types=[[["local", "global"], 1], [["local"], 1]],
-        bos_token_id=2,
-        **_IDS,
-    ),
-    "opt": lambda: tm.decoder_only(
-        "OPT",
-        vocab_size=61,
-        hidden_size=30,
-        num_hidden_layers=3,
-        num_attention_heads=5,
-        ffn_dim=41,
-        max_position_embeddings=64,
-        word_embed_proj_dim=18,
-        do_layer_norm_before=False,
-        bos_token_id=2,
-        **_IDS,
-    ),
-    "codegen": lambda: tm.decoder_only(
-        "CodeGen", vocab_size=61, n_layer=3, n_embd=48, n_head=8, n_positions=64, rotary_dim=4, bos_token_id=2, **_IDS
-    ),
-    "bloom": lambda: tm.decoder_only("Bloom", vocab_size=61, n_layer=3, hidden_size=30, n_head=5, **_IDS),
-    "mpt": lambda: tm.decoder_only("Mpt", vocab_size=61, n_layers=3, d_model=30, n_heads=5, max_seq_len=40, **_IDS),
-    "falcon_40b": lambda: tm.decoder_only(
-        "Falcon",
-        vocab_size=61,
-        num_hidden_layers=3,
-        hidden_size=48,
-        num_attention_heads=6,
-        num_kv_heads=2,
-        new_decoder_architecture=True,
-        **_IDS,
-    ),
-    "falcon_rw": lambda: tm.decoder_only(
-        "Falcon",
-        vocab_size=61,
-        num_hidden_layers=3,
-        hidden_size=48,
-        num_attention_heads=6,
-        alibi=True,
-        bias=True,
-        multi_query=False,
-        parallel_attn=False,
-        attn_implementation="sdpa",
-        **_IDS,
-    ),
-    "t5": lambda: tm.t5(decoder_start_token_id=PAD, **_IDS),
-    "t5_gated": lambda: tm.t5(
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, **_IDS
-    ),
-    "umt5": lambda: tm.t5("UMT5", feed_forward_proj="gated-gelu", decoder_start_token_id=PAD, **_IDS),
-    **{
-        name: lambda kind=kind, name=name: tm.bart_like(
-            kind,
-            decoder_start_token_id=PAD if name in ("marian", "pegasus") else 2,
-            forced_eos_token_id=None,
-            encoder_no_repeat_ngram_size=0,
-            **({"activation_function": "swish"} if name == "marian" else {}),
-            # With one matrix for both, these networks write the same token for ever.
-            tie_word_embeddings=name not in ("marian", "m2m_100", "blenderbot-small"),
-            **_IDS,
-        )
-        for name, kind in tm.BART_LIKE.items()
-    },
-}
+
+MARGIN = 1e-4
+# After a pad token transformers' M2M-100 has no position; Marian's models ban it.
+BANS = {case: dict(banned_tokens=(PAD,)) for case in ("m2m_100", "marian")}
+
+
+class Written(NamedTuple):
+    """Of several rows: how many differ, were compared (first and second choice being apart), are there, and ended."""
+
+    differ: int
+    compared: int
+    total: int
+    ended: int
+
+
+class Scored(NamedTuple):
+    """Of several rows: the largest difference of scores, how many have the same tokens, are there, and ended."""
+
+    difference: float
+    same: int
+    total: int
+    ended: int
 
 
 class Expected(NamedTuple):
@@ -155,9 +44,9 @@ class Expected(NamedTuple):
     margins: np.ndarray | None
 
 
-def network(family: str, seed: int = 0, scale: float = 1.6) -> tm.Pair:
-    """A small network of the family whose logits are spread wide, and whose end token does come up."""
-    pair = FAMILIES[family]()
+def network(case: str, seed: int = 0, scale: float = 1.6) -> tm.Pair:
+    """The small network of a case whose logits are spread wide, and whose end token does come up."""
+    pair = CASES[case].decoding_pair()
     tm._random(pair.torch, seed)
     with torch.no_grad():
         for parameter in tm.drawn(pair.torch).values():
@@ -240,3 +129,41 @@ def generate(network: Any, token_lists: list[list[int]], options: GenerationConf
 
 def _until_end(row: list[int], end: Any) -> list[int]:
     return row[: row.index(end) + 1] if end in row else row
+
+
+def ours(pair: tm.Pair, token_lists: list[list[int]], options: GenerationConfig) -> tuple[list[list[int]], np.ndarray]:
+    """The tokens that we write, and the scores; one row of the batch is empty."""
+    inputs = make_inputs(token_lists, 11, len(token_lists) + 1, range(len(token_lists)))
+    found = jax.device_get(generate_here(pair.model, pair.variables, None, inputs, options))
+    assert found.lengths[-1] == 0 and (found.tokens[-1] == pair.model_config.pad_id).all()
+    rows = [found.tokens[row, : found.lengths[row]].tolist() for row in range(len(token_lists))]
+    return rows, found.scores[:-1]
+
+
+def greedy(case: str, changes: dict[str, Any], seeds: Any) -> Written:
+    options = GenerationConfig(strategy="greedy", **{"max_length": 16, **changes})
+    differ, compared, total, ended = 0, 0, 0, 0
+    for seed in seeds:
+        pair, token_lists = network(case, seed), prompts(6, seed)
+        expected = generate(pair.torch, token_lists, options, pair.model_config.is_encoder_decoder)
+        found, _ = ours(pair, token_lists, options)
+        apart = expected.margins > MARGIN
+        wrong = [mine != theirs for mine, theirs in zip(found, expected.tokens, strict=True)]
+        differ += int((apart & np.array(wrong)).sum())
+        compared += int(apart.sum())
+        total += len(found)
+        ended += sum(len(mine) < options.max_length for mine in found)
+    return Written(differ, compared, total, ended)
+
+
+def beam(case: str, options: GenerationConfig, seeds: Any) -> Scored:
+    worst, same, total, ended = 0.0, 0, 0, 0
+    for seed in seeds:
+        pair, token_lists = network(case, seed), prompts(6, seed + 10)
+        expected = generate(pair.torch, token_lists, options, pair.model_config.is_encoder_decoder)
+        found, scores = ours(pair, token_lists, options)
+        worst = max(worst, float(np.abs(scores - expected.scores).max()))
+        total += len(found)
+        same += sum(mine == theirs for mine, theirs in zip(found, expected.tokens, strict=True))
+        ended += sum(len(mine) < options.max_length for mine in found)
+    return Scored(worst, same, total, ended)

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-import reference
-import torch_models as tm
-from torch_models import torch
 
 from prefix_jax.decoding import choices
 from prefix_jax.errors import UserError
 from prefix_jax.training.loss import token_losses
+from tests.decoding import reference
+from tests.models import torch_models as tm
+from tests.models.torch_models import torch
 
 FAMILIES = ("gpt2", "llama", "mistral_window", "gemma3", "t5", "bart")
 

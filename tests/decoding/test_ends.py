@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import reference
 
 from prefix_jax import inference
 from prefix_jax.decoding import GenerationConfig, decode_all
 from prefix_jax.training import session
 from tests import tiny
+from tests.decoding import reference
 
 STRATEGIES = [dict(strategy="greedy"), dict(strategy="beam", beams=2), dict(strategy="sample", top_k=1)]
 

@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import reference
-import torch_models as tm
 
 from prefix_jax.config import default_config
 from prefix_jax.decoding import GenerationConfig, decode_all, generate, make_inputs
 from prefix_jax.decoding.generate import _generate
 from prefix_jax.errors import UserError
+from tests.decoding import reference
+from tests.models import torch_models as tm
 
 GREEDY = GenerationConfig(strategy="greedy", max_length=6)
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
-import torch_models as tm
 
 from prefix_jax.decoding import GenerationConfig, generate, make_inputs
+from tests.decoding import reference
+from tests.models import torch_models as tm
 
 STEPS, WIDTH = 10, 9
 LAYERS = {"gpt2": {"decoder": (1,)}, "t5": {"encoder": (2,), "decoder": (0,)}}

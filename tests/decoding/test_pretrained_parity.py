@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from prefix_jax.decoding import GenerationConfig, generate, make_inputs
 from prefix_jax.models import build
+from tests.decoding import reference
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "pretrained"))
 import hf

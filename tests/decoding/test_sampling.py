@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import reference
 from scipy import stats
 
 from prefix_jax.decoding import GenerationConfig, decode_all, generate, make_inputs
+from tests.decoding import reference
 
 PROMPT = [7, 21, 3]
 

@@ -2,15 +2,9 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-import torch_models as tm
-from torch_models import torch
 
 from prefix_jax import inference
 from prefix_jax.data.tokens import Frame
@@ -22,6 +16,8 @@ from prefix_jax.reporting.tables import entry_table, signed
 from prefix_jax.training import pipeline
 from prefix_jax.tuning import TunedState
 from tests import tiny
+from tests.models import torch_models as tm
+from tests.models.torch_models import torch
 
 IDS = np.random.default_rng(0).integers(2, 61, 100).tolist()
 FAMILIES = {

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from prefix_jax.models.experts import grouped_matmul
 from prefix_jax.models.pretrained import load
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import CASES, SHAPE
 from tests.models.torch_models import torch
+from tests.parity.cases import CASES, SHAPE
 
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 SIZES = np.array([[3, 0, 4, 2], [0, 0, 9, 0], [2, 3, 3, 1]])
@@ -49,7 +49,7 @@ def test_a_frozen_matrix_leaves_no_rows_behind():
 @pytest.mark.parametrize("name", MIXTURES)
 def test_what_transformers_saves_is_read_and_quantised(name, tmp_path):
     """It holds experts in one tensor and saves them one by one, as published checkpoints do."""
-    pair = CASES[name]()
+    pair = CASES[name].pair()
     pair.torch.save_pretrained(tmp_path)
     loaded = load(str(tmp_path), "float32")
     jax.tree.map(np.testing.assert_array_equal, loaded.params, pair.variables["params"])
@@ -95,7 +95,7 @@ def test_experts_in_4_bits_are_those_that_transformers_reads(tmp_path):
 
 
 def test_recomputed_layers_give_the_same_gradient():
-    pair = CASES["qwen2_moe"]()
+    pair = CASES["qwen2_moe"].pair()
     prefix, tokens = tm.random_prefix(pair.model_config, 3), np.arange(12)[None]
 
     def gradient(model):

@@ -51,6 +51,22 @@ class Pair(NamedTuple):
         return self.model.model_config
 
 
+def pair(kind: str, **options: Any) -> Pair:
+    """A model of transformers' architecture of this name."""
+    if kind == "GPT2":
+        return gpt2(**options)
+    if kind in ("Llama", "Mistral", "Qwen2"):
+        return llama(kind, **options)
+    if kind in ("T5", "UMT5"):
+        return t5(kind, **options)
+    return (bart_like if kind in BART_LIKE.values() else decoder_only)(kind, **options)
+
+
+def config_class(kind: str) -> Any:
+    names = (f"{kind}TextConfig", f"{kind}Config")
+    return next(getattr(transformers, name) for name in names if hasattr(transformers, name))
+
+
 def gpt2(**options: Any) -> Pair:
     shape = dict(vocab_size=61, n_layer=3, n_embd=24, n_head=4, n_positions=40)
     config = transformers.GPT2Config(**{**shape, **options}, attn_implementation="eager")
@@ -71,9 +87,7 @@ def llama(kind: str = "Llama", **options: Any) -> Pair:
 
 def decoder_only(kind: str, **options: Any) -> Pair:
     """A model of any other family of transformers, its tree by the rules of the family here."""
-    names = (f"{kind}TextConfig", f"{kind}Config")
-    config_class = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-    config = config_class(**{"attn_implementation": "eager", **options}, experts_implementation="eager")
+    config = config_class(kind)(**{"attn_implementation": "eager", **options}, experts_implementation="eager")
     network = _random(getattr(transformers, f"{kind}ForCausalLM")(config))
     model = build(from_hf(config.to_dict()))
     return Pair(network, model, {"params": _tree_by_rules(network, model.model_config)})
@@ -235,7 +249,11 @@ def _llama_tree(network: Any, model_config: ModelConfig) -> dict:
         if model_config.qkv_bias:
             attention["qkv"]["bias"] = qkv(p + "self_attn", "bias")
         attention["out"] = {"kernel": _out(w[p + "self_attn.o_proj.weight"], model_config)}
+        if model_config.out_bias:
+            attention["out"]["bias"] = w[p + "self_attn.o_proj.bias"]
         mlp = {name: {"kernel": w[p + f"mlp.{name}_proj.weight"].T} for name in ("gate", "up", "down")}
+        if model_config.mlp_bias:
+            mlp = {name: {**tree, "bias": w[p + f"mlp.{name}_proj.bias"]} for name, tree in mlp.items()}
         return {
             "attention_norm": {"scale": w[p + "input_layernorm.weight"]},
             "attention": attention,

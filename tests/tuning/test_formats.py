@@ -15,51 +15,18 @@ from prefix_jax.convert import convert, define_flags, main
 from prefix_jax.errors import UserError
 from prefix_jax.tuning.formats import adapters, layout, original, peft
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import (
-    ALIKE,
-    BIGCODE,
-    CASES,
-    CODEGEN,
-    FALCON,
-    GEMMA3,
-    GPTJ,
-    NEO,
-    NEOX,
-    OPT,
-    RW,
-    SHAPE,
-)
 from tests.models.torch_models import torch
+from tests.parity.cases import named
 from tests.tuning.test_files import BART, GPT2, IDENTITY, LLAMA, T5, assert_equal, load, make, save
 
-PEFT_CASES = {
-    "gpt2": lambda: tm.gpt2(),
-    "llama_grouped": lambda: tm.llama(num_attention_heads=6, num_key_value_heads=2),
-    "llama_head_dim": lambda: tm.llama(head_dim=10, num_key_value_heads=1),
-    "llama_biases": lambda: tm.decoder_only("Llama", **SHAPE, attention_bias=True, mlp_bias=True),
-    "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
-    "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
-    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
-    "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
-    # Windows that no row fills, as below.
-    "gpt_neo": lambda: tm.decoder_only("GPTNeo", **{**NEO, "window_size": 32}),
-    "opt": lambda: tm.decoder_only("OPT", **OPT),
-    "opt_norms_after_narrow": lambda: CASES["opt_norms_after_narrow"](),
-    "codegen": lambda: tm.decoder_only("CodeGen", **CODEGEN),
-    **{name: CASES[name] for name in ("bloom", "mpt", "falcon_7b", "falcon_40b")},
-    # Biases that rounding leaves alone: PEFT's mask holds floats, with which transformers does not round them.
-    "falcon_rw": lambda: tm.decoder_only("Falcon", **FALCON, **RW),
-    # A window that no row fills: PEFT counts the prefix into it.
-    "gemma3": lambda: tm.decoder_only("Gemma3", **{**GEMMA3, "sliding_window": 32}),
-    "gpt_oss": lambda: tm.decoder_only("GptOss", **{**SHAPE, **ALIKE["gpt_oss"][1], "sliding_window": 32}),
-    **{name: CASES[name] for name in ALIKE if "sliding_window" not in ALIKE[name][1]},
-}
+PEFT_CASES = named("peft")
 TOKENS = np.random.default_rng(0).integers(0, 61, (2, 9))
 
 
 @pytest.fixture(scope="module", params=PEFT_CASES)
 def pair(request):
-    return PEFT_CASES[request.param]()
+    case = PEFT_CASES[request.param]
+    return case.pair(**case.peft)
 
 
 def _peft():

@@ -5,7 +5,6 @@ import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -13,57 +12,18 @@ from safetensors.numpy import load_file, save_file
 from prefix_jax import inference
 from prefix_jax.convert import convert
 from prefix_jax.errors import UserError
-from prefix_jax.tuning import TunedState, lora, store
+from prefix_jax.tuning import TunedState, store
 from prefix_jax.tuning.formats import peft_lora
 from tests import tiny
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import (
-    BIGCODE,
-    BLOOM,
-    CASES,
-    CODEGEN,
-    FALCON,
-    GEMMA3,
-    GPTJ,
-    MPT,
-    NEO,
-    NEOX,
-    OPT,
-    SHAPE,
-)
 from tests.models.torch_models import torch
+from tests.parity import adapters
+from tests.parity.cases import named
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
 lib = pytest.importorskip("peft")
 
-PAIRS = {
-    "gpt2": lambda: tm.gpt2(n_layer=2),
-    "llama": lambda: tm.llama(num_attention_heads=6, num_key_value_heads=2, head_dim=10, num_hidden_layers=2),
-    "qwen2": lambda: tm.llama("Qwen2", num_hidden_layers=2),
-    "mistral": lambda: tm.llama("Mistral", num_hidden_layers=2, sliding_window=None),
-    "gptj": lambda: tm.decoder_only("GPTJ", **GPTJ),
-    "qwen3": lambda: tm.decoder_only("Qwen3", **SHAPE, head_dim=10),
-    "gemma3": lambda: tm.decoder_only("Gemma3", **GEMMA3),
-    "gpt_bigcode": lambda: tm.decoder_only("GPTBigCode", **BIGCODE),
-    "gpt_neox": lambda: tm.decoder_only("GPTNeoX", **NEOX),
-    "gpt_neo": lambda: tm.decoder_only("GPTNeo", **NEO),
-    "opt": lambda: tm.decoder_only("OPT", **OPT),
-    "opt narrow": lambda: tm.decoder_only("OPT", **{**OPT, "word_embed_proj_dim": 18}),
-    "codegen": lambda: tm.decoder_only("CodeGen", **CODEGEN),
-    "bloom": lambda: tm.decoder_only("Bloom", **BLOOM),
-    "mpt": lambda: tm.decoder_only("Mpt", **MPT),
-    "falcon": lambda: tm.decoder_only("Falcon", **FALCON, new_decoder_architecture=True, num_kv_heads=2),
-    "phi3": lambda: tm.decoder_only("Phi3", **SHAPE, pad_token_id=0),
-    "glm4": CASES["glm4"],
-    "qwen2_moe": CASES["qwen2_moe"],
-    "t5": lambda: tm.t5(num_layers=2),
-    "t5 gated": lambda: tm.t5(num_layers=2, feed_forward_proj="gated-gelu"),
-    "bart": lambda: tm.bart(),
-    "bart scaled": lambda: tm.bart(scale_embedding=True),
-    "umt5": lambda: tm.t5("UMT5", num_layers=2, feed_forward_proj="gated-gelu"),
-    "m2m_100": lambda: tm.bart_like("M2M100"),
-}
-IDS, TARGET = np.random.default_rng(0).integers(3, 61, (2, 9)), np.random.default_rng(1).integers(3, 61, (2, 6))
+CASES = named("lora")
 ALL_OF_PEFT = {
     "gpt_neox": ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"],
     "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
@@ -71,7 +31,7 @@ ALL_OF_PEFT = {
     "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     "glm4": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"],
     "t5": ["q", "k", "v", "o", "wi", "wo"],
-    "t5 gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
+    "t5_gated": ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
     "bart": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
 }
 LLAMAS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -79,44 +39,8 @@ LLAMAS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 @functools.cache
 def pair_of(name: str) -> tm.Pair:
-    return PAIRS[name]()
-
-
-@functools.cache
-def _logits(name: str, reserved: int):
-    pair = pair_of(name)
-    return tm.jit(lambda collections: _ours(pair, collections, reserved))
-
-
-def ours(name: str, collections, reserved: int = 0) -> np.ndarray:
-    return np.asarray(_logits(name, reserved)(jax.tree.map(jnp.asarray, collections)))
-
-
-def _ours(pair, collections, reserved: int):
-    variables = {**pair.variables, **collections}
-    ids = jnp.asarray(np.pad(IDS, [(0, 0), (reserved, 0)]))
-    if not pair.model_config.is_encoder_decoder:
-        return pair.model.apply(variables, ids)[:, reserved:]
-    memory = pair.model.apply(variables, ids, jnp.ones(ids.shape, jnp.int32), method="encode")
-    cross = pair.model.apply(variables, memory, method="cross_key_values")
-    mask, target = jnp.ones(ids.shape, bool), jnp.asarray(TARGET)
-    hidden, _ = pair.model.apply(variables, target, jnp.arange(6), cross, mask, method="decode")
-    return pair.model.apply(variables, hidden, method="logits")
-
-
-def theirs(pair, model, reserved: int = 0) -> np.ndarray:
-    ids = torch.tensor(IDS)
-    more = {"decoder_input_ids": torch.tensor(TARGET)} if pair.model_config.is_encoder_decoder else {}
-    with torch.no_grad():
-        found = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits.numpy()
-    return found if pair.model_config.is_encoder_decoder else found[:, reserved:]
-
-
-def random_lora(pair, targets: str, seed: int = 0):
-    tree = lora._init(jax.random.key(seed), pair.variables["params"], lora.TARGETS if targets == "all" else
-                      tuple(targets.split(",")), 3)  # fmt: skip
-    generator = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(generator.standard_normal(leaf.shape, np.float32) * 0.3), tree)
+    case = CASES[name]
+    return case.pair(**case.lora)
 
 
 def config_of(pair, folder) -> str:
@@ -139,30 +63,23 @@ def saved(folder, pair, collections) -> str:
 @pytest.mark.parametrize(
     ("name", "targets"),
     [
-        ("gpt2", "query,value"), ("gpt2", "value"), ("gpt2", "all"), ("llama", "all"), ("qwen2", "query,value"),
-        ("mistral", "key,down"), ("gptj", "all"), ("qwen3", "query,out"), ("gemma3", "all"),
-        ("gpt_neox", "all"), ("gpt_neox", "query,value"), ("gpt_bigcode", "all"),
-        ("gpt_neo", "all"), ("opt narrow", "all"), ("codegen", "all"), ("codegen", "key"),
-        ("bloom", "all"), ("mpt", "all"), ("falcon", "all"), ("phi3", "all"), ("phi3", "value,gate"), ("glm4", "all"),
-        ("qwen2_moe", "all"),
-        ("t5", "query,value"), ("t5 gated", "all"), ("bart", "all"), ("umt5", "all"), ("m2m_100", "all"),
+        *((name, "all") for name in CASES),
+        ("gpt2", "query,value"), ("gpt2", "value"), ("qwen2", "query,value"), ("mistral_window", "key,down"),
+        ("qwen3", "query,out"), ("gpt_neox", "query,value"), ("codegen", "key"), ("phi3", "value,gate"),
+        ("t5", "query,value"),
     ],
 )  # fmt: skip
 def test_lora_export_parity(name, targets, tmp_path):
     pair = pair_of(name)
-    tree = random_lora(pair, targets)
-    convert(saved(tmp_path, pair, {"lora": tree}), "peft", str(tmp_path / "peft"))
-    model = lib.PeftModel.from_pretrained(copy.deepcopy(pair.torch), str(tmp_path / "peft"))
-    bare = theirs(pair, pair.torch)
-    found, expected = theirs(pair, model), ours(name, {"lora": tree})
-    assert np.abs(expected - bare).max() > 1e-2
+    expected, found = adapters.with_lora(pair, tmp_path, targets)
+    assert np.abs(expected - adapters.theirs(pair, pair.torch)).max() > 1e-2
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", CASES)
 def test_lora_goes_to_peft_and_back_bit_for_bit(name, tmp_path):
     pair = pair_of(name)
-    tree = random_lora(pair, "all")
+    tree = adapters.random_lora(pair, "all")
     convert(saved(tmp_path, pair, {"lora": tree}), "peft", str(tmp_path / "peft"))
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "again"), model=config_of(pair, tmp_path / "base"))
     kept, _ = store.load(tmp_path / "again", pair.model_config)
@@ -181,7 +98,7 @@ OPTIONS = {
     ("name", "option"),
     [
         ("gpt2", "patterns"),
-        ("llama", "rslora"),
+        ("llama_head_dim", "rslora"),
         ("qwen2", "plain"),
         ("gpt_neox", "plain"),
         ("codegen", "plain"),
@@ -207,16 +124,16 @@ def test_lora_import_parity(name, option, tmp_path):
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"), model=config_of(pair, tmp_path / "base"))
     kept, meta = store.load(tmp_path / "ours", pair.model_config, {"name": "x", "spec": "1", "weights": "2"})
     assert meta["config"]["method"] == "lora"
-    found = ours(name, kept.collections)
-    assert np.abs(found - theirs(pair, pair.torch)).max() > 1e-2
-    np.testing.assert_allclose(found, theirs(pair, model), atol=1e-4, rtol=1e-4)
+    found = adapters.ours(pair, kept.collections)
+    assert np.abs(found - adapters.theirs(pair, pair.torch)).max() > 1e-2
+    np.testing.assert_allclose(found, adapters.theirs(pair, model), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("gpt2", "P_TUNING"), ("llama", "PROMPT_TUNING"), ("t5", "PROMPT_TUNING"), ("bart", "P_TUNING"),
-        ("m2m_100", "P_TUNING"),
+        ("gpt2", "P_TUNING"), ("llama_head_dim", "PROMPT_TUNING"), ("t5", "PROMPT_TUNING"), ("bart", "P_TUNING"),
+        ("m2m_100", "P_TUNING"), ("granite", "PROMPT_TUNING"),
     ],
 )  # fmt: skip
 def test_prompt_import_parity(name, kind, tmp_path):
@@ -232,17 +149,29 @@ def test_prompt_import_parity(name, kind, tmp_path):
     convert(str(tmp_path / "peft"), "prefix_jax", str(tmp_path / "ours"), model=config_of(pair, tmp_path / "base"))
     kept, _ = store.load(tmp_path / "ours", pair.model_config)
     assert kept.reserved == 4
-    np.testing.assert_allclose(ours(name, kept.collections, 4), theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(
+        adapters.ours(pair, kept.collections, 4), adapters.theirs(pair, model, 4), atol=1e-4, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt narrow", "t5", "bart", "bart scaled", "m2m_100"])
+@pytest.mark.parametrize("name", CASES)
 def test_prompt_export_parity(name, tmp_path):
-    pair = pair_of(name)
-    rows = np.random.default_rng(0).standard_normal((4, pair.model_config.embedding_width), np.float32)
-    convert(saved(tmp_path, pair, {"prompt": {"embeddings": rows}}), "peft", str(tmp_path / "peft"))
-    model = lib.PeftModel.from_pretrained(copy.deepcopy(pair.torch), str(tmp_path / "peft"))
-    found = ours(name, {"prompt": {"embeddings": rows}}, 4)
-    np.testing.assert_allclose(found, theirs(pair, model, 4), atol=1e-4, rtol=1e-4)
+    expected, found = adapters.with_prompt(pair_of(name), tmp_path)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pegasus", "marian", "blenderbot_small"])
+def test_a_prompt_whose_text_peft_embeds_otherwise_is_refused(name, tmp_path):
+    """Their encoders scale the embeddings of tokens, and not those that PEFT gives them in place of tokens."""
+    pair = CASES[name].pair(scale_embedding=True)
+    with pytest.raises(UserError, match="scale_embedding"):
+        adapters.with_prompt(pair, tmp_path)
+    pair.torch.requires_grad_(True)
+    task = dict(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4)
+    lib.get_peft_model(pair.torch, lib.PromptTuningConfig(**task)).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match="scale_embedding"):
+        base = config_of(pair, tmp_path / "base")
+        convert(str(tmp_path / "theirs"), "prefix_jax", str(tmp_path / "ours"), model=base)
 
 
 def adapter(folder, change=None, tensors=None, model_config=GPT2):

@@ -44,6 +44,7 @@ from prefix_jax.models.families import (
     umt5,
 )
 from prefix_jax.models.families.family import Family
+from prefix_jax.models.families.hf_config import check_attention
 from prefix_jax.models.families.option_types import check_fields, check_options
 from prefix_jax.models.model_config import ModelConfig
 
@@ -110,6 +111,7 @@ def from_hf(config: dict[str, Any], where: str = "config.json") -> ModelConfig:
     if kind not in readers:
         # The name comes from a file, so it is not a typing error and a suggestion would not help.
         raise UserError(f'model_type "{kind}" is not supported; known: {", ".join(sorted(readers))}')
+    check_attention(config)
     try:
         found = readers[kind](config)
     except KeyError as error:

@@ -36,6 +36,7 @@ class BartLikeConfig(ModelConfig):
       sines: fixed positions: sines whose frequencies fall from 1 towards 1/10000, reached ("closed", as in
         tensor2tensor) or not ("open", Vaswani et al. 2017); "": a learned table.
       logits_bias: whether logits have a bias.
+      scaled_outside: whether transformers' encoder scales embeddings outside their table.
     """
 
     positions: ClassVar[str] = "learned"
@@ -44,6 +45,7 @@ class BartLikeConfig(ModelConfig):
     final_norm: ClassVar[bool] = False
     sines: ClassVar[Literal["", "open", "closed"]] = ""
     logits_bias: ClassVar[bool] = True
+    scaled_outside: ClassVar[bool] = False
     encoder_depth: int
     encoder_d_ff: int
     activation: str
@@ -63,6 +65,10 @@ class BartLikeConfig(ModelConfig):
     def context_length(self) -> int:
         """Returns the maximum number of positions, for the encoder and the decoder separately."""
         return self.max_positions
+
+    @property
+    def given_scale(self) -> float | None:
+        return None if self.scaled_outside and self.scale_embeddings else 1.0
 
     @property
     def first_position(self) -> int:

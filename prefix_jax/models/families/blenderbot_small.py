@@ -12,6 +12,7 @@ from prefix_jax.models.families.bart_like import BartLikeConfig, family, sizes, 
 class BlenderbotSmallConfig(BartLikeConfig):
     family: ClassVar[str] = "blenderbot-small"
     embedding_norm: ClassVar[Any] = "decoder tokens"
+    scaled_outside: ClassVar[bool] = True
 
 
 def read(c: dict[str, Any]) -> BlenderbotSmallConfig:

@@ -86,6 +86,7 @@ class Falcon(DecoderOnly):
 def read(c: dict[str, Any]) -> FalconConfig:
     refuse(c, "activation", ("gelu", *ACTIVATIONS))
     d_model, heads = c.get("n_embed") or c["hidden_size"], c["num_attention_heads"]
+    refuse(c, "head_dim", (None, d_model // heads))
     new, positions, rope = bool(c.get("new_decoder_architecture")), c.get("max_position_embeddings", 2048), _rope(c)
     kv_heads = (c.get("num_kv_heads") or heads) if new else 1 if c.get("multi_query", True) else heads
     return FalconConfig(

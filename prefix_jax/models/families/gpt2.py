@@ -58,6 +58,7 @@ def read(c: dict[str, Any]) -> GPT2Config:
     refuse(c, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
     refuse(c, "scale_attn_by_inverse_layer_idx", (False,))
     refuse(c, "scale_attn_weights", (True,))
+    refuse(c, "add_cross_attention", (False,))
     return GPT2Config(**fields(c))
 
 

@@ -59,6 +59,7 @@ class GPTNeoX(DecoderOnly):
 def read(c: dict[str, Any]) -> GPTNeoXConfig:
     refuse(c, "hidden_act", ("gelu", *ACTIVATIONS))
     d_model, heads = c["hidden_size"], c["num_attention_heads"]
+    refuse(c, "head_dim", (None, d_model // heads))
     rope = rope_parameters(c)
     rotated = rope.get("partial_rotary_factor", c.get("rotary_pct", 0.25))
     return GPTNeoXConfig(

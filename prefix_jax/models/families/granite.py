@@ -13,6 +13,10 @@ from prefix_jax.models.families.rotary_decoder import RotaryConfig, RotaryDecode
 class GraniteConfig(RotaryConfig):
     family: ClassVar[str] = "granite"
 
+    @property
+    def given_scale(self) -> float:
+        return self.embedding_scale
+
 
 class Granite(RotaryDecoder):
     model_config: GraniteConfig

@@ -6,6 +6,7 @@ from typing import Any
 from prefix_jax.errors import UserError
 
 Config = dict[str, Any]
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def refuse(config: dict, option: str, allowed: tuple) -> None:
@@ -15,6 +16,13 @@ def refuse(config: dict, option: str, allowed: tuple) -> None:
             f"this {config['model_type']} model has {option}={config[option]!r}, which is not supported "
             f"(only {', '.join(repr(a) for a in allowed)})"
         )
+
+
+def check_attention(config: dict) -> None:
+    """Raises UserError if attention is of a kind that transformers computes for any family, and no network here."""
+    refuse(config, "is_causal", (True, None))
+    for kind in config.get("layer_types") or ():
+        refuse({"model_type": config["model_type"], "layer_types": kind}, "layer_types", LAYER_TYPES)
 
 
 def first_id(value: Any, default: Any = None) -> Any:

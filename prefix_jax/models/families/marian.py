@@ -15,6 +15,7 @@ class MarianConfig(BartLikeConfig):
     positions: ClassVar[str] = "sinusoidal"
     embedding_norm: ClassVar[Any] = "none"
     sines: ClassVar[Any] = "open"
+    scaled_outside: ClassVar[bool] = True
 
 
 def read(c: dict[str, Any]) -> MarianConfig:

@@ -14,6 +14,7 @@ class PegasusConfig(BartLikeConfig):
     embedding_norm: ClassVar[Any] = "none"
     final_norm: ClassVar[bool] = True
     sines: ClassVar[Any] = "open"
+    scaled_outside: ClassVar[bool] = True
 
 
 def read(c: dict[str, Any]) -> PegasusConfig:

@@ -22,7 +22,7 @@ def read(folder: Path, model_config: ModelConfig | None) -> dict[str, np.ndarray
     """Returns the collection of an adapter folder.
 
     Raises:
-      UserError: it holds more than a prompt, is damaged, or is of another model.
+      UserError: it holds more than a prompt, is damaged, or is of another model, or PEFT embeds its texts otherwise.
     """
     config = layout.read_json(folder / CONFIG)
     tensors = layout.read_tensors(folder, WEIGHTS)
@@ -36,18 +36,19 @@ def read(folder: Path, model_config: ModelConfig | None) -> dict[str, np.ndarray
         raise UserError(
             f"{folder} has a prompt of width {found[1]}, and the model has {model_config.embedding_width}; name its own"
         )
-    return {"embeddings": tensors[TENSOR][:rows].astype(np.float32)}
+    scale = 1.0 if model_config is None else _scale(model_config)
+    return {"embeddings": tensors[TENSOR][:rows].astype(np.float32) * np.float32(scale)}
 
 
 def encode(tree: Mapping[str, Any], model_config: ModelConfig | None, identity: Mapping[str, Any]) -> dict[str, bytes]:
     """Returns the files that `PeftModel.from_pretrained` loads.
 
     Raises:
-      UserError: the model is not known.
+      UserError: the model is not known, or PEFT embeds its texts otherwise.
     """
     if model_config is None:
         raise UserError("which model the prompt is for is not known; name it with --model")
-    table = np.ascontiguousarray(tree["embeddings"], np.float32)
+    table = np.ascontiguousarray(tree["embeddings"], np.float32) / np.float32(_scale(model_config))
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": identity.get("name") or None,
@@ -70,3 +71,13 @@ def encode(tree: Mapping[str, Any], model_config: ModelConfig | None, identity: 
         CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
         WEIGHTS[0]: safetensors_bytes({TENSOR: table}, {"format": "pt"}),
     }
+
+
+def _scale(model_config: ModelConfig) -> float:
+    """Returns what the model multiplies a prompt by in PEFT."""
+    if model_config.given_scale is None:
+        raise UserError(
+            f"with a prompt, PEFT leaves out the scale of a {model_config.family} model's embeddings (scale_embedding) "
+            "and the model reads other texts than without; no conversion exists: tune a prefix or LoRA"
+        )
+    return model_config.given_scale

@@ -12,15 +12,15 @@ from prefix_jax.errors import UserError
 from prefix_jax.models import build
 from prefix_jax.models.pretrained import load
 from tests.models import torch_models as tm
-from tests.models.test_decoder_only import CASES
 from tests.models.torch_models import torch
+from tests.parity.cases import CASES
 
 gguf = pytest.importorskip("gguf")
 TOKENS = np.arange(3, 15)[None]
 PERMUTED, OFFSET = ("llama", "granite", "smollm3"), ("gemma", "gemma2", "gemma3", "nemotron")
-# Cases of tests/models/test_decoder_only.py, and llama.cpp's names of their architectures.
+# Cases of tests/parity/cases.py, and llama.cpp's names of their architectures.
 ARCHITECTURES = {
-    "llama_tied_grouped": "llama",
+    "llama": "llama",
     "llama3_rope_one_kv_head": "llama",
     "gemma": "gemma",
     "gemma2": "gemma2",
@@ -32,7 +32,7 @@ ARCHITECTURES = {
     "granite": "granite",
     "glm4": "glm4",
     "cohere": "command-r",
-    "phi3_longrope": "phi3",
+    "phi3": "phi3",
     "smollm3": "smollm3",
 }
 
@@ -119,7 +119,7 @@ def more(network: Any, architecture: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", ARCHITECTURES)
 def test_a_gguf_of_every_family_parity(case, tmp_path):
-    network, architecture = CASES[case]().torch, ARCHITECTURES[case]
+    network, architecture = CASES[case].pair().torch, ARCHITECTURES[case]
     if case == "gemma2":
         network.config.query_pre_attn_scalar = network.config.head_dim  # the file does not store it
         for layer in network.model.layers:
@@ -139,7 +139,7 @@ def test_a_gguf_of_every_family_parity(case, tmp_path):
 
 
 def test_factors_beside_another_scaling_are_refused(tmp_path):
-    network = CASES["llama3_rope_one_kv_head"]().torch
+    network = CASES["llama3_rope_one_kv_head"].pair().torch
     scaling = {"rope_scaling_type": gguf.RopeScalingType.LINEAR, "rope_scaling_factor": 2.0}
     write(tmp_path / "m.gguf", network, "llama", **scaling)
     with pytest.raises(UserError, match="both factors and another scaling"):

@@ -15,9 +15,9 @@ from prefix_jax.models.decoder_only import DecoderOnly
 from prefix_jax.models.leaves import cast, from_array
 from prefix_jax.models.pretrained.loading import flatten, unflatten
 from prefix_jax.models.pretrained.mapping import to_tree
-from tests.models import test_decoder_only as decoders
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
+from tests.parity.cases import of_family
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32)
 WRAPPERS = ("_orig_mod.", "model.", "module.", "module._orig_mod.")
@@ -27,11 +27,8 @@ DECODERS = sorted(name for name, family in FAMILIES.items() if issubclass(family
 @functools.cache
 def case(family: str):
     """A random network of transformers for a family, and its tensors in float32."""
-    for name, make in decoders.CASES.items():
-        if name.startswith(family) and (pair := make()).model_config.family == family:
-            state = {name: value.detach().numpy() for name, value in pair.torch.state_dict().items()}
-            return pair.torch, state
-    raise AssertionError(f"{family} has no case")
+    pair = next(iter(of_family(family).values())).pair()
+    return pair.torch, {name: value.detach().numpy() for name, value in pair.torch.state_dict().items()}
 
 
 def numbers(family: str, table: dict[str, np.ndarray], **options) -> dict[str, np.ndarray]:
