@@ -7,6 +7,7 @@ import sys
 from prefix_jax import tasks
 from prefix_jax.data import subsets
 from prefix_jax.data.in_memory import InMemory
+from prefix_jax.data.reading import Reading
 from prefix_jax.data.records import Record, group
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
@@ -35,11 +36,7 @@ def text_pairs(config: Config, split: str, held: InMemory | None = None) -> list
 
     Process 0 says once what was read. `held` are records in memory, in place of those that the configuration names.
     """
-    data = config.data
-    records = _wanted(config, split, _read(config, split, held))
-    if split != "train" or not data.limit:
-        return records
-    return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
+    return _limited(config, split, _wanted(config, split, _read(config, split, held)))
 
 
 def text_inputs(config: Config, split: str, held: InMemory | None = None) -> list[Record]:
@@ -50,10 +47,29 @@ def text_inputs(config: Config, split: str, held: InMemory | None = None) -> lis
     return _wanted(config, split, group(_read(config, split, held)))
 
 
-def _read(config: Config, split: str, held: InMemory | None) -> list[Record]:
+def reading_of(config: Config, split: str, held: InMemory | None = None) -> tuple[Reading, list[Record]]:
+    """Returns what is read of a split, without saying so, and those of its records, one a text, that are used."""
+    reading = _reading(config, split, held)
+    return reading, _limited(config, split, _wanted(config, split, reading.records))
+
+
+def _reading(config: Config, split: str, held: InMemory | None) -> Reading:
     if held is not None:
-        return held.read(split).records
-    reading = tasks.read(config.data.task, split, config.data.path, columns(config))
+        return held.read(split)
+    return tasks.read(config.data.task, split, config.data.path, columns(config))
+
+
+def _limited(config: Config, split: str, records: list[Record]) -> list[Record]:
+    data = config.data
+    if split != "train" or not data.limit:
+        return records
+    return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
+
+
+def _read(config: Config, split: str, held: InMemory | None) -> list[Record]:
+    reading = _reading(config, split, held)
+    if held is not None:
+        return reading.records
     for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
         _say_once(line)
     return reading.records

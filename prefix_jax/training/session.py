@@ -18,9 +18,9 @@ from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.texts import Printer
 from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats
 from prefix_jax.errors import UserError
-from prefix_jax.models import Model, build
+from prefix_jax.models import Model, build, from_hf
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.pretrained import Pretrained, load
+from prefix_jax.models.pretrained import Pretrained, load, open_checkpoint
 from prefix_jax.options import Config
 from prefix_jax.parallel.mesh import MeshSharder, place
 from prefix_jax.tuning import Method
@@ -134,11 +134,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     Raises:
       UserError: it cannot be had or does not fit.
     """
-    check_ranges(config)
-    if config.model.dtype not in ("float32", "bfloat16"):
-        raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
-    check_attention(config)
-    audit.strict(config.data.strict)
+    _check(config)
     devices = jax.devices() if devices is None else devices
 
     @functools.cache
@@ -158,6 +154,30 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
     model = build(pretrained.model_config, config.model.rematerialise, activations, sharder, _fused(config))
     return Session(config, pretrained, model, {"params": pretrained.params}, sharder)
+
+
+def open_without_weights(config: Config) -> Session:
+    """Returns a session that has a model's tokenizer and shapes but no weights: enough to turn text into tokens.
+
+    Raises:
+      UserError: the model cannot be had, or an option is out of its range.
+    """
+    _check(config)
+    source = config.model.source
+    checkpoint = open_checkpoint(source)
+    shapes = from_hf(checkpoint.config, f"the config.json of {checkpoint.name}")
+    pretrained = Pretrained(shapes, {}, {}, checkpoint.config, checkpoint.tokenizer)
+    model_config = _of_language(_within(shapes, source), pretrained, config)
+    pretrained = dataclasses.replace(pretrained, model_config=model_config)
+    return Session(config, pretrained, build(model_config), {"params": {}})
+
+
+def _check(config: Config) -> None:
+    check_ranges(config)
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
+    check_attention(config)
+    audit.strict(config.data.strict)
 
 
 def _within(model_config: ModelConfig, name: str) -> ModelConfig:

@@ -36,10 +36,14 @@ def tokenised(session: Session, records: Sequence[Record]) -> TokenisedSet:
     return found
 
 
+def unchecked(session: Session, records: Sequence[Record]) -> TokenisedSet:
+    """Returns the records' token ids whatever their lengths; sources are cut."""
+    limits = dataclasses.replace(session.limits, target=2**31, window=0)
+    return tokens.tokenise(records, session.tokenizer, session.formats, limits)
+
+
 def audited(session: Session, records: Sequence[Record], data: TokenisedSet, where: str) -> audit.Measured:
     """Says what the tokenizer does to the records that are trained on; returns what it counted.
-
-    The counts are kept beside the token ids, so that no tokenizer is loaded where they were made before.
 
     Args:
       data: the records' ids.
@@ -47,6 +51,17 @@ def audited(session: Session, records: Sequence[Record], data: TokenisedSet, whe
 
     Raises:
       UserError: there is something that `data.strict` makes an error.
+    """
+    measured, found = examined(session, records, data)
+    wanted = audit.strict(session.config.data.strict)
+    audit.say(where, found, wanted, quiet=not distributed.is_primary())
+    return {**measured, "said": list(found.values())}
+
+
+def examined(session: Session, records: Sequence[Record], data: TokenisedSet) -> tuple[audit.Measured, dict[str, str]]:
+    """Returns what the tokenizer does to records: counts, and a sentence for each finding.
+
+    The counts are kept beside the token ids, so that no tokenizer is loaded where they were made before.
     """
     options, model_config, limit = session.config.data, session.model_config, session.limits.source
     depends = DataAudit(
@@ -71,6 +86,4 @@ def audited(session: Session, records: Sequence[Record], data: TokenisedSet, whe
 
     measured = audit.kept(cache_path("tokens"), depends, measure)
     wanted = audit.strict(options.strict)
-    found = audit.findings(measured, data, limit, session.config.decoding.max_length, wanted)
-    audit.say(where, found, wanted, quiet=not distributed.is_primary())
-    return {**measured, "said": list(found.values())}
+    return measured, audit.findings(measured, data, limit, session.config.decoding.max_length, wanted)
