@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from prefix_jax import tasks
-from prefix_jax.data.records import Record
+from prefix_jax.data.records import Record, normal_text
 from prefix_jax.evaluation import answers
 from prefix_jax.inference.generation import source_ids, write_texts
 from prefix_jax.training.selection import columns
@@ -47,4 +47,5 @@ def unanswered(opened: Session, sources: Sequence[str]) -> list[Record]:
     found = tasks.find(config.data.task)
     wanted = config.task.answer == "likelihood"
     choices = tasks.shared_choices(found.name, config.data.path, columns(config)) if wanted else ()
-    return [Record(found.as_read(source), "", (), None, str(i), choices) for i, source in enumerate(sources, 1)]
+    read = lambda text: normal_text(found.as_read(text), config.data.unicode)
+    return [Record(read(source), "", (), None, str(i), choices) for i, source in enumerate(sources, 1)]

@@ -1,6 +1,6 @@
 """GSM8K: school mathematics; a solution ends in `#### ` and its number.
 
-The hub has no validation split: the last 500 training records stand in for it, which the run also trains on.
+The hub has no validation split: the last 500 training records are that, and the rest is the training split.
 """
 
 from typing import Any
@@ -19,8 +19,9 @@ def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[
     return from_columns(table, split, "question", "answer")
 
 
+_HUB = HubSet("openai/gsm8k", "main", validation="train[-500:]", train="train[:-500]")
 TASK = Task(
     name="gsm8k",
-    data=DataSet(folder="gsm8k", records=records, hub=HubSet("openai/gsm8k", "main", "train[-500:]"), from_hub=records),
+    data=DataSet(folder="gsm8k", records=records, hub=_HUB, from_hub=records),
     metrics=FINAL_NUMBERS,
 )

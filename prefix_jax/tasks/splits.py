@@ -3,7 +3,7 @@
 from prefix_jax.data import data_set
 from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns
 from prefix_jax.data.reading import Reading
-from prefix_jax.data.records import Record, group
+from prefix_jax.data.records import Record, group, normal_text
 from prefix_jax.tasks.labels import named_or_found, with_labels
 from prefix_jax.tasks.registry import find
 
@@ -39,7 +39,7 @@ def shared_choices(
     def records() -> list[Record]:
         return (trained or data_set.read(found.data, found.name, "train", path, columns)).records
 
-    return named_or_found(columns.labels, records)
+    return tuple(normal_text(label, columns.unicode) for label in named_or_found(columns.labels, records))
 
 
 def check(task: str, split: str, path: str = "") -> None:

@@ -7,6 +7,7 @@ from prefix_jax.data.data_set import Columns, DataSet
 from prefix_jax.data.files import ROW_SUFFIXES, Row, read_json, read_rows, text_field, value_at
 from prefix_jax.data.hub import HubSet
 from prefix_jax.data.records import Record, pair
+from prefix_jax.data.text_files import kind
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.answers import NO_ANSWER, SQUAD, SQUAD_V2
 from prefix_jax.tasks.task import Task
@@ -14,7 +15,7 @@ from prefix_jax.tasks.task import Task
 
 def parse(path: Path, notes: Any) -> list[Row]:
     """Returns the questions of a file: rows, or SQuAD's own JSON (articles, paragraphs, questions)."""
-    found = read_json(path) if path.suffix == ".json" else None
+    found = read_json(path) if kind(path) == ".json" else None
     if not isinstance(found, dict) or "data" not in found:
         return read_rows(path, notes)
     rows: list[Row] = []

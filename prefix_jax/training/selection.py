@@ -5,7 +5,9 @@ import functools
 import sys
 
 from prefix_jax import tasks
-from prefix_jax.data import subsets
+from prefix_jax.config import check_reading
+from prefix_jax.data import subsets, templates
+from prefix_jax.data.data_set import drawn
 from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.reading import Reading
 from prefix_jax.data.records import Record, group
@@ -20,7 +22,10 @@ def check_data(config: Config, *splits: str, held: InMemory | None = None) -> No
       UserError: an unknown task, split or metric, or files that are missing.
     """
     tasks.metrics_of(config.data.task, config.evaluation.metrics)
+    check_reading(config)
     for split in splits:
+        if config.data.validation_fraction and split == "validation":
+            split = "train"
         if held is None:
             tasks.check(config.data.task, split, config.data.path)
         else:
@@ -28,7 +33,19 @@ def check_data(config: Config, *splits: str, held: InMemory | None = None) -> No
 
 
 def columns(config: Config) -> tasks.Columns:
-    return tasks.Columns(config.data.source_column, config.data.target_column, config.task.labels)
+    """Returns which columns of rows a configuration reads, and how."""
+    data = config.data
+    return tasks.Columns(
+        data.source_column,
+        data.target_column,
+        config.task.labels,
+        source_template=templates.parse(data.source_format, "source").text,
+        target_template=templates.parse(data.target_format, "target").text,
+        empty=data.empty,
+        unicode=data.unicode,
+        validation_fraction=data.validation_fraction,
+        validation_seed=data.validation_seed,
+    )
 
 
 def text_pairs(config: Config, split: str, held: InMemory | None = None) -> list[Record]:
@@ -54,9 +71,11 @@ def reading_of(config: Config, split: str, held: InMemory | None = None) -> tupl
 
 
 def _reading(config: Config, split: str, held: InMemory | None) -> Reading:
-    if held is not None:
-        return held.read(split)
-    return tasks.read(config.data.task, split, config.data.path, columns(config))
+    if held is None:
+        return tasks.read(config.data.task, split, config.data.path, columns(config))
+    if config.data.validation_fraction and split != "test":
+        return drawn(held.read("train"), split, columns(config))
+    return held.read(split)
 
 
 def _limited(config: Config, split: str, records: list[Record]) -> list[Record]:
@@ -68,7 +87,7 @@ def _limited(config: Config, split: str, records: list[Record]) -> list[Record]:
 
 def _read(config: Config, split: str, held: InMemory | None) -> list[Record]:
     reading = _reading(config, split, held)
-    if held is not None:
+    if held is not None and not (reading.drawn or reading.notes.left_out):
         return reading.records
     for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
         _say_once(line)

@@ -12,7 +12,7 @@ import numpy as np
 
 from prefix_jax import tuning
 from prefix_jax.config import check_ranges
-from prefix_jax.data import audit, languages, tokens
+from prefix_jax.data import audit, languages, templates, tokens
 from prefix_jax.data.batching import Layout
 from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.texts import Printer
@@ -64,11 +64,12 @@ class Session:
     @property
     def formats(self) -> Formats:
         data = self.config.data
-        if data.source_format and data.target_format:
-            return Formats(data.source_format, data.target_format)
+        source, target = templates.parse(data.source_format, "source"), templates.parse(data.target_format, "target")
+        if source.format and source.whole and target.format and target.whole:
+            return Formats(source.format, target.format)
         encoder_decoder = self.model_config.is_encoder_decoder
         default = default_formats(self.tokenizer, encoder_decoder, data.source_language, data.target_language)
-        return Formats(data.source_format or default.source, data.target_format or default.target)
+        return Formats(source.within(default.source, "source"), target.within(default.target, "target"))
 
     @functools.cached_property
     def limits(self) -> Limits:

@@ -27,7 +27,7 @@ from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from,
 from prefix_jax.training.selection import text_pairs
 from prefix_jax.training.session import Session
 from prefix_jax.training.step import TrainState, initial_state
-from prefix_jax.training.token_sets import audited, tokenised
+from prefix_jax.training.token_sets import audited, fitting
 from prefix_jax.tuning import Method, slots
 from prefix_jax.tuning.method import parameter_counts
 
@@ -229,7 +229,7 @@ def _batches(
     shards = session.sharder.row_shards if session.sharder else 1
     if not shuffle and wanted:
         records = subsets.evenly_spaced(records, wanted)
-    data = tokenised(session, records)
+    records, data = fitting(session, records, split_name)
     if records and not bare:
         audit[split_name] = audited(session, records, data, split_name)
     return PackedBatches(
