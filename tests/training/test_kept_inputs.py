@@ -26,7 +26,8 @@ IDS = {
     "method", "model.source", "prefix.length", "prefix.position_offset", 
     "infix.length", "infix.position_offset", "prompt.length", "data.task", "data.path", "data.source_column",
     "data.target_column", "data.max_source_length", "data.max_target_length", "data.source_format",
-    "data.target_format", "data.too_long", "data.validation_fraction", "data.validation_seed", "data.limit", "data.limit_seed", "data.categories", "training.evaluate_records",
+    "data.target_format", "data.too_long", "data.validation_fraction",
+    "data.validation_seed", "data.limit", "data.limit_seed", "data.categories", "training.evaluate_records",
 }  # fmt: skip
 AUDIT = {"data.keep_special_tokens"}
 PLANS = {"data.row_length", "data.seed", "training.batch", "training.accumulation", "mesh.data", "mesh.fsdp"}

@@ -128,8 +128,8 @@ tbody th { font-weight: 550; }
   .text + .text { border-left: 0; border-top: 1px solid var(--line); }
 }
 
-.tokens { margin: 6px 0 0; font: 13.5px/2 var(--mono); } .token { padding: 2px 1px; margin: 0 1px; white-space: pre-wrap;
-  border-radius: 3px; background: var(--grid); }
+.tokens { margin: 6px 0 0; font: 13.5px/2 var(--mono); }
+.token { padding: 2px 1px; margin: 0 1px; white-space: pre-wrap; border-radius: 3px; background: var(--grid); }
 .token.masked { color: var(--soft); background: none; border: 1px dotted var(--bare); }
 .token.target { color: var(--accent); background: var(--wash); font-weight: 600; }
 
