@@ -236,8 +236,8 @@ _RANGES: dict[str, str] = {
     ),
     "at least 0": (
         "data.row_length data.limit data.seed data.validation_seed optimizer.warmup_steps optimizer.final_fraction "
-        "optimizer.weight_decay optimizer.clip training.steps training.epochs training.evaluate_every training.evaluate_records "
-        "training.patience"
+        "optimizer.weight_decay optimizer.clip training.steps training.epochs training.evaluate_every "
+        "training.evaluate_records training.patience"
     ),
     "above 0": "optimizer.learning_rate optimizer.epsilon",
     "at least 0 and below 1": "data.validation_fraction optimizer.b1 optimizer.b2 training.ema",

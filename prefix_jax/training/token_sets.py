@@ -43,7 +43,7 @@ def fitting(session: Session, records: Sequence[Record], where: str) -> tuple[Se
     if (lost := int((~fits).sum())) and distributed.is_primary():
         print(f"{where}: {lost:,} of {len(records):,} records are too long and left out", file=sys.stderr)
     places = np.flatnonzero(fits)
-    return [records[place] for place in places], data.at(places)
+    return [records[int(place)] for place in places], data.at(places)
 
 
 def tokenised(session: Session, records: Sequence[Record], limits: Limits | None = None) -> TokenisedSet:
