@@ -64,7 +64,7 @@ class LanguageModel:
         """Returns the model's text for a source, or a list of them for a list.
 
         Args:
-          texts: sources.
+          texts: sources, or rows as mappings of columns.
           prefix: a prefix of your own making (see `prefix_jax.prefix`); None: the bare model.
           progress: whether to show a progress bar.
           **options: of the section `decoding`, such as `strategy="greedy"`, `beams=5` and `max_length=60`.
@@ -154,11 +154,11 @@ def configuration(session: Session, methods: Methods, options: Mapping[str, Any]
 
 def generate(session: Session, kept: TunedState | None, texts: Any, progress: bool, options: Mapping[str, Any]) -> Any:
     """Returns the text of a model, tuned or not, for one source or several."""
-    if isinstance(texts, str):
+    if isinstance(texts, (str, Mapping)):
         return generate(session, kept, [texts], progress, options)[0]
-    texts = list(texts)
-    if other := next((text for text in texts if not isinstance(text, str)), None):
-        raise UserError(f"a source is {type(other).__name__}; generate takes a text or a list of texts")
+    texts = [(f"input {i}", dict(one)) if isinstance(one, Mapping) else one for i, one in enumerate(texts, 1)]
+    if other := next((one for one in texts if not isinstance(one, (str, tuple))), None):
+        raise UserError(f"a source is {type(other).__name__}; generate takes a text, a row, or a list of them")
     opened = session.of(with_options(session.config, {f"decoding.{name}": value for name, value in options.items()}))
     decoding.GenerationConfig.from_config(opened.config.decoding)
     records = inference.unanswered(opened, texts)

@@ -100,7 +100,7 @@ class Tuned:
         """Returns the model's text for a source, or a list of them for a list.
 
         Args:
-          texts: sources, as those of the training data.
+          texts: sources, as those of the training data, or rows as mappings with the columns of these.
           progress: whether to show a progress bar.
           **options: of the section `decoding`, such as `strategy="greedy"`, `beams=5` and `max_length=60`.
 

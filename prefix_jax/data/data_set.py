@@ -10,7 +10,7 @@ from typing import Any
 
 from prefix_jax import disk
 from prefix_jax.data import hub, layout
-from prefix_jax.data.files import ROW_SUFFIXES, EmptyField, read_rows
+from prefix_jax.data.files import ROW_SUFFIXES, EmptyField, Row, read_rows
 from prefix_jax.data.hub import HubSet
 from prefix_jax.data.layout import SPLITS, Found, Search
 from prefix_jax.data.reading import Notes, Reading
@@ -46,6 +46,8 @@ class Columns:
 DEFAULT_COLUMNS = Columns()
 # The value of `data.path` of a run whose records a caller in Python held (see `in_memory`).
 IN_MEMORY = "(in memory)"
+# (row, columns) -> its source and the choices of its own: of a row that need not have an answer.
+Prompt = Callable[[Row, Columns], tuple[str, tuple[str, ...]]]
 # (results of `parse` for every file, split, columns, notes) -> one record per text, in order.
 Records = Callable[[list[Any], str, Columns, Notes], list[Record]]
 
@@ -62,6 +64,7 @@ class DataSet:
       prefer: choice among files that name a split, for sets published in several formats.
       hub: the set on the hub; None if it is not there.
       from_hub: rows of the hub -> records.
+      prompt: the source of a row without an answer, and its choices; None: the source column.
       templates: the sides, "source" and "target", for which a configuration may give a template over columns.
       embedded: the package and the folder in it that hold the set as SPLIT.jsonl; empty: it is not in a package.
     """
@@ -73,6 +76,7 @@ class DataSet:
     prefer: layout.Prefer = lambda files: files
     hub: HubSet | None = None
     from_hub: Records | None = None
+    prompt: Prompt | None = None
     templates: tuple[str, ...] = ()
     embedded: tuple[str, str] | None = None
 

@@ -3,9 +3,14 @@
 from collections.abc import Callable
 
 from prefix_jax.data import templates
-from prefix_jax.data.data_set import Columns
+from prefix_jax.data.data_set import Columns, Prompt
 from prefix_jax.data.files import ABSENT, EmptyField, Row, field_of, text_field
 from prefix_jax.data.records import Record, pair
+
+
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the source of a row in the columns or the template of a configuration, and no choices."""
+    return source_text(row, columns.source, columns.source_template), ()
 
 
 def of_columns(rows: list[Row], split: str, columns: Columns) -> list[Record]:
@@ -74,3 +79,8 @@ def one_line(text: str) -> str:
 def summaries(source: str, target: str) -> Callable[..., list[Record]]:
     """Returns what makes records of a table's columns, each source on one line (see `data_set.Records`)."""
     return lambda table, split, columns, notes: from_columns(table, split, source, target, one_line=True)
+
+
+def of_column(name: str) -> Prompt:
+    """Returns the prompt of a set whose sources are a column."""
+    return lambda row, columns: (text_field(row, name).strip(), ())

@@ -15,11 +15,15 @@ def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[
     """Returns one record per row, each an input of its own: a text that occurs twice counts twice."""
     words, found = parse(columns.labels), []
     for number, row in enumerate(table):
-        source = _column(row, columns.source, "source", "text")
         target = _column(row, columns.target, "target", "label")
-        text = source_text(row, source, columns.source_template)
+        text, _ = prompt(row, columns)
         found.append(pair(text, label(row, target, words), None, f"{split}-{number}", 0))
     return found
+
+
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the text of a row, whose choices are those of all rows."""
+    return source_text(row, _column(row, columns.source, "source", "text"), columns.source_template), ()
 
 
 def _column(row: Row, chosen: str, default: str, own: str) -> str:
@@ -29,7 +33,7 @@ def _column(row: Row, chosen: str, default: str, own: str) -> str:
 
 TASK = Task(
     name="classification",
-    data=DataSet(folder="classification", records=records, templates=("source",)),
+    data=DataSet(folder="classification", records=records, prompt=prompt, templates=("source",)),
     metrics=CLASSIFICATION,
     labels=(),
 )

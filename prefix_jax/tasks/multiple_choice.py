@@ -19,12 +19,17 @@ def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[
     """
     found = []
     for number, row in enumerate(table):
-        source = "question" if columns.source == "source" and "source" not in row[1] else columns.source
         texts, names = _choices(row)
         answer = texts[_answer(row, columns, texts, names)]
-        question = source_text(row, source, columns.source_template)
-        found.append(pair(question, answer, None, f"{split}-{number}", 0, tuple(texts)))
+        question, choices = prompt(row, columns)
+        found.append(pair(question, answer, None, f"{split}-{number}", 0, choices))
     return found
+
+
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the question of a row and its choices."""
+    source = "question" if columns.source == "source" and "source" not in row[1] else columns.source
+    return source_text(row, source, columns.source_template), tuple(_choices(row)[0])
 
 
 def _choices(row: Row) -> tuple[list[str], list[str]]:
@@ -66,6 +71,6 @@ def _answer(row: Row, columns: Columns, texts: list[str], names: list[str]) -> i
 
 TASK = Task(
     name="multiple_choice",
-    data=DataSet(folder="multiple_choice", records=records, templates=("source",)),
+    data=DataSet(folder="multiple_choice", records=records, prompt=prompt, templates=("source",)),
     metrics=(ACCURACY,),
 )

@@ -36,10 +36,16 @@ def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[
     """Returns one record per distinct answer of each question, which is an input; the source is T5's form."""
     found = []
     for number, row in enumerate(table):
-        question, context = (text_field(row, name).strip() for name in ("question", "context"))
+        source, _ = prompt(row, columns)
         for k, text in enumerate(dict.fromkeys(_answers(row)) or [NO_ANSWER]):
-            found.append(pair(f"question: {question} context: {context}", text, None, f"{split}-{number}", k))
+            found.append(pair(source, text, None, f"{split}-{number}", k))
     return found
+
+
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the question with its context."""
+    question, context = (text_field(row, name).strip() for name in ("question", "context"))
+    return f"question: {question} context: {context}", ()
 
 
 def _answers(row: Row) -> list[str]:
@@ -70,6 +76,7 @@ def _task(name: str, hub: str, reader: Any, metrics: Any) -> Task:
             records=reader,
             hub=HubSet(hub),
             from_hub=reader,
+            prompt=prompt,
         ),
         metrics=metrics,
     )
