@@ -58,8 +58,8 @@ def _model() -> dict:
 def _data() -> dict:
     return dict(
         # e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, squad_v2, gsm8k, glue_*,
-        # superglue_*, lighthouse and lighthouse_visitors (the repository carries both), text (any columns), or your own
-        # by module path, such as mypackage.mytask (docs/adding_a_task.md).
+        # superglue_*, perplexity (plain text), lighthouse and lighthouse_visitors (the repository carries both), text
+        # (any columns), or your own by module path, such as mypackage.mytask (docs/adding_a_task.md).
         task="lighthouse",
         # File, directory or pattern, or several files and patterns with commas between them; empty:
         # $PREFIX_JAX_DATA/<name>, then the hub.
@@ -97,6 +97,8 @@ def _data() -> dict:
         # from the tokenizer as another text), unknown (words that the vocabulary lacks), cut (sources), ends (a target
         # format whose end does not stop decoding), long (targets that decoding.max_length cuts), or "all".
         strict="",
+        # For task "perplexity": tokens of a window of text, 0: as many as fit, at most 1,024.
+        window=0,
         # Tokens in a packed row (decoder-only: source and target; encoder-decoder: the encoder); 0: chosen from the
         # data.
         row_length=0,
@@ -235,7 +237,8 @@ _RANGES: dict[str, str] = {
         "training.checkpoint_every decoding.batch"
     ),
     "at least 0": (
-        "data.row_length data.limit data.seed data.validation_seed optimizer.warmup_steps optimizer.final_fraction "
+        "data.row_length data.window data.limit data.seed data.validation_seed optimizer.warmup_steps "
+        "optimizer.final_fraction "
         "optimizer.weight_decay optimizer.clip training.steps training.epochs training.evaluate_every "
         "training.evaluate_records training.patience"
     ),

@@ -64,6 +64,7 @@ class DataSet:
       prefer: choice among files that name a split, for sets published in several formats.
       hub: the set on the hub; None if it is not there.
       from_hub: rows of the hub -> records.
+      pieces: records -> those that are divided among splits.
       prompt: the source of a row without an answer, and its choices; None: the source column.
       templates: the sides, "source" and "target", for which a configuration may give a template over columns.
       embedded: the package and the folder in it that hold the set as SPLIT.jsonl; empty: it is not in a package.
@@ -76,6 +77,7 @@ class DataSet:
     prefer: layout.Prefer = lambda files: files
     hub: HubSet | None = None
     from_hub: Records | None = None
+    pieces: Callable[[list[Record]], list[Record]] = lambda records: records
     prompt: Prompt | None = None
     templates: tuple[str, ...] = ()
     embedded: tuple[str, str] | None = None
@@ -160,6 +162,8 @@ def _read_files(data: DataSet, found: Found, split: str, columns: Columns) -> Re
     notes = Notes()
     items = [item for path in found.files for item in data.parse(path, notes)]
     records = made(data.records, items, split, columns, notes)
+    if found.unnamed or (columns.validation_fraction and split == "train"):
+        records = data.pieces(records)
     if found.unnamed:
         share = _divide(records, split, found.files, bool(columns.validation_fraction))
         return Reading(share, split, found.files, whole=len(records), notes=notes)

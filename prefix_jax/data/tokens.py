@@ -115,6 +115,13 @@ def default_formats(tokenizer: Any, encoder_decoder: bool, source: str = "", tar
     return Formats("{bos}{source}\n" if begins else "{source}\n", "{target}{eos}")
 
 
+def plain_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
+    """Returns the formats of a text that is continued: the tokens that the tokenizer puts around a text."""
+    first = list(tokenizer("a")["input_ids"])[:1]
+    begin = "{bos}" if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else ""
+    return Formats(begin + "{source}" + ("{eos}" if encoder_decoder else ""), "{target}")
+
+
 def kept(folder: Path | None, depends: TokenIds, make: Callable[[], TokenisedSet]) -> TokenisedSet:
     """Returns the result of `make`, cached in `folder` under a hash of its inputs (None: no cache)."""
 

@@ -23,7 +23,8 @@ from jaxtyping import Array, Float
 
 from prefix_jax.data import tokens
 from prefix_jax.data.batching import Batch
-from prefix_jax.data.tokens import Frame, Ragged
+from prefix_jax.data.tokens import Ragged
+from prefix_jax.data.windows import LONGEST, Window, frame, windows
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
 from prefix_jax.models.model_config import ModelConfig
@@ -34,18 +35,9 @@ from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
 
-# Longest window. It bounds memory where the context length is long or unlimited.
-LONGEST = 1024
 _TOKENS_OF_A_BATCH = 4096
 # Columns whose logits are held at once.
 _COLUMNS = 128
-
-
-class Window(NamedTuple):
-    """Part of a text: tokens that are read first, and those that are predicted after them."""
-
-    given: list[int]
-    predicted: list[int]
 
 
 class Loss(NamedTuple):
@@ -107,29 +99,6 @@ def window_length(model_config: ModelConfig, kept: TunedState) -> int:
     if room < 16:
         raise UserError(f"the virtual tokens leave {room} positions of this model's {context} for a text: too few")
     return min(room, LONGEST)
-
-
-def frame(tokenizer: Any) -> Frame:
-    """Returns the special tokens that a tokenizer puts before and after a text."""
-    whole, plain = list(tokenizer("a")["input_ids"]), tokens.encoded_texts(tokenizer, ["a"], "source")[0]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return Frame(tuple(whole[:start]), tuple(whole[start + len(plain) :]))
-    return Frame((), ())
-
-
-def windows(encoder_decoder: bool, ids: Sequence[int], around: Frame, width: int) -> list[Window]:
-    """Cuts a text's ids into windows of at most `width` tokens that are read."""
-    ids = list(ids)
-    if encoder_decoder:
-        half = width // 2 - len(around.before) - len(around.after)
-        pieces = [ids[start : start + 2 * half] for start in range(0, len(ids), 2 * half)]
-        halves = [(piece[: len(piece) // 2], piece[len(piece) // 2 :]) for piece in pieces if len(piece) > 1]
-        return [Window([*around.before, *first, *around.after], second) for first, second in halves]
-    count = width - max(len(around.before), 1) + 1  # the last token is predicted, never read
-    if around.before:
-        return [Window(list(around.before), ids[i : i + count]) for i in range(0, len(ids), count)]
-    return [Window([ids[i - 1]], ids[i : i + count]) for i in range(1, len(ids), count)]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -198,12 +167,24 @@ def loss_sum(
     progress: Callable[[int], None] | None = None,
 ) -> float:
     """Returns the summed loss of the predicted tokens, in nats. `progress` is called with the windows done so far."""
-    rows, total = max(1, min(len(cut), _TOKENS_OF_A_BATCH // width)), 0.0
+    return float(losses(model, variables, kept, cut, width, progress).sum())
+
+
+def losses(
+    model: Model,
+    variables: dict,
+    kept: TunedState,
+    cut: Sequence[Window],
+    width: int,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Returns the loss of each window: the sum over its predicted tokens, in nats."""
+    rows, found = max(1, min(len(cut), _TOKENS_OF_A_BATCH // width)), []
     for start in range(0, len(cut), rows):
         own = cut[start : start + rows]
         batch = make_batch(model.model_config, own, rows, width, kept.reserved)
-        found = distributed.fetch(loss_of_rows(model, variables, kept.prefix, batch))
-        total += float(np.asarray(found, np.float64)[: len(own)].sum())
+        sums = distributed.fetch(loss_of_rows(model, variables, kept.prefix, batch))
+        found.append(np.asarray(sums, np.float64)[: len(own)])
         if progress is not None:
             progress(start + len(own))
-    return total
+    return np.concatenate(found)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from prefix_jax import tasks
 from prefix_jax.data.files import Row
 from prefix_jax.data.records import Record, normalised
-from prefix_jax.evaluation import answers
+from prefix_jax.evaluation import answers, likelihood
 from prefix_jax.inference.generation import source_ids, write_texts
+from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
@@ -22,7 +23,8 @@ def outputs(
 ) -> list[str]:
     """Returns the model's output for each record; `kept=None` is the bare model.
 
-    Records with choices are answered by log-likelihood, unless the configuration asks for generated texts.
+    Records with choices are answered by log-likelihood, unless the configuration asks for generated texts. The output
+    for a plain text is its log-likelihood.
 
     Args:
       label: name of the progress bar.
@@ -31,6 +33,8 @@ def outputs(
     Raises:
       UserError: as `write_texts`, or only some records have choices.
     """
+    if is_plain(opened.config) and not any(record.source for record in records):
+        return likelihood.of_texts(opened, kept, records, label, progress)
     sources = [record.source for record in records]
     if answers.by_likelihood(opened.config, records):
         ids = source_ids(opened, sources, where, 0 if kept is None else kept.reserved)

@@ -14,6 +14,7 @@ from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import TokenisedSet
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
+from prefix_jax.training.plain_text import is_plain, token_ids, windows_of
 from prefix_jax.training.selection import reading_of
 from prefix_jax.training.session import Session, open_without_weights
 from prefix_jax.training.token_sets import examined, tokenised, unchecked
@@ -45,7 +46,7 @@ def data_summary(config: Config, rows: int = 3) -> dict[str, Any]:
             splits[split] = {"missing": str(error)}
             continue
         trained = records if split == "train" else trained
-        splits[split] = _split(session, reading, records, {record.source for record in trained})
+        splits[split] = _split(session, reading, records, {_text(record) for record in trained})
     shown = subsets.evenly_spaced(trained, rows) if trained else []
     return {
         "task": config.data.task,
@@ -60,6 +61,11 @@ def data_summary(config: Config, rows: int = 3) -> dict[str, Any]:
     }
 
 
+def _text(record: Record) -> str:
+    """Returns what a model reads of a record; of plain text, the text."""
+    return record.source or record.target
+
+
 def _split(session: Session, reading: Reading, records: Sequence[Record], trained: set[str]) -> dict[str, Any]:
     """Returns the entry of a split; `trained` are the sources of the training records."""
     found: dict[str, Any] = {
@@ -71,9 +77,11 @@ def _split(session: Session, reading: Reading, records: Sequence[Record], traine
         "warnings": list(reading.notes.warnings),
     }
     if reading.split != "train":
-        found["sources_of_training"] = len({record.source for record in records} & trained)
+        found["sources_of_training"] = len({_text(record) for record in records} & trained)
     if not records:
         return found
+    if is_plain(session.config):
+        return found | {"findings": {}, "target": lengths(token_ids(session, records).targets.lengths)}
     data, problem = _token_ids(session, records)
     sources = data.sources.lengths if data.whole is None else data.whole
     found["findings"] = {"refused": problem} if problem else examined(session, records, data)[1]
@@ -110,7 +118,9 @@ def _packing(session: Session, records: Sequence[Record]) -> dict[str, Any] | No
     """Returns how the training records fill a step's rows; None where a run would refuse them."""
     options = session.config.training
     try:
-        data = tokenised(session, records).reserving(session.method.reserved)
+        plain = is_plain(session.config)
+        data = token_ids(session, records) if plain else tokenised(session, records)
+        data = data.reserving(session.method.reserved)
         row_length, parts = session.config.data.row_length, options.accumulation
         batches = PackedBatches(data, session.layout, options.batch, session.config.data.seed, row_length, parts)
     except UserError:
@@ -124,6 +134,8 @@ def _rows(session: Session, records: Sequence[Record]) -> list[dict[str, Any]]:
     """Returns records as runs of tokens of one kind, in the order in which a model reads and writes them."""
     if not records:
         return []
+    if is_plain(session.config):
+        return _windows(session, records)
     data, _ = _token_ids(session, records)
     source = tokens.frame(session.formats.source, "source", session.tokenizer)
     rows = []
@@ -133,6 +145,17 @@ def _rows(session: Session, records: Sequence[Record]) -> list[dict[str, Any]]:
         read = [(MASKED, ids[:first]), (SOURCE, ids[first:last]), (MASKED, ids[last:])]
         parts = [*read, (TARGET, data.targets[i].tolist())]
         pieces = [{"kind": kind, "tokens": spelled(session.tokenizer, part)} for kind, part in parts if part]
+        rows.append({"id": record.id, "parts": pieces})
+    return rows
+
+
+def _windows(session: Session, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Returns the first window of each text."""
+    rows = []
+    for record in records:
+        (first, *_), _ = windows_of(session, [record])
+        parts = [(MASKED, first.given), (TARGET, first.predicted)]
+        pieces = [{"kind": kind, "tokens": spelled(session.tokenizer, ids)} for kind, ids in parts]
         rows.append({"id": record.id, "parts": pieces})
     return rows
 

@@ -29,7 +29,7 @@ def data_text(summary: Mapping[str, Any], width: int = 100, colour: bool = False
     """Returns the splits, the lengths of the training records as a picture, findings, and rows as tokens."""
     parts = [_title(summary), *_reading(summary["splits"]), "", _table(summary["splits"])]
     train = summary["splits"]["train"]
-    if "source" in train:
+    if "target" in train:
         parts += ["", *_histograms(train, width), *_packing(summary)]
     findings = [line for split, entry in summary["splits"].items() for line in _findings(split, entry)]
     parts += ["", *findings] if findings else []
@@ -62,6 +62,8 @@ def _of(entry: Mapping[str, Any], side: str) -> list[int | None]:
 def _histograms(train: Mapping[str, Any], width: int) -> list[str]:
     """Returns the histograms of both sides beside each other."""
     half = (width - 4) // 2
+    if "source" not in train:
+        return _histogram(train["target"], "tokens of a window (train)", half)
     left, right = (_histogram(train[side], f"tokens of a {side} (train)", half) for side in ("source", "target"))
     height = max(len(left), len(right))
     left, right = (lines + [""] * (height - len(lines)) for lines in (left, right))

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from prefix_jax import tuning
+from prefix_jax import tasks, tuning
 from prefix_jax.config import check_ranges
 from prefix_jax.data import audit, languages, templates, tokens
 from prefix_jax.data.batching import Layout
 from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.texts import Printer
-from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats
+from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats, plain_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, build, from_hf
 from prefix_jax.models.model_config import ModelConfig
@@ -68,7 +68,10 @@ class Session:
         if source.format and source.whole and target.format and target.whole:
             return Formats(source.format, target.format)
         encoder_decoder = self.model_config.is_encoder_decoder
-        default = default_formats(self.tokenizer, encoder_decoder, data.source_language, data.target_language)
+        if tasks.find(data.task).plain_text:
+            default = plain_formats(self.tokenizer, encoder_decoder)
+        else:
+            default = default_formats(self.tokenizer, encoder_decoder, data.source_language, data.target_language)
         return Formats(source.within(default.source, "source"), target.within(default.target, "target"))
 
     @functools.cached_property
