@@ -1,4 +1,4 @@
-"""Language modelling of plain text with SmolLM2-135M-Instruct on a CPU: descriptions of lighthouses, without their facts.
+"""Language modelling of plain text with SmolLM2-135M-Instruct on a CPU: descriptions of lighthouses, without facts.
 
     python -m prefix_jax.train --config configs/plain_text_smollm2_135m.py --workdir runs/plain_text
     python -m prefix_jax.evaluate --workdir runs/plain_text --split test --bare

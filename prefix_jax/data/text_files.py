@@ -56,8 +56,11 @@ def _of_zstd(raw: bytes, path: Path) -> bytes:
         raise UserError(f"{path} cannot be decompressed by zstd ({first_line(error)}); replace the file.") from None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, holding: str = "at least one row") -> str:
     """Returns a UTF-8 file's text (a byte order mark is dropped).
+
+    Args:
+      holding: what it should hold, for the message of an empty one.
 
     Raises:
       UserError: the file is missing, empty, not UTF-8, or contains a NUL byte.
@@ -79,5 +82,5 @@ def read_text(path: Path) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{path} holds a NUL byte in line {line}, as UTF-16 or damaged files do; save it as UTF-8.")
     if not text.strip():
-        raise UserError(f"{path} is empty; give a file with at least one row.")
+        raise UserError(f"{path} is empty; give a file with {holding}.")
     return text

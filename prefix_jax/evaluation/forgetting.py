@@ -58,17 +58,21 @@ class Loss(NamedTuple):
         return self.mean / math.log(2) * self.tokens / self.bytes
 
 
-def measure(opened: Session, kept: TunedState, text: str) -> dict[str, Any]:
+def measure(opened: Session, kept: TunedState, text: str | Sequence[str]) -> dict[str, Any]:
     """Returns the losses of a text for the bare and the tuned model, on the same windows, and their difference.
+
+    Of several texts, each has windows of its own.
 
     Raises:
       UserError: the text has too few tokens or one that the embedding lacks, or the model's outputs are not finite.
     """
-    ids, width = _ids(opened, text), window_length(opened.model_config, kept)
-    cut = windows(opened.model_config.is_encoder_decoder, ids, frame(opened.tokenizer), width)
+    texts = [text] if isinstance(text, str) else list(text)
+    ids, width, around = _ids(opened, texts), window_length(opened.model_config, kept), frame(opened.tokenizer)
+    cut = [one for own in ids for one in windows(opened.model_config.is_encoder_decoder, own, around, width)]
+    count = sum(map(len, ids))
     if not cut:
-        raise UserError(f"the text for forgetting has {len(ids)} token(s); give a longer one")
-    about = len(ids), len(text.encode())
+        raise UserError(f"the text for forgetting has {count} token(s); give a longer one")
+    about = count, sum(len(one.encode()) for one in texts)
     bare, tuned = (
         Loss(_mean(opened, state, cut, width, f"plain text, {label}"), *about)
         for state, label in ((TunedState(), "bare model"), (kept, "tuned"))
@@ -142,10 +146,12 @@ def _padded(lists: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.
     return ids, np.broadcast_to(np.arange(width, dtype=np.int32), ids.shape), real
 
 
-def _ids(opened: Session, text: str) -> list[int]:
-    ids = tokens.encoded_texts(opened.tokenizer, [text], "source")[0]
-    opened.check_ids(Ragged(np.asarray(ids, np.int64), np.array([0, len(ids)])), lambda _: "the text for forgetting")
-    return ids
+def _ids(opened: Session, texts: Sequence[str]) -> list[list[int]]:
+    found = tokens.encoded_texts(opened.tokenizer, texts, "source")
+    for ids in found:
+        whole = Ragged(np.asarray(ids, np.int64), np.array([0, len(ids)]))
+        opened.check_ids(whole, lambda _: "the text for forgetting")
+    return found
 
 
 def _mean(opened: Session, kept: TunedState, cut: Sequence[Window], width: int, label: str) -> float:

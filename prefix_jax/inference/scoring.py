@@ -70,7 +70,7 @@ def evaluate_opened(
       UserError: nothing is tuned, the data or the plain text are unavailable, a scorer fails, or there are no earlier
         scores to keep.
     """
-    text = None if plain_text is None else text_files.read_text(plain_text)
+    text = None if plain_text is None else text_files.read_text(plain_text, "text")
     config = configured(workdir, overrides)
     records = text_inputs(config, split)
     if limit:

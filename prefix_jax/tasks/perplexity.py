@@ -20,7 +20,7 @@ _PIECES, _SHORTEST = 50, 200
 
 def parse(path: Path, notes: Any) -> list[Row]:
     """Returns the texts of a file: of a text file one, of a table one a row."""
-    return [(str(path), {"text": read_text(path)})] if kind(path) == ".txt" else read_rows(path, notes)
+    return [(str(path), {"text": read_text(path, "text")})] if kind(path) == ".txt" else read_rows(path, notes)
 
 
 def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[Record]:
