@@ -1,5 +1,6 @@
 """Data as a caller in Python gives them: in memory, a file, or a task's name."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,6 +76,22 @@ def split_records(data: Any, split: str, columns: tasks.Columns, notes: Notes | 
     if not path.is_file():
         return tasks.pairs(tasks.ANY_ROWS, split, str(path), columns)
     return made(RECORDS, read_rows(path, notes), split, columns, notes)
+
+
+def plain_records(data: Any, task: str, columns: tasks.Columns) -> list[Record]:
+    """Returns the records of a task of plain text: of a file, or of texts in memory.
+
+    Raises:
+      UserError: the file cannot be read, or what is given is neither.
+    """
+    found, notes = tasks.find(task).data, Notes()
+    if isinstance(data, (str, os.PathLike)):
+        return made(found.records, found.parse(Path(data).expanduser(), notes), TEST, columns, notes)
+    texts = list(data)
+    if other := next((one for one in texts if not isinstance(one, str)), None):
+        raise UserError(f"a text is {type(other).__name__}; give texts, or the path of a file")
+    items = [(f"text {number}", {columns.source: text}) for number, text in enumerate(texts, 1)]
+    return made(found.records, items, TEST, dataclasses.replace(columns, source_template=""), notes)
 
 
 def _are_paths(data: Any) -> bool:

@@ -17,6 +17,7 @@ from prefix_jax.evaluation import scorers
 from prefix_jax.models import prefix as pytree
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.options import Config
+from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns, text_inputs
 from prefix_jax.training.session import Session
 from prefix_jax.training.token_sets import tokenised
@@ -186,4 +187,6 @@ def inputs(session: Session, data: Any) -> list[Record]:
     config = session.config
     if data is None or (isinstance(data, str) and data in tasks.SPLITS):
         return text_inputs(config, data or given.TEST, session.held)
+    if is_plain(config):
+        return group(given.plain_records(data, config.data.task, columns(config)))
     return group(given.split_records(data, given.TEST, columns(config)))

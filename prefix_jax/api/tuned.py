@@ -120,7 +120,7 @@ class Tuned:
 
         Args:
           data: pairs and the like (see `tune`), a file, a task's name, or one of train, validation and test: a split
-            of the run's own data. None: its test split.
+            of the run's own data. None: its test split. Of a task of plain text: a file, or a list of texts.
           metrics: names of metrics, or paths of modules with your own; none: the task's.
           **options: of the section `decoding`.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from prefix_jax import inference, tasks
+from prefix_jax import api, inference, inspection, tasks
 from prefix_jax.data.tokens import Formats
 from prefix_jax.data.windows import frame, windows
 from prefix_jax.errors import UserError
@@ -97,6 +97,12 @@ def test_a_run_lowers_the_perplexity_and_continues_a_text(tiny_models, tmp_path)
     pipeline.tune(config, tmp_path / "run", [])
     entry = inference.evaluate(tmp_path / "run", "test", bare=True)
     assert entry["tuned"]["perplexity"] < 0.95 * entry["bare"]["perplexity"] and entry["verdict"] == []
+    again = api.load(tmp_path / "run")
+    for data in (tmp_path / "test.txt", [TEXT[900:2000]], "test"):
+        assert again.evaluate(data) == pytest.approx(entry["tuned"])
+    assert again.lm.evaluate("test") == pytest.approx(entry["bare"])
+    with pytest.raises(UserError, match="inspection needs records with a source"):
+        inspection.write(tmp_path / "run", again._session, again._kept, "test")
     tuned = inference.open_tuned(tmp_path / "run", {"decoding.max_length": 5, "decoding.strategy": "greedy"})
     assert tuned.session.formats == Formats("{source}", "{target}")
     records = inference.unanswered(tuned.session, ["name : Place 3 |"])
