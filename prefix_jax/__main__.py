@@ -6,6 +6,7 @@ import sys
 # Each command's module and what it does, in the order of use.
 COMMANDS = {
     "demo": ("demo", "tune a prefix on a small model and data set, score it, write a report"),
+    "data": ("preview", "what a recipe's data become: counts, lengths, findings, rows as tokens"),
     "train": ("train", "tune a prefix or another method; the same command resumes"),
     "evaluate": ("evaluate", "score what was tuned, with and without it"),
     "generate": ("generate", "write text with what was tuned"),

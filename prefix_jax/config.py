@@ -60,18 +60,32 @@ def _model() -> dict:
 def _data() -> dict:
     return dict(
         # e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, squad_v2, gsm8k, glue_*,
-        # superglue_*, lighthouse and lighthouse_visitors (the repository carries both), text (any columns), or your own
-        # by module path, such as mypackage.mytask (docs/adding_a_task.md).
+        # superglue_*, perplexity (plain text), lighthouse and lighthouse_visitors (the repository carries both), text
+        # (any columns), or your own by module path, such as mypackage.mytask (docs/adding_a_task.md).
         task="lighthouse",
-        # File or directory; empty: $PREFIX_JAX_DATA/<name>, then the hub.
+        # File, directory or pattern, or several files and patterns with commas between them; empty:
+        # $PREFIX_JAX_DATA/<name>, then the hub.
         path="",
-        # For task "text": the columns of a CSV, JSONL or Parquet file. For "translation": the two languages.
+        # For task "text": the columns of a CSV, JSONL or Parquet file, or fields inside a column, as "answers.text.0".
+        # For "translation": the two languages.
         source_column="source",
         target_column="target",
         # Longest source and target in tokens. A longer source is cut; a target that does not fit is an error.
         max_source_length=512,
         max_target_length=128,
-        # How text becomes tokens; empty: what suits the model (see data/tokens.py).
+        # What is done with training and validation records that do not fit these lengths: "cut" (the source; a target
+        # that does not fit is an error), "drop" (counted), or "refuse" (an error).
+        too_long="cut",
+        # What is done with a row that has an empty field: "refuse" (an error) or "skip" (counted).
+        empty="refuse",
+        # The Unicode normalisation form of all texts: NFC, NFD, NFKC or NFKD; empty: as they are.
+        unicode="",
+        # Share of the training inputs that are the validation split, drawn by the seed; 0: the set's own split, or of a
+        # file that names no split, a tenth by a hash.
+        validation_fraction=0.0,
+        validation_seed=0,
+        # How text becomes tokens, such as " {source} {bos}"; empty: what suits the model (see data/tokens.py). Without
+        # {source} or {target}, a template over columns, such as "{title}: {body}".
         source_format="",
         target_format="",
         # For tokenizers that mark languages (mBART, NLLB, M2M-100): the codes of the source's and the target's, as they
@@ -85,6 +99,8 @@ def _data() -> dict:
         # from the tokenizer as another text), unknown (words that the vocabulary lacks), cut (sources), ends (a target
         # format whose end does not stop decoding), long (targets that decoding.max_length cuts), or "all".
         strict="",
+        # For task "perplexity": tokens of a window of text, 0: as many as fit, at most 1,024.
+        window=0,
         # Tokens in a packed row (decoder-only: source and target; encoder-decoder: the encoder); 0: chosen from the
         # data.
         row_length=0,
@@ -223,15 +239,22 @@ _RANGES: dict[str, str] = {
         "training.checkpoint_every decoding.batch"
     ),
     "at least 0": (
-        "data.row_length data.limit data.seed optimizer.warmup_steps optimizer.final_fraction optimizer.weight_decay "
-        "optimizer.clip training.steps training.epochs training.evaluate_every training.evaluate_records "
-        "training.patience"
+        "data.row_length data.window data.limit data.seed data.validation_seed optimizer.warmup_steps "
+        "optimizer.final_fraction "
+        "optimizer.weight_decay optimizer.clip training.steps training.epochs training.evaluate_every "
+        "training.evaluate_records training.patience"
     ),
     "above 0": "optimizer.learning_rate optimizer.epsilon",
-    "at least 0 and below 1": "optimizer.b1 optimizer.b2 training.ema",
+    "at least 0 and below 1": "data.validation_fraction optimizer.b1 optimizer.b2 training.ema",
 }
 
 
+# The choices of options of the section `data`.
+_READING: dict[str, tuple[str, ...]] = {
+    "too_long": ("cut", "drop", "refuse"),
+    "empty": ("refuse", "skip"),
+    "unicode": ("", "NFC", "NFD", "NFKC", "NFKD"),
+}
 # The choices of options of the section `task`.
 _CHOICES: dict[str, tuple[str, ...]] = {
     "answer": ("likelihood", "generate"),
@@ -244,6 +267,7 @@ def check_ranges(config: Config) -> None:
     """Raises UserError if an option is out of its range; the sections of methods that are not used do not matter."""
     check_evaluation(config)
     check_task(config)
+    check_reading(config)
     methods = declared(config.method)
     used = {"data", "optimizer", "training", "decoding", "model", "mesh", *methods}
     for name, value in flat(config.to_dict()).items():
@@ -267,6 +291,12 @@ def check_evaluation(config: Config) -> None:
         raise UserError(f'evaluation.failed_run is "{config.evaluation.failed_run}"; it must be warn or error')
 
 
+def check_reading(config: Config) -> None:
+    """Raises UserError where an option of how rows are read is not one of its choices."""
+    for name, known in _READING.items():
+        check_choice(f"data.{name}", config.data[name], known)
+
+
 def check_task(config: Config) -> None:
     """Raises UserError where an option of answering by choices is not one of its choices."""
     for name, known in _CHOICES.items():
@@ -287,6 +317,7 @@ __all__ = [
     "changed",
     "check_evaluation",
     "check_ranges",
+    "check_reading",
     "check_task",
     "default_config",
     "flat",

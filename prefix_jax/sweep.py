@@ -26,6 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "test", "The split to score: test, validation, train; empty for none.")
     flags.DEFINE_integer("limit", 0, "Records to score, from the start of the split; 0: all.", lower_bound=0)
     flags.DEFINE_bool("spread", False, "Score the --limit records evenly spaced over the split.")
+    cli.define_path("forgetting", None, "A plain text in UTF-8, whose loss is measured for each row.")
     flags.DEFINE_string("only", "", "Run only programs that train a row with this text in its name.")
     flags.DEFINE_enum("jobs", None, ["slurm", "local"], "Train each program in a separate job.")
     flags.DEFINE_multi_string("job", [], "Job options, NAME=VALUE: timeout_min=240 or SLURM's partition=gpu.")
@@ -58,7 +59,8 @@ def main(options: flags.FlagValues) -> None:
     from prefix_jax.sweeping.sweep import SweepOptions, sweep, sweep_in_jobs
 
     argv = cli.command_line()
-    chosen = SweepOptions(options.members, options.split, options.limit, options.spread, options.only)
+    text = str(Path(options.forgetting).absolute()) if options.forgetting else ""
+    chosen = SweepOptions(options.members, options.split, options.limit, options.spread, options.only, text)
     if options.jobs:
         state = sweep_in_jobs(rows, workdir, chosen, argv, Jobs(options.jobs, options.job))
     else:

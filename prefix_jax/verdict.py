@@ -92,6 +92,14 @@ def of_outputs(
     return [finding for finding in findings if finding is not None]
 
 
+def of_scores(
+    scores: Mapping[str, float], bare_scores: Mapping[str, float] | None, lower_is_better: Collection[str]
+) -> list[Finding]:
+    """Returns findings from scores alone, the main one first."""
+    found = None if bare_scores is None else _not_above_bare(scores, bare_scores, lower_is_better)
+    return [] if found is None else [found]
+
+
 def _empty(texts: Sequence[str], right: Sequence[set[str]]) -> Finding | None:
     count = sum(not text and text not in answers for text, answers in zip(texts, right, strict=True))
     if not count or count < _NEARLY_ALL * len(texts):

@@ -1,5 +1,6 @@
 """Data as a caller in Python gives them: in memory, a file, or a task's name."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax import plugins, tasks
-from prefix_jax.data.data_set import IN_MEMORY
+from prefix_jax.data.data_set import IN_MEMORY, made
 from prefix_jax.data.files import read_rows
-from prefix_jax.data.in_memory import InMemory, records_of
+from prefix_jax.data.in_memory import RECORDS, InMemory, records_of
+from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record
-from prefix_jax.data.rows import from_columns
 from prefix_jax.errors import UserError, did_you_mean
 
 TRAIN, VALIDATION, TEST = tasks.SPLITS
@@ -34,7 +35,8 @@ def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
     """Returns where the records of a run are.
 
     Args:
-      data: a task's name or a path, which have all splits; a mapping of splits; or training records in memory.
+      data: a task's name, a path or a list of paths, which have all splits; a mapping of splits; or training records
+        in memory.
       validation: validation records; None: those of `data`.
       columns: the columns of rows.
 
@@ -42,6 +44,8 @@ def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
       UserError: there is no such task or file, or the data hold no pairs.
     """
     where = {"data.source_column": columns.source, "data.target_column": columns.target}
+    if _are_paths(data):
+        data = ",".join(map(os.fspath, data))
     if isinstance(data, (str, os.PathLike)) and validation is None:
         return Source({**where, **_named(data)})
     splits: dict[str, Any] = {**data} if _is_splits(data) else {TRAIN: data}  # type: ignore[dict-item]
@@ -49,24 +53,50 @@ def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
         splits = {**splits, VALIDATION: validation}
     if TRAIN not in splits:
         raise UserError(f"the data have the splits {', '.join(splits)} and no {TRAIN} split, which tuning needs")
-    held = {split: split_records(given, split, columns) for split, given in splits.items()}
-    return Source({**where, "data.task": tasks.ANY_ROWS, "data.path": IN_MEMORY}, InMemory(held))
+    notes = {split: Notes() for split in splits}
+    held = {split: split_records(given, split, columns, notes[split]) for split, given in splits.items()}
+    return Source({**where, "data.task": tasks.ANY_ROWS, "data.path": IN_MEMORY}, InMemory(held, notes))
 
 
-def split_records(data: Any, split: str, columns: tasks.Columns) -> list[Record]:
+def split_records(data: Any, split: str, columns: tasks.Columns, notes: Notes | None = None) -> list[Record]:
     """Returns a split's records, one per text: of a task or a file too.
 
     A file is read whole, whatever its name says.
+
+    Args:
+      notes: collects what is left out.
     """
+    notes = notes or Notes()
     if not isinstance(data, (str, os.PathLike)):
-        return records_of(data, split, columns, f"the {split} data")
+        return records_of(data, split, columns, f"the {split} data", notes)
     named = _named(data)
     if "data.path" not in named:
         return tasks.pairs(named["data.task"], split)
     path = Path(named["data.path"])
     if not path.is_file():
         return tasks.pairs(tasks.ANY_ROWS, split, str(path), columns)
-    return from_columns(read_rows(path), split, columns.source, columns.target)
+    return made(RECORDS, read_rows(path, notes), split, columns, notes)
+
+
+def plain_records(data: Any, task: str, columns: tasks.Columns) -> list[Record]:
+    """Returns the records of a task of plain text: of a file, or of texts in memory.
+
+    Raises:
+      UserError: the file cannot be read, or what is given is neither.
+    """
+    found, notes = tasks.find(task).data, Notes()
+    if isinstance(data, (str, os.PathLike)):
+        return made(found.records, found.parse(Path(data).expanduser(), notes), TEST, columns, notes)
+    texts = list(data)
+    if other := next((one for one in texts if not isinstance(one, str)), None):
+        raise UserError(f"a text is {type(other).__name__}; give texts, or the path of a file")
+    items = [(f"text {number}", {columns.source: text}) for number, text in enumerate(texts, 1)]
+    return made(found.records, items, TEST, dataclasses.replace(columns, source_template=""), notes)
+
+
+def _are_paths(data: Any) -> bool:
+    paths = isinstance(data, (list, tuple)) and all(isinstance(one, (str, os.PathLike)) for one in data)
+    return paths and any(Path(one).expanduser().exists() for one in data)
 
 
 def _is_splits(data: Any) -> bool:

@@ -17,6 +17,7 @@ from prefix_jax.evaluation import scorers
 from prefix_jax.models import prefix as pytree
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.options import Config
+from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns, text_inputs
 from prefix_jax.training.session import Session
 from prefix_jax.training.token_sets import tokenised
@@ -64,7 +65,7 @@ class LanguageModel:
         """Returns the model's text for a source, or a list of them for a list.
 
         Args:
-          texts: sources.
+          texts: sources, or rows as mappings of columns.
           prefix: a prefix of your own making (see `prefix_jax.prefix`); None: the bare model.
           progress: whether to show a progress bar.
           **options: of the section `decoding`, such as `strategy="greedy"`, `beams=5` and `max_length=60`.
@@ -154,11 +155,11 @@ def configuration(session: Session, methods: Methods, options: Mapping[str, Any]
 
 def generate(session: Session, kept: TunedState | None, texts: Any, progress: bool, options: Mapping[str, Any]) -> Any:
     """Returns the text of a model, tuned or not, for one source or several."""
-    if isinstance(texts, str):
+    if isinstance(texts, (str, Mapping)):
         return generate(session, kept, [texts], progress, options)[0]
-    texts = list(texts)
-    if other := next((text for text in texts if not isinstance(text, str)), None):
-        raise UserError(f"a source is {type(other).__name__}; generate takes a text or a list of texts")
+    texts = [(f"input {i}", dict(one)) if isinstance(one, Mapping) else one for i, one in enumerate(texts, 1)]
+    if other := next((one for one in texts if not isinstance(one, (str, tuple))), None):
+        raise UserError(f"a source is {type(other).__name__}; generate takes a text, a row, or a list of them")
     opened = session.of(with_options(session.config, {f"decoding.{name}": value for name, value in options.items()}))
     decoding.GenerationConfig.from_config(opened.config.decoding)
     records = inference.unanswered(opened, texts)
@@ -186,4 +187,6 @@ def inputs(session: Session, data: Any) -> list[Record]:
     config = session.config
     if data is None or (isinstance(data, str) and data in tasks.SPLITS):
         return text_inputs(config, data or given.TEST, session.held)
+    if is_plain(config):
+        return group(given.plain_records(data, config.data.task, columns(config)))
     return group(given.split_records(data, given.TEST, columns(config)))

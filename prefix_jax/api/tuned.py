@@ -12,6 +12,7 @@ from prefix_jax.api.language_model import LanguageModel, evaluate, facts_of, gen
 from prefix_jax.api.results import AttentionMaps, History, Plot, Scores, facts_table
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
+from prefix_jax.evaluation import forgetting
 from prefix_jax.models import prefix as pytree
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState, declared, store
@@ -100,7 +101,7 @@ class Tuned:
         """Returns the model's text for a source, or a list of them for a list.
 
         Args:
-          texts: sources, as those of the training data.
+          texts: sources, as those of the training data, or rows as mappings with the columns of these.
           progress: whether to show a progress bar.
           **options: of the section `decoding`, such as `strategy="greedy"`, `beams=5` and `max_length=60`.
 
@@ -119,7 +120,7 @@ class Tuned:
 
         Args:
           data: pairs and the like (see `tune`), a file, a task's name, or one of train, validation and test: a split
-            of the run's own data. None: its test split.
+            of the run's own data. None: its test split. Of a task of plain text: a file, or a list of texts.
           metrics: names of metrics, or paths of modules with your own; none: the task's.
           **options: of the section `decoding`.
 
@@ -130,6 +131,24 @@ class Tuned:
         True
         """
         return evaluate(self._session, self._kept, data, metrics, options)
+
+    def forgetting(self, texts: str | Sequence[str]) -> dict[str, Any]:
+        """Returns how much worse plain text is predicted with what was tuned than without, as `evaluate --forgetting`.
+
+        Args:
+          texts: plain text without the task; of several texts, each is read on its own.
+
+        Returns:
+          `change`, the difference of the losses in nats per token, and loss, perplexity and bits per byte of both.
+
+        Raises:
+          UserError: there is too little text, or the model's outputs are not finite.
+
+        >>> found = tuned.forgetting("The harbour was quiet, and the shops were closed.")
+        >>> found["change"] == found["loss_tuned"] - found["loss_bare"]
+        True
+        """
+        return forgetting.measure(self._session, self._kept, texts)
 
     def attention(self, text: str, target: str | None = None) -> AttentionMaps:
         """Returns the attention weights of a text, by site.

@@ -8,17 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import decoding, tasks
-from prefix_jax.api.configuring import Methods, method_name, user_errors
+from prefix_jax import decoding
+from prefix_jax.api.configuring import Methods, method_name, user_errors, with_options
 from prefix_jax.api.data import Source, source_of
 from prefix_jax.api.language_model import LanguageModel, configuration
 from prefix_jax.api.opening import load_model
 from prefix_jax.api.results import History
 from prefix_jax.api.tuned import Tuned
+from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
-from prefix_jax.training import pipeline
+from prefix_jax.training import pipeline, selection
 from prefix_jax.training.given import Given
 from prefix_jax.training.loss import loss_sums
 from prefix_jax.training.session import Session
@@ -52,7 +53,7 @@ def tune(
       model: what `load_model` returned, or what it takes.
       data: (source, target) pairs, rows as mappings, a mapping of columns, a pandas DataFrame, a `datasets.Dataset`,
         or a generator of pairs or rows; a mapping of the splits train, validation and test of these; a file or a
-        folder; or a task's name. A target may be a list of texts.
+        folder, or a list of files; or a task's name. A target may be a list of texts.
       method: `Prefix()`, `LoRA()`, `Prompt()`, `Infix()`, `Adapter()`, `Finetune()`, several as `Prefix() | LoRA()`,
         or the value of `config.method`; None: `Prefix()`.
       steps: length of the run; None: `epochs`.
@@ -80,7 +81,8 @@ def tune(
     given = Given(optimizer, loss_sums if loss is None else loss)
     _check_given(optimizer, loss, learning_rate)
     with ExitStack() as stack, user_errors():
-        found = source_of(data, validation, tasks.Columns(source, target))
+        columns = selection.columns(with_options(default_config(), _of_reading(options or {})))
+        found = source_of(data, validation, dataclasses.replace(columns, source=source, target=target))
         folder = _folder(workdir, stack)
         named = {
             "training.steps": steps,
@@ -89,8 +91,9 @@ def tune(
             "optimizer.learning_rate": learning_rate,
         }
         asked = _asked({name: value for name, value in named.items() if value is not None}, options or {})
-        config = configuration(lm._session, method, _defaults(found, temporary=workdir is None) | asked)
-        _check(config, found)
+        measured = found.has_validation or bool(asked.get("data.validation_fraction"))
+        config = configuration(lm._session, method, _defaults(found, measured, temporary=workdir is None) | asked)
+        _check(config, measured)
         session = dataclasses.replace(lm._session.of(config), held=found.held)
         outcome = pipeline.tune(config, folder, ["prefix_jax.tune", method_name(method)], session, given)
         if not outcome.finished:
@@ -119,9 +122,15 @@ def _folder(workdir: str | os.PathLike | None, stack: ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prefix_jax-")))
 
 
-def _defaults(found: Source, temporary: bool) -> dict[str, Any]:
+def _of_reading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those options that say how rows are read."""
+    names = ("data.source_format", "data.target_format", "data.empty", "data.unicode")
+    return {name: options[name] for name in names if name in options}
+
+
+def _defaults(found: Source, measured: bool, temporary: bool) -> dict[str, Any]:
     """Returns the options that the kind of data and of directory decide, unless they are given."""
-    unmeasured = {} if found.has_validation else {"training.evaluate_every": 0}
+    unmeasured = {} if measured else {"training.evaluate_every": 0}
     return found.options | unmeasured | ({"training.tensorboard": False} if temporary else {})
 
 
@@ -138,12 +147,12 @@ def _asked(named: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, An
     return {**options, **named}
 
 
-def _check(config: Config, found: Source) -> None:
+def _check(config: Config, measured: bool) -> None:
     decoding.GenerationConfig.from_config(config.decoding)
-    if config.training.evaluate_every and not found.has_validation:
+    if config.training.evaluate_every and not measured:
         raise UserError(
             f"training.evaluate_every is {config.training.evaluate_every}, but there are no validation records; give "
-            "them as validation"
+            "them as validation, or set data.validation_fraction"
         )
 
 

@@ -10,26 +10,44 @@ from typing import Any
 
 from prefix_jax import disk
 from prefix_jax.data import hub, layout
-from prefix_jax.data.files import ROW_SUFFIXES, read_rows
+from prefix_jax.data.files import ROW_SUFFIXES, EmptyField, Row, read_rows
 from prefix_jax.data.hub import HubSet
 from prefix_jax.data.layout import SPLITS, Found, Search
 from prefix_jax.data.reading import Notes, Reading
-from prefix_jax.data.records import Record
+from prefix_jax.data.records import Record, normalised
 from prefix_jax.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Source and target columns of a row (for translation: the two languages), and the words of labels."""
+    """Which columns of a row are read, and how.
+
+    Attributes:
+      source, target: the columns (for translation: the two languages).
+      labels: the words of labels.
+      source_template, target_template: templates over columns in place of one column; "": none (see `templates`).
+      empty: what is done with a row that has an empty field: "refuse" or "skip".
+      unicode: the normalisation form of all texts, such as NFC; "": as they are.
+      validation_fraction: share of the training inputs that are the validation split; 0: the set's own split.
+      validation_seed: draws them.
+    """
 
     source: str = "source"
     target: str = "target"
     labels: str = ""
+    source_template: str = ""
+    target_template: str = ""
+    empty: str = "refuse"
+    unicode: str = ""
+    validation_fraction: float = 0.0
+    validation_seed: int = 0
 
 
 DEFAULT_COLUMNS = Columns()
 # The value of `data.path` of a run whose records a caller in Python held (see `in_memory`).
 IN_MEMORY = "(in memory)"
+# (row, columns) -> its source and the choices of its own: of a row that need not have an answer.
+Prompt = Callable[[Row, Columns], tuple[str, tuple[str, ...]]]
 # (results of `parse` for every file, split, columns, notes) -> one record per text, in order.
 Records = Callable[[list[Any], str, Columns, Notes], list[Record]]
 
@@ -46,6 +64,9 @@ class DataSet:
       prefer: choice among files that name a split, for sets published in several formats.
       hub: the set on the hub; None if it is not there.
       from_hub: rows of the hub -> records.
+      pieces: records -> those that are divided among splits.
+      prompt: the source of a row without an answer, and its choices; None: the source column.
+      templates: the sides, "source" and "target", for which a configuration may give a template over columns.
       embedded: the package and the folder in it that hold the set as SPLIT.jsonl; empty: it is not in a package.
     """
 
@@ -56,6 +77,9 @@ class DataSet:
     prefer: layout.Prefer = lambda files: files
     hub: HubSet | None = None
     from_hub: Records | None = None
+    pieces: Callable[[list[Record]], list[Record]] = lambda records: records
+    prompt: Prompt | None = None
+    templates: tuple[str, ...] = ()
     embedded: tuple[str, str] | None = None
 
 
@@ -75,13 +99,27 @@ def read(data: DataSet, task: str, split: str, path: str = "", columns: Columns 
     Raises:
       UserError: unknown split, missing data, an ambiguous choice of files, or a row with an empty or missing field.
     """
+    for side, template in (("source", columns.source_template), ("target", columns.target_template)):
+        if template and side not in data.templates:
+            raise UserError(
+                f'data.{side}_format has a template over columns ("{template}"), and task {task} makes its {side}s '
+                f"itself; write {{{side}}} for its text"
+            )
+    if columns.validation_fraction and split != "test":
+        check_split(split)
+        return drawn(_read(data, task, "train", path, columns), split, columns)
+    return _read(data, task, split, path, columns)
+
+
+def _read(data: DataSet, task: str, split: str, path: str, columns: Columns) -> Reading:
     found = find(data, task, split, path)
     if isinstance(found, Found):
         return _read_files(data, found, split, columns)
     if data.embedded and not path:
         package, name = data.embedded
         with importlib.resources.as_file(importlib.resources.files(package) / name) as folder:
-            reading = _read_files(data, Found((folder / f"{split}.jsonl",)), split, Columns())
+            own = Columns(unicode=columns.unicode)
+            reading = _read_files(data, Found((folder / f"{split}.jsonl",)), split, own)
         return replace(reading, files=(), name="the embedded set")
     return _from_hub(data, task, split, columns, found)
 
@@ -123,9 +161,11 @@ def check_split(name: str) -> str:
 def _read_files(data: DataSet, found: Found, split: str, columns: Columns) -> Reading:
     notes = Notes()
     items = [item for path in found.files for item in data.parse(path, notes)]
-    records = data.records(items, split, columns, notes)
+    records = made(data.records, items, split, columns, notes)
+    if found.unnamed or (columns.validation_fraction and split == "train"):
+        records = data.pieces(records)
     if found.unnamed:
-        share = _divide(records, split, found.files)
+        share = _divide(records, split, found.files, bool(columns.validation_fraction))
         return Reading(share, split, found.files, whole=len(records), notes=notes)
     return Reading(records, split, found.files, passed_over=found.passed_over, notes=notes)
 
@@ -137,7 +177,54 @@ def _from_hub(data: DataSet, task: str, split: str, columns: Columns, tried: str
     full, notes = [row for row in table.rows if not _has_empty(row[1])], Notes()
     if len(full) < len(table.rows):
         notes.left_out["rows with an empty field"] = len(table.rows) - len(full)
-    return Reading(data.from_hub(full, split, columns, notes), split, name=table.name, notes=notes)
+    return Reading(made(data.from_hub, full, split, columns, notes), split, name=table.name, notes=notes)
+
+
+def made(make: Records, items: list[Any], split: str, columns: Columns, notes: Notes) -> list[Record]:
+    """Returns the records that `make` returns, without items that have an empty field if `columns` says so.
+
+    Raises:
+      UserError: as `make`, or every item has an empty field.
+    """
+    if columns.empty == "skip":
+        full = [item for item in items if _is_full(make, item, split, columns)]
+        if not full:
+            raise UserError(f"every row of the {split} split has an empty field; correct the file or the columns")
+        if len(full) < len(items):
+            notes.left_out["rows with an empty field"] += len(items) - len(full)
+        items = full
+    return [normalised(record, columns.unicode) for record in make(items, split, columns, notes)]
+
+
+def _is_full(make: Records, item: Any, split: str, columns: Columns) -> bool:
+    try:
+        make([item], split, columns, Notes())
+    except EmptyField:
+        return False
+    return True
+
+
+def drawn(reading: Reading, split: str, columns: Columns) -> Reading:
+    """Returns the training or the validation part of training records: whole sources, ranked by a hash with the seed.
+
+    Raises:
+      UserError: there are fewer than two distinct sources.
+    """
+    sources = sorted({record.source or record.target for record in reading.records}, key=_rank(columns.validation_seed))
+    if len(sources) < 2:
+        raise UserError("data.validation_fraction needs two distinct training inputs or more; give more data")
+    count = min(max(1, round(columns.validation_fraction * len(sources))), len(sources) - 1)
+    own, inside = set(sources[:count]), split == "validation"
+    records = [record for record in reading.records if ((record.source or record.target) in own) == inside]
+    whole = len(reading.records)
+    told = f"drawn from {whole:,} training records" if inside else f"without {whole - len(records):,} for validation"
+    about = f"data.validation_fraction={columns.validation_fraction:g}, seed {columns.validation_seed}"
+    return replace(reading, records=records, split=split, drawn=f"{told} ({about})")
+
+
+def _rank(seed: int | None = None) -> Callable[[str], bytes]:
+    salt = b"" if seed is None else f"{seed} ".encode()
+    return lambda source: hashlib.sha256(salt + source.encode()).digest()
 
 
 def _has_empty(columns: dict) -> bool:
@@ -145,13 +232,18 @@ def _has_empty(columns: dict) -> bool:
     return any(isinstance(value, str) and not value.strip() for value in values)
 
 
-def _divide(records: list[Record], split: str, files: Sequence[Path]) -> list[Record]:
-    """Returns a split's share of the records: whole sources, ranked by their hash."""
-    sources = sorted({r.source for r in records}, key=lambda source: hashlib.sha256(source.encode()).digest())
+def _divide(records: list[Record], split: str, files: Sequence[Path], together: bool = False) -> list[Record]:
+    """Returns a split's share of the records: whole sources, ranked by their hash.
+
+    With `together`, training has the validation's share too, from which it is drawn.
+    """
+    sources = sorted({r.source or r.target for r in records}, key=_rank())
     share = max(1, len(sources) // 10) if len(sources) >= 3 else 0
     parts = {"validation": sources[:share], "test": sources[share : 2 * share], "train": sources[2 * share :]}
+    if together:
+        parts["train"] = parts["validation"] + parts["train"]
     wanted = set(parts[split])
     if not wanted:
         names = ", ".join(map(str, files))
         raise UserError(f"{names} has too few distinct sources to set some aside for {split}; give at least three.")
-    return [record for record in records if record.source in wanted]
+    return [record for record in records if (record.source or record.target) in wanted]

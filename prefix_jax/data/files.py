@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
+import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,18 @@ from prefix_jax.data.text_files import kind, read_bytes, read_text
 from prefix_jax.disk import lines
 from prefix_jax.errors import UserError, did_you_mean, first_line
 
-__all__ = ["ROW_SUFFIXES", "Row", "read_json", "read_rows", "read_text", "text_field", "value_at"]
+__all__ = [
+    "ABSENT",
+    "ROW_SUFFIXES",
+    "EmptyField",
+    "Row",
+    "field_of",
+    "read_json",
+    "read_rows",
+    "read_text",
+    "text_field",
+    "value_at",
+]
 
 ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
@@ -24,8 +37,15 @@ _MARKS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
+ABSENT = object()
+
+
+class EmptyField(UserError):
+    """A field without a value, whose row `data.empty` may leave out."""
+
+
 def read_rows(path: Path, notes: Notes | None = None) -> list[Row]:
-    """Returns the rows of a table with their locations; the suffix, ignoring `.gz`, determines the format.
+    """Returns the rows of a table with their locations; the suffix, ignoring `.gz` and `.zst`, determines the format.
 
     Args:
       path: the file.
@@ -201,18 +221,56 @@ def _of_table(table: Any, path: Path) -> Iterator[Row]:
         yield f"row {number + 1} of {path}", {name: column[number] for name, column in columns.items()}
 
 
-def text_field(row: Row, column: str, option: str = "") -> str:
-    """Returns a column's text; UserError if it is missing, empty or not text. `option` names the column's option."""
-    where, columns = row
-    if column not in columns:
-        chosen = f" (--config.data.{option} chooses it)" if option else ""
-        raise UserError(f'{where} has no column "{column}"{chosen}{did_you_mean(column, [str(c) for c in columns])}')
-    value = columns[column]
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN is a missing text
-        raise UserError(f'{where} has an empty "{column}"; fill it in or remove the row.')
-    if not isinstance(value, str):
-        raise UserError(f'{where} has a "{column}" that is {type(value).__name__}, not text; correct the row.')
+def field_of(columns: Mapping[str, Any], name: str) -> Any:
+    """Returns the value of a column, or of a field inside one (`a.b`, `answers.text.0`); ABSENT if there is none."""
+    if name in columns:
+        return columns[name]
+    value: Any = columns
+    for part in name.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None if value is None else ABSENT
     return value
+
+
+def text_field(row: Row, column: str, option: str = "") -> str:
+    """Returns a column's text; numbers and booleans as JSON writes them.
+
+    Args:
+      column: its name, or that of a field inside it (see `field_of`).
+      option: the option that names the column, for messages.
+
+    Raises:
+      UserError: it is missing or of another type; `EmptyField` if it is empty.
+    """
+    where, columns = row
+    value = field_of(columns, column)
+    if value is ABSENT:
+        chosen = f" (--config.data.{option} chooses it)" if option else ""
+        raise UserError(f'{where} has no column "{column}"{chosen}{did_you_mean(column, _names(columns))}')
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN is a missing text
+        raise EmptyField(f'{where} has an empty "{column}"; fill it in or remove the row.')
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        inner = _inner_names(column, value)
+        hint = f"name a field inside it, as {inner[0]}" if inner else "correct the row"
+        raise UserError(f'{where} has a "{column}" that is {type(value).__name__}, not text; {hint}.')
+    return value
+
+
+def _names(columns: Mapping[str, Any]) -> list[str]:
+    """Returns the names of columns and of the fields of those that are objects."""
+    return [str(name) for name in columns] + [
+        inner for name, value in columns.items() for inner in _inner_names(str(name), value)
+    ]
+
+
+def _inner_names(name: str, value: Any) -> list[str]:
+    return [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) else []
 
 
 def value_at(value: Any, *keys: str | int, where: str, kind: type) -> Any:

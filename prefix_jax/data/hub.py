@@ -19,12 +19,14 @@ class HubSet:
     Attributes:
       id: OWNER/NAME.
       configuration: its configuration, or a function of the columns that returns it.
-      validation: the hub's name of the validation split.
+      validation: the hub's name of the validation split, or a part of another split.
+      train: the same of the training split.
     """
 
     id: str
     configuration: str | Callable[[Any], str] | None = None
     validation: str = "validation"
+    train: str = "train"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def rows(wanted: HubSet, task: str, split: str, columns: Any, tried: str) -> Hub
     if callable(configuration):
         configuration = configuration(columns)
     try:
-        table = _load(name, configuration, wanted.validation if split == "validation" else split)
+        own = {"train": wanted.train, "validation": wanted.validation}
+        table = _load(name, configuration, own.get(split, split))
     except Exception as error:  # `datasets` has no common base class for its errors
         reason = first_line(error)[:160]
         raise UserError(

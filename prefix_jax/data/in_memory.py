@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns
+from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns, Records, made
 from prefix_jax.data.files import Row
-from prefix_jax.data.reading import Reading
+from prefix_jax.data.reading import Notes, Reading
 from prefix_jax.data.records import Record
-from prefix_jax.data.rows import from_columns
+from prefix_jax.data.rows import of_columns
 from prefix_jax.errors import UserError
 
 
@@ -19,6 +19,7 @@ class InMemory:
     """Records of splits, one per text, in place of those that `data.task` and `data.path` name."""
 
     splits: Mapping[str, Sequence[Record]]
+    notes: Mapping[str, Notes] = field(default_factory=dict)
 
     def read(self, split: str) -> Reading:
         """Returns the records of a split.
@@ -28,7 +29,8 @@ class InMemory:
         """
         if split not in self.splits:
             raise UserError(f"no {split} records were given; the run has {', '.join(self.splits)} records in memory")
-        return Reading(list(self.splits[split]), split, name="what was given in memory")
+        notes = self.notes.get(split, Notes())
+        return Reading(list(self.splits[split]), split, name="what was given in memory", notes=notes)
 
     def record(self) -> dict[str, Any]:
         """Returns what `config.json` says of the records."""
@@ -42,7 +44,13 @@ def _checksum(records: Sequence[Record]) -> dict[str, Any]:
     return {"count": len(records), "sha256": digest.hexdigest()}
 
 
-def records_of(data: Any, split: str, columns: Columns = DEFAULT_COLUMNS, name: str = "data") -> list[Record]:
+# (rows, split, columns, notes) -> records.
+RECORDS: Records = lambda rows, split, columns, notes: of_columns(rows, split, columns)
+
+
+def records_of(
+    data: Any, split: str, columns: Columns = DEFAULT_COLUMNS, name: str = "data", notes: Notes | None = None
+) -> list[Record]:
     """Returns one record per text of what a caller holds.
 
     Args:
@@ -51,11 +59,12 @@ def records_of(data: Any, split: str, columns: Columns = DEFAULT_COLUMNS, name: 
       split: the split that the records become.
       columns: the columns of rows.
       name: name of the data, for messages.
+      notes: collects what is left out.
 
     Raises:
       UserError: there are none, or one has no text.
     """
-    return from_columns(rows_of(data, columns, name), split, columns.source, columns.target)
+    return made(RECORDS, rows_of(data, columns, name), split, columns, notes or Notes())
 
 
 def rows_of(data: Any, columns: Columns = DEFAULT_COLUMNS, name: str = "data") -> list[Row]:

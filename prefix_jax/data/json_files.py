@@ -19,7 +19,11 @@ def read_json(path: Path) -> Any:
 
 def rows(path: Path) -> Iterator[Row]:
     """Yields the rows of a JSON array, an object with one list of rows, or JSON Lines."""
-    text = read_text(path)
+    yield from rows_of_text(read_text(path), path)
+
+
+def rows_of_text(text: str, path: Path) -> Iterator[Row]:
+    """Yields the rows of the text of such a file; `path` is its name."""
     whole = _array(text) if kind(path) == ".jsonl" else _whole(text, path)
     if whole is None:
         for number, line in enumerate(lines(text), 1):

@@ -5,11 +5,13 @@ be worse than an error.
 """
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefix_jax import disk
 from prefix_jax.data.parts import (
     SPLITS,
     WORD,
@@ -64,7 +66,8 @@ class Search:
 
 
 def find(path: Path, search: Search) -> Found:
-    """Returns the split's files at a path: a folder, one file, or a pattern such as `dir/train-*.parquet`.
+    """Returns the split's files at a path: a folder, one file, a pattern such as `dir/train-*.parquet`, or several
+    files and patterns with commas between them.
 
     A file that names a different split identifies the set: the wanted split is then searched for in the same folder,
     among names with the same beginning.
@@ -79,6 +82,8 @@ def find(path: Path, search: Search) -> Found:
         return found
     if path.exists():
         return _of_file(path, search)
+    if "," in str(path):
+        return _of_several(path, search)
     if any(mark in str(path) for mark in "*?["):
         return _of_pattern(path, search)
     raise UserError(f"{path} does not exist; set --config.data.path to a file or directory of task {search.task}.")
@@ -204,9 +209,36 @@ def _of_other_split(path: Path, folder: Path, split: str, search: Search) -> Fou
 
 def _of_pattern(path: Path, search: Search) -> Found:
     root, pattern = _divided(path)
+    return _of_files(_matching(path, search), path, root, search, pattern)
+
+
+def _matching(path: Path, search: Search) -> list[Path]:
+    """Returns the files that a pattern matches; UserError if there are none."""
+    root, pattern = _divided(path)
     files = in_number_order(p for p in root.glob(pattern) if p.is_file() and not p.name.startswith("."))
     if not files:
         raise UserError(f"{path} matches no file; set --config.data.path to files of task {search.task}.")
+    return files
+
+
+def _of_several(path: Path, search: Search) -> Found:
+    """Returns the split's files among several files and patterns with commas between them."""
+    files: list[Path] = []
+    for text in str(path).split(","):
+        one = Path(disk.expanded(text.strip()))
+        if one.is_dir():
+            raise UserError(
+                f"{one} is a directory, in a list of files ({path}); write a pattern, such as {one}/*.jsonl"
+            )
+        if not one.exists() and not any(mark in str(one) for mark in "*?["):
+            raise UserError(f"{one} does not exist; --config.data.path names it in a list of files.")
+        files += [one] if one.exists() else _matching(one, search)
+    root = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    # No part that a pattern would match is missing: the files are those that the list names.
+    return _of_files(list(dict.fromkeys(files)), path, root, search, "nothing")
+
+
+def _of_files(files: list[Path], path: Path, root: Path, search: Search, pattern: str) -> Found:
     if other := next((p for p in files if kind(p) not in search.suffixes), None):
         raise UserError(f"{path} matches {other}, which is not a table of task {search.task}; narrow the pattern.")
     above = {p: _folder_above(p, root) for p in files}
@@ -322,6 +354,8 @@ def _absent(folder: Path, search: Search) -> str:
     unread = [p for p in near if kind(p) not in search.suffixes]
     deeper = sorted({p.parent for p in near if kind(p) in search.suffixes})
     hint = ""
+    if search.split == "validation" and not near:
+        hint = " (--config.data.validation_fraction=0.1 takes it from the training data)"
     if deeper:
         hint = f" ({_names(deeper, folder)} has: set --config.data.path={deeper[0]})"
     elif unread:

@@ -32,6 +32,7 @@ class Reading:
       split: train, validation or test.
       files: files read; empty if `name` names a set that is not in files.
       passed_over: files of this split skipped in favour of those read.
+      drawn: which of the training records these are, in words; "": all.
       whole: number of records of all files if these name no split and are divided; 0 otherwise.
     """
 
@@ -41,7 +42,13 @@ class Reading:
     name: str = ""
     passed_over: tuple[Path, ...] = ()
     whole: int = 0
+    drawn: str = ""
     notes: Notes = field(default_factory=Notes)
+
+    @property
+    def duplicates(self) -> int:
+        """The number of records whose source and target an earlier one has."""
+        return len(self.records) - len({(record.source, record.target) for record in self.records})
 
     def sentence(self) -> str:
         """Describes the records in one line: `train: 24 records of 3 files in DIR (a, b, c)`."""
@@ -53,7 +60,12 @@ class Reading:
             text += f", not of {', '.join(path.name for path in self.passed_over)} beside"
         if self.whole:
             names = "which names" if len(self.files) == 1 else "which name"
-            text += f", {names} no split: {self.whole:,} records divided 80/10/10 by a hash of the source"
+            shares = "90/10 into training and test" if self.drawn else "80/10/10"
+            text += f", {names} no split: {self.whole:,} records divided {shares} by a hash of the source"
+        if self.drawn:
+            text += f", {self.drawn}"
+        if self.duplicates:
+            text += f"; {_counted(self.duplicates, 'duplicate')} kept"
         for reason, rows in self.notes.left_out.items():
             text += f"; {rows:,} left out: {reason}"
         return text

@@ -1,5 +1,6 @@
 """Record: one input of a task with its target text."""
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,25 @@ class Record:
 def pair(source: str, text: str, category: str | None, input_id: str, k: int, choices: tuple[str, ...] = ()) -> Record:
     """Returns the per-text record of the `k`-th text of an input."""
     return Record(source, text, (text,), category, f"{input_id}#{k}", choices)
+
+
+def normalised(record: Record, form: str) -> Record:
+    """Returns the record with its texts in a Unicode normalisation form; "": as they are."""
+    if not form:
+        return record
+    one = lambda text: normal_text(text, form)
+    return replace(
+        record,
+        source=one(record.source),
+        target=one(record.target),
+        references=tuple(map(one, record.references)),
+        choices=tuple(map(one, record.choices)),
+    )
+
+
+def normal_text(text: str, form: str) -> str:
+    """Returns a text in a Unicode normalisation form; "": as it is."""
+    return unicodedata.normalize(form, text) if form else text  # type: ignore[arg-type]
 
 
 def group(pairs: Iterable[Record]) -> list[Record]:

@@ -2,39 +2,73 @@
 
 from collections.abc import Callable
 
-from prefix_jax.data.files import Row, text_field
+from prefix_jax.data import templates
+from prefix_jax.data.data_set import Columns, Prompt
+from prefix_jax.data.files import ABSENT, EmptyField, Row, field_of, text_field
 from prefix_jax.data.records import Record, pair
-from prefix_jax.errors import UserError
 
 
-def from_columns(rows: list[Row], split: str, source: str, target: str, *, one_line: bool = False) -> list[Record]:
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the source of a row in the columns or the template of a configuration, and no choices."""
+    return source_text(row, columns.source, columns.source_template), ()
+
+
+def of_columns(rows: list[Row], split: str, columns: Columns) -> list[Record]:
+    """Does what `from_columns` does, with the columns or templates that a configuration names."""
+    return from_columns(
+        rows, split, columns.source, columns.target, patterns=(columns.source_template, columns.target_template)
+    )
+
+
+def from_columns(
+    rows: list[Row],
+    split: str,
+    source: str,
+    target: str,
+    *,
+    one_line: bool = False,
+    patterns: tuple[str, str] = ("", ""),
+) -> list[Record]:
     """Returns one record per row (several if `target`, or a column "references", is a list of texts).
 
-    Rows with the same source (and "category", if that column exists) belong to one input. `one_line` joins the lines of
-    the source with spaces, as in line-based summary files.
+    Rows with the same source (and "category", if that column exists) belong to one input.
+
+    Args:
+      one_line: join the lines of the source with spaces, as in line-based summary files.
+      patterns: templates of source and target over columns, in place of one column each; "": none. A row that has the
+        columns `source` and `target` alone is taken as it is.
     """
     numbers: dict[tuple[str, str | None], list[int]] = {}
     records = []
     for row in rows:
-        text = text_field(row, source, "source_column" if not one_line else "").strip()
+        own = ("", "") if set(row[1]) == {source, target} else patterns
+        text = source_text(row, source, own[0], "source_column" if not one_line else "")
         text = " ".join(text.split()) if one_line else text
         category = row[1].get("category")
         category = category if isinstance(category, str) else None
         number = numbers.setdefault((text, category), [len(numbers), -1])
-        for wanted in _targets(row, target, "target_column" if not one_line else ""):
+        made = [templates.filled(own[1], row, "target").strip()] if own[1] else None
+        for wanted in made or _targets(row, target, "target_column" if not one_line else ""):
             number[1] += 1
             records.append(pair(text, wanted, category, f"{split}-{number[0]}", number[1]))
     return records
 
 
+def source_text(row: Row, column: str, template: str = "", option: str = "source_column") -> str:
+    """Returns the source of a row: of a template over columns, or of a column."""
+    return (templates.filled(template, row, "source") if template else text_field(row, column, option)).strip()
+
+
 def _targets(row: Row, column: str, option: str) -> list[str]:
     where, columns = row
-    name = column if column in columns else "references" if "references" in columns else column
-    if not isinstance(columns.get(name), list):
+    absent = field_of(columns, column) is ABSENT
+    name = "references" if absent and "references" in columns else column
+    value = field_of(columns, name)
+    if not isinstance(value, list):
         return [text_field(row, name, option).strip()]
-    if not columns[name]:
-        raise UserError(f'{where} has an empty "{name}"; fill it in or remove the row.')
-    return [text_field((where, {name: text}), name).strip() for text in columns[name]]
+    if not value:
+        raise EmptyField(f'{where} has an empty "{name}"; fill it in or remove the row.')
+    return [text_field((where, {name: text}), name).strip() for text in value]
 
 
 def one_line(text: str) -> str:
@@ -45,3 +79,8 @@ def one_line(text: str) -> str:
 def summaries(source: str, target: str) -> Callable[..., list[Record]]:
     """Returns what makes records of a table's columns, each source on one line (see `data_set.Records`)."""
     return lambda table, split, columns, notes: from_columns(table, split, source, target, one_line=True)
+
+
+def of_column(name: str) -> Prompt:
+    """Returns the prompt of a set whose sources are a column."""
+    return lambda row, columns: (text_field(row, name).strip(), ())

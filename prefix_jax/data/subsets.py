@@ -1,11 +1,14 @@
 """Selection of records from a split: by category, random, or evenly spaced."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError, did_you_mean
+
+T = TypeVar("T")
 
 
 def of_categories(records: Sequence[Record], wanted: str, option: str = "data.categories") -> list[Record]:
@@ -31,6 +34,6 @@ def random_subset(records: Sequence[Record], count: int, seed: int) -> list[Reco
     return [records[place] for place in sorted(chosen)]
 
 
-def evenly_spaced(records: Sequence[Record], count: int) -> list[Record]:
+def evenly_spaced(records: Sequence[T], count: int) -> list[T]:
     """Returns every k-th record from the first, with the largest k that yields `count`; all if there are fewer."""
     return list(records[:: max(1, len(records) // count)][:count])

@@ -1,10 +1,10 @@
-"""Reading of text files, optionally gzip-compressed, with errors that name the problem."""
+"""Reading of text files, optionally compressed by gzip or zstd, with errors that name the problem."""
 
 import gzip
 import zlib
 from pathlib import Path
 
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 
 # UTF-32 first: its little-endian byte order mark begins with that of UTF-16.
 _MARKS = (
@@ -15,21 +15,30 @@ _MARKS = (
 )
 
 
+_COMPRESSED = (".gz", ".zst")
+
+
 def kind(path: Path) -> str:
-    """Returns the suffix of the file format: `.csv` for `rows.CSV` and `rows.csv.gz`."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    """Returns the suffix of the file format: `.csv` for `rows.CSV`, `rows.csv.gz` and `rows.csv.zst`."""
+    return Path(_uncompressed(path)).suffix
 
 
 def stem(path: Path) -> str:
     """Returns a file name without the suffix of its format, in lower case."""
-    return Path(path.name.lower().removesuffix(".gz")).stem
+    return Path(_uncompressed(path)).stem
+
+
+def _uncompressed(path: Path) -> str:
+    name = path.name.lower()
+    return next((name.removesuffix(suffix) for suffix in _COMPRESSED if name.endswith(suffix)), name)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns a file's bytes, decompressed if its name ends in `.gz`; UserError if it cannot be read."""
+    """Returns a file's bytes, decompressed if its name ends in `.gz` or `.zst`; UserError if it cannot be read."""
     try:
         raw = path.read_bytes()
+        if path.suffix.lower() == ".zst":
+            return _of_zstd(raw, path)
         return gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be decompressed by gzip ({error}); replace the file.") from None
@@ -37,8 +46,21 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); give a readable file.") from None
 
 
-def read_text(path: Path) -> str:
+def _of_zstd(raw: bytes, path: Path) -> bytes:
+    import pyarrow
+
+    try:
+        with pyarrow.CompressedInputStream(pyarrow.BufferReader(raw), "zstd") as stream:
+            return stream.read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be decompressed by zstd ({first_line(error)}); replace the file.") from None
+
+
+def read_text(path: Path, holding: str = "at least one row") -> str:
     """Returns a UTF-8 file's text (a byte order mark is dropped).
+
+    Args:
+      holding: what it should hold, for the message of an empty one.
 
     Raises:
       UserError: the file is missing, empty, not UTF-8, or contains a NUL byte.
@@ -60,5 +82,5 @@ def read_text(path: Path) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{path} holds a NUL byte in line {line}, as UTF-16 or damaged files do; save it as UTF-8.")
     if not text.strip():
-        raise UserError(f"{path} is empty; give a file with at least one row.")
+        raise UserError(f"{path} is empty; give a file with {holding}.")
     return text

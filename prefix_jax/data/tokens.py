@@ -53,6 +53,13 @@ class Ragged(NamedTuple):
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    def at(self, places: np.ndarray) -> "Ragged":
+        """Returns the sequences at these places."""
+        lengths = self.lengths[places]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        within = np.arange(int(lengths.sum())) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.ids[np.repeat(self.offsets[places], lengths) + within], offsets)
+
 
 @dataclass(frozen=True)
 class TokenisedSet:
@@ -67,6 +74,11 @@ class TokenisedSet:
 
     def __len__(self) -> int:
         return len(self.sources.offsets) - 1
+
+    def at(self, places: np.ndarray) -> "TokenisedSet":
+        """Returns the records at these places."""
+        whole = None if self.whole is None else self.whole[places]
+        return TokenisedSet(self.sources.at(places), self.targets.at(places), whole)
 
     def reserving(self, count: int) -> "TokenisedSet":
         """Prepends `count` placeholder ids (0) to each source for the virtual tokens of a prompt."""
@@ -101,6 +113,13 @@ def default_formats(tokenizer: Any, encoder_decoder: bool, source: str = "", tar
     first = list(tokenizer("a")["input_ids"])[:1]
     begins = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
     return Formats("{bos}{source}\n" if begins else "{source}\n", "{target}{eos}")
+
+
+def plain_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
+    """Returns the formats of a text that is continued: the tokens that the tokenizer puts around a text."""
+    first = list(tokenizer("a")["input_ids"])[:1]
+    begin = "{bos}" if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else ""
+    return Formats(begin + "{source}" + ("{eos}" if encoder_decoder else ""), "{target}")
 
 
 def kept(folder: Path | None, depends: TokenIds, make: Callable[[], TokenisedSet]) -> TokenisedSet:

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import prefix_jax.workdir as files
+from prefix_jax import checksums
 from prefix_jax.data.records import Record
 from prefix_jax.workdir import SAMPLES, SCORES
+
+# Characters of a reference that are kept.
+_LONGEST = 20_000
 
 
 def known_scores(workdir: Path) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def write_samples(
             "split": split,
             "id": record.id,
             "source": record.source,
-            "references": list(record.references),
+            "references": list(map(_shown, record.references)),
             **({"choices": list(record.choices)} if record.choices else {}),
             **{name: texts[name][i] if texts[name] else None for name in ("tuned", "bare")},
         }
@@ -67,4 +71,11 @@ def write_samples(
 def same_records(rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> bool:
     """Returns whether a split's rows belong to these records."""
     known = [(row.get("source"), row.get("references")) for row in rows]
-    return known == [(record.source, list(record.references)) for record in records]
+    return known == [(record.source, list(map(_shown, record.references))) for record in records]
+
+
+def _shown(text: str) -> str:
+    """Returns a reference as `samples.jsonl` holds it: of a plain text of many pages, its beginning and a checksum."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]} ... ({len(text):,} characters, checksum {checksums.of_bytes(text.encode())})"

@@ -23,7 +23,8 @@ from jaxtyping import Array, Float
 
 from prefix_jax.data import tokens
 from prefix_jax.data.batching import Batch
-from prefix_jax.data.tokens import Frame, Ragged
+from prefix_jax.data.tokens import Ragged
+from prefix_jax.data.windows import LONGEST, Window, frame, windows
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
 from prefix_jax.models.model_config import ModelConfig
@@ -34,18 +35,9 @@ from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
 
-# Longest window. It bounds memory where the context length is long or unlimited.
-LONGEST = 1024
 _TOKENS_OF_A_BATCH = 4096
 # Columns whose logits are held at once.
 _COLUMNS = 128
-
-
-class Window(NamedTuple):
-    """Part of a text: tokens that are read first, and those that are predicted after them."""
-
-    given: list[int]
-    predicted: list[int]
 
 
 class Loss(NamedTuple):
@@ -66,17 +58,21 @@ class Loss(NamedTuple):
         return self.mean / math.log(2) * self.tokens / self.bytes
 
 
-def measure(opened: Session, kept: TunedState, text: str) -> dict[str, Any]:
+def measure(opened: Session, kept: TunedState, text: str | Sequence[str]) -> dict[str, Any]:
     """Returns the losses of a text for the bare and the tuned model, on the same windows, and their difference.
+
+    Of several texts, each has windows of its own.
 
     Raises:
       UserError: the text has too few tokens or one that the embedding lacks, or the model's outputs are not finite.
     """
-    ids, width = _ids(opened, text), window_length(opened.model_config, kept)
-    cut = windows(opened.model_config.is_encoder_decoder, ids, frame(opened.tokenizer), width)
+    texts = [text] if isinstance(text, str) else list(text)
+    ids, width, around = _ids(opened, texts), window_length(opened.model_config, kept), frame(opened.tokenizer)
+    cut = [one for own in ids for one in windows(opened.model_config.is_encoder_decoder, own, around, width)]
+    count = sum(map(len, ids))
     if not cut:
-        raise UserError(f"the text for forgetting has {len(ids)} token(s); give a longer one")
-    about = len(ids), len(text.encode())
+        raise UserError(f"the text for forgetting has {count} token(s); give a longer one")
+    about = count, sum(len(one.encode()) for one in texts)
     bare, tuned = (
         Loss(_mean(opened, state, cut, width, f"plain text, {label}"), *about)
         for state, label in ((TunedState(), "bare model"), (kept, "tuned"))
@@ -107,29 +103,6 @@ def window_length(model_config: ModelConfig, kept: TunedState) -> int:
     if room < 16:
         raise UserError(f"the virtual tokens leave {room} positions of this model's {context} for a text: too few")
     return min(room, LONGEST)
-
-
-def frame(tokenizer: Any) -> Frame:
-    """Returns the special tokens that a tokenizer puts before and after a text."""
-    whole, plain = list(tokenizer("a")["input_ids"]), tokens.encoded_texts(tokenizer, ["a"], "source")[0]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return Frame(tuple(whole[:start]), tuple(whole[start + len(plain) :]))
-    return Frame((), ())
-
-
-def windows(encoder_decoder: bool, ids: Sequence[int], around: Frame, width: int) -> list[Window]:
-    """Cuts a text's ids into windows of at most `width` tokens that are read."""
-    ids = list(ids)
-    if encoder_decoder:
-        half = width // 2 - len(around.before) - len(around.after)
-        pieces = [ids[start : start + 2 * half] for start in range(0, len(ids), 2 * half)]
-        halves = [(piece[: len(piece) // 2], piece[len(piece) // 2 :]) for piece in pieces if len(piece) > 1]
-        return [Window([*around.before, *first, *around.after], second) for first, second in halves]
-    count = width - max(len(around.before), 1) + 1  # the last token is predicted, never read
-    if around.before:
-        return [Window(list(around.before), ids[i : i + count]) for i in range(0, len(ids), count)]
-    return [Window([ids[i - 1]], ids[i : i + count]) for i in range(1, len(ids), count)]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -173,10 +146,12 @@ def _padded(lists: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.
     return ids, np.broadcast_to(np.arange(width, dtype=np.int32), ids.shape), real
 
 
-def _ids(opened: Session, text: str) -> list[int]:
-    ids = tokens.encoded_texts(opened.tokenizer, [text], "source")[0]
-    opened.check_ids(Ragged(np.asarray(ids, np.int64), np.array([0, len(ids)])), lambda _: "the text for forgetting")
-    return ids
+def _ids(opened: Session, texts: Sequence[str]) -> list[list[int]]:
+    found = tokens.encoded_texts(opened.tokenizer, texts, "source")
+    for ids in found:
+        whole = Ragged(np.asarray(ids, np.int64), np.array([0, len(ids)]))
+        opened.check_ids(whole, lambda _: "the text for forgetting")
+    return found
 
 
 def _mean(opened: Session, kept: TunedState, cut: Sequence[Window], width: int, label: str) -> float:
@@ -198,12 +173,24 @@ def loss_sum(
     progress: Callable[[int], None] | None = None,
 ) -> float:
     """Returns the summed loss of the predicted tokens, in nats. `progress` is called with the windows done so far."""
-    rows, total = max(1, min(len(cut), _TOKENS_OF_A_BATCH // width)), 0.0
+    return float(losses(model, variables, kept, cut, width, progress).sum())
+
+
+def losses(
+    model: Model,
+    variables: dict,
+    kept: TunedState,
+    cut: Sequence[Window],
+    width: int,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Returns the loss of each window: the sum over its predicted tokens, in nats."""
+    rows, found = max(1, min(len(cut), _TOKENS_OF_A_BATCH // width)), []
     for start in range(0, len(cut), rows):
         own = cut[start : start + rows]
         batch = make_batch(model.model_config, own, rows, width, kept.reserved)
-        found = distributed.fetch(loss_of_rows(model, variables, kept.prefix, batch))
-        total += float(np.asarray(found, np.float64)[: len(own)].sum())
+        sums = distributed.fetch(loss_of_rows(model, variables, kept.prefix, batch))
+        found.append(np.asarray(sums, np.float64)[: len(own)])
         if progress is not None:
             progress(start + len(own))
-    return total
+    return np.concatenate(found)

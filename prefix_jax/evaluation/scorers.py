@@ -39,8 +39,9 @@ def how(config: Config) -> dict[str, Any]:
 
 
 def about_metrics(config: Config) -> dict[str, dict[str, int | bool]]:
-    """Returns the decimals and direction of metrics that are not those of a built-in task, by name; else nothing."""
-    if not config.evaluation.metrics and tasks.current_name(config.data.task) in tasks.TASKS:
+    """Returns the decimals and direction of metrics by name; nothing for a built-in task whose outputs are texts."""
+    known = tasks.TASKS.get(tasks.current_name(config.data.task))
+    if not config.evaluation.metrics and known is not None and not known.plain_text:
         return {}
     return {metric.name: metric.about() for metric in tasks.metrics_of(config.data.task, config.evaluation.metrics)}
 

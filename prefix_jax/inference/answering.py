@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from prefix_jax import tasks
-from prefix_jax.data.records import Record
-from prefix_jax.evaluation import answers
+from prefix_jax.data.files import Row
+from prefix_jax.data.records import Record, normalised
+from prefix_jax.evaluation import answers, likelihood
 from prefix_jax.inference.generation import source_ids, write_texts
+from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
@@ -21,7 +23,8 @@ def outputs(
 ) -> list[str]:
     """Returns the model's output for each record; `kept=None` is the bare model.
 
-    Records with choices are answered by log-likelihood, unless the configuration asks for generated texts.
+    Records with choices are answered by log-likelihood, unless the configuration asks for generated texts. The output
+    for a plain text is its log-likelihood.
 
     Args:
       label: name of the progress bar.
@@ -30,6 +33,8 @@ def outputs(
     Raises:
       UserError: as `write_texts`, or only some records have choices.
     """
+    if is_plain(opened.config) and not any(record.source for record in records):
+        return likelihood.of_texts(opened, kept, records, label, progress)
     sources = [record.source for record in records]
     if answers.by_likelihood(opened.config, records):
         ids = source_ids(opened, sources, where, 0 if kept is None else kept.reserved)
@@ -37,14 +42,21 @@ def outputs(
     return write_texts(opened, kept, sources, label, progress=progress, where=where)
 
 
-def unanswered(opened: Session, sources: Sequence[str]) -> list[Record]:
-    """Returns typed sources as records without an answer; the labels of the run's task are their choices.
+def unanswered(opened: Session, sources: Sequence[str | Row]) -> list[Record]:
+    """Returns typed sources, or rows in the columns of the run's task, as records without an answer; the labels of the
+    task, or a row's own choices, are their choices.
 
     Raises:
-      UserError: the task's labels are not named and the training data cannot be read.
+      UserError: the task's labels are not named and the training data cannot be read, or a row lacks a column.
     """
     config = opened.config
     found = tasks.find(config.data.task)
     wanted = config.task.answer == "likelihood"
-    choices = tasks.shared_choices(found.name, config.data.path, columns(config)) if wanted else ()
-    return [Record(found.as_read(source), "", (), None, str(i), choices) for i, source in enumerate(sources, 1)]
+    shared = tasks.shared_choices(config.data.task, config.data.path, columns(config)) if wanted else ()
+    records = []
+    for i, given in enumerate(sources, 1):
+        typed = isinstance(given, str)
+        source, own = (found.as_read(given), ()) if typed else tasks.prompt(config.data.task, given, columns(config))
+        record = Record(source, "", (), None, str(i), (own if wanted else ()) or shared)
+        records.append(normalised(record, config.data.unicode))
+    return records

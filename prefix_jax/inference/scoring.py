@@ -18,6 +18,7 @@ from prefix_jax.inference.answering import outputs
 from prefix_jax.inference.opening import Tuned, configured, open_configured
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
+from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import text_inputs
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
@@ -69,7 +70,7 @@ def evaluate_opened(
       UserError: nothing is tuned, the data or the plain text are unavailable, a scorer fails, or there are no earlier
         scores to keep.
     """
-    text = None if plain_text is None else text_files.read_text(plain_text)
+    text = None if plain_text is None else text_files.read_text(plain_text, "text")
     config = configured(workdir, overrides)
     records = text_inputs(config, split)
     if limit:
@@ -80,7 +81,8 @@ def evaluate_opened(
     about |= {"spread": True} if spread and limit else {}
     about |= answers.options(config, records)
     about |= {"keep_special_tokens": kept_tokens} if (kept_tokens := config.data.keep_special_tokens) else {}
-    _say_of_references(found.session, records, split)
+    if not is_plain(config):
+        _say_of_references(found.session, records, split)
     scored = SplitScores(workdir, split, found, records, about)
     if not tuned and not scored.has("tuned"):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
@@ -193,7 +195,11 @@ class SplitScores:
     def _verdict(self) -> list[Any]:
         texts = self.texts["tuned"]
         findings = verdict.of_metrics(read_metrics(self.workdir), bool(self.config.training.patience))
-        if texts:
+        if texts and is_plain(self.config):
+            scores = self.entry.get("tuned", {})
+            lower = scorers.lower_is_better(self.config, scores)
+            findings += verdict.of_scores(scores, self.entry.get("bare"), lower)
+        elif texts:
             scores = self.entry.get("tuned", {})
             references, sources = [r.references for r in self.records], [r.source for r in self.records]
             lower = scorers.lower_is_better(self.config, scores)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from prefix_jax.data.records import Record
+from prefix_jax.errors import UserError
 from prefix_jax.inspection.counting import parameters_by_length, parameters_by_method
 from prefix_jax.inspection.distances import distances
 from prefix_jax.inspection.measure import measure
 from prefix_jax.inspection.observe import Attention, attention
 from prefix_jax.inspection.words import nearest_words, next_words
 from prefix_jax.models.prefix import Prefix
+from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import text_pairs
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
@@ -74,6 +76,8 @@ def write(
     Raises:
       UserError: see `summary`; or the file cannot be written.
     """
+    if is_plain(opened.config):
+        raise UserError(f"inspection needs records with a source, and task {opened.config.data.task} has plain text")
     records = text_pairs(opened.config, split, opened.held)[:limit]
     record = {"split": split, **summary(opened, kept, records, against)}
     if against is not None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-from prefix_jax import disk, inference
+from prefix_jax import checksums, disk, inference
 from prefix_jax.compile_cache import keep_programs
+from prefix_jax.data import text_files
 from prefix_jax.errors import UserError, one_line
 from prefix_jax.evaluation import scorers
 from prefix_jax.parallel import distributed
@@ -26,7 +27,8 @@ from prefix_jax.training.trainer import prepare_together
 @dataclass(frozen=True)
 class SweepOptions:
     """Options of a sweep: at most `members` rows per program; the split to score ("" for none), how many of its records
-    (0: all), and whether they are evenly spaced; only programs with a row whose name contains `only`.
+    (0: all), and whether they are evenly spaced; only programs with a row whose name contains `only`; a plain text on
+    which forgetting is measured ("": none).
     """
 
     members: int = 8
@@ -34,6 +36,7 @@ class SweepOptions:
     limit: int = 0
     spread: bool = False
     only: str = ""
+    forgetting: str = ""
 
 
 def sweep(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequence[str]) -> SweepState:
@@ -92,7 +95,10 @@ def sweep_in_jobs(
 
 
 def _try_scorers(rows: Sequence[Row], options: SweepOptions) -> None:
-    """Raises UserError before training if a scorer of the rows is unavailable; a row without data fails alone."""
+    """Raises UserError before training if a scorer of the rows or the plain text is unavailable; a row without data
+    fails alone.
+    """
+    _plain_text(options)
     if options.split:
         distributed.by_primary(lambda: [scorers.try_out(row.config) for row in rows])
 
@@ -107,9 +113,23 @@ def _in_job(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: lis
         runner.take(group)
 
 
+def _plain_text(options: SweepOptions) -> str:
+    """Returns the text on which forgetting is measured; "" if none.
+
+    Raises:
+      UserError: it cannot be read, or nothing is scored.
+    """
+    if not options.forgetting:
+        return ""
+    if not options.split:
+        raise UserError("--forgetting is measured where a split is scored; leave out --split=")
+    return text_files.read_text(Path(options.forgetting), "text")
+
+
 def _state(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequence[str], job: str = "") -> SweepState:
     scoring: dict[str, Any] = {"split": options.split, "limit": options.limit}
     scoring |= {"spread": True} if options.spread else {}
+    scoring |= {"forgetting": checksums.of_bytes(text.encode())} if (text := _plain_text(options)) else {}
     about = {"command": " ".join(argv)}
     state = SweepState(workdir, rows, options.members, scoring, about, options.only, job)
     distributed.barrier("sweep")
@@ -179,6 +199,7 @@ class _Runner:
             overrides=about,
             spread=self.options.spread,
             opened=self._opened(row),
+            plain_text=Path(self.options.forgetting) if self.options.forgetting else None,
         )
         if distributed.is_primary():
             write_report(directory)

@@ -30,6 +30,7 @@ class Benchmark:
       metrics: the official ones.
       validation: the hub's name of the validation split.
       read: (row, input id) -> records, where a row is not texts and a label.
+      choices: a row's own, if any.
     """
 
     name: str
@@ -38,10 +39,14 @@ class Benchmark:
     metrics: tuple[Metric, ...]
     validation: str = "validation"
     read: Callable[["Benchmark", Row, str], list[Record]] | None = None
+    choices: Callable[[Row], tuple[str, ...]] = lambda row: ()
 
     def source(self, row: Row) -> str:
         parts = [f"{name}: {str(row[1].get(name, '')).strip() or text_field(row, name)}" for name in self.texts]
         return " ".join([self.name.partition(".")[0], *parts])
+
+    def prompt(self, row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+        return self.source(row), self.choices(row)
 
     def records(self, table: list[Row], split: str, columns: Columns, notes: Any) -> list[Record]:
         read = self.read or Benchmark.labelled
@@ -74,10 +79,14 @@ def _similarity(task: Benchmark, row: Row, name: str) -> list[Record]:
     return [Record(task.source(row), text, (text, repr(value)), None, f"{name}#0", task.labels)]
 
 
+def _two(row: Row) -> tuple[str, ...]:
+    return tuple(text_field(row, column).strip() for column in ("choice1", "choice2"))
+
+
 def _alternatives(task: Benchmark, row: Row, name: str) -> list[Record]:
     """COPA: two alternatives of the row's own."""
     _published(row)
-    choices = tuple(text_field(row, column).strip() for column in ("choice1", "choice2"))
+    choices = _two(row)
     answer = label(row, "label", dict(zip(("0", "1"), choices, strict=True)))
     return [pair(task.source(row), answer, None, name, 0, choices)]
 
@@ -92,9 +101,13 @@ def _answer_of_question(task: Benchmark, row: Row, name: str) -> list[Record]:
     return task.labelled(row, name, question)
 
 
+def _named(row: Row) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.strip() for text in value_at(row[1], "entities", where=row[0], kind=list)))
+
+
 def _entities(task: Benchmark, row: Row, name: str) -> list[Record]:
     """ReCoRD: the entities of a passage, of which several may be right."""
-    entities = tuple(dict.fromkeys(text.strip() for text in value_at(row[1], "entities", where=row[0], kind=list)))
+    entities = _named(row)
     answers = list(dict.fromkeys(text.strip() for text in value_at(row[1], "answers", where=row[0], kind=list)))
     if not answers:
         raise UserError(
@@ -129,9 +142,9 @@ SUPERGLUE = (
     Benchmark("boolq", ("question", "passage"), _TRUTH, (ACCURACY,)),
     Benchmark("cb", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral"),
               (Metric("macro_f1", macro_f1), ACCURACY)),
-    Benchmark("copa", ("premise", "question"), (), (ACCURACY,), read=_alternatives),
+    Benchmark("copa", ("premise", "question"), (), (ACCURACY,), read=_alternatives, choices=_two),
     Benchmark("multirc", ("question", "paragraph", "answer"), _TRUTH, _ANSWERS, read=_answer_of_question),
-    Benchmark("record", ("query", "passage"), (), SQUAD, read=_entities),
+    Benchmark("record", ("query", "passage"), (), SQUAD, read=_entities, choices=_named),
     Benchmark("rte", ("premise", "hypothesis"), _ENTAILED, (ACCURACY,)),
     Benchmark("wic", ("word", "sentence1", "sentence2"), _TRUTH, (ACCURACY,)),
     Benchmark("wsc.fixed", ("span1_text", "span2_text", "text"), _TRUTH, (ACCURACY,)),
@@ -147,6 +160,7 @@ def _task(suite: str, hub: str, row: Benchmark) -> Task:
             records=row.records,
             hub=HubSet(hub, row.name, row.validation),
             from_hub=row.records,
+            prompt=row.prompt,
         ),
         metrics=row.metrics,
         labels=row.labels or None,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from prefix_jax.data.files import Row
+from prefix_jax.data.files import ABSENT, EmptyField, Row, field_of
 from prefix_jax.data.reading import Reading
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError, did_you_mean
@@ -43,10 +43,11 @@ def label(row: Row, column: str, words: dict[str, str]) -> str:
       UserError: the label is missing, of another type, or not one of `words`.
     """
     where, columns = row
-    if column not in columns:
+    value = field_of(columns, column)
+    if value is ABSENT:
         hint = did_you_mean(column, [str(name) for name in columns])
         raise UserError(f'{where} has no column "{column}" (--config.data.target_column chooses it){hint}')
-    text, number = _text_and_number(columns[column], where, column)
+    text, number = _text_and_number(value, where, column)
     if not words or text in words:
         return words.get(text, text)
     if number is not None and 0 <= number < len(words):
@@ -66,7 +67,7 @@ def _text_and_number(value: Any, where: str, column: str) -> tuple[str, int | No
     if isinstance(value, float) and math.isfinite(value):
         return str(value), None
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
-        raise UserError(f'{where} has an empty "{column}"; fill it in or remove the row.')
+        raise EmptyField(f'{where} has an empty "{column}"; fill it in or remove the row.')
     if not isinstance(value, str):
         raise UserError(f'{where} has a "{column}" that is {type(value).__name__}, not a label; correct the row.')
     text = value.strip()

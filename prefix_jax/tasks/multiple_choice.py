@@ -3,8 +3,9 @@
 from typing import Any
 
 from prefix_jax.data.data_set import Columns, DataSet
-from prefix_jax.data.files import Row, text_field
+from prefix_jax.data.files import Row
 from prefix_jax.data.records import Record, pair
+from prefix_jax.data.rows import source_text
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.classification import ACCURACY
 from prefix_jax.tasks.task import Task
@@ -18,12 +19,17 @@ def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[
     """
     found = []
     for number, row in enumerate(table):
-        source = "question" if columns.source == "source" and "source" not in row[1] else columns.source
         texts, names = _choices(row)
         answer = texts[_answer(row, columns, texts, names)]
-        question = text_field(row, source, "source_column").strip()
-        found.append(pair(question, answer, None, f"{split}-{number}", 0, tuple(texts)))
+        question, choices = prompt(row, columns)
+        found.append(pair(question, answer, None, f"{split}-{number}", 0, choices))
     return found
+
+
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the question of a row and its choices."""
+    source = "question" if columns.source == "source" and "source" not in row[1] else columns.source
+    return source_text(row, source, columns.source_template), tuple(_choices(row)[0])
 
 
 def _choices(row: Row) -> tuple[list[str], list[str]]:
@@ -63,4 +69,8 @@ def _answer(row: Row, columns: Columns, texts: list[str], names: list[str]) -> i
     return value
 
 
-TASK = Task(name="multiple_choice", data=DataSet(folder="multiple_choice", records=records), metrics=(ACCURACY,))
+TASK = Task(
+    name="multiple_choice",
+    data=DataSet(folder="multiple_choice", records=records, prompt=prompt, templates=("source",)),
+    metrics=(ACCURACY,),
+)

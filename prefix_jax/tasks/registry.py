@@ -15,6 +15,7 @@ from prefix_jax.tasks import (
     lighthouse,
     lighthouse_visitors,
     multiple_choice,
+    perplexity,
     squad,
     text,
     translation,
@@ -25,7 +26,7 @@ from prefix_jax.tasks.task import Task
 
 _MODULES = (
     e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, gsm8k, glue, lighthouse,
-    lighthouse_visitors, text,
+    lighthouse_visitors, perplexity, text,
 )  # fmt: skip
 # A module has a `TASK`, or the `TASKS` of a family.
 TASKS: dict[str, Task] = {

@@ -1,9 +1,10 @@
 """Two views of a task's split: one record per text (`pairs`), or one per input (`inputs`)."""
 
-from prefix_jax.data import data_set
+from prefix_jax.data import data_set, rows
 from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns
+from prefix_jax.data.files import Row
 from prefix_jax.data.reading import Reading
-from prefix_jax.data.records import Record, group
+from prefix_jax.data.records import Record, group, normal_text
 from prefix_jax.tasks.labels import named_or_found, with_labels
 from prefix_jax.tasks.registry import find
 
@@ -39,7 +40,18 @@ def shared_choices(
     def records() -> list[Record]:
         return (trained or data_set.read(found.data, found.name, "train", path, columns)).records
 
-    return named_or_found(columns.labels, records)
+    return tuple(normal_text(label, columns.unicode) for label in named_or_found(columns.labels, records))
+
+
+def prompt(task: str, row: Row, columns: Columns = DEFAULT_COLUMNS) -> tuple[str, tuple[str, ...]]:
+    """Returns the source of a row that need not have an answer, in the form of the reader, and the row's own choices.
+
+    Raises:
+      UserError: the row lacks a column of the task.
+    """
+    found = find(task)
+    source, choices = (found.data.prompt or rows.prompt)(row, columns)
+    return found.as_read(source), choices
 
 
 def check(task: str, split: str, path: str = "") -> None:

@@ -7,6 +7,7 @@ from prefix_jax.data.data_set import Columns, DataSet
 from prefix_jax.data.files import ROW_SUFFIXES, Row, read_json, read_rows, text_field, value_at
 from prefix_jax.data.hub import HubSet
 from prefix_jax.data.records import Record, pair
+from prefix_jax.data.text_files import kind
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.answers import NO_ANSWER, SQUAD, SQUAD_V2
 from prefix_jax.tasks.task import Task
@@ -14,7 +15,7 @@ from prefix_jax.tasks.task import Task
 
 def parse(path: Path, notes: Any) -> list[Row]:
     """Returns the questions of a file: rows, or SQuAD's own JSON (articles, paragraphs, questions)."""
-    found = read_json(path) if path.suffix == ".json" else None
+    found = read_json(path) if kind(path) == ".json" else None
     if not isinstance(found, dict) or "data" not in found:
         return read_rows(path, notes)
     rows: list[Row] = []
@@ -35,10 +36,16 @@ def records(table: list[Row], split: str, columns: Columns, notes: Any) -> list[
     """Returns one record per distinct answer of each question, which is an input; the source is T5's form."""
     found = []
     for number, row in enumerate(table):
-        question, context = (text_field(row, name).strip() for name in ("question", "context"))
+        source, _ = prompt(row, columns)
         for k, text in enumerate(dict.fromkeys(_answers(row)) or [NO_ANSWER]):
-            found.append(pair(f"question: {question} context: {context}", text, None, f"{split}-{number}", k))
+            found.append(pair(source, text, None, f"{split}-{number}", k))
     return found
+
+
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the question with its context."""
+    question, context = (text_field(row, name).strip() for name in ("question", "context"))
+    return f"question: {question} context: {context}", ()
 
 
 def _answers(row: Row) -> list[str]:
@@ -69,6 +76,7 @@ def _task(name: str, hub: str, reader: Any, metrics: Any) -> Task:
             records=reader,
             hub=HubSet(hub),
             from_hub=reader,
+            prompt=prompt,
         ),
         metrics=metrics,
     )

@@ -23,6 +23,7 @@ class Task:
       columns_are_languages: whether the configuration's two columns are named after languages.
       labels: the choices that all inputs share; empty: those that the configuration names, else all targets of the
         training data; None: an input has choices of its own, or none.
+      plain_text: whether its records have no source and every token of their text is predicted.
       former_name: an earlier name, still read.
     """
 
@@ -34,6 +35,7 @@ class Task:
     category: str | None = None
     columns_are_languages: bool = False
     labels: tuple[str, ...] | None = None
+    plain_text: bool = False
     former_name: str = ""
 
     @functools.cached_property

@@ -3,7 +3,7 @@
 from typing import Any
 
 from prefix_jax.data.data_set import Columns, DataSet
-from prefix_jax.data.files import Row
+from prefix_jax.data.files import Row, text_field
 from prefix_jax.data.hub import HubSet
 from prefix_jax.data.records import Record
 from prefix_jax.data.rows import from_columns
@@ -46,6 +46,13 @@ def configuration(columns: Columns) -> str:
     return f"{languages[0] if languages[1] == 'en' else languages[1]}-en"
 
 
+def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """Returns the text of a row in the source language."""
+    where, found = row
+    inner = found.get("translation", found)
+    return text_field((where, inner if isinstance(inner, dict) else found), columns.source, "source_column").strip(), ()
+
+
 def _of_table(table: list[Row], split: str, columns: Columns, notes: Any) -> list[Record]:
     return records(table, split, columns.source, columns.target)
 
@@ -57,6 +64,7 @@ TASK = Task(
         records=_of_table,
         hub=HubSet("wmt/wmt16", configuration),
         from_hub=_of_table,
+        prompt=prompt,
     ),
     metrics=TRANSLATION,
     columns_are_languages=True,

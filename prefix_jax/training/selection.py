@@ -5,8 +5,11 @@ import functools
 import sys
 
 from prefix_jax import tasks
-from prefix_jax.data import subsets
+from prefix_jax.config import check_reading
+from prefix_jax.data import subsets, templates
+from prefix_jax.data.data_set import drawn
 from prefix_jax.data.in_memory import InMemory
+from prefix_jax.data.reading import Reading
 from prefix_jax.data.records import Record, group
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
@@ -19,7 +22,10 @@ def check_data(config: Config, *splits: str, held: InMemory | None = None) -> No
       UserError: an unknown task, split or metric, or files that are missing.
     """
     tasks.metrics_of(config.data.task, config.evaluation.metrics)
+    check_reading(config)
     for split in splits:
+        if config.data.validation_fraction and split == "validation":
+            split = "train"
         if held is None:
             tasks.check(config.data.task, split, config.data.path)
         else:
@@ -27,7 +33,19 @@ def check_data(config: Config, *splits: str, held: InMemory | None = None) -> No
 
 
 def columns(config: Config) -> tasks.Columns:
-    return tasks.Columns(config.data.source_column, config.data.target_column, config.task.labels)
+    """Returns which columns of rows a configuration reads, and how."""
+    data = config.data
+    return tasks.Columns(
+        data.source_column,
+        data.target_column,
+        config.task.labels,
+        source_template=templates.parse(data.source_format, "source").text,
+        target_template=templates.parse(data.target_format, "target").text,
+        empty=data.empty,
+        unicode=data.unicode,
+        validation_fraction=data.validation_fraction,
+        validation_seed=data.validation_seed,
+    )
 
 
 def text_pairs(config: Config, split: str, held: InMemory | None = None) -> list[Record]:
@@ -35,11 +53,7 @@ def text_pairs(config: Config, split: str, held: InMemory | None = None) -> list
 
     Process 0 says once what was read. `held` are records in memory, in place of those that the configuration names.
     """
-    data = config.data
-    records = _wanted(config, split, _read(config, split, held))
-    if split != "train" or not data.limit:
-        return records
-    return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
+    return _limited(config, split, _wanted(config, split, _read(config, split, held)))
 
 
 def text_inputs(config: Config, split: str, held: InMemory | None = None) -> list[Record]:
@@ -50,10 +64,31 @@ def text_inputs(config: Config, split: str, held: InMemory | None = None) -> lis
     return _wanted(config, split, group(_read(config, split, held)))
 
 
+def reading_of(config: Config, split: str, held: InMemory | None = None) -> tuple[Reading, list[Record]]:
+    """Returns what is read of a split, without saying so, and those of its records, one a text, that are used."""
+    reading = _reading(config, split, held)
+    return reading, _limited(config, split, _wanted(config, split, reading.records))
+
+
+def _reading(config: Config, split: str, held: InMemory | None) -> Reading:
+    if held is None:
+        return tasks.read(config.data.task, split, config.data.path, columns(config))
+    if config.data.validation_fraction and split != "test":
+        return drawn(held.read("train"), split, columns(config))
+    return held.read(split)
+
+
+def _limited(config: Config, split: str, records: list[Record]) -> list[Record]:
+    data = config.data
+    if split != "train" or not data.limit:
+        return records
+    return records[: data.limit] if data.limit_seed < 0 else subsets.random_subset(records, data.limit, data.limit_seed)
+
+
 def _read(config: Config, split: str, held: InMemory | None) -> list[Record]:
-    if held is not None:
-        return held.read(split).records
-    reading = tasks.read(config.data.task, split, config.data.path, columns(config))
+    reading = _reading(config, split, held)
+    if held is not None and not (reading.drawn or reading.notes.left_out):
+        return reading.records
     for line in (reading.sentence(), *(f"warning: {text}" for text in reading.notes.warnings)):
         _say_once(line)
     return reading.records

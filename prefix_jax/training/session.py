@@ -10,17 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from prefix_jax import tuning
+from prefix_jax import tasks, tuning
 from prefix_jax.config import check_ranges
-from prefix_jax.data import audit, languages, tokens
+from prefix_jax.data import audit, languages, templates, tokens
 from prefix_jax.data.batching import Layout
 from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.texts import Printer
-from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats
+from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats, plain_formats
 from prefix_jax.errors import UserError
-from prefix_jax.models import Model, build
+from prefix_jax.models import Model, build, from_hf
 from prefix_jax.models.model_config import ModelConfig
-from prefix_jax.models.pretrained import Pretrained, load
+from prefix_jax.models.pretrained import Pretrained, load, open_checkpoint
 from prefix_jax.options import Config
 from prefix_jax.parallel.mesh import MeshSharder, place
 from prefix_jax.tuning import Method
@@ -64,11 +64,15 @@ class Session:
     @property
     def formats(self) -> Formats:
         data = self.config.data
-        if data.source_format and data.target_format:
-            return Formats(data.source_format, data.target_format)
+        source, target = templates.parse(data.source_format, "source"), templates.parse(data.target_format, "target")
+        if source.format and source.whole and target.format and target.whole:
+            return Formats(source.format, target.format)
         encoder_decoder = self.model_config.is_encoder_decoder
-        default = default_formats(self.tokenizer, encoder_decoder, data.source_language, data.target_language)
-        return Formats(data.source_format or default.source, data.target_format or default.target)
+        if tasks.find(data.task).plain_text:
+            default = plain_formats(self.tokenizer, encoder_decoder)
+        else:
+            default = default_formats(self.tokenizer, encoder_decoder, data.source_language, data.target_language)
+        return Formats(source.within(default.source, "source"), target.within(default.target, "target"))
 
     @functools.cached_property
     def limits(self) -> Limits:
@@ -134,11 +138,7 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     Raises:
       UserError: it cannot be had or does not fit.
     """
-    check_ranges(config)
-    if config.model.dtype not in ("float32", "bfloat16"):
-        raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
-    check_attention(config)
-    audit.strict(config.data.strict)
+    _check(config)
     devices = jax.devices() if devices is None else devices
 
     @functools.cache
@@ -158,6 +158,30 @@ def open_session(config: Config, devices: Sequence[Any] | None = None) -> Sessio
     activations = "float32" if jax.default_backend() == "cpu" else config.model.dtype
     model = build(pretrained.model_config, config.model.rematerialise, activations, sharder, _kernel(config, sharder))
     return Session(config, pretrained, model, {"params": pretrained.params}, sharder)
+
+
+def open_without_weights(config: Config) -> Session:
+    """Returns a session that has a model's tokenizer and shapes but no weights: enough to turn text into tokens.
+
+    Raises:
+      UserError: the model cannot be had, or an option is out of its range.
+    """
+    _check(config)
+    source = config.model.source
+    checkpoint = open_checkpoint(source)
+    shapes = from_hf(checkpoint.config, f"the config.json of {checkpoint.name}")
+    pretrained = Pretrained(shapes, {}, {}, checkpoint.config, checkpoint.tokenizer)
+    model_config = _of_language(_within(shapes, source), pretrained, config)
+    pretrained = dataclasses.replace(pretrained, model_config=model_config)
+    return Session(config, pretrained, build(model_config), {"params": {}})
+
+
+def _check(config: Config) -> None:
+    check_ranges(config)
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f'model.dtype is "{config.model.dtype}"; it must be float32 or bfloat16')
+    check_attention(config)
+    audit.strict(config.data.strict)
 
 
 def _within(model_config: ModelConfig, name: str) -> ModelConfig:

@@ -24,10 +24,11 @@ from prefix_jax.parallel import distributed
 from prefix_jax.training import run_directory, sameness
 from prefix_jax.training.given import Given
 from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
+from prefix_jax.training.plain_text import is_plain, token_ids
 from prefix_jax.training.selection import text_pairs
 from prefix_jax.training.session import Session
 from prefix_jax.training.step import TrainState, initial_state
-from prefix_jax.training.token_sets import audited, tokenised
+from prefix_jax.training.token_sets import audited, fitting
 from prefix_jax.tuning import Method, slots
 from prefix_jax.tuning.method import parameter_counts
 
@@ -224,14 +225,16 @@ def _batches(
 ) -> PackedBatches:
     """Returns a split's batches, without reserved positions if `bare`; stores findings about texts in `audit`."""
     config = session.config
-    records = text_pairs(config, split_name, session.held)
-    wanted = config.training.evaluate_records
+    most = 0 if shuffle else config.training.evaluate_records
     shards = session.sharder.row_shards if session.sharder else 1
-    if not shuffle and wanted:
-        records = subsets.evenly_spaced(records, wanted)
-    data = tokenised(session, records)
-    if records and not bare:
-        audit[split_name] = audited(session, records, data, split_name)
+    if is_plain(config):
+        data = token_ids(session, text_pairs(config, split_name, session.held))
+        data = data.at(np.asarray(subsets.evenly_spaced(range(len(data)), most))) if most else data
+    else:
+        records = text_pairs(config, split_name, session.held)
+        records, data = fitting(session, subsets.evenly_spaced(records, most) if most else records, split_name)
+        if records and not bare:
+            audit[split_name] = audited(session, records, data, split_name)
     return PackedBatches(
         data.reserving(0 if bare else session.method.reserved),
         session.layout,

@@ -125,7 +125,7 @@ def refused(path, split="train", task="text"):
         (["train/test.csv"], ["names a different split"]),
         (["train/a.csv", "train/more/b.csv"], ["more/b.csv", "by a pattern"]),
         (["default/train.csv"], ["has no train file", "--config.data.path=", "default"]),
-        (["train.csv.zst"], ["has no train file", "train.csv.zst cannot be read"]),
+        (["train.csv.bz2"], ["has no train file", "train.csv.bz2 cannot be read"]),
     ],
 )
 def test_what_is_not_clear_or_not_whole_is_refused_by_name(tmp_path, files, said):

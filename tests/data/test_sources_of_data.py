@@ -114,7 +114,7 @@ def test_bad_csv_is_named(tmp_path, content, said):
     [
         ('{"source": "a", "target": "b"}\n{"source": "a"}\n', ["line 2", 'no column "target"']),
         ('{"source": "a", "target": "b"}\n\n{"source": "a", "target": null}\n', ["line 3", "empty"]),
-        ('{"source": "a", "target": 3}\n', ["line 1", "int", "not text"]),
+        ('{"source": "a", "target": {"b": 3}}\n', ["line 1", "dict", "not text", "target.b"]),
         ('{"source": "a", "target": "b"}\n{"source": \n', ["line 2", "not valid JSON"]),
         ("[1, 2]\n", ["line 1", "not a JSON object"]),
         ('{"source": "a", "references": []}\n', ["line 1", 'empty "references"']),

@@ -1,5 +1,6 @@
 """Tasks whose answers are chosen, extracted or computed: their readers and their metrics."""
 
+import gzip
 import json
 
 import pytest
@@ -168,6 +169,36 @@ def test_squad_is_read_from_rows_and_from_its_own_files(tmp_path):
     assert [record.target for record in records] == ["a", NO_ANSWER]
     with pytest.raises(UserError, match='question "2" .* has no answer; .*squad_v2'):
         tasks.inputs("squad", "train", str(tmp_path))
+
+
+def official(answered: bool, version: str) -> dict:
+    """Returns a file as SQuAD's site publishes it."""
+    span = {"text": "Caen", "answer_start": 3}
+    qas = [{"id": f"{version}-1", "question": "Where?", "answers": [span, span], "is_impossible": False}]
+    if not answered:
+        qas.append({"id": "2", "question": "Why?", "answers": [], "plausible_answers": [span], "is_impossible": True})
+    paragraphs = [{"context": f"In Caen ({version}).", "qas": qas}, {"context": "Caen.", "qas": qas[:1]}]
+    return {"data": [{"title": "Normans", "paragraphs": paragraphs}], "version": version}
+
+
+def test_squads_files_under_their_own_names(tmp_path):
+    """Both versions in one folder, one of them compressed: a file names its version's other split."""
+    for version in ("v1.1", "v2.0"):
+        for split in ("train", "dev"):
+            path = tmp_path / f"{split}-{version}.json"
+            path.write_text(json.dumps(official(version == "v1.1", version)))
+    (tmp_path / "train-v2.0.json.gz").write_bytes(gzip.compress((tmp_path / "train-v2.0.json").read_bytes()))
+    for task, version, file, wanted in (
+        ("squad", "v1.1", "train-v1.1.json", ["Caen", "Caen"]),
+        ("squad_v2", "v2.0", "train-v2.0.json", ["Caen", NO_ANSWER, "Caen"]),
+        ("squad_v2", "v2.0", "train-v2.0.json.gz", ["Caen", NO_ANSWER, "Caen"]),
+    ):
+        for split in ("train", "validation"):
+            records = tasks.inputs(task, split, str(tmp_path / file))
+            assert [record.target for record in records] == wanted, (file, split)
+            assert records[0].source == f"question: Where? context: In Caen ({version})."
+    with pytest.raises(UserError, match="train-v2.0.json"):
+        tasks.inputs("squad", "train", str(tmp_path))  # which version is not clear
 
 
 def test_final_numbers():

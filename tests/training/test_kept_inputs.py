@@ -26,7 +26,8 @@ IDS = {
     "method", "model.source", "prefix.length", "prefix.position_offset", 
     "infix.length", "infix.position_offset", "prompt.length", "data.task", "data.path", "data.source_column",
     "data.target_column", "data.max_source_length", "data.max_target_length", "data.source_format",
-    "data.target_format", "data.limit", "data.limit_seed", "data.categories", "training.evaluate_records",
+    "data.target_format", "data.too_long", "data.validation_fraction",
+    "data.validation_seed", "data.limit", "data.limit_seed", "data.categories", "training.evaluate_records",
 }  # fmt: skip
 AUDIT = {"data.keep_special_tokens"}
 PLANS = {"data.row_length", "data.seed", "training.batch", "training.accumulation", "mesh.data", "mesh.fsdp"}
@@ -36,7 +37,8 @@ OTHERS: dict[str, Any] = {
     "data.task": "xsum", "data.source_column": "document", "data.target_column": "summary",
     "data.source_format": "{source} =>", "data.target_format": " {target} {eos}", "data.row_length": 128,
     "data.max_source_length": 20, "data.max_target_length": 60, "data.categories": "even",
-    "data.test_categories": "even", "data.keep_special_tokens": "<s>", "data.strict": "unknown", "data.language": "de",
+    "data.test_categories": "even", "data.too_long": "drop", "data.empty": "skip", "data.unicode": "NFD",
+    "data.keep_special_tokens": "<s>", "data.strict": "unknown", "data.language": "de",
     "evaluation.bleu_tokenizer": "intl", "evaluation.metrics": "BLEU", "evaluation.failed_run": "error",
     "training.accumulation": 2, "training.loss": "examples", "training.wandb": "x",
     "training.evaluate_records": 2, "optimizer.schedule": "linear", "decoding.strategy": "greedy",
@@ -54,6 +56,7 @@ OTHERS: dict[str, Any] = {
 # What must be set for an option to matter.
 BESIDE: dict[str, dict[str, Any]] = {
     "data.limit_seed": {"data.limit": 10},
+    "data.validation_seed": {"data.validation_fraction": 0.25},
     "prefix.trained": {"prefix.reparameterisation": "none"},
     "infix.trained": {"infix.reparameterisation": "none"},
 }

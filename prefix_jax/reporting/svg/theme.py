@@ -128,6 +128,11 @@ tbody th { font-weight: 550; }
   .text + .text { border-left: 0; border-top: 1px solid var(--line); }
 }
 
+.tokens { margin: 6px 0 0; font: 13.5px/2 var(--mono); }
+.token { padding: 2px 1px; margin: 0 1px; white-space: pre-wrap; border-radius: 3px; background: var(--grid); }
+.token.masked { color: var(--soft); background: none; border: 1px dotted var(--bare); }
+.token.target { color: var(--accent); background: var(--wash); font-weight: 600; }
+
 details > summary { cursor: pointer; color: var(--accent); font-size: 15px; width: fit-content; }
 details[open] > summary { margin-bottom: 14px; }
 .reference details { margin-top: 6px; } .reference summary { font-size: 13.5px; }
