@@ -1,4 +1,4 @@
-"""`python -m tests.parity [--markdown] [FAMILY ...]` prints how far each family is from transformers and PEFT in float32.
+"""`python -m tests.parity [--markdown] [FAMILY ...]` prints how far families are from transformers and PEFT in float32.
 
 One line per family, with the largest absolute differences over its cases (`cases.py`): logits, with and without a
 prefix, of rows that are full, padded on the right, and on the left; packed rows; gradients of a prefix (divided by the

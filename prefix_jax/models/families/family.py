@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Tree
 
@@ -20,6 +22,9 @@ class Gguf(NamedTuple):
         metadata, without the architecture prefix.
       permuted: whether the rows of queries and keys are stored in interleaved pairs.
       norm_offset: constant added to the stored scales of norms.
+      top: llama.cpp's names of the tensors outside layers, mapped to Hugging Face's.
+      layers: Hugging Face's name of the list of layers.
+      restored: `(name, leaf, config) -> leaf`, a tensor as Hugging Face stores it, by its name there.
     """
 
     model_type: str
@@ -27,6 +32,11 @@ class Gguf(NamedTuple):
     options: Callable[[Callable[..., Any]], dict[str, Any]] = lambda get: {}
     permuted: bool = False
     norm_offset: float = 0.0
+    top: Mapping[str, str] = MappingProxyType(
+        {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    )
+    layers: str = "model.layers"
+    restored: Callable[[str, Leaf, dict[str, Any]], Leaf] = lambda name, leaf, config: leaf
 
 
 # llama.cpp's names of the tensors in a layer like Llama's.

@@ -18,7 +18,6 @@ from prefix_jax.models import families
 from prefix_jax.models.families.family import Gguf
 from prefix_jax.models.leaves import Leaf, merge, shifted, split, transpose
 
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 # The tensors of factors of scaled rotary frequencies.
 _FACTORS = ("rope_freqs", "rope_factors_short", "rope_factors_long")
 # The weights that go before a GGUF file in the same folder.
@@ -106,6 +105,7 @@ def _reader(path: Path) -> Any:
 def _as_stored_by_hf(name: str, leaf: Leaf, stored: Gguf, config: dict[str, Any]) -> Leaf:
     if stored.norm_offset and name.endswith("norm.weight"):
         leaf = shifted(leaf, -stored.norm_offset)
+    leaf = stored.restored(name, leaf, config)
     return _rotate_halves(name, leaf, config) if stored.permuted else leaf
 
 
@@ -231,12 +231,12 @@ def _leaf(tensor: Any) -> Leaf:
 
 def _hf_name(name: str, stored: Gguf) -> str:
     stem, _, kind = name.rpartition(".")
-    if stem in _TOP:
-        return f"{_TOP[stem]}.{kind}"
+    if stem in stored.top:
+        return f"{stored.top[stem]}.{kind}"
     block, _, part = stem.removeprefix("blk.").partition(".")
     if not stem.startswith("blk.") or part not in stored.tensors:
         raise UserError(f'the GGUF tensor "{name}" belongs to no model that is supported; use its safetensors form')
-    return f"model.layers.{block}.{stored.tensors[part]}.{kind}"
+    return f"{stored.layers}.{block}.{stored.tensors[part]}.{kind}"
 
 
 def _rotate_halves(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:
