@@ -1,5 +1,6 @@
 """GPT-2 (Radford et al. 2019): learned positions, layer norm with bias, tanh-approximated GELU."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,10 +11,10 @@ from jaxtyping import Array
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Module, module
+from prefix_jax.models.families.family import Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
-from prefix_jax.models.leaves import split, transpose
+from prefix_jax.models.leaves import Leaf, split, transpose
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Tree, embedding, head, norm, stacked
 

@@ -2,6 +2,7 @@
 part of a head, attention and MLP side by side with a norm each, or one after the other.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,10 +11,10 @@ import flax.linen as nn
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Module, module
+from prefix_jax.models.families.family import Family, Gguf, Module, gguf_layer_norms, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rope_parameters, rotary_scaling
 from prefix_jax.models.layers import ACTIVATIONS, MLP, Block, LayerNorm, SelfAttention
-from prefix_jax.models.leaves import Leaf, split, transpose
+from prefix_jax.models.leaves import Leaf, merge, split, transpose
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
 from prefix_jax.models.parameters import Names, Tree, affine, embedding, head, norm, stacked
 
@@ -203,6 +204,7 @@ FAMILY = Family(
     modules=modules,
     anchor="embed_in.weight",
     base="gpt_neox.",
+    gguf={"gptneox": _GGUF},
     known={
         "pythia-70m": sizes(6, 512, 8),
         "pythia-160m": sizes(12, 768, 12),
