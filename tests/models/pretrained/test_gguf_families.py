@@ -168,6 +168,23 @@ def converted(name: str, array: np.ndarray, heads: int) -> np.ndarray:
     return array
 
 
+def write_t5(writer: Any, config: Any) -> None:
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_decoder_block_count(config.num_decoder_layers)
+    writer.add_head_count(config.num_heads)
+    writer.add_key_length(config.d_kv)
+    writer.add_value_length(config.d_kv)
+    writer.add_context_length(512)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_decoder_start_token_id(config.decoder_start_token_id)
+
+
+FURTHEST = {"relative_attention_max_distance": 128, "decoder_start_token_id": 0}  # the file does not store the first
+
+
 @pytest.mark.parametrize(
     ("case", "changes", "architecture", "describe"),
     [
@@ -175,6 +192,7 @@ def converted(name: str, array: np.ndarray, heads: int) -> np.ndarray:
         ("gpt2_untied_inner", {}, "gpt2", write_gpt2),
         ("gpt_neox", {}, "gptneox", write_gpt_neox),
         ("gpt_neox_serial", {"attention_bias": True, "hidden_act": "gelu"}, "gptneox", write_gpt_neox),
+        *((case, FURTHEST, "t5", write_t5) for case in ("t5", "t5_gated", "umt5")),
     ],
 )
 def test_a_gguf_of_the_older_families_parity(case, changes, architecture, describe, tmp_path):
@@ -185,7 +203,8 @@ def test_a_gguf_of_the_older_families_parity(case, changes, architecture, descri
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, network.config.num_hidden_layers)
     for name, value in network.state_dict().items():
-        if name == "lm_head.weight" and network.config.tie_word_embeddings:
+        tied = name == "lm_head.weight" and network.config.tie_word_embeddings
+        if tied or (name.endswith("embed_tokens.weight") and architecture == "t5"):
             continue
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert theirs is not None, name
@@ -196,10 +215,12 @@ def test_a_gguf_of_the_older_families_parity(case, changes, architecture, descri
     writer.write_tensors_to_file()
     writer.close()
     opened = load(str(tmp_path / "m.gguf"))
+    ids, model = torch.tensor(TOKENS), build(opened.model_config)
+    encoder = model.model_config.is_encoder_decoder
+    ours, theirs = ({"encoder_tokens": TOKENS}, {"decoder_input_ids": ids}) if encoder else ({}, {})
     with torch.no_grad():
-        expected = network(torch.tensor(TOKENS)).logits.numpy()
-    model = build(opened.model_config)
-    found = tm.jit(lambda params: model.apply({"params": params}, jnp.asarray(TOKENS)))(opened.params)
+        expected = network(ids, **theirs).logits.numpy()
+    found = tm.jit(lambda params: model.apply({"params": params}, jnp.asarray(TOKENS), **ours))(opened.params)
     np.testing.assert_allclose(found, expected, atol=5e-5, rtol=5e-5)
 
 
