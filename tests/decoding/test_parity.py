@@ -4,7 +4,7 @@ import pytest
 
 from prefix_jax.decoding import GenerationConfig
 from tests.decoding import reference
-from tests.parity.cases import named
+from tests.parity.cases import named, params
 
 PAD = (reference.PAD,)
 ALL = dict(no_repeat_ngram=3, min_length=4, banned_tokens=(0, 7, 8), length_penalty=0.6, beams=5)
@@ -13,14 +13,15 @@ FORCED = dict(
 )
 # Sequences of two tokens that come up often are banned.
 PAIRS = dict(banned_sequences=tuple((first, second) for first in range(2, 40) for second in range(2, 61, 3)))
+PLAIN = [param for case in named("decoding") for param in params([case], reference.BANS.get(case, dict()))]
 GREEDY = [
-    *((family, reference.BANS.get(family, dict())) for family in named("decoding")),
+    *PLAIN,
     *((family, dict(no_repeat_ngram=2, min_length=6, banned_tokens=(0, 5, 17))) for family in ("gpt2", "t5")),
     ("m2m_100", {**FORCED, "no_repeat_ngram": 2, "min_length": 3}),
     ("gpt2", PAIRS),
 ]
 BEAM = [
-    *((family, reference.BANS.get(family, dict())) for family in named("decoding")),
+    *PLAIN,
     *((family, ALL) for family in ("gpt2", "llama", "t5_gated")),
     ("gpt2", dict(max_length=1)),
     ("gpt2", dict(length_penalty=-0.5, no_repeat_ngram=1, beams=2)),

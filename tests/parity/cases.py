@@ -1,8 +1,11 @@
 """The table of cases: small models of every family, of odd shapes, by name. Every comparison takes its models here."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from prefix_jax.models import FAMILIES
 from tests.models import torch_models as tm
@@ -69,6 +72,19 @@ def first(family: str, comparison: str) -> Case:
 def named(comparison: str) -> dict[str, Case]:
     """The cases with a comparison."""
     return {name: case for name, case in CASES.items() if getattr(case, comparison) is not None}
+
+
+# Families built of the parts of others. Their decoding, LoRA, prompts, infixes and integers are slow tests.
+ALIKE = (
+    "gemma", "phi", "olmo2", "granite", "starcoder2", "stablelm", "glm4", "nemotron", "mixtral", "qwen3_moe", "mbart",
+    "pegasus", "blenderbot", "blenderbot-small",
+)  # fmt: skip
+
+
+def params(names: Iterable[str], *values: Any) -> list[Any]:
+    """Parameters of a test: a case's name, slow for the families in `ALIKE`, and the values."""
+    slow = {name: pytest.mark.slow for name in names if CASES[name].family in ALIKE}
+    return [pytest.param(name, *values, marks=slow.get(name, ())) for name in names]
 
 
 LLAMA3 = {

@@ -3,6 +3,7 @@
 import pytest
 
 from prefix_jax.models import FAMILIES
+from tests.conftest import ROOT
 from tests.parity import __main__ as command
 from tests.parity import cases, measures
 
@@ -35,9 +36,34 @@ def test_a_family_without_a_case_is_named(monkeypatch):
 def test_the_command_fails_above_its_limit(found, code, monkeypatch, capsys):
     monkeypatch.setattr(measures, "measures", lambda family: {"logits": measures.Measure(1e-6), "left": found})
     assert command.main(["gpt2", "t5"]) == code
-    head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split() == ["family", *measures.COLUMNS] and second.startswith("t5")
-    assert ("above 1e-4 or different: left" in first) == bool(code)
+    out, errors = capsys.readouterr()
+    head, first, second = out.splitlines()
+    assert head.split() == ["family", *measures.COLUMNS] and first.startswith("gpt2") and second.startswith("t5")
+    assert errors.count("different tokens: left") == 2 * code
+
+
+def test_the_documentation_shows_every_family_with_what_it_was_compared_for(monkeypatch, capsys):
+    """Its figures are of one run; here a dash is where a family has no such comparison."""
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    shown = text.partition("<!-- parity -->")[2].partition("<!-- end of parity -->")[0].strip().splitlines()
+    monkeypatch.setattr(measures, "measures", columns)
+    command.main(["--markdown"])
+    expected = capsys.readouterr().out.splitlines()
+    assert shown[:2] == expected[:2] and len(shown) == len(expected)
+    for mine, theirs in zip(shown[2:], expected[2:], strict=True):
+        cells, others = ([cell.strip() for cell in line.split("|")] for line in (mine, theirs))
+        assert cells[1] == others[1] and [cell == "-" for cell in cells] == [cell == "-" for cell in others]
+
+
+def columns(family):
+    """What `measures` has for a family, without measuring."""
+    found = cases.of_family(family).values()
+    one = next(iter(found))
+    names = {"logits", "right", "packed", "gradient", "greedy", "beam", "LoRA", "prompt"}
+    if not one.encoder_decoder:
+        infix = any(case.peft is not None and case.kind not in ("Bloom", "Mpt") for case in found)
+        names |= {"left", "prefix"} | ({"infix"} if infix else set())
+    return {name: measures.Measure(1e-6) for name in names}
 
 
 def test_an_unknown_family_is_named(capsys):

@@ -76,9 +76,9 @@ HARMLESS = {
     "scale_attention_softmax_in_fp32": "precision: attention weights are computed in float32 here",
     "slow_but_exact": "order of sums",
     "use_cache": "decoding here has caches of its own",
-    # Decoding reads them itself (models/pretrained, decoding/generation_config.py).
-    "encoder_no_repeat_ngram_size": "of decoding",
-    "forced_eos_token_id": "of decoding",
+    # Not of the network.
+    "encoder_no_repeat_ngram_size": "how texts are searched, which decoding's own options say",
+    "forced_eos_token_id": "decoding reads it with the generation_config.json",
     # What transformers' network does not read, or not with this family.
     "attention_chunk_size": "of layers of a kind that is refused",
     "attention_layers": "transformers makes it of attention_types",

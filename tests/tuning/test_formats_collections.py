@@ -18,7 +18,7 @@ from tests import tiny
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
 from tests.parity import adapters
-from tests.parity.cases import named
+from tests.parity.cases import named, params
 from tests.tuning.test_files import GPT2, IDENTITY, LLAMA, T5, make
 
 lib = pytest.importorskip("peft")
@@ -63,7 +63,7 @@ def saved(folder, pair, collections) -> str:
 @pytest.mark.parametrize(
     ("name", "targets"),
     [
-        *((name, "all") for name in CASES),
+        *params(CASES, "all"),
         ("gpt2", "query,value"), ("gpt2", "value"), ("qwen2", "query,value"), ("mistral_window", "key,down"),
         ("qwen3", "query,out"), ("gpt_neox", "query,value"), ("codegen", "key"), ("phi3", "value,gate"),
         ("t5", "query,value"),
@@ -76,7 +76,7 @@ def test_lora_export_parity(name, targets, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", params(CASES))
 def test_lora_goes_to_peft_and_back_bit_for_bit(name, tmp_path):
     pair = pair_of(name)
     tree = adapters.random_lora(pair, "all")
@@ -154,7 +154,7 @@ def test_prompt_import_parity(name, kind, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", params(CASES))
 def test_prompt_export_parity(name, tmp_path):
     expected, found = adapters.with_prompt(pair_of(name), tmp_path)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)

@@ -12,7 +12,7 @@ from prefix_jax.tuning import lora, prompt
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
 from tests.parity import adapters
-from tests.parity.cases import CASES, named
+from tests.parity.cases import CASES, named, params
 
 peft = pytest.importorskip("peft")
 
@@ -201,7 +201,10 @@ def test_p_tuning_parity_with_pefts_encoder():
 # Infix ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [case for case in named("peft") if case == CASES[case].family and case not in ALIBI])
+FIRST = [case for case in named("peft") if case == CASES[case].family and case not in ALIBI]
+
+
+@pytest.mark.parametrize("case", params(FIRST))
 def test_infix_parity_with_two_passes_of_transformers(case):
     pair = CASES[case].pair(**CASES[case].peft)
     found, expected = adapters.with_infix(pair)

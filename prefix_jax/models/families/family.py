@@ -1,11 +1,13 @@
 """A row of the table of families: everything that the rest of the package needs to know about a model family."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Tree
 
@@ -15,11 +17,16 @@ class Gguf(NamedTuple):
 
     Attributes:
       model_type: Hugging Face's name of the architecture.
-      tensors: llama.cpp's names of a layer's tensors, without the block, mapped to Hugging Face's.
+      tensors: llama.cpp's names of a layer's tensors, without the block, mapped to Hugging Face's in `layers`, or to
+        whole names with {} for the block.
       options: `get -> options of config.json` in addition to the common ones; `get` reads a key of the file's
         metadata, without the architecture prefix.
       permuted: whether the rows of queries and keys are stored in interleaved pairs.
       norm_offset: constant added to the stored scales of norms.
+      top: llama.cpp's names of the tensors outside layers, mapped to Hugging Face's.
+      layers: Hugging Face's name of the list of layers.
+      restored: `(name, leaf, config) -> leaf`, a tensor as Hugging Face stores it, by its name there.
+      variant: the storage of a file with tensors of these names, where files of the architecture differ.
     """
 
     model_type: str
@@ -27,6 +34,12 @@ class Gguf(NamedTuple):
     options: Callable[[Callable[..., Any]], dict[str, Any]] = lambda get: {}
     permuted: bool = False
     norm_offset: float = 0.0
+    top: Mapping[str, str] = MappingProxyType(
+        {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    )
+    layers: str = "model.layers"
+    restored: Callable[[str, Leaf, dict[str, Any]], Leaf] = lambda name, leaf, config: leaf
+    variant: Callable[[Container[str]], Any] | None = None
 
 
 # llama.cpp's names of the tensors in a layer like Llama's.

@@ -1,5 +1,6 @@
 """GPT-2 (Radford et al. 2019): learned positions, layer norm with bias, tanh-approximated GELU."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,10 +11,10 @@ from jaxtyping import Array
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Module, module
+from prefix_jax.models.families.family import Family, Gguf, Module, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, LayerNorm, SelfAttention
-from prefix_jax.models.leaves import split, transpose
+from prefix_jax.models.leaves import Leaf, split, transpose
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.parameters import Names, Tree, embedding, head, norm, stacked
 
@@ -131,6 +132,42 @@ def modules(model_config: GPT2Config) -> list[Module]:
     ]
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        "n_layer": get("block_count"),
+        "n_embd": get("embedding_length"),
+        "n_head": get("attention.head_count"),
+        "n_inner": get("feed_forward_length"),
+        "n_positions": get("context_length"),
+        "layer_norm_epsilon": get("attention.layer_norm_epsilon"),
+    }
+
+
+def _conv1d(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:
+    """Returns a matrix as transformers' Conv1D has it; llama.cpp stores outputs first."""
+    return transpose(leaf, (1, 0)) if ".h." in name and len(leaf.shape) == 2 else leaf
+
+
+_GGUF = Gguf(
+    "gpt2",
+    {
+        "attn_norm": "ln_1",
+        "attn_qkv": "attn.c_attn",
+        "attn_output": "attn.c_proj",
+        "ffn_norm": "ln_2",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    },
+    _gguf_options,
+    top={
+        "token_embd": "transformer.wte",
+        "position_embd": "transformer.wpe",
+        "output_norm": "transformer.ln_f",
+        "output": "lm_head",
+    },
+    layers="transformer.h",
+    restored=_conv1d,
+)
 FAMILY = Family(
     title="GPT-2",
     model_config=GPT2Config,
@@ -148,6 +185,7 @@ FAMILY = Family(
         "gpt-j-6b-size": sizes(28, 4096, 16, vocabulary=50400, window=2048),  # GPT-2's layers at GPT-J's size
     },
     adapters=("transformer.", "GPT2LMHeadModel", "gpt2"),
+    gguf={"gpt2": _GGUF},
     transposed=True,
     original="gpt2",
 )

@@ -2,6 +2,7 @@
 part of a head, attention and MLP side by side with a norm each, or one after the other.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,10 +11,10 @@ import flax.linen as nn
 
 from prefix_jax.models.attention import attention_scale
 from prefix_jax.models.decoder_only import DecoderOnly
-from prefix_jax.models.families.family import Family, Module, module
+from prefix_jax.models.families.family import Family, Gguf, Module, gguf_layer_norms, module
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse, rope_parameters, rotary_scaling
 from prefix_jax.models.layers import ACTIVATIONS, MLP, Block, LayerNorm, SelfAttention
-from prefix_jax.models.leaves import Leaf, split, transpose
+from prefix_jax.models.leaves import Leaf, merge, split, transpose
 from prefix_jax.models.model_config import LayerKind, ModelConfig, Rotary
 from prefix_jax.models.parameters import Names, Tree, affine, embedding, head, norm, stacked
 
@@ -160,6 +161,40 @@ def sizes(layers: int, width: int, heads: int, vocabulary: int = 50304, **more: 
     return {"model_type": "gpt_neox", **sizes, "vocab_size": vocabulary, **more}
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    norms = gguf_layer_norms(get, "layer_norm_eps")
+    return {
+        "hidden_act": "gelu",  # which the file does not store
+        "layer_norm_eps": norms["layer_norm_eps"],
+        "rotary_pct": norms["partial_rotary_factor"],
+        "use_parallel_residual": get("use_parallel_residual", True),
+    }
+
+
+def _by_head(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:
+    """Returns queries, keys and values with heads outermost; llama.cpp stores the queries of all heads first."""
+    if ".query_key_value." not in name:
+        return leaf
+    heads, rank = config["num_attention_heads"], len(leaf.shape)
+    parts = split(leaf, 0, (3, heads, leaf.shape[0] // (3 * heads)))
+    return merge(transpose(parts, (1, 0, 2, *range(3, rank + 2))), 0, 3)
+
+
+_GGUF = Gguf(
+    "gpt_neox",
+    {
+        "attn_norm": "input_layernorm",
+        "attn_qkv": "attention.query_key_value",
+        "attn_output": "attention.dense",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_up": "mlp.dense_h_to_4h",
+        "ffn_down": "mlp.dense_4h_to_h",
+    },
+    _gguf_options,
+    top={"token_embd": "gpt_neox.embed_in", "output_norm": "gpt_neox.final_layer_norm", "output": "embed_out"},
+    layers="gpt_neox.layers",
+    restored=_by_head,
+)
 FAMILY = Family(
     title="GPT-NeoX",
     model_config=GPTNeoXConfig,
@@ -169,6 +204,7 @@ FAMILY = Family(
     modules=modules,
     anchor="embed_in.weight",
     base="gpt_neox.",
+    gguf={"gptneox": _GGUF},
     known={
         "pythia-70m": sizes(6, 512, 8),
         "pythia-160m": sizes(12, 768, 12),

@@ -4,6 +4,7 @@ The relative position bias is computed once, outside the layers, between the col
 columns have none, and absolute positions are unused.
 """
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.encoder_decoder import EncoderDecoder, Side
-from prefix_jax.models.families.family import Family, Module, attention_modules, module
+from prefix_jax.models.families.family import Family, Gguf, Module, attention_modules, module
 from prefix_jax.models.families.gpt2 import gelu
 from prefix_jax.models.families.hf_config import end_ids, first_id, refuse
 from prefix_jax.models.layers import MLP, Block, CrossAttention, GatedMLP, RMSNorm, SelfAttention
@@ -237,6 +238,50 @@ def sizes(layers: int, width: int, heads: int, head: int, inner: int, gated: boo
     return {"model_type": "t5", **sizes, **form, "decoder_start_token_id": 0}
 
 
+def _gguf_options(get: Callable[..., Any]) -> dict[str, Any]:
+    layers = get("block_count")
+    return {
+        "d_model": get("embedding_length"),
+        "d_kv": get("attention.key_length"),
+        "d_ff": get("feed_forward_length"),
+        "num_heads": get("attention.head_count"),
+        "num_layers": layers,
+        "num_decoder_layers": get("decoder_block_count", layers),
+        "layer_norm_epsilon": get("attention.layer_norm_rms_epsilon", get("attention.layer_norm_epsilon", 1e-6)),
+        "relative_attention_num_buckets": get("attention.relative_buckets_count", 32),
+        "decoder_start_token_id": get("decoder_start_token_id", 0),
+    }
+
+
+def _gguf(names: Container[str]) -> Gguf:
+    """Returns the storage of a file with tensors of these names: of T5 1.0, T5 1.1 or umT5."""
+    gated = "enc.blk.0.ffn_gate.weight" in names
+    parts = {
+        f"{side}.{ours}": f"{stack}.block.{{}}.layer.{place}"
+        for side, stack, last in (("enc", "encoder", 1), ("dec", "decoder", 2))
+        for ours, place in (
+            ("attn_norm", "0.layer_norm"),
+            *((f"attn_{part}", f"0.SelfAttention.{part}") for part in "qkvo"),
+            ("attn_rel_b", "0.SelfAttention.relative_attention_bias"),
+            ("cross_attn_norm", "1.layer_norm"),
+            *((f"cross_attn_{part}", f"1.EncDecAttention.{part}") for part in "qkvo"),
+            ("ffn_norm", f"{last}.layer_norm"),
+            ("ffn_gate", f"{last}.DenseReluDense.wi_0"),
+            ("ffn_up", f"{last}.DenseReluDense.{'wi_1' if gated else 'wi'}"),
+            ("ffn_down", f"{last}.DenseReluDense.wo"),
+        )
+    }
+    form = {"feed_forward_proj": "gated-gelu" if gated else "relu"}
+    kind = "umt5" if "enc.blk.1.attn_rel_b.weight" in names else "t5"
+    return Gguf(kind, parts, lambda get: {**_gguf_options(get), **form}, top=_GGUF_TOP)
+
+
+_GGUF_TOP = {
+    "token_embd": "shared",
+    "enc.output_norm": "encoder.final_layer_norm",
+    "dec.output_norm": "decoder.final_layer_norm",
+    "output": "lm_head",
+}
 FAMILY = Family(
     title="T5",
     model_config=T5Config,
@@ -245,6 +290,7 @@ FAMILY = Family(
     parameters=parameters,
     modules=modules,
     anchor="encoder.final_layer_norm.weight",
+    gguf={"t5": Gguf("t5", {}, variant=_gguf)},
     known={
         "t5-small": sizes(6, 512, 8, 64, 2048),
         "t5-base": sizes(12, 768, 12, 64, 3072),

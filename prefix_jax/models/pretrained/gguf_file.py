@@ -18,9 +18,10 @@ from prefix_jax.models import families
 from prefix_jax.models.families.family import Gguf
 from prefix_jax.models.leaves import Leaf, merge, shifted, split, transpose
 
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 # The tensors of factors of scaled rotary frequencies.
 _FACTORS = ("rope_freqs", "rope_factors_short", "rope_factors_long")
+# A tensor of a layer, of an encoder or a decoder where there are both.
+_BLOCK = re.compile(r"(?P<side>enc\.|dec\.)?blk\.(?P<block>\d+)\.(?P<part>.+)")
 # The weights that go before a GGUF file in the same folder.
 _OTHER_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # NAME-00001-of-00003.gguf, as llama.cpp's gguf-split names the parts.
@@ -106,6 +107,7 @@ def _reader(path: Path) -> Any:
 def _as_stored_by_hf(name: str, leaf: Leaf, stored: Gguf, config: dict[str, Any]) -> Leaf:
     if stored.norm_offset and name.endswith("norm.weight"):
         leaf = shifted(leaf, -stored.norm_offset)
+    leaf = stored.restored(name, leaf, config)
     return _rotate_halves(name, leaf, config) if stored.permuted else leaf
 
 
@@ -182,7 +184,9 @@ def _config(fields: dict[str, Any], tensors: Mapping[str, Leaf]) -> tuple[Gguf, 
     def get(key: str, default: Any = None) -> Any:
         return whole(f"{architecture}.{key}", default)
 
-    stored, heads, width = known[architecture], get("attention.head_count"), get("embedding_length")
+    stored = known[architecture]
+    stored = stored.variant(tensors) if stored.variant else stored
+    heads, width = get("attention.head_count"), get("embedding_length")
     config = {
         "model_type": stored.model_type,
         "hidden_act": "silu",
@@ -231,12 +235,14 @@ def _leaf(tensor: Any) -> Leaf:
 
 def _hf_name(name: str, stored: Gguf) -> str:
     stem, _, kind = name.rpartition(".")
-    if stem in _TOP:
-        return f"{_TOP[stem]}.{kind}"
-    block, _, part = stem.removeprefix("blk.").partition(".")
-    if not stem.startswith("blk.") or part not in stored.tensors:
+    if stem in stored.top:
+        return f"{stored.top[stem]}.{kind}"
+    found = _BLOCK.fullmatch(stem)
+    theirs = stored.tensors.get((found["side"] or "") + found["part"]) if found else None
+    if found is None or theirs is None:
         raise UserError(f'the GGUF tensor "{name}" belongs to no model that is supported; use its safetensors form')
-    return f"model.layers.{block}.{stored.tensors[part]}.{kind}"
+    whole = theirs if "{}" in theirs else f"{stored.layers}.{{}}.{theirs}"
+    return f"{whole.format(found['block'])}.{kind}"
 
 
 def _rotate_halves(name: str, leaf: Leaf, config: dict[str, Any]) -> Leaf:

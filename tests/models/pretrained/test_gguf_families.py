@@ -138,6 +138,92 @@ def test_a_gguf_of_every_family_parity(case, tmp_path):
     np.testing.assert_allclose(found, expected, atol=5e-5, rtol=5e-5)
 
 
+def write_gpt2(writer: Any, config: Any) -> None:
+    writer.add_embedding_length(config.n_embd)
+    writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+    writer.add_head_count(config.n_head)
+    writer.add_context_length(config.n_positions)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+
+
+def write_gpt_neox(writer: Any, config: Any) -> None:
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_context_length(config.max_position_embeddings)
+    share, heads = config.rope_parameters["partial_rotary_factor"], config.num_attention_heads
+    writer.add_rope_dimension_count(int(share * (config.hidden_size // heads)))
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_parallel_residual(config.use_parallel_residual)
+    writer.add_layer_norm_eps(config.layer_norm_eps)
+
+
+def converted(name: str, array: np.ndarray, heads: int) -> np.ndarray:
+    """What llama.cpp's converter makes of GPT-2's Conv1D, and of GPT-NeoX's fused projections."""
+    if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+        return array.T
+    if ".query_key_value." in name:
+        by_head = array.reshape(heads, 3, -1, *array.shape[1:])
+        return np.concatenate([by_head[:, part].reshape(-1, *array.shape[1:]) for part in range(3)])
+    return array
+
+
+def write_t5(writer: Any, config: Any) -> None:
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_decoder_block_count(config.num_decoder_layers)
+    writer.add_head_count(config.num_heads)
+    writer.add_key_length(config.d_kv)
+    writer.add_value_length(config.d_kv)
+    writer.add_context_length(512)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_decoder_start_token_id(config.decoder_start_token_id)
+
+
+FURTHEST = {"relative_attention_max_distance": 128, "decoder_start_token_id": 0}  # the file does not store the first
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "architecture", "describe"),
+    [
+        ("gpt2", {}, "gpt2", write_gpt2),
+        ("gpt2_untied_inner", {}, "gpt2", write_gpt2),
+        ("gpt_neox", {}, "gptneox", write_gpt_neox),
+        ("gpt_neox_serial", {"attention_bias": True, "hidden_act": "gelu"}, "gptneox", write_gpt_neox),
+        *((case, FURTHEST, "t5", write_t5) for case in ("t5", "t5_gated", "umt5")),
+    ],
+)
+def test_a_gguf_of_the_older_families_parity(case, changes, architecture, describe, tmp_path):
+    network = CASES[case].pair(**changes).torch
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", architecture)
+    writer.add_block_count(network.config.num_hidden_layers)
+    describe(writer, network.config)
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, network.config.num_hidden_layers)
+    for name, value in network.state_dict().items():
+        tied = name == "lm_head.weight" and network.config.tie_word_embeddings
+        if tied or (name.endswith("embed_tokens.weight") and architecture == "t5"):
+            continue
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert theirs is not None, name
+        array = converted(name, value.numpy(), network.config.num_attention_heads)
+        writer.add_tensor(theirs, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    opened = load(str(tmp_path / "m.gguf"))
+    ids, model = torch.tensor(TOKENS), build(opened.model_config)
+    encoder = model.model_config.is_encoder_decoder
+    ours, theirs = ({"encoder_tokens": TOKENS}, {"decoder_input_ids": ids}) if encoder else ({}, {})
+    with torch.no_grad():
+        expected = network(ids, **theirs).logits.numpy()
+    found = tm.jit(lambda params: model.apply({"params": params}, jnp.asarray(TOKENS), **ours))(opened.params)
+    np.testing.assert_allclose(found, expected, atol=5e-5, rtol=5e-5)
+
+
 def test_factors_beside_another_scaling_are_refused(tmp_path):
     network = CASES["llama3_rope_one_kv_head"].pair().torch
     scaling = {"rope_scaling_type": gguf.RopeScalingType.LINEAR, "rope_scaling_factor": 2.0}
