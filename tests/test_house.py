@@ -154,10 +154,10 @@ def test_one_module_names_the_files_of_a_run():
 
 
 def test_nothing_outside_tasks_names_a_task():
-    """A task is a file and a row in `tasks`. The words "text", "table" and "translation" mean other things too: where
-    they are compared with a task, they name one.
+    """A task is a file and a row in `tasks`. The words "text", "table", "translation" and "perplexity" (a metric) mean
+    other things too: where they are compared with a task, they name one.
     """
-    words = {"text", "table", "translation"}
+    words = {"text", "table", "translation", "perplexity"}
     names = {*TASKS, "table"}
     for path in PACKAGE.rglob("*.py"):
         # The grammar writes the embedded set: sentences about lighthouses.
@@ -224,7 +224,8 @@ def test_recipes_build_and_take_a_step(name: str, tiny_models, tmp_path, monkeyp
     config = module.get_config()
     family = "t5" if "t5" in config.model.source else "gpt2" if "gpt2" in config.model.source else "llama"
     config.model.source = str(tiny_models[family])
-    config.data.update(task="text", path=str(tiny.save_rows(tmp_path / "rows.jsonl", 40)))
+    rows = str(tiny.save_rows(tmp_path / "rows.jsonl", 40))
+    config.data.update(task="text", path=rows, source_column="source")
     monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
     trainer = prepare(session.open_session(config), tmp_path / "run", [])
     options = config.training

@@ -5,6 +5,7 @@ from common import ROWS, data_file, e2e_rows, needs_java
 
 from prefix_jax.errors import UserError
 from prefix_jax.metrics import coco
+from prefix_jax.metrics.perplexity import spelled
 from prefix_jax.tasks import TASKS, score, webnlg
 
 SEEN = {"hypothesis": "Agra Airport is in India.", "references": ["Agra Airport is in India."], "category": "Airport"}
@@ -131,6 +132,8 @@ def test_names_units_and_java(task, monkeypatch):
     rows = [{**row, "category": "City"} for row in ROWS]
     if task == "glue_stsb":
         rows = [{"hypothesis": str(i), "references": [str(i * i)]} for i in range(4)]  # its texts are numbers
+    if TASKS[task].plain_text:  # its outputs are likelihoods
+        rows = [{"hypothesis": spelled(3.5, 4, 20), "references": ["a b c d"]}]
     scores = score(task, rows, java=False)
     assert all(type(value) is float for value in scores.values())
     assert all(TASKS[task].format(name, value) for name, value in scores.items())
