@@ -8,12 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import nn
+from jax import lax, nn
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix
+
+# Logits that exist at once: half a gibibyte in float32.
+MOST_LOGITS = 2**27
 
 
 @jax.custom_vjp
@@ -47,7 +50,7 @@ def loss_sums(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns the sum of weighted token losses and the sum of the weights.
 
-    Logits are computed at target positions only.
+    Logits are computed at target positions only, `MOST_LOGITS` at a time.
 
     >>> batch = lm.batch(pairs)
     >>> total, weight = pj.loss(lm.model, lm.variables, None, batch)
@@ -58,9 +61,31 @@ def loss_sums(
     if batch.alone and model.kernel == "cudnn":
         inputs |= dict(segment_ids=None)  # no token sees the padding behind it: the kernel needs no mask
     hidden = model.apply(variables, **inputs, prefix=prefix, method="target_hidden")
-    logits = model.apply(variables, hidden, method="logits")
-    losses = token_losses(logits, batch.targets)
+    losses = _of_targets(model, variables, hidden, batch.targets)
     return jnp.sum(losses * batch.weights), jnp.sum(batch.weights)
+
+
+def _of_targets(
+    model: Model, variables: Mapping[str, Any], hidden: Float[Array, "B M E"], targets: Int[Array, "B M"]
+) -> Float[Array, "B M"]:
+    """Returns the losses of targets; of many logits, some columns at a time, computed again for the gradient."""
+
+    def losses(part: tuple[Array, Array]) -> Array:
+        return token_losses(model.apply(variables, part[0], method="logits"), part[1])
+
+    count = targets.shape[1]
+    parts = min(-(-targets.size * model.model_config.vocab_size // MOST_LOGITS), count)
+    if parts < 2:
+        return losses((hidden, targets))
+    width = -(-count // parts)
+    more = -count % width
+
+    def apart(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, more)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, width, *x.shape[2:]), 1, 0)
+
+    found = lax.map(jax.checkpoint(losses), (apart(hidden), apart(targets)))
+    return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :count]
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 from prefix_jax.data.batching import Batch
 from prefix_jax.models import build
 from prefix_jax.models.families.llama import LlamaConfig
+from prefix_jax.models.prefix import Prefix, PrefixKV
+from prefix_jax.training import loss
 from prefix_jax.training.loss import loss_sums, record_count, token_losses
 
 SPEC = LlamaConfig(
@@ -92,3 +94,31 @@ def test_packed_and_separate_rows_have_one_loss(tiny):
     np.testing.assert_allclose(together[0], apart[0][0] + apart[1][0], rtol=1e-5)
     assert together[1] == 7
     assert record_count(packed) == 2
+
+
+@pytest.mark.parametrize("most", [23 * 3, 23 * 2, 1])
+def test_logits_in_parts_give_the_same_losses_and_gradients(tiny, monkeypatch, most):
+    model, base = tiny
+    batch = jax.tree.map(lambda *x: np.concatenate(x), *(one_row([3, 4, 5], [6, 7, k], 12, 5) for k in (1, 8)))
+
+    def run(most):
+        monkeypatch.setattr(loss, "MOST_LOGITS", most)
+        return jax.value_and_grad(lambda base: loss_sums(model, base, None, batch)[0])(base)
+
+    expected, found = run(10**9), run(most)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), expected, found)
+
+
+def test_logits_of_a_large_vocabulary_do_not_exist_at_once(tiny, monkeypatch):
+    model, base = tiny
+    batch = jax.tree.map(lambda *x: np.concatenate(x), *[one_row([3], [4] * 40, 48, 40)] * 8)
+    slots = jnp.ones((2, 2, 3, 4))
+    prefix = Prefix(PrefixKV(slots, slots), position_offset=0.0)
+
+    def program() -> str:
+        return str(jax.make_jaxpr(jax.grad(lambda prefix: loss_sums(model, base, prefix, batch)[0]))(prefix))
+
+    whole = program()
+    monkeypatch.setattr(loss, "MOST_LOGITS", 8 * 10 * 23)
+    parts = program()
+    assert "f32[8,40,23]" in whole and "f32[8,40,23]" not in parts and "f32[8,10,23]" in parts
