@@ -10,7 +10,7 @@ from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns, Records, made
 from prefix_jax.data.files import Row
 from prefix_jax.data.reading import Notes, Reading
 from prefix_jax.data.records import Record
-from prefix_jax.data.rows import of_columns
+from prefix_jax.data.rows import Pair, of_columns
 from prefix_jax.errors import UserError
 
 
@@ -85,7 +85,7 @@ def _row(item: Any, where: str, columns: Columns) -> Row:
     if isinstance(item, Mapping):
         return where, {key: _plain(value) for key, value in item.items()}
     if isinstance(item, (tuple, list)) and len(item) == 2:
-        return where, {columns.source: item[0], columns.target: _plain(item[1])}
+        return where, Pair({columns.source: item[0], columns.target: _plain(item[1])})
     raise UserError(f"{where} is {type(item).__name__}, neither a (source, target) pair nor a row with columns")
 
 

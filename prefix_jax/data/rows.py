@@ -1,11 +1,16 @@
 """Records from rows with a source and a target column."""
 
 from collections.abc import Callable
+from typing import Any
 
 from prefix_jax.data import templates
 from prefix_jax.data.data_set import Columns, Prompt
 from prefix_jax.data.files import ABSENT, EmptyField, Row, field_of, text_field
 from prefix_jax.data.records import Record, pair
+
+
+class Pair(dict[str, Any]):
+    """The columns of a row that a caller gave as a pair: its texts are whole, whatever the templates are."""
 
 
 def prompt(row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
@@ -35,13 +40,12 @@ def from_columns(
 
     Args:
       one_line: join the lines of the source with spaces, as in line-based summary files.
-      patterns: templates of source and target over columns, in place of one column each; "": none. A row that has the
-        columns `source` and `target` alone is taken as it is.
+      patterns: templates of source and target over columns, in place of one column each, but for a `Pair`; "": none.
     """
     numbers: dict[tuple[str, str | None], list[int]] = {}
     records = []
     for row in rows:
-        own = ("", "") if set(row[1]) == {source, target} else patterns
+        own = ("", "") if isinstance(row[1], Pair) else patterns
         text = source_text(row, source, own[0], "source_column" if not one_line else "")
         text = " ".join(text.split()) if one_line else text
         category = row[1].get("category")

@@ -158,6 +158,11 @@ def test_templates_over_columns(tmp_path):
     assert pairs(path, columns) == [("T{x}: B", "3 f")]
     assert [(r.source, r.target) for r in records_of(rows, "train", columns)] == [("T{x}: B", "3 f")]
     assert [(r.source, r.target) for r in records_of([("s", "t")], "train", columns)] == [("s", "t")]  # a pair is whole
+    path_of_two = save(tmp_path / "y_train.jsonl", [{"question": "q", "answer": "a"}])
+    named = Columns("question", "answer", source_template="{question}")
+    assert pairs(path_of_two, named) == [("q", "a")]
+    named = Columns("question", "answer", source_template="{question} or {answer}")
+    assert pairs(path_of_two, named) == [("q or a", "a")]
     with pytest.raises(UserError, match=r'no column "boddy" \(--config.data.source_format chooses it\); did you mean'):
         pairs(path, Columns(source_template="{title}: {boddy}", target="n"))
     with pytest.raises(UserError, match=r"task xsum makes its sources itself; write \{source\}"):
