@@ -260,7 +260,54 @@ def define_overrides() -> None:
 
     from prefix_jax.config import default_config
 
-    config_flags.DEFINE_config_dict("config", default_config(), "Options that replace the run's.")
+    about = "Options that replace the run's."
+    parsed(lambda: [str(config_flags.DEFINE_config_dict("config", default_config(), about, lock_config=True))])
+
+
+def define_recipe_or_run() -> None:
+    """Defines a recipe as `define_recipe` does, and what may be given in its place: a model, data and the like.
+
+    Without a recipe `--config.SECTION.OPTION=VALUE` changes the defaults.
+    """
+    define_recipe() if names_a_recipe() else define_overrides()
+    flags.DEFINE_string("model", None, "The frozen model: a name, a directory, a hub id or a GGUF file.")
+    flags.DEFINE_string("data", None, "A file or a folder of rows, or a task's name.")
+    flags.DEFINE_string("task", None, "The task of the rows in --data; by default pairs of source and target.")
+    flags.DEFINE_string("method", None, "prefix, lora, prompt, infix, adapter, finetune, or several: prefix+lora.")
+    flags.DEFINE_integer("steps", None, "Steps of training.", lower_bound=0)
+
+
+def names_a_recipe() -> bool:
+    """Returns whether the command line has `--config FILE`."""
+    return any(word.partition("=")[0] in ("--config", "-config") for word in sys.argv[1:])
+
+
+def configured(options: flags.FlagValues) -> Any:
+    """Returns the configuration of `define_recipe_or_run`: the recipe or the defaults, with the options given.
+
+    Raises:
+      UserError: there is neither a recipe nor a model with data, or an option is not valid.
+    """
+    from prefix_jax.api.configuring import with_options
+    from prefix_jax.api.data import named
+
+    without = not names_a_recipe()
+    if without and options.model is None:
+        raise UserError("there is neither a recipe nor a model; give --config NAME, or --model NAME and --data FILE")
+    if without and options.data is None and options.task is None:
+        raise UserError("--data is missing: name a file of rows, or a task such as e2e")
+    data = {} if options.data is None else named(options.data)
+    asked = {"model.source": options.model, "method": options.method, "training.steps": options.steps}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if options.task is not None:
+        data["data.task"] = options.task
+    return with_options(options.config, data | given | overrides(options))
+
+
+def directory_of(config: Any) -> str:
+    """Returns the run directory of a configuration for which none was named: the same each time."""
+    parts = (config.model.source, config.data.path or config.data.task, config.method)
+    return os.path.join("runs", "-".join(re.sub(r"\W+", "_", Path(str(part)).stem).strip("_") for part in parts))
 
 
 def overrides(options: flags.FlagValues) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
     if _are_paths(data):
         data = ",".join(map(os.fspath, data))
     if isinstance(data, (str, os.PathLike)) and validation is None:
-        return Source({**where, **_named(data)})
+        return Source({**where, **named(data)})
     splits: dict[str, Any] = {**data} if _is_splits(data) else {TRAIN: data}  # type: ignore[dict-item]
     if validation is not None:
         splits = {**splits, VALIDATION: validation}
@@ -69,10 +69,10 @@ def split_records(data: Any, split: str, columns: tasks.Columns, notes: Notes | 
     notes = notes or Notes()
     if not isinstance(data, (str, os.PathLike)):
         return records_of(data, split, columns, f"the {split} data", notes)
-    named = _named(data)
-    if "data.path" not in named:
-        return tasks.pairs(named["data.task"], split)
-    path = Path(named["data.path"])
+    found = named(data)
+    if "data.path" not in found:
+        return tasks.pairs(found["data.task"], split)
+    path = Path(found["data.path"])
     if not path.is_file():
         return tasks.pairs(tasks.ANY_ROWS, split, str(path), columns)
     return made(RECORDS, read_rows(path, notes), split, columns, notes)
@@ -103,7 +103,7 @@ def _is_splits(data: Any) -> bool:
     return isinstance(data, Mapping) and bool(data) and set(data) <= set(tasks.SPLITS)
 
 
-def _named(data: str | os.PathLike) -> dict[str, Any]:
+def named(data: str | os.PathLike) -> dict[str, Any]:
     """Returns the options for a task's name or a path."""
     text = os.fspath(data)
     path = Path(text).expanduser()
