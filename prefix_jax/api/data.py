@@ -9,10 +9,11 @@ from typing import Any
 
 from prefix_jax import plugins, tasks
 from prefix_jax.data.data_set import IN_MEMORY, made
-from prefix_jax.data.files import read_rows
+from prefix_jax.data.files import ROW_SUFFIXES, read_rows
 from prefix_jax.data.in_memory import RECORDS, InMemory, records_of
 from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record
+from prefix_jax.data.text_files import kind
 from prefix_jax.errors import UserError, did_you_mean
 
 TRAIN, VALIDATION, TEST = tasks.SPLITS
@@ -111,7 +112,7 @@ def named(data: str | os.PathLike) -> dict[str, Any]:
         name = tasks.current_name(text)
         if name in tasks.TASKS:
             return {"data.task": name}
-        looks_like_path = os.sep in text or "*" in text or path.suffix in (".jsonl", ".json", ".csv", ".tsv")
+        looks_like_path = os.sep in text or "*" in text or "," in text or kind(path) in ROW_SUFFIXES
         if plugins.is_path(text) and not looks_like_path:
             tasks.find(text, "the data")
             return {"data.task": text}

@@ -80,7 +80,7 @@ def test_an_arrow_file_that_datasets_wrote(tmp_path):
     assert pairs(tmp_path) == [tuple(row.values()) for row in ROWS]
 
 
-def test_several_files_and_patterns(tmp_path):
+def test_several_files_and_patterns(tmp_path, monkeypatch):
     paths = [save(tmp_path / f"{name}.jsonl", ROWS[10 * i : 10 * i + 10]) for i, name in enumerate("dbca")]
     listed = f"{paths[0]}, {tmp_path}/[bc].jsonl"
     found = [pair for split in tasks.SPLITS for pair in pairs(listed, split=split)]
@@ -88,6 +88,10 @@ def test_several_files_and_patterns(tmp_path):
     train = save(tmp_path / "x_train.jsonl", ROWS[:2]), save(tmp_path / "y_train.jsonl", ROWS[2:4])
     assert len(pairs(",".join(train))) == 4
     assert api.data.source_of([*train], None, Columns()).options["data.path"] == ",".join(train)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "z_train.csv.gz").write_bytes(gzip.compress(b"source,target\na,b\n"))
+    mixed = api.data.source_of(["x_train.jsonl", "z_train.csv.gz"], None, Columns()).options["data.path"]
+    assert len(pairs(mixed)) == 3
     for bad, said in ((f"{paths[0]},{tmp_path}", "is a directory"), (f"{paths[0]},no.jsonl", "no.jsonl does not exist"),
                       (f"{paths[0]},{train[0]}", "others that name none")):  # fmt: skip
         with pytest.raises(UserError, match=said):
