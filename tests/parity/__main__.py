@@ -2,10 +2,9 @@
 
 One line per family, with the largest absolute differences over its cases (`cases.py`): logits, with and without a
 prefix, of rows that are full, padded on the right, and on the left; packed rows; gradients of a prefix (divided by the
-largest of an array where that is above 1); rows whose
-greedily written tokens differ; scores of beams; logits with PEFT's prefix, LoRA and prompt; and with an infix, of which
-transformers computes the two parts. Exit code 1: a difference is above 1e-4, or tokens differ. `--markdown` prints the
-table of docs/families.md.
+largest of an array where that is above 1); rows whose greedily written tokens differ; scores of beams; logits with
+PEFT's prefix, LoRA and prompt; and with an infix, of which transformers computes the two parts. Exit code 1: a
+difference is above 1e-4, or tokens differ. `--markdown` prints the table of docs/families.md.
 """
 
 import os
