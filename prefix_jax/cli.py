@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 from prefix_jax import disk, surroundings
 from prefix_jax.errors import UserError, did_you_mean, one_line
+from prefix_jax.workdir import RUNS
 
 BAD_INPUT = 2
 FAILED_RUN = 3
@@ -307,7 +308,7 @@ def configured(options: flags.FlagValues) -> Any:
 def directory_of(config: Any) -> str:
     """Returns the run directory of a configuration for which none was named: the same each time."""
     parts = (config.model.source, config.data.path or config.data.task, config.method)
-    return os.path.join("runs", "-".join(re.sub(r"\W+", "_", Path(str(part)).stem).strip("_") for part in parts))
+    return os.path.join(RUNS, "-".join(re.sub(r"\W+", "_", Path(str(part)).stem).strip("_") for part in parts))
 
 
 def overrides(options: flags.FlagValues) -> dict[str, Any]:
