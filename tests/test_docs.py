@@ -92,6 +92,11 @@ def test_every_page_is_in_the_navigation():
         assert str(page.relative_to(ROOT)) in navigation
 
 
+def test_the_changelog_begins_with_this_version():
+    first = next(line for line in (ROOT / "CHANGELOG.md").open(encoding="utf-8") if line.startswith("## "))
+    assert first.split()[1] == prefix_jax.__version__
+
+
 def test_the_citation_names_this_version():
     assert f"version: {prefix_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
