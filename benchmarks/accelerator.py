@@ -212,7 +212,9 @@ def measure_decoding(arguments: argparse.Namespace) -> dict[str, Any]:
     found = {}
     for beams in arguments.beams:
         options = (arguments.dtype, arguments.prefix, sources, beams, arguments.targets)
-        ours, peft = our_decoding(model_config, *options), their_decoding(arguments.model, *options)
+        ours = our_decoding(model_config, *options)
+        print(f"beams {beams}, ours: {ours}", flush=True)  # the other side may take longer than a caller waits
+        peft = their_decoding(arguments.model, *options)
         found[str(beams)] = {
             "ours": ours,
             "peft": peft,
