@@ -38,7 +38,7 @@ def how(config: Config) -> dict[str, Any]:
     return of_texts | ({"metrics": chosen} if chosen else {})
 
 
-def about_metrics(config: Config) -> dict[str, dict[str, int | bool]]:
+def about_metrics(config: Config) -> dict[str, dict[str, int | bool | float]]:
     """Returns the decimals and direction of metrics by name; nothing for a built-in task whose outputs are texts."""
     known = tasks.TASKS.get(tasks.current_name(config.data.task))
     if not config.evaluation.metrics and known is not None and not known.plain_text:

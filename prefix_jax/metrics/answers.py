@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from prefix_jax.metrics.classification import labels_of
-from prefix_jax.metrics.metric import How, Measured, Metric
+from prefix_jax.metrics.metric import PERCENT, How, Measured, Metric
 from prefix_jax.metrics.rows import Row
 
 # The text of an answer that says there is none.
@@ -132,8 +132,8 @@ def correlations(rows: Sequence[Row], how: How) -> Measured:
     return found
 
 
-SQUAD = tuple(Metric(name, squad) for name in ("EM", "F1"))
-SQUAD_V2 = tuple(Metric(name, squad_v2) for name in ("EM", "F1"))
-FINAL_NUMBERS = tuple(Metric(name, final_numbers) for name in ("strict_match", "flexible_match"))
-CORRELATIONS = tuple(Metric(name, correlations) for name in ("pearson", "spearman"))
-EM_OF_QUESTIONS = Metric("EM", all_of_a_question)
+SQUAD = tuple(Metric(name, squad, largest=PERCENT) for name in ("EM", "F1"))
+SQUAD_V2 = tuple(Metric(name, squad_v2, largest=PERCENT) for name in ("EM", "F1"))
+FINAL_NUMBERS = tuple(Metric(name, final_numbers, largest=PERCENT) for name in ("strict_match", "flexible_match"))
+CORRELATIONS = tuple(Metric(name, correlations, largest=PERCENT) for name in ("pearson", "spearman"))
+EM_OF_QUESTIONS = Metric("EM", all_of_a_question, largest=PERCENT)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from prefix_jax.metrics.metric import How, Measured, Metric
+from prefix_jax.metrics.metric import PERCENT, How, Measured, Metric
 from prefix_jax.metrics.rows import Row
 
 OTHER = "(other)"
@@ -98,8 +98,8 @@ def _mcc(hits: int, wanted: Sequence[int], said: Sequence[int]) -> float:
 
 
 def _row(name: str) -> Metric:
-    return Metric(name, of_labels)
+    return Metric(name, of_labels, largest=PERCENT)
 
 
 CLASSIFICATION = tuple(map(_row, ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mcc")))
-ACCURACY, MCC = Metric("accuracy", accuracy), Metric("mcc", mcc)
+ACCURACY, MCC = Metric("accuracy", accuracy, largest=PERCENT), Metric("mcc", mcc, largest=PERCENT)

@@ -11,6 +11,9 @@ from prefix_jax.metrics.rows import Row
 Scores = dict[str, float]
 
 
+PERCENT = 100.0  # the largest value of what is told in percent
+
+
 @dataclasses.dataclass
 class Measured:
     """What the scorers of a task say of rows.
@@ -52,6 +55,9 @@ class How(NamedTuple):
 Function = Callable[[Sequence[Row], How], float | Measured]
 
 
+PERCENT = 100.0  # the largest value of what is told in percent
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """A row of a table of metrics.
@@ -63,6 +69,7 @@ class Metric:
       decimals: decimals that a table prints.
       higher_is_better: the direction.
       java: whether it needs Java.
+      largest: the largest value, to which a report draws it; None: there is none, or it is not known.
     """
 
     name: str
@@ -70,10 +77,12 @@ class Metric:
     decimals: int = 2
     higher_is_better: bool = True
     java: bool = False
+    largest: float | None = None
 
-    def about(self) -> dict[str, int | bool]:
+    def about(self) -> dict[str, int | bool | float]:
         """Returns its row as `scores.json` holds it."""
-        return {"decimals": self.decimals, "higher_is_better": self.higher_is_better}
+        row = {"decimals": self.decimals, "higher_is_better": self.higher_is_better}
+        return row if self.largest is None else {**row, "largest": self.largest}
 
 
 def kind_of(name: str, kinds: Mapping[str, object] | Sequence[str]) -> str:

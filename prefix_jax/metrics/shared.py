@@ -6,7 +6,7 @@ Units are those of the tables of Li and Liang (2021).
 from collections.abc import Callable, Mapping, Sequence
 
 from prefix_jax.metrics import bleu, coco, rouge, worth
-from prefix_jax.metrics.metric import Function, How, Measured, Metric
+from prefix_jax.metrics.metric import PERCENT, Function, How, Measured, Metric
 from prefix_jax.metrics.rows import Row
 
 
@@ -85,7 +85,7 @@ def distinct(rows: Sequence[Row], how: How) -> Measured:
 def rouge_metrics(*kinds: str) -> tuple[Metric, ...]:
     """Returns rows for kinds of ROUGE, which are computed together."""
     function = _rouge(kinds)
-    return tuple(Metric(kind, function) for kind in kinds)
+    return tuple(Metric(kind, function, largest=PERCENT) for kind in kinds)
 
 
 def _rouge(kinds: Sequence[str]) -> Callable[[Sequence[Row], How], Measured]:
@@ -109,19 +109,19 @@ def without_blank(rows: Sequence[Row]) -> list[Row]:
 def three_metrics(function: Function) -> tuple[Metric, ...]:
     """Returns the rows of `three_references`, which `function` calls."""
     return (
-        Metric("BLEU", function),
-        Metric("METEOR", function, 4, java=True),
+        Metric("BLEU", function, largest=PERCENT),
+        Metric("METEOR", function, 4, java=True, largest=1.0),
         Metric("TER", function, 4, higher_is_better=False),
     )
 
 
-ANY_TEXT = tuple(Metric(name, of_any_text) for name in ("BLEU", "chrF", "rougeL", "exact_match"))
+ANY_TEXT = tuple(Metric(name, of_any_text, largest=PERCENT) for name in ("BLEU", "chrF", "rougeL", "exact_match"))
 TRANSLATION = (
-    Metric("BLEU", sacrebleu_with_ter),
-    Metric("chrF", sacrebleu_with_ter),
+    Metric("BLEU", sacrebleu_with_ter, largest=PERCENT),
+    Metric("chrF", sacrebleu_with_ter, largest=PERCENT),
     Metric("TER", sacrebleu_with_ter, higher_is_better=False),
 )
 # Metrics that `evaluation.metrics` may name for any task.
 _ROUGE = rouge_metrics("rouge1", "rouge2", "rougeL", "rougeLsum")
-_DISTINCT = (Metric("distinct_1", distinct), Metric("distinct_2", distinct))
+_DISTINCT = tuple(Metric(f"distinct_{n}", distinct, largest=PERCENT) for n in (1, 2))
 METRICS = {metric.name: metric for metric in (*TRANSLATION, *_ROUGE, ANY_TEXT[-1], *_DISTINCT)}

@@ -13,6 +13,12 @@ from prefix_jax.tasks import TASKS
 
 # Metrics of tasks and of training of which less is better; of all others more is.
 _LOWER = frozenset(m.name for task in TASKS.values() for m in task.metrics if not m.higher_is_better) | {"loss"}
+# Their largest values, where all tasks with a metric of the name agree.
+_LARGEST = {
+    name: values.pop()
+    for name in {m.name for task in TASKS.values() for m in task.metrics}
+    if len(values := {m.largest for task in TASKS.values() for m in task.metrics if m.name == name}) == 1
+}
 # Of each metric that is not a built-in task's: its decimals and direction, as `scores.json` holds them.
 About = Mapping[str, Mapping[str, Any]]
 
@@ -140,6 +146,12 @@ def is_lower_better(metric: str, about: About | None = None) -> bool:
     """Returns the direction of a metric, whose name may end in a part (TER_seen)."""
     row = (about or {}).get(metric)
     return not row.get("higher_is_better", True) if row else bool(_LOWER & {metric, metric.rpartition("_")[0]})
+
+
+def largest_of(metric: str, about: About | None = None) -> float | None:
+    """Returns the largest value of a metric, whose name may end in a part; None: there is none, or it is not known."""
+    row = (about or {}).get(metric)
+    return row.get("largest") if row else _LARGEST.get(metric, _LARGEST.get(metric.rpartition("_")[0]))
 
 
 def decimals_of(metric: str, about: About | None = None) -> int:

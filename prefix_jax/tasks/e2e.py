@@ -13,7 +13,7 @@ from prefix_jax.data.text_files import kind, stem
 from prefix_jax.disk import lines
 from prefix_jax.errors import UserError
 from prefix_jax.metrics import bleu, coco, nist, worth
-from prefix_jax.metrics.metric import How, Measured, Metric
+from prefix_jax.metrics.metric import PERCENT, How, Measured, Metric
 from prefix_jax.metrics.rows import Row as Scored
 from prefix_jax.metrics.shared import without_blank
 from prefix_jax.tasks.task import Task
@@ -141,10 +141,10 @@ TASK = Task(
         from_hub=lambda rows, split, columns, notes: from_rows(rows, split),
     ),
     metrics=(
-        Metric("BLEU", measure),
+        Metric("BLEU", measure, largest=PERCENT),
         Metric("NIST", measure, 4),
-        Metric("METEOR", measure, java=True),
-        Metric("ROUGE_L", measure, java=True),
+        Metric("METEOR", measure, java=True, largest=PERCENT),
+        Metric("ROUGE_L", measure, java=True, largest=PERCENT),
         Metric("CIDEr", measure, 4, java=True),
     ),
     as_read=as_read,

@@ -14,7 +14,8 @@ from prefix_jax.data.hub import HubSet
 from prefix_jax.data.records import Record, pair
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.answers import CORRELATIONS, EM_OF_QUESTIONS, SQUAD
-from prefix_jax.metrics.classification import ACCURACY, MCC, Metric, f1_of, macro_f1
+from prefix_jax.metrics.classification import ACCURACY, MCC, f1_of, macro_f1
+from prefix_jax.metrics.metric import PERCENT, Metric
 from prefix_jax.tasks.labels import label
 from prefix_jax.tasks.task import Task
 
@@ -117,13 +118,13 @@ def _entities(task: Benchmark, row: Row, name: str) -> list[Record]:
 
 
 def _f1(positive: str) -> Metric:
-    return Metric("f1", f1_of(positive))
+    return Metric("f1", f1_of(positive), largest=PERCENT)
 
 
 _TRUTH = ("False", "True")
 _PAIR = ("sentence1", "sentence2")
 _ENTAILED = ("entailment", "not_entailment")
-_ANSWERS = (Metric("F1a", f1_of("True")), EM_OF_QUESTIONS)
+_ANSWERS = (Metric("F1a", f1_of("True"), largest=PERCENT), EM_OF_QUESTIONS)
 _FIFTHS = tuple(f"{i / 5:.1f}" for i in range(26))
 GLUE = (
     Benchmark("cola", ("sentence",), ("unacceptable", "acceptable"), (MCC,)),
@@ -141,7 +142,7 @@ GLUE = (
 SUPERGLUE = (
     Benchmark("boolq", ("question", "passage"), _TRUTH, (ACCURACY,)),
     Benchmark("cb", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral"),
-              (Metric("macro_f1", macro_f1), ACCURACY)),
+              (Metric("macro_f1", macro_f1, largest=PERCENT), ACCURACY)),
     Benchmark("copa", ("premise", "question"), (), (ACCURACY,), read=_alternatives, choices=_two),
     Benchmark("multirc", ("question", "paragraph", "answer"), _TRUTH, _ANSWERS, read=_answer_of_question),
     Benchmark("record", ("query", "passage"), (), SQUAD, read=_entities, choices=_named),

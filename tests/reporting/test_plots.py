@@ -99,6 +99,8 @@ def test_bars_share_a_scale():
     assert [bar.attrib["width"] for bar in element if "bar" in bar.attrib["class"].split()] == ["50.0", "200.0"]
     assert len(ElementTree.fromstring(bar_pair(None, 3.0))) == 2
     ElementTree.fromstring(bar_pair(0.0, 0.0))
+    element = ElementTree.fromstring(bar_pair(2.5, 5.0, 100.0))
+    assert [bar.attrib["width"] for bar in element if "bar" in bar.attrib["class"].split()] == ["5.0", "10.0"]
 
 
 def test_smoothing_keeps_straight_lines_and_ends():

@@ -17,7 +17,7 @@ from prefix_jax.reporting.sections.values import (
 )
 from prefix_jax.reporting.svg.markup import Markup, join, tag
 from prefix_jax.reporting.svg.plots import bar_pair
-from prefix_jax.reporting.tables import metric_text
+from prefix_jax.reporting.tables import largest_of, metric_text
 from prefix_jax.tuning import Declaration, known
 
 
@@ -118,7 +118,8 @@ def _cards(scored: Mapping[str, Any], failed: bool) -> Markup:
             before_it = f"bare model {metric_text(name, bare, about)} "
             than = tag("p", before_it, difference(name, value - bare, failed, about), class_="than")
         big = tag("p", metric_text(name, value, about), class_="big")
-        cards.append(tag("article", tag("h3", name), big, bar_pair(bare, value), than, class_="card score"))
+        bars = bar_pair(bare, value, largest_of(name, about))
+        cards.append(tag("article", tag("h3", name), big, bars, than, class_="card score"))
     return tag("div", cards, class_="scores")
 
 

@@ -130,10 +130,13 @@ def heat_map(
     return drawing(parts, width, height, told)
 
 
-def bar_pair(bare: float | None, tuned: float, *, width: int = 200) -> Markup:
-    """Returns two thin bars, the bare model's above the tuned one's, on a common scale from zero."""
+def bar_pair(bare: float | None, tuned: float, largest: float | None = None, *, width: int = 200) -> Markup:
+    """Returns two thin bars, the bare model's above the tuned one's, on a scale from zero to `largest`.
+
+    None: to the larger of the two.
+    """
     known = [abs(value) for value in (bare, tuned) if value is not None and math.isfinite(value)]
-    unit = width / (max(known, default=0.0) or 1.0)
+    unit = width / (max([*known, largest or 0.0]) or 1.0)
     parts = []
     for y, value, kind in ((0, bare, "bare"), (10, tuned, "tuned")):
         if value is not None and math.isfinite(value):
