@@ -27,7 +27,7 @@ class Batch:
     start and the target's but the last, beside its source in the same row of the encoder with the same segment id.
     `target_positions` are the columns whose hidden state predicts `targets`; `weights` are 1 there. On padding they and
     `targets` are 0, and `target_positions` is the row's last column, which never holds a source.
-    `alone`: each row holds one record at most, on which a compiled step may rely.
+    `alone`: in this run each row holds one record at most, on which a compiled step may rely.
     """
 
     tokens: Array  # int32 [B, T]
@@ -118,6 +118,9 @@ class PackedBatches:
         self.steps_per_epoch = self.plan.steps
         self._sequences = data.targets if layout.encoder_decoder else _joined(data)
         self._epoch: tuple[int, EpochPlan] | None = None
+        # For the whole run, which would otherwise compile two programs: no two records fit a row.
+        two = np.sort(self.sizes, axis=0)[:2].sum(axis=0)
+        self._alone = len(data) < 2 or bool((two > (self.shape.first, self.shape.second)).any())
 
     def records_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the records of a step and their rows, in layout order."""
@@ -135,11 +138,10 @@ class PackedBatches:
         With `own`, only the marked rows are filled; the others are empty.
         """
         records, rows = self.records_at(step)
-        alone = len(np.unique(rows)) == len(rows)  # in all rows, so that every process has the same program
         if own is not None:
             records, rows = records[own[rows]], rows[own[rows]]
         filled = self._encoder_decoder if self.layout.encoder_decoder else self._decoder_only
-        return replace(filled(records, rows), alone=alone)
+        return replace(filled(records, rows), alone=self._alone)
 
     def epoch(self) -> Iterator[Batch]:
         """Yields the batches of epoch 0: every record once."""

@@ -197,3 +197,15 @@ def test_the_embedded_set_from_text_to_rows(bytes_tokenizer, pieces_tokenizer):
 def test_evaluation_keeps_about_the_records_order():
     batches = PackedBatches(random_set(6, 100), LAYOUTS[0], batch=10, shuffle=False)
     assert max(batches.records_at(0)[0]) < 10 + 64
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["decoder_only", "encoder_decoder"])
+@pytest.mark.parametrize("row_length, alone", [(64, True), (200, False)])
+def test_a_run_knows_whether_each_row_holds_one_record(layout, row_length, alone):
+    """In all batches alike, or a step would be compiled twice."""
+    rng = np.random.default_rng(0)
+    side = lambda low, high: ragged(*(rng.integers(1, 99, rng.integers(low, high)) for _ in range(24)))
+    batches = PackedBatches(TokenisedSet(side(34, 50), side(2, 9)), layout, batch=4, row_length=row_length)
+    made = [batches.batch_at(step) for step in range(2 * batches.steps_per_epoch)]
+    assert {batch.alone for batch in made} == {alone}
+    assert (max(int(batch.segment_ids.max()) for batch in made) == 1) == alone
