@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": ("convert", "change the file format of what was tuned, such as to PEFT's"),
     "score": ("score", "score a file of outputs and references"),
     "plan": ("plan", "the cost of a step on TPUs, without a TPU"),
+    "completion": ("completion", "a script that completes commands and options in bash, zsh or fish"),
 }
 
 
@@ -42,7 +43,7 @@ def main() -> None:
 
 def usage() -> str:
     """Returns the commands, one a line."""
-    lines = [f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<12}{about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: prefix-jax COMMAND [--OPTION=VALUE ...]",

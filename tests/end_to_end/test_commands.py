@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 import prefix_jax
 from prefix_jax import __main__ as front_door
 from prefix_jax import cli, runs
@@ -23,7 +25,7 @@ print([module for module in flags.FLAGS.flags_by_module_dict() if module.startsw
 
 
 def test_all_commands_can_be_imported_together_and_define_no_flags():
-    names = "train evaluate generate inspect sweep plan demo convert score runs preview __main__"
+    names = "train evaluate generate inspect sweep plan demo convert score runs preview completion __main__"
     assert set(names.split()) == set(COMMANDS)
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
@@ -49,6 +51,32 @@ def test_one_name_has_all_commands():
 def prefix_jax_command(*words, **options):
     program = [sys.executable, "-m", "prefix_jax", *words]
     return subprocess.run(program, capture_output=True, text=True, check=False, **{"cwd": ROOT, **options})
+
+
+def completed(*words: str) -> list[str]:
+    """What bash offers for the last word."""
+    script = prefix_jax_command("completion", "bash").stdout
+    typed = " ".join(f'"{word}"' for word in words)
+    asked = f'COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _prefix_jax; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", script + asked], cwd=ROOT / "docs", capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is absent")
+def test_a_shell_completes_commands_options_and_names():
+    assert completed("prefix-jax", "tr") == ["train"]
+    assert completed("prefix-jax", "train", "--wor") == ["--workdir"]
+    assert "--bare" in completed("prefix-jax", "evaluate", "--")
+    assert completed("prefix-jax", "train", "--config", "=", "e2e_fl") == ["e2e_flan_t5_small"]
+    assert completed("prefix-jax", "train", "--method", "lo") == ["lora"]
+    assert completed("prefix-jax", "train", "--data", "plain") == ["plain_text.md"]
+
+
+def test_completion_knows_fish_and_refuses_other_shells():
+    lines = prefix_jax_command("completion", "fish").stdout.splitlines()
+    assert any("seen_subcommand_from generate" in line and "-l input_file" in line for line in lines)
+    done = prefix_jax_command("completion", "bsh")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and 'did you mean "bash"' in done.stderr
 
 
 def test_recipes_are_found_by_name_in_a_checkout_and_in_an_installed_package(tmp_path):
