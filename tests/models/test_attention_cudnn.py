@@ -30,8 +30,7 @@ def implementation(monkeypatch):
         monkeypatch.setattr(attention_cudnn, "_IMPLEMENTATION", "xla")
 
 
-@pytest.mark.parametrize("slots", ["none", "prefix", "biased"])
-@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("window, slots", [(None, "none"), (None, "biased"), (4, "prefix")])
 @pytest.mark.parametrize("rows", ROWS)
 def test_it_is_plain_attention_forwards_and_back(rows, window, slots):
     segments = jnp.asarray(ROWS[rows], jnp.int32)
