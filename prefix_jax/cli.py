@@ -271,6 +271,7 @@ def define_recipe_or_run() -> None:
     Without a recipe `--config.SECTION.OPTION=VALUE` changes the defaults.
     """
     define_recipe() if names_a_recipe() else define_overrides()
+    flags.declare_key_flag("config")  # so that --help lists it
     flags.DEFINE_string("model", None, "The frozen model: a name, a directory, a hub id or a GGUF file.")
     flags.DEFINE_string("data", None, "A file or a folder of rows, or a task's name.")
     flags.DEFINE_string("task", None, "The task of the rows in --data; by default pairs of source and target.")

@@ -15,7 +15,7 @@ from prefix_jax.data.batching import Batch
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix
 
-# Logits that exist at once: half a gibibyte in float32.
+# Logits that exist at once on a device: half a gibibyte in float32.
 MOST_LOGITS = 2**27
 
 
@@ -73,8 +73,8 @@ def _of_targets(
     def losses(part: tuple[Array, Array]) -> Array:
         return token_losses(model.apply(variables, part[0], method="logits"), part[1])
 
-    count = targets.shape[1]
-    parts = min(-(-targets.size * model.model_config.vocab_size // MOST_LOGITS), count)
+    count, devices = targets.shape[1], 1 if model.sharder is None else model.sharder.row_shards
+    parts = min(-(-targets.size * model.model_config.vocab_size // (MOST_LOGITS * devices)), count)
     if parts < 2:
         return losses((hidden, targets))
     width = -(-count // parts)
