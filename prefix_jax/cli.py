@@ -272,8 +272,8 @@ def define_recipe_or_run() -> None:
     """
     define_recipe() if names_a_recipe() else define_overrides()
     flags.declare_key_flag("config")  # so that --help lists it
-    flags.DEFINE_string("model", None, "The frozen model: a name, a directory, a hub id or a GGUF file.")
-    flags.DEFINE_string("data", None, "A file or a folder of rows, or a task's name.")
+    define_path("model", None, "The frozen model: a name, a directory, a hub id or a GGUF file.")
+    define_path("data", None, "A file or a folder of rows, or a task's name.")
     flags.DEFINE_string("task", None, "The task of the rows in --data; by default pairs of source and target.")
     flags.DEFINE_string("method", None, "prefix, lora, prompt, infix, adapter, finetune, or several: prefix+lora.")
     flags.DEFINE_integer("steps", None, "Steps of training.", lower_bound=0)

@@ -21,8 +21,8 @@ def define_flags() -> None:
         cli.define_recipe()
     else:
         cli.define_overrides()
-    flags.DEFINE_string("data", None, "A file, folder or pattern, in place of the recipe's data.")
-    flags.DEFINE_string("model", None, "A model, in place of the recipe's.")
+    cli.define_path("data", None, "A file, folder or pattern, in place of the recipe's data.")
+    cli.define_path("model", None, "A model, in place of the recipe's.")
     flags.DEFINE_integer("rows", 3, "Training rows to show as tokens.", lower_bound=0)
     flags.DEFINE_bool("json", False, "Print one JSON object.")
     cli.define_path("report", None, "A file to write the same to as a page, such as data.html.")

@@ -36,7 +36,7 @@ def main(options: flags.FlagValues) -> None:
     if not outcome.finished and distributed.is_primary():
         print(f"stopped at step {outcome.step}; run the same command again to resume", file=sys.stderr)
     elif distributed.is_primary():
-        print(f"the tuned state is in {workdir}; next: prefix-jax evaluate --workdir {workdir}")
+        print(f"the tuned state is in {workdir}; next: prefix-jax evaluate --workdir {workdir}", file=sys.stderr)
     cli.end_failed_run(pipeline.judged(outcome), config.evaluation.failed_run)
 
 

@@ -128,13 +128,13 @@ def test_other_names_of_working_directories_are_taken(name, tmp_path, monkeypatc
 
 # Options that take text which is not a path. An option of a new name is one or the other: `cli.define_path`.
 TEXT = {"split", "input", "coordinator", "only", "job", "jobs", "topology", "name", "target", "task", "config"}
-TEXT |= {"language", "bleu_tokenizer", "to"}
+TEXT |= {"language", "bleu_tokenizer", "to", "input_format", "method"}
 INTROSPECT = """
 import importlib, sys
 from absl import flags
 from prefix_jax import cli
 shared = set(flags.FLAGS)
-for name in "train evaluate generate inspect sweep plan demo convert score reporting.__main__".split():
+for name in "train evaluate generate inspect sweep plan demo convert score preview reporting.__main__".split():
     importlib.import_module(f"prefix_jax.{name}").define_flags()
     for option in set(flags.FLAGS) - shared:
         print(option, type(flags.FLAGS[option].parser).__name__)
