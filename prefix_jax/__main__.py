@@ -16,6 +16,7 @@ COMMANDS = {
     "report": ("reporting", "write the report of a run again"),
     "convert": ("convert", "change the file format of what was tuned, such as to PEFT's"),
     "score": ("score", "score a file of outputs and references"),
+    "lm_eval": ("lm_eval", "EleutherAI's evaluation harness with what was tuned"),
     "plan": ("plan", "the cost of a step on TPUs, without a TPU"),
     "completion": ("completion", "a script that completes commands and options in bash, zsh or fish"),
 }

@@ -99,8 +99,11 @@ def _commands() -> dict[str, dict[str, str]]:
 
 
 def _options(module: str) -> dict[str, str]:
-    found = importlib.import_module(module)
-    command = found if hasattr(found, "define_flags") else importlib.import_module(f"{module}.__main__")
+    command = importlib.import_module(module)
+    if hasattr(command, "__path__"):
+        command = importlib.import_module(f"{module}.__main__")
+    if not hasattr(command, "define_flags"):
+        return {}  # another package's command line
     before = set(flags.FLAGS)
     command.define_flags()
     own = sorted(set(flags.FLAGS) - before)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.decoding.generate import PADDING, NotFinite, make_inputs
 from prefix_jax.decoding.generation_config import check_ids
@@ -35,26 +35,33 @@ class Choices(NamedTuple):
     lengths: Int[Array, "B C"]
 
 
+class Scored(NamedTuple):
+    """Log-likelihoods of choices, and whether each is what greedy decoding writes."""
+
+    sums: Float[Array, "B C"]
+    greedy: Bool[Array, "B C"]
+
+
 @partial(jax.jit, static_argnums=0)
-def log_likelihoods(
-    model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, choices: Choices
-) -> Float[Array, "B C"]:
+def log_likelihoods(model: Model, variables: dict, prefix: Prefix | None, inputs: Inputs, choices: Choices) -> Scored:
     """Returns log p(choice | input), summed over the tokens of each choice; 0 where a choice is padding."""
     prompt, logits_BxV = prefill(model, variables, prefix, inputs)
-    found = _log_probability(logits_BxV[:, None], choices.tokens[..., 0])[..., None]
+    found = jax.tree.map(lambda x: x[..., None], _of_tokens(logits_BxV[:, None], choices.tokens[..., 0]))
     if choices.tokens.shape[-1] > 1:
         hidden_BxCxTxE = _hidden(model, variables, prefix, prompt, choices.tokens[..., :-1])
         # One column at a time: the logits of all of them would be larger than everything else.
         columns = jnp.moveaxis(hidden_BxCxTxE, 2, 0), jnp.moveaxis(choices.tokens[..., 1:], 2, 0)
-        later = lax.map(lambda x: _log_probability(model.apply(variables, x[0], method="logits"), x[1]), columns)
-        found = jnp.concatenate([found, jnp.moveaxis(later, 0, 2)], axis=-1)
+        later = lax.map(lambda x: _of_tokens(model.apply(variables, x[0], method="logits"), x[1]), columns)
+        found = jax.tree.map(lambda x, y: jnp.concatenate([x, jnp.moveaxis(y, 0, 2)], axis=-1), found, later)
     real = jnp.arange(choices.tokens.shape[-1]) < choices.lengths[..., None]
-    return jnp.sum(jnp.where(real, found, 0.0), axis=-1)
+    return Scored(jnp.sum(jnp.where(real, found.sums, 0.0), axis=-1), jnp.all(found.greedy | ~real, axis=-1))
 
 
-def _log_probability(logits: Float[Array, "... V"], tokens: Int[Array, "B C"]) -> Float[Array, "B C"]:
+def _of_tokens(logits: Float[Array, "... V"], tokens: Int[Array, "B C"]) -> Scored:
+    """Returns the log-probability of each token, and whether it is the likeliest."""
     logits = jnp.broadcast_to(logits, (*tokens.shape, logits.shape[-1]))
-    return jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return Scored(chosen - nn.logsumexp(logits, axis=-1), chosen >= jnp.max(logits, axis=-1))
 
 
 def _hidden(
@@ -79,7 +86,20 @@ def score_all(
     batch: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
-    """Returns the summed log-likelihoods of each input's choices, in input order.
+    """Returns the summed log-likelihoods of each input's choices, as `score_with_greedy` does."""
+    return [sums for sums, _ in score_with_greedy(model, variables, prefix, prompts, choices, batch, progress)]
+
+
+def score_with_greedy(
+    model: Model,
+    variables: dict,
+    prefix: Prefix | None,
+    prompts: Sequence[Sequence[int]],
+    choices: Sequence[Sequence[Sequence[int]]],
+    batch: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the summed log-likelihoods of each input's choices and whether each is greedy, in input order.
 
     Inputs of similar length share a batch, the longest first. `progress` is called with the number of finished inputs.
 
@@ -94,7 +114,7 @@ def score_all(
     longest = max(len(ids) for one in choices for ids in one)
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     batch = max(1, min(batch, len(order), _ROWS // most))
-    results: list[np.ndarray] = [np.zeros(0)] * len(prompts)
+    results: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0, bool))] * len(prompts)
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         width = -(-len(prompts[rows[0]]) // PADDING) * PADDING
@@ -103,8 +123,9 @@ def score_all(
         given = make_choices([choices[row] for row in rows], most, columns, batch)
         found = distributed.fetch(log_likelihoods(model, variables, prefix, inputs, given))
         for place, row in enumerate(rows):
-            results[row] = np.asarray(found[place, : len(choices[row])], np.float64)
-            if not np.isfinite(results[row]).all():
+            count = len(choices[row])
+            results[row] = np.asarray(found.sums[place, :count], np.float64), np.asarray(found.greedy[place, :count])
+            if not np.isfinite(results[row][0]).all():
                 raise NotFinite(row)
         if progress is not None:
             progress(min(start + batch, len(order)))
