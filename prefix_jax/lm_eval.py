@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from prefix_jax import cli
+from prefix_jax import cli, lean_imports
 from prefix_jax.errors import UserError
 
 _DEFAULTS = {("--model", "-M"): "prefix_jax", ("--batch_size", "-b"): "16"}
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the harness's command line."""
     if importlib.util.find_spec("lm_eval") is None:
         cli.fail("the package lm_eval is not installed; pip install 'prefix_jax[lm_eval]'")
+    lean_imports.allow_torch()  # of its metrics and model classes, some use it
     from lm_eval.__main__ import cli_evaluate
 
     from prefix_jax import harness  # noqa: F401 (registers the model)

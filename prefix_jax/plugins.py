@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from prefix_jax import lean_imports
 from prefix_jax.errors import UserError, did_you_mean, first_line
 
 
@@ -24,6 +25,7 @@ def load(path: str, default: str, option: str) -> Any:
     """
     module, _, name = path.partition(":")
     name = name or default
+    lean_imports.allow_torch()
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever the module raises

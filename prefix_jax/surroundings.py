@@ -11,6 +11,7 @@ import warnings
 from types import FrameType
 from typing import Any, NoReturn
 
+from prefix_jax import lean_imports
 from prefix_jax.errors import UserError
 
 INTERRUPTED = 130
@@ -41,6 +42,8 @@ def prepare() -> None:
         if action == "error":
             warnings.filters[number] = ("default", *rest)  # type: ignore[index]
     _check_variables()
+    if is_command():
+        lean_imports.block_torch()
 
 
 def ending() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from prefix_jax import lean_imports
 from prefix_jax.metrics.languages import ENGLISH, Language
 from prefix_jax.metrics.rows import Row
 
@@ -89,8 +90,9 @@ def _has_english(row: Row) -> bool:
 
 @cache
 def _scorer(kinds: tuple[str, ...], english: bool, spaced: bool) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import Tokenizer
+    with lean_imports.without("scipy.stats"):
+        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import Tokenizer
 
     cut = words(spaced)
 
@@ -102,6 +104,7 @@ def _scorer(kinds: tuple[str, ...], english: bool, spaced: bool) -> Any:
 
 
 def _english_words() -> Callable[[str], list[str]]:
-    from rouge_score.tokenizers import DefaultTokenizer
+    with lean_imports.without("scipy.stats"):
+        from rouge_score.tokenizers import DefaultTokenizer
 
     return DefaultTokenizer(use_stemmer=False).tokenize

@@ -28,7 +28,7 @@ def test_it_is_the_run_of_a_recipe_and_of_tune_bit_for_bit(model_dir, lm, rows, 
     given = [f"--model={model_dir}", f"--data={rows}", "--method=lora", "--steps=3", *WORDS]
     assert command(*given) == 0
     folder = tmp_path / "runs" / "tiny_gpt2-rows-lora"
-    assert "next: prefix-jax evaluate --workdir runs/tiny_gpt2-rows-lora" in capsys.readouterr().out
+    assert "next: prefix-jax evaluate --workdir runs/tiny_gpt2-rows-lora" in capsys.readouterr().err
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
         "from prefix_jax.config import default_config\n\n\ndef get_config():\n    c = default_config()\n"
