@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test lint docs bench planner setup lock clean
+.PHONY: demo test nightly lint docs bench planner setup lock clean
 
 demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/demo/report.html
 	$(BIN)/python -m prefix_jax.demo --workdir runs/demo
 
-test: $(VENV)/.ready-dev  ## all tests, the slow ones too
+test: $(VENV)/.ready-dev  ## all tests, the slow ones too, but for the nightly ones
 	$(BIN)/python -m pytest -q
+
+nightly: $(VENV)/.ready-dev  ## the comparisons with transformers of families built of the parts of others
+	$(BIN)/python -m pytest -q -m nightly
 
 bench: $(VENV)/.ready-dev  ## speed and memory beside PEFT: benchmarks/results, benchmarks/README.md
 	$(BIN)/python -m benchmarks.run

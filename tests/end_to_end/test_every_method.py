@@ -20,20 +20,15 @@ CASES = [
     ("gpt2", "infix", {"infix.length": 4, "infix.hidden": 16}),
     ("llama", "prompt", {"prompt.length": 5}),
     ("gpt2", "prompt", {"prompt.length": 5, "prompt.reparameterisation": "lstm", "prompt.hidden": 8}),
-    ("t5", "prompt", {"prompt.length": 5, "prompt.reparameterisation": "mlp", "prompt.hidden": 16}),
+    ("bart", "prompt", {"prompt.length": 5, "prompt.reparameterisation": "mlp", "prompt.hidden": 16}),
     ("llama", "lora", {"lora.rank": 4}),
     ("t5", "lora", {"lora.rank": 4, "lora.targets": "all"}),
     ("gpt2", "adapter", {"adapter.width": 8}),
     ("t5", "adapter", {"adapter.width": 8, "adapter.places": "cross"}),
     ("llama", "finetune", {"finetune.layers": 1}),
-    ("gpt2", "finetune", {}),
+    ("bart", "finetune", {}),
     ("bart", "prefix", {"prefix.length": 3, "prefix.hidden": 16}),
-    ("bart", "prompt", {"prompt.length": 5}),
-    ("bart", "lora", {"lora.rank": 4}),
-    ("bart", "adapter", {"adapter.width": 8}),
-    ("bart", "finetune", {"finetune.layers": 1}),
     ("t5", "prefix+lora", {"prefix.length": 3, "prefix.hidden": 16}),
-    ("llama", "prefix+lora", {"prefix.length": 3, "prefix.hidden": 16}),
     ("gpt2", "prefix", {"prefix.length": 3, "prefix.reparameterisation": "none", "prefix.gate": 2.0}),
     ("llama", "prefix", {"prefix.length": 3, "prefix.reparameterisation": "none", "prefix.trained": "values"}),
 ]
@@ -108,15 +103,15 @@ def test_packed_records_have_the_loss_they_have_alone(family, method, options, c
 
 def test_greedy_text_with_a_prompt_is_that_of_whole_forwards(configured, tmp_path):
     """The cached decoding of every new token, beside one forward pass over everything for each."""
-    for family, method, options in [CASES[0], CASES[1], CASES[3], CASES[5]]:
+    for family, method, options in [CASES[0], CASES[3], CASES[5]]:
         opened = session.open_session(configured(family, method, options))
-        opened.config.decoding.update(strategy="greedy", max_length=5)
+        opened.config.decoding.update(strategy="greedy", max_length=3)
         made = opened.method
         noisy = jax.tree.map(lambda leaf: leaf * 1.3 + 0.01, made.init(jax.random.key(1), opened.base))
         kept = made.export(noisy, opened.base, None)
         source = tiny.rows(3)[2]["source"]
         (text,) = inference.write_texts(opened, kept, [source], progress=False)
-        assert text == whole_forwards(opened, kept, source, 5), (family, method)
+        assert text == whole_forwards(opened, kept, source, 3), (family, method)
 
 
 def whole_forwards(opened, kept, source: str, count: int) -> str:

@@ -115,7 +115,8 @@ def test_line_ends_inside_a_text_do_not_shift_the_rows():
 def test_meteor_reads_texts_that_hold_its_own_separators():
     clean = [{"hypothesis": "a pub there", "references": ["a pub", "a b"]}]
     broken = [{"hypothesis": "a\npub ||| there", "references": ["a\rpub", "a ||| b"]}]
-    assert coco.meteor(broken) == coco.meteor(clean)
+    whole, one, other = coco.meteor([*clean, *broken], [[0, 1], [0], [1]])
+    assert one == other > 0
 
 
 @needs_java

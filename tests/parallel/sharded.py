@@ -1,6 +1,7 @@
 """One training step on one device and on meshes of eight, in a process of its own: prints JSON.
 
-`python -m tests.parallel.sharded FOLDER ROWS '[[data, fsdp, tensor], ...]' '{"option": value}'`
+`python -m tests.parallel.sharded ROWS FOLDER '[{"name": ..., "source": DIR, "meshes": [[data, fsdp, tensor], ...],
+"options": {"option": value}}, ...]'`
 """
 
 import dataclasses
@@ -60,15 +61,14 @@ def bytes_on_a_device(tree) -> list[int]:
     return sorted(found.values())
 
 
-def main() -> None:
-    source, rows, workdir, meshes, options = sys.argv[1:]
-    options = json.loads(options)
-    alone = step(source, rows, [1, 1, 1], jax.devices()[:1], f"{workdir}/run", options)
+def measure(rows: str, workdir: str, source: str, meshes: list[list[int]], options: dict) -> dict:
+    """Returns the differences between one device and each mesh, and the bytes on each device."""
+    alone = step(source, rows, [1, 1, 1], jax.devices()[:1], workdir, options)
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(alone["gradient"]))
     found = []
-    for mesh in json.loads(meshes):
+    for mesh in meshes:
         # The same run directory: a run that goes on elsewhere keeps its batches.
-        here = step(source, rows, mesh, jax.devices(), f"{workdir}/run", options)
+        here = step(source, rows, mesh, jax.devices(), workdir, options)
         assert here["shape"] == alone["shape"]
         difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), alone["gradient"], here["gradient"])
         found.append(
@@ -81,7 +81,16 @@ def main() -> None:
                 "state": here["state"],
             }
         )
-    print(json.dumps({"alone": {"base": alone["base"], "state": alone["state"]}, "meshes": found}))
+    return {"alone": {"base": alone["base"], "state": alone["state"]}, "meshes": found}
+
+
+def main() -> None:
+    rows, folder, cases = sys.argv[1:]
+    found = {}
+    for case in json.loads(cases):
+        name = case.pop("name")
+        found[name] = measure(rows, f"{folder}/runs/{name}", **case)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def named(comparison: str) -> dict[str, Case]:
     return {name: case for name, case in CASES.items() if getattr(case, comparison) is not None}
 
 
-# Families built of the parts of others. Their decoding, LoRA, prompts, infixes and integers are slow tests.
+# Families built of the parts of others. Their decoding, LoRA, prompts, infixes and integers are nightly tests.
 ALIKE = (
     "gemma", "phi", "olmo2", "granite", "starcoder2", "stablelm", "glm4", "nemotron", "mixtral", "qwen3_moe", "mbart",
     "pegasus", "blenderbot", "blenderbot-small",
@@ -82,9 +82,9 @@ ALIKE = (
 
 
 def params(names: Iterable[str], *values: Any) -> list[Any]:
-    """Parameters of a test: a case's name, slow for the families in `ALIKE`, and the values."""
-    slow = {name: pytest.mark.slow for name in names if CASES[name].family in ALIKE}
-    return [pytest.param(name, *values, marks=slow.get(name, ())) for name in names]
+    """Parameters of a test: a case's name, nightly for the families in `ALIKE`, and the values."""
+    nightly = {name: pytest.mark.nightly for name in names if CASES[name].family in ALIKE}
+    return [pytest.param(name, *values, marks=nightly.get(name, ())) for name in names]
 
 
 LLAMA3 = {

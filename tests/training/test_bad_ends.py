@@ -17,7 +17,7 @@ def config(tiny_models, tmp_path, monkeypatch):
     return config
 
 
-@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, SystemExit, MemoryError, OSError, AssertionError])
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, OSError])
 def test_a_run_that_ends_in_an_error_keeps_the_checkpoint_that_was_being_saved(error, config, tmp_path, monkeypatch):
     write = MetricWriter.write
     closed = []

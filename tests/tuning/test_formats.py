@@ -16,14 +16,14 @@ from prefix_jax.errors import UserError
 from prefix_jax.tuning.formats import adapters, layout, original, peft
 from tests.models import torch_models as tm
 from tests.models.torch_models import torch
-from tests.parity.cases import named
+from tests.parity.cases import named, params
 from tests.tuning.test_files import BART, GPT2, IDENTITY, LLAMA, T5, assert_equal, load, make, save
 
 PEFT_CASES = named("peft")
 TOKENS = np.random.default_rng(0).integers(0, 61, (2, 9))
 
 
-@pytest.fixture(scope="module", params=PEFT_CASES)
+@pytest.fixture(scope="module", params=params(PEFT_CASES))
 def pair(request):
     case = PEFT_CASES[request.param]
     return case.pair(**case.peft)
