@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.decoding import beam, sampling
+from prefix_jax.decoding.bank import NONE, Bank, Shelf, empty, grouped, rows_of
 from prefix_jax.decoding.generation_config import GenerationConfig, check_for, check_ids, check_window, end_ids
 from prefix_jax.decoding.kv_cache import Inputs
 from prefix_jax.errors import UserError
@@ -56,6 +57,24 @@ def generate(
     return _generate(model, options.program(), variables, prefix, inputs, np.uint32(options.seed))
 
 
+def generate_from_shelf(
+    model: Model, variables: dict, shelf: Shelf, slots: Int[np.ndarray, "B"], inputs: Inputs, options: GenerationConfig
+) -> Generated:
+    """Decodes one batch in which each row has the prefix of its slot; the rest is as in `generate`."""
+    check_for(options, model.model_config)
+    lengths, offsets = np.asarray(inputs.lengths), np.asarray(shelf.offsets)[slots]
+    for length, offset in zip(lengths.tolist(), offsets.tolist(), strict=True):
+        check_window(length, offset, options, model.model_config)
+    return _from_shelf(model, options.program(), variables, shelf, slots, inputs, np.uint32(options.seed))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _from_shelf(
+    model: Model, options: GenerationConfig, variables: dict, shelf: Shelf, slots: Array, inputs: Inputs, seed: Array
+) -> Generated:
+    return _generate(model, options, variables, rows_of(shelf, slots), inputs, seed)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _generate(
     model: Model, options: GenerationConfig, variables: dict, prefix: Prefix | None, inputs: Inputs, seed: Array
@@ -100,25 +119,77 @@ def decode_all(
       UserError: an input is empty or has an id outside the embedding, or any error of `generate`.
       NotFinite: an input's logits are not finite.
     """
-    for row, ids in enumerate(token_lists):
-        if not len(ids):
-            raise UserError(f"input {row + 1} has no tokens; give it text or leave it out")
-    check_ids(token_lists, model.model_config)
-    ends = end_ids(options, model.model_config)
+    _check_inputs(token_lists, model)
     order = sorted(range(len(token_lists)), key=lambda row: -len(token_lists[row]))
     results: list[list[int]] = [[] for _ in token_lists]
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        width = -(-len(token_lists[rows[0]]) // PADDING) * PADDING
-        inputs = make_inputs([token_lists[row] for row in rows], width, batch, rows)
-        done = distributed.fetch(generate(model, variables, prefix, inputs, options))
-        for place, row in enumerate(rows):
-            if np.isnan(done.scores[place]):
-                raise NotFinite(row)
-            results[row] = _text_ids(done.tokens[place, : done.lengths[place]], ends)
+        inputs = _padded_inputs(token_lists, rows, batch)
+        _collect(results, rows, generate(model, variables, prefix, inputs, options), options, model)
         if progress is not None:
             progress(min(start + batch, len(order)))
     return results
+
+
+def decode_from_bank(
+    model: Model,
+    variables: dict,
+    bank: Bank,
+    names: Sequence[str | None],
+    token_lists: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    batch: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """Does what `decode_all` does, each input with the prefix that it names in a bank; None: without one.
+
+    Inputs whose prefixes lie on one shelf share batches.
+
+    Raises:
+      UserError: a name is not in the bank, or any error of `decode_all`.
+    """
+    _check_inputs(token_lists, model)
+    results: list[list[int]] = [[] for _ in token_lists]
+    done = 0
+    with bank.using(names) as places:
+        for kind, group in grouped(places).items():
+            order = sorted(group, key=lambda row: -len(token_lists[row]))
+            for start in range(0, len(order), batch):
+                rows = order[start : start + batch]
+                inputs = _padded_inputs(token_lists, rows, batch)
+                slots = np.zeros(batch, np.int32)
+                slots[: len(rows)] = [NONE if (place := places[row]) is None else place.slot for row in rows]
+                shelf = bank.shelves.get(kind) or empty(model.model_config, 2, *kind)
+                found = generate_from_shelf(model, variables, shelf, slots, inputs, options)
+                _collect(results, rows, found, options, model)
+                done += len(rows)
+                if progress is not None:
+                    progress(done)
+    return results
+
+
+def _check_inputs(token_lists: Sequence[Sequence[int]], model: Model) -> None:
+    for row, ids in enumerate(token_lists):
+        if not len(ids):
+            raise UserError(f"input {row + 1} has no tokens; give it text or leave it out")
+    check_ids(token_lists, model.model_config)
+
+
+def _padded_inputs(token_lists: Sequence[Sequence[int]], rows: Sequence[int], batch: int) -> Inputs:
+    """Returns a batch of inputs, the longest first."""
+    width = -(-len(token_lists[rows[0]]) // PADDING) * PADDING
+    return make_inputs([token_lists[row] for row in rows], width, batch, rows)
+
+
+def _collect(
+    results: list[list[int]], rows: Sequence[int], found: Generated, options: GenerationConfig, model: Model
+) -> None:
+    """Puts the tokens of a batch in their places."""
+    done, ends = distributed.fetch(found), end_ids(options, model.model_config)
+    for place, row in enumerate(rows):
+        if np.isnan(done.scores[place]):
+            raise NotFinite(row)
+        results[row] = _text_ids(done.tokens[place, : done.lengths[place]], ends)
 
 
 def _text_ids(tokens: np.ndarray, ends: tuple[int, ...]) -> list[int]:

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.models import Model
-from prefix_jax.models.prefix import KeyValues, Past, Prefix
+from prefix_jax.models.prefix import KeyValues, Past, Prefix, for_beams
 
 # Initial capacity of the cache of new tokens, in steps.
 FIRST_STAGE = 16
@@ -107,7 +107,7 @@ def step(
 
     `slots[b, n, t]` is the beam that held, at step `t`, token `t` of the current beam `n`.
     """
-    beams = tokens.shape[1]
+    beams, prefix = tokens.shape[1], for_beams(prefix)
     own, column = _owned(slots[..., : cache.key.shape[3] // beams], index)
     if prompt.cross is None:
         positions = jnp.broadcast_to((prompt.lengths + index)[:, None, None], (*tokens.shape, 1))

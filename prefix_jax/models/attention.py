@@ -47,7 +47,8 @@ def attend(
     *others, own = sources
     if isinstance(own.mask, Interval):
         assert all(other.mask is None for other in others), "a kernel takes a prefix that all see"
-        unfit = cap is not None or len(others) > 1 or any(_by_query_head(other.bias) for other in others)
+        unfit = cap is not None or len(others) > 1
+        unfit |= any(_by_query_head(other.bias) or other.key.ndim > 3 for other in others)
         out = None if unfit else _by_kernel(query, others[0] if others else None, own, scale, compute_dtype)
         return attend(query, (*others, _in_rows(own)), scale, compute_dtype, cap) if out is None else out
     masks = tuple(source.mask for source in sources)

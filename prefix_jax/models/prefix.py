@@ -18,12 +18,13 @@ class PrefixKV:
     """The prefix of one site, stacked over the layers that carry one.
 
     Keys are stored after rotary embedding. `bias` is added to the logits of the slots (-inf closes a slot). `layers`
-    lists the layers that carry a prefix, in order; None: all of them.
+    lists the layers that carry a prefix, in order; None: all of them. Without `rows` every row of a batch sees the same
+    prefix; with them each row has its own (see `decoding.bank`).
     """
 
-    key: Float[Array, "layers kv_heads length head_dim"]
-    value: Float[Array, "layers kv_heads length head_dim"]
-    bias: Float[Array, "layers kv_heads length"] | None = None
+    key: Float[Array, "layers *rows kv_heads length head_dim"]
+    value: Float[Array, "layers *rows kv_heads length head_dim"]
+    bias: Float[Array, "layers *queries kv_heads length"] | None = None
     layers: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
 
 
@@ -33,7 +34,8 @@ class Prefix:
 
     An infix is visible from the last source token on, and only those tokens are shifted by `position_offset`.
     With ALiBi, slots have no position bias, so that every query sees them alike, however far it is; with `distances`
-    they stand at positions 0, 1, ... and have the bias of their distance.
+    they stand at positions 0, 1, ... and have the bias of their distance. Where each row has a prefix of its own,
+    `position_offset` is `[rows, 1]`.
     """
 
     decoder: PrefixKV | None = None
@@ -61,6 +63,23 @@ class KeyValues(NamedTuple):
 
     key: Array
     value: Array
+
+
+def for_beams(prefix: Prefix | None) -> Prefix | None:
+    """Returns a prefix for queries with an axis of beams after that of rows."""
+    if prefix is None or not has_rows(prefix):
+        return prefix
+
+    def site(own: PrefixKV) -> PrefixKV:
+        return own if own.bias is None else dataclasses.replace(own, bias=own.bias[:, :, None])
+
+    sites = {name: site(own) for name in SITES if (own := prefix_of(prefix, name)) is not None}
+    return dataclasses.replace(prefix, position_offset=jnp.asarray(prefix.position_offset)[..., None], **sites)
+
+
+def has_rows(prefix: Prefix) -> bool:
+    """Returns whether each row of a batch has a prefix of its own."""
+    return jnp.ndim(prefix.position_offset) > 0
 
 
 def prefix_of(prefix: Prefix | None, site: str) -> PrefixKV | None:

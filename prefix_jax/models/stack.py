@@ -244,10 +244,10 @@ def _narrow(leaf: Array, x: Array) -> bool:
 
 
 def prefix_source(site: PrefixKV, start: int, count: int) -> KVSource:
-    """Returns rows of a site as a KV source stacked over layers; its bias broadcasts over groups and queries."""
+    """Returns layers of a site as a KV source stacked over them; its bias broadcasts over groups and queries."""
 
     def rows(leaf: Array) -> Array:
         return leaf if leaf.shape[0] == count else leaf[start : start + count]
 
-    bias = None if site.bias is None else rows(site.bias)[:, :, None, None, :]
+    bias = None if site.bias is None else rows(site.bias)[..., None, None, :]
     return KVSource(rows(site.key), rows(site.value), bias)
