@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 FLOORS = (
     "errors", "lean_imports", "plugins", "options", "disk", "workdir", "verdict", "checksums", "cache", "compile_cache",
-    "dependencies", "models", "tuning",
+    "dependencies", "hub", "models", "tuning",
     "config", "data", "metrics", "tasks", "parallel", "training", "decoding", "reporting", "planning", "evaluation",
     "inference", "inspection", "sweeping",
 )  # fmt: skip

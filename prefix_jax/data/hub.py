@@ -1,13 +1,13 @@
 """Data sets from the Hugging Face hub; the only module that imports `datasets`."""
 
 import contextlib
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from prefix_jax import hub
 from prefix_jax.data.files import Row
 from prefix_jax.errors import UserError, first_line
 
@@ -67,9 +67,7 @@ def _load(name: str, configuration: str | None, split: str) -> Any:
     import datasets
 
     print(f"Asking the hub for {name} ...", file=sys.stderr)
-    # Silence its log lines about retries: the error above reports the outcome.
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    with _from_cache_where_out_of_reach(name):
+    with hub.quiet(), _from_cache_where_out_of_reach(name):
         try:
             return datasets.load_dataset(name, configuration, split=split)
         except RuntimeError as error:
@@ -83,11 +81,10 @@ def _load(name: str, configuration: str | None, split: str) -> Any:
 def _from_cache_where_out_of_reach(name: str) -> Iterator[None]:
     """Makes `datasets` read only its cache if the hub is unreachable: it would retry for 23 seconds first."""
     import datasets.config
-    import huggingface_hub.constants
 
-    switches: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    switches: tuple[Any, ...] = (datasets.config, hub.settings())
     before = [switch.HF_HUB_OFFLINE for switch in switches]
-    offline = not _answers(name)
+    offline = not hub.answers(name, "dataset")
     try:
         for switch in switches if offline else ():
             switch.HF_HUB_OFFLINE = True
@@ -95,15 +92,3 @@ def _from_cache_where_out_of_reach(name: str) -> Iterator[None]:
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.HF_HUB_OFFLINE = value
-
-
-def _answers(name: str) -> bool:
-    from huggingface_hub import HfApi, errors
-
-    try:
-        HfApi().dataset_info(name, timeout=10)
-    except errors.HfHubHTTPError:
-        return True  # even an error response
-    except Exception:  # any error of its HTTP client
-        return False
-    return True
