@@ -5,11 +5,11 @@ OWNER/NAME@REVISION for a branch, a tag or a commit. Errors that may pass (429, 
 """
 
 import contextlib
+import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ _TIMEOUT = 15.0
 _WAITS = (1.0, 3.0)
 _LONGEST_WAIT = 20.0
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
+_CUT = ("RemoteProtocolError", "ReadError", "ReadTimeout", "WriteError", "ChunkedEncodingError")
 _LOG_IN = "run: hf auth login, or set HF_TOKEN"
 
 
@@ -37,12 +38,14 @@ class Snapshot:
       name: as it was asked for, OWNER/NAME or OWNER/NAME@REVISION.
       id: OWNER/NAME.
       path: the folder with the files downloaded so far.
+      kind: "model" or "dataset".
       is_cached: whether the hub does not answer, and only what is in the cache is read.
     """
 
     name: str
     id: str
     path: Path
+    kind: str = "model"
     is_cached: bool = False
 
     @property
@@ -57,9 +60,9 @@ class Snapshot:
           UserError: as `find`.
         """
         try:
-            _download(self.id, self.commit, patterns, ignored, self.is_cached)
+            _download(self.id, self.commit, patterns, ignored, self.kind, self.is_cached)
         except Exception as error:
-            raise problem(error, self.name) from None
+            raise problem(error, self.name, self.kind) from None
 
 
 def is_name(text: str) -> bool:
@@ -68,13 +71,14 @@ def is_name(text: str) -> bool:
     return bool(slash and owner and name and "/" not in name) and not text.startswith((".", "~", "/"))
 
 
-def find(name: str, patterns: Sequence[str], ignored: Sequence[str] = ()) -> Snapshot:
+def find(name: str, patterns: Sequence[str], ignored: Sequence[str] = (), kind: str = "model") -> Snapshot:
     """Downloads files of a repository; where the hub does not answer, takes them from the cache.
 
     Args:
       name: OWNER/NAME, or OWNER/NAME@REVISION; without a revision the newest commit.
       patterns: files that match one of them are downloaded.
       ignored: files that match one of these are not.
+      kind: "model" or "dataset".
 
     Raises:
       UserError: the repository is gated, the hub refuses the token or fails, or the disk is full.
@@ -86,40 +90,40 @@ def find(name: str, patterns: Sequence[str], ignored: Sequence[str] = ()) -> Sna
     try:
         try:
             # The library would wait for ever for this answer.
-            _patiently(lambda: HfApi().repo_info(id, revision=revision or None, timeout=_TIMEOUT))
+            patiently(lambda: HfApi().repo_info(id, revision=revision or None, repo_type=kind, timeout=_TIMEOUT))
         except errors.HFValidationError:
             raise
         except Exception as error:
-            return _cached(error, name, patterns, ignored)
-        return Snapshot(name, id, _download(id, revision, patterns, ignored))
+            return _cached(error, name, patterns, ignored, kind)
+        return Snapshot(name, id, _download(id, revision, patterns, ignored, kind), kind)
     except Exception as error:
-        raise problem(error, name) from None
+        raise problem(error, name, kind) from None
 
 
-def _cached(error: Exception, name: str, patterns: Sequence[str], ignored: Sequence[str]) -> Snapshot:
+def _cached(error: Exception, name: str, patterns: Sequence[str], ignored: Sequence[str], kind: str) -> Snapshot:
     """Returns what is in the cache; where it is not, raises the error for which the hub did not answer."""
     from huggingface_hub import errors
 
     id, _, revision = name.partition("@")
-    reason = problem(error, name)
+    reason = problem(error, name, kind)
     try:
-        path = _download(id, revision, patterns, ignored, only_cached=True)
+        path = _download(id, revision, patterns, ignored, kind, only_cached=True)
     except errors.LocalEntryNotFoundError:
         raise error from None
     if not isinstance(error, errors.OfflineModeIsEnabled):
         print(f"Using {name} from the cache: {reason}", file=sys.stderr)
-    return Snapshot(name, id, path, is_cached=True)
+    return Snapshot(name, id, path, kind, is_cached=True)
 
 
 def _download(
-    id: str, revision: str, patterns: Sequence[str], ignored: Sequence[str], only_cached: bool = False
+    id: str, revision: str, patterns: Sequence[str], ignored: Sequence[str], kind: str, only_cached: bool = False
 ) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(ignored)}
+    wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(ignored), "repo_type": kind}
     if not sys.stderr.isatty():
         wanted["tqdm_class"] = _no_bar()
-    found = _patiently(lambda: snapshot_download(id, revision=revision or None, local_files_only=only_cached, **wanted))
+    found = patiently(lambda: snapshot_download(id, revision=revision or None, local_files_only=only_cached, **wanted))
     return Path(found)
 
 
@@ -141,17 +145,30 @@ def settings() -> Any:
     return constants
 
 
-def answers(id: str, kind: str) -> bool:
-    """Returns whether the hub answers when asked for a repository, be it with an error."""
-    from huggingface_hub import HfApi, errors
+@dataclass(frozen=True)
+class About:
+    """What the hub says of a repository; `problem` is why its files cannot be downloaded, None if they can."""
+
+    files: frozenset[str] = frozenset()
+    problem: UserError | None = None
+
+
+def about(name: str, kind: str = "model") -> About:
+    """Asks the hub for the description of a repository, OWNER/NAME or OWNER/NAME@REVISION."""
+    from huggingface_hub import HfApi
+
+    id, _, revision = name.partition("@")
+
+    def ask() -> About:
+        found = HfApi().repo_info(id, revision=revision or None, repo_type=kind, timeout=_TIMEOUT)
+        if found.gated:  # whose description everybody may read
+            HfApi().auth_check(id, repo_type=kind)
+        return About(frozenset(file.rfilename for file in getattr(found, "siblings", None) or ()))
 
     try:
-        HfApi().repo_info(id, repo_type=kind, timeout=_TIMEOUT)
-    except errors.HfHubHTTPError:
-        return True
-    except Exception:  # any error of its HTTP client
-        return False
-    return True
+        return patiently(ask)
+    except Exception as error:
+        return About(problem=problem(error, name, kind))
 
 
 def problem(error: BaseException, name: str, kind: str = "model", action: str = "downloaded") -> UserError:
@@ -185,7 +202,7 @@ def _of_chain(error: BaseException, errors: Any) -> BaseException:
         known = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.FileMetadataError)
         if isinstance(one, known) or _is_transport(one):
             return one
-        one = one.__cause__
+        one = one.__cause__ or one.__context__
     return error
 
 
@@ -204,7 +221,7 @@ def _of_status(status: int, error: BaseException, id: str, kind: str, action: st
         return UserError(f'the {kind} "{id}" was not {action}: the token has no right to it{why}; use one that has')
     if status == 429:
         return UserError(
-            f'the hub takes no more requests for now (429), so "{id}" was not {action}; wait a few minutes, or {_LOG_IN}'
+            f'the hub takes no more requests for now (429), so "{id}" was not {action}; wait some minutes, or {_LOG_IN}'
         )
     if status >= 500 or status in _PASSING:
         return UserError(f'the hub has an error of its own ({status}), so "{id}" was not {action}; try again later')
@@ -223,15 +240,15 @@ def _without_answer(error: BaseException, known: BaseException, name: str, kind:
         return Unavailable(
             f"the hub cannot be reached through the proxy ({first_line(known)}), {lacking}; check {proxy}"
         )
-    if type(known).__name__ in ("RemoteProtocolError", "ReadError", "ChunkedEncodingError"):
+    if type(known).__name__ in _CUT:
         return UserError(f'the connection to the hub was cut and "{name}" was not {action}; try again')
-    if isinstance(known, errors.FileMetadataError | ValueError):  # a page in place of JSON or a file
+    if isinstance(known, errors.FileMetadataError | json.JSONDecodeError):  # a page in place of JSON or a file
         return Unavailable(f"what answers at {_endpoint()} is not a hub, {lacking}; check HF_ENDPOINT and the proxy")
     if _is_transport(known) or isinstance(known, errors.LocalEntryNotFoundError):
         return Unavailable(f"the hub cannot be reached ({_endpoint()}) {lacking}; check the connection and HF_ENDPOINT")
     if isinstance(error, OSError) and error.errno is not None:
         return UserError(f'"{name}" could not be {action}: {error}; free some space, or set HF_HOME to another disk')
-    if isinstance(error, OSError):  # sizes that differ, headers that are missing
+    if type(error) is OSError:  # sizes that differ
         return UserError(f'"{name}" did not arrive whole from {_endpoint()} ({first_line(error)[:120]}); try again')
     raise error
 
@@ -252,19 +269,25 @@ def _may_pass(error: BaseException) -> bool:
 
     known = _of_chain(error, errors)
     status = getattr(getattr(known, "response", None), "status_code", None)
-    cut = type(known).__name__ in ("RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout")
     short = type(known) is OSError and known.errno is None
-    return status in _PASSING or cut or short
+    return status in _PASSING or was_cut(error) or short
 
 
-def _patiently(call: Callable[[], Result]) -> Result:
+def was_cut(error: BaseException) -> bool:
+    """Returns whether an error is a connection that ended before its answer did."""
+    from huggingface_hub import errors
+
+    return type(_of_chain(error, errors)).__name__ in _CUT
+
+
+def patiently(call: Callable[[], Result], may_pass: Callable[[BaseException], bool] | None = None) -> Result:
     """Returns what `call` returns, after up to three attempts where its error may pass."""
     with quiet():
         for wait in _WAITS:
             try:
                 return call()
             except Exception as error:
-                if not _may_pass(error):
+                if not (may_pass or _may_pass)(error):
                     raise
                 time.sleep(max(wait, _asked_wait(error)))
         return call()

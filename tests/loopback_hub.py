@@ -264,6 +264,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         commit = self._revision(found, rest[1] if len(rest) > 1 else "main") if found else None
         if found is None or commit is None:
             return
+        if rest == ["auth-check"]:
+            return self._json({})
         if rest[:1] in ([], ["revision"]):
             return self._info(found, commit)
         files, folder = found.commits[commit], "/".join(rest[2:])

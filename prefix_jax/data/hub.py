@@ -11,6 +11,8 @@ from prefix_jax import hub
 from prefix_jax.data.files import Row
 from prefix_jax.errors import UserError, first_line
 
+_CONVERTED = "refs/convert/parquet"
+
 
 @dataclass(frozen=True)
 class HubSet:
@@ -42,51 +44,74 @@ def rows(wanted: HubSet, task: str, split: str, columns: Any, tried: str) -> Hub
     name, configuration = wanted.id, wanted.configuration
     if callable(configuration):
         configuration = configuration(columns)
+    own = {"train": wanted.train, "validation": wanted.validation}
     try:
-        own = {"train": wanted.train, "validation": wanted.validation}
-        table = _load(name, configuration, own.get(split, split))
+        table, commit = _load(name, configuration, own.get(split, split))
     except Exception as error:  # `datasets` has no common base class for its errors
-        reason = first_line(error)[:160]
         raise UserError(
-            f'The {split} split of "{task}" was not found: {tried}, and {name} could not be loaded from the hub '
-            f"({reason}); set --config.data.path or PREFIX_JAX_DATA to where the files are."
+            f'The {split} split of "{task}" was not found: {tried}, and {name} could not be loaded from the hub: '
+            f"{_reason(error, name)}; or set --config.data.path or PREFIX_JAX_DATA to where the files are."
         ) from None
     found = [(f"row {number} of {name} ({split})", row) for number, row in enumerate(table, 1)]
-    about = ", ".join(part for part in (configuration, _revision(table)) if part)
+    about = ", ".join(part for part in (configuration, f"revision {commit}" if commit else "") if part)
     return HubTable(found, f"{name} from the hub" + (f" ({about})" if about else ""))
 
 
-def _revision(table: Any) -> str:
-    """Returns the commit hash, which names a folder of the cache."""
-    files = getattr(table, "cache_files", None) or [{"filename": ""}]
-    found = re.search(r"[/\\]([0-9a-f]{40})[/\\]", files[0]["filename"])
-    return f"revision {found[1]}" if found else ""
+def _reason(error: Exception, name: str) -> str:
+    try:
+        return str(error if isinstance(error, UserError) else hub.problem(error, name, "dataset"))
+    except Exception as other:  # not one of the hub
+        return first_line(other)[:160]
 
 
-def _load(name: str, configuration: str | None, split: str) -> Any:
+def _load(name: str, configuration: str | None, split: str) -> tuple[Any, str]:
+    """Returns a split and the commit that it is of; the empty string where that is not known."""
+    print(f"Asking the hub for {name} ...", file=sys.stderr)
+    about = hub.about(name, "dataset")
+    with hub.quiet(), _only_cached() if about.problem else contextlib.nullcontext():
+        if about.problem is None:
+            if f"{name.split('/')[-1]}.py" in about.files:  # a loading script, which is never run
+                return _load_converted(name, configuration, split)
+            return _load_files(name, configuration, split)
+        for load in (_load_files, _load_converted):
+            with contextlib.suppress(Exception):  # `datasets` has no common base class for its errors
+                found = load(name, configuration, split)
+                print(f"Using {name} from the cache: {about.problem}", file=sys.stderr)
+                return found
+    raise about.problem
+
+
+def _load_files(name: str, configuration: str | None, split: str) -> tuple[Any, str]:
     import datasets
 
-    print(f"Asking the hub for {name} ...", file=sys.stderr)
-    with hub.quiet(), _from_cache_where_out_of_reach(name):
-        try:
-            return datasets.load_dataset(name, configuration, split=split)
-        except RuntimeError as error:
-            if "scripts are no longer supported" not in str(error):
-                raise
-            # Data sets with a loading script: the hub converts them to Parquet in a separate branch.
-            return datasets.load_dataset(name, configuration, split=split, revision="refs/convert/parquet")
+    table = hub.patiently(lambda: datasets.load_dataset(name, configuration, split=split), hub.was_cut)
+    files = getattr(table, "cache_files", None) or [{"filename": ""}]
+    commit = re.search(r"[/\\]([0-9a-f]{40})[/\\]", files[0]["filename"])  # it names a folder of the cache
+    return table, commit[1] if commit else ""
+
+
+def _load_converted(name: str, configuration: str | None, split: str) -> tuple[Any, str]:
+    """Loads a set that has a loading script: the hub keeps it as CONFIGURATION/SPLIT/*.parquet in a branch."""
+    import datasets
+
+    folder = split.partition("[")[0]
+    pattern = f"{configuration or '*'}/{folder}/*.parquet"
+    found = hub.find(f"{name}@{_CONVERTED}", [pattern], kind="dataset")
+    files = sorted(str(file) for file in found.path.glob(pattern))
+    if not files:
+        raise UserError(f"it has a loading script, which is never run, and the hub has not converted its split {split}")
+    return datasets.load_dataset("parquet", data_files={folder: files}, split=split), found.commit
 
 
 @contextlib.contextmanager
-def _from_cache_where_out_of_reach(name: str) -> Iterator[None]:
-    """Makes `datasets` read only its cache if the hub is unreachable: it would retry for 23 seconds first."""
+def _only_cached() -> Iterator[None]:
+    """Makes `datasets` read only its cache: where the hub does not answer, it would retry for 23 seconds first."""
     import datasets.config
 
     switches: tuple[Any, ...] = (datasets.config, hub.settings())
     before = [switch.HF_HUB_OFFLINE for switch in switches]
-    offline = not hub.answers(name, "dataset")
     try:
-        for switch in switches if offline else ():
+        for switch in switches:
             switch.HF_HUB_OFFLINE = True
         yield
     finally:

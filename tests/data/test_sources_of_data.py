@@ -166,7 +166,9 @@ def test_what_cannot_be_found_is_named(tmp_path, monkeypatch):
 
 
 def unreachable_api(*args, **options):
-    raise OSError("no route")
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    raise OfflineModeIsEnabled("no route")
 
 
 def test_unreachable_hub_is_one_sentence_with_the_mend(tmp_path, monkeypatch):
@@ -178,7 +180,7 @@ def test_unreachable_hub_is_one_sentence_with_the_mend(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable_api)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", unreachable_api)
     monkeypatch.setenv("PREFIX_JAX_DATA", str(tmp_path))
     message = refused("", "webnlg")
     for part in ("webnlg", "PREFIX_JAX_DATA", "webnlg2017", "webnlg-challenge/web_nlg", "--config.data.path"):
@@ -189,5 +191,5 @@ def test_unreachable_hub_is_one_sentence_with_the_mend(tmp_path, monkeypatch):
 def test_hub_rows_with_an_empty_field_are_left_out(monkeypatch):
     rows = [{"document": "a", "summary": "b"}, {"document": "", "summary": "c"}]
     monkeypatch.delenv("PREFIX_JAX_DATA", raising=False)
-    monkeypatch.setattr(hub, "_load", lambda name, configuration, split: rows)
+    monkeypatch.setattr(hub, "_load", lambda name, configuration, split: (rows, ""))
     assert [r.source for r in tasks.pairs("xsum", "train")] == ["a"]
