@@ -15,6 +15,7 @@ COMMANDS = {
     "sweep": ("sweep", "run the rows of a recipe's sweep()"),
     "report": ("reporting", "write the report of a run again"),
     "convert": ("convert", "change the file format of what was tuned, such as to PEFT's"),
+    "share": ("share", "upload what was tuned to the Hugging Face hub, for PEFT too"),
     "score": ("score", "score a file of outputs and references"),
     "lm_eval": ("lm_eval", "EleutherAI's evaluation harness with what was tuned"),
     "plan": ("plan", "the cost of a step on TPUs, without a TPU"),

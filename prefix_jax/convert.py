@@ -76,8 +76,9 @@ def model_config_of_source(source: str) -> ModelConfig:
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{config} is not a model's configuration ({error}); name a model's directory") from None
     from prefix_jax.models.pretrained import open_checkpoint
+    from prefix_jax.models.pretrained.aliases import alias_of
 
-    return from_hf(open_checkpoint(source).config)
+    return from_hf(open_checkpoint(alias_of(source)).config)
 
 
 def _collection_of(source: Path) -> str | None:

@@ -23,7 +23,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 def define_flags() -> None:
     cli.define_path("workdir", None, "The run directory of a training run.")
-    cli.define_path("tuned", None, "A folder with a tuned prefix, in place of --workdir.")
+    cli.define_path("tuned", None, "In place of --workdir: a folder with a tuned prefix, one of PEFT, or a hub id.")
     flags.DEFINE_multi_string("input", None, "A source text; may be given several times.")
     cli.define_path("input_file", None, "A file with one source a line, or a table of rows; - for stdin.")
     flags.DEFINE_enum(
@@ -56,7 +56,7 @@ def main(options: flags.FlagValues) -> None:
     from prefix_jax import inference
     from prefix_jax.parallel import distributed
 
-    tuned = inference.open_tuned(Path(str(folder)), cli.overrides(options))
+    tuned = inference.open_tuned(str(folder), cli.overrides(options))
     if options.merge:
         tuned = inference.with_merged_lora(tuned)
     kept = None if options.bare else tuned.kept

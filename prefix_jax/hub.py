@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,21 +121,8 @@ def _download(
     from huggingface_hub import snapshot_download
 
     wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(ignored), "repo_type": kind}
-    if not sys.stderr.isatty():
-        wanted["tqdm_class"] = _no_bar()
     found = patiently(lambda: snapshot_download(id, revision=revision or None, local_files_only=only_cached, **wanted))
     return Path(found)
-
-
-def _no_bar() -> Any:
-    """Returns the class of a progress bar that prints nothing: in a log each of its states would be a line."""
-    from huggingface_hub.utils import tqdm
-
-    class Silent(tqdm):
-        def __init__(self, *given: Any, **options: Any):
-            super().__init__(*given, **{**options, "disable": True})
-
-    return Silent
 
 
 def settings() -> Any:
@@ -169,6 +156,85 @@ def about(name: str, kind: str = "model") -> About:
         return patiently(ask)
     except Exception as error:
         return About(problem=problem(error, name, kind))
+
+
+def upload(
+    name: str,
+    contents: Mapping[str, bytes],
+    *,
+    message: str,
+    private: bool = False,
+    token: str | None = None,
+    owned: Callable[[str], bool] = lambda path: False,
+) -> str:
+    """Publishes files as one commit of a model repository, which is created if it is absent; returns its address.
+
+    Args:
+      name: OWNER/NAME, or NAME for one of the token's owner.
+      contents: by path in the repository.
+      message: of the commit.
+      private: whether only the owner may see it.
+      token: None: HF_TOKEN, or that of `hf auth login`.
+      owned: which files of an earlier upload are deleted where `contents` has none of that path.
+
+    Raises:
+      UserError: the hub does not know the token or refuses it, the repository is public and should be private, or the
+        hub fails. Nothing is changed then.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(token=token)
+
+    def publish() -> str:
+        id = api.create_repo(name, private=private or None, exist_ok=True).repo_id
+        there = api.model_info(id, timeout=_TIMEOUT)
+        if private and not there.private:
+            raise UserError(
+                f"{id} is public; make it private on the hub, name another repository, or leave out private"
+            )
+        old = sorted(file.rfilename for file in there.siblings or () if owned(file.rfilename))
+        changes = [CommitOperationAdd(path, data) for path, data in contents.items()]
+        changes += [CommitOperationDelete(path) for path in old if path not in contents]
+        api.create_commit(id, changes, commit_message=message)
+        return f"{_endpoint()}/{id}"
+
+    try:
+        return patiently(publish)  # the same files again are no new commit
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and "README.md" in str(error):
+            raise UserError(f"the hub refuses the model card: {' '.join(str(error).split())[:300]}") from None
+        raise problem(error, name, action="uploaded") from None
+
+
+def front_matter(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Returns the YAML with which a model card begins.
+
+    Args:
+      about: fields of `huggingface_hub.ModelCardData`, such as base_model and tags.
+      results: fields of `huggingface_hub.EvalResult` for each score.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    fields: dict[str, Any] = dict(about)
+    if results:
+        fields["eval_results"] = [EvalResult(**result) for result in results]
+    text = ModelCardData(**fields).to_yaml(line_break="\n").strip()
+    return f"---\n{text}\n---\n"
+
+
+def license_of(name: str) -> str:
+    """Returns the licence that a model's card names; empty where the hub does not answer or names none."""
+    from huggingface_hub import HfApi
+
+    try:
+        with quiet():
+            card = HfApi().model_info(name.partition("@")[0], timeout=_TIMEOUT).card_data
+        found = card.get("license") if card else None
+    except Exception:  # a hub that does not answer is reported where it is needed
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def problem(error: BaseException, name: str, kind: str = "model", action: str = "downloaded") -> UserError:
@@ -303,11 +369,17 @@ def _asked_wait(error: BaseException) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the library's lines about retries: an error here reports the outcome."""
+    """Silences the library's lines about retries, which an error here sums up, and in a log its progress bars."""
+    from huggingface_hub import utils
+
     logger = logging.getLogger("huggingface_hub")
-    before = logger.level
+    before, bars = logger.level, not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
     logger.setLevel(logging.CRITICAL)
+    if bars:
+        utils.disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(before)
+        if bars:
+            utils.enable_progress_bars()

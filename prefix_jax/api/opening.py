@@ -14,7 +14,7 @@ from prefix_jax.compile_cache import keep_programs
 from prefix_jax.config import default_config
 from prefix_jax.options import flat
 from prefix_jax.training.session import open_session
-from prefix_jax.tuning import store
+from prefix_jax.tuning import repository
 from prefix_jax.workdir import TUNED, is_run, read_config, read_curves
 
 _SOURCE = "model.source"
@@ -54,21 +54,21 @@ def load_model(
 def load(
     path: str | os.PathLike, model: LanguageModel | None = None, *, options: Mapping[str, Any] | None = None
 ) -> Tuned:
-    """Loads what was tuned from a run directory or its `tuned/` folder, and the model it was tuned on.
+    """Loads what was tuned, and the model it was tuned on.
 
     Args:
-      path: a folder that `Tuned.save`, `tune` or the command `train` wrote.
+      path: a folder that `Tuned.save`, `tune` or the command `train` wrote, one with a prefix, prompt or LoRA of PEFT,
+        or a repository of the hub with one of these: "user/name" or "user/name@revision".
       model: the model, if it is loaded already; another one is refused.
       options: options that replace those of the run, by dotted name, such as `{"model.source": "elsewhere"}`.
 
     Raises:
-      UserError: nothing was tuned there, it is damaged, or it belongs to another model.
+      UserError: nothing was tuned there, it is damaged, it belongs to another model, or it cannot be downloaded.
 
     >>> folder = tuned.save(tmp / "gull")
     >>> pj.load(folder)
     Tuned('tiny-gpt2', prefix, 384 numbers, 4 steps)
     """
-    folder = Path(path).expanduser()
     changes = dict(options or {})
     opened = None if model is None else model._session
     if opened is not None:
@@ -77,11 +77,12 @@ def load(
     with user_errors():
         if opened is None:
             keep_programs()
+        folder = inference.located(path)
         config = with_options(inference.configured(folder, {k: changes[k] for k in changes if k == _SOURCE}), changes)
         found = inference.open_configured(folder, config, opened)
         run = folder.parent if folder.name == TUNED and not is_run(folder) else folder
-        record = read_config(run) if is_run(run) else {}
-        step = int(store.read_about(folder).get("step") or 0)
-        return Tuned(
-            found.session, found.kept, history=History.of(read_curves(run)), record=record, workdir=run, step=step
-        )
+        record = read_config(run) if is_run(run) and not repository.is_adapter(folder) else {}
+        step = int(repository.read_about(folder).get("step") or 0)
+        history, downloaded = History.of(read_curves(run)), not Path(path).expanduser().exists()
+        workdir = None if downloaded else run
+        return Tuned(found.session, found.kept, history=history, record=record, workdir=workdir, step=step)

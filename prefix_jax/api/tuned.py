@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefix_jax import inference, inspection
+from prefix_jax import inference, inspection, sharing
 from prefix_jax.api.configuring import user_errors
 from prefix_jax.api.language_model import LanguageModel, evaluate, facts_of, generate, name_of
 from prefix_jax.api.results import AttentionMaps, History, Plot, Scores, facts_table
@@ -16,7 +16,7 @@ from prefix_jax.evaluation import forgetting
 from prefix_jax.models import prefix as pytree
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState, declared, store
-from prefix_jax.workdir import CHECKPOINTS, METRICS, TUNED, write_config
+from prefix_jax.workdir import CHECKPOINTS, METRICS, TUNED, read_scores, write_config
 
 
 class Tuned:
@@ -230,9 +230,56 @@ class Tuned:
             convert(folder, "peft", os.fspath(path), overwrite=overwrite)
         return Path(path)
 
-    def _write_tuned(self, folder: Path) -> None:
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        scores: Mapping[str, float] | None = None,
+        base_model: str = "",
+        license: str = "",
+    ) -> str:
+        """Uploads what was tuned to the Hugging Face hub, and returns the address of its repository.
+
+        The repository holds a card, files for `load`, and PEFT's files for LoRA, prompts and decoder-only prefixes. The
+        card has the scores of the run directory's `scores.json`.
+
+        Args:
+          repo: "user/name", created if it is absent; files of an earlier upload are replaced.
+          private: whether only its owner may see it.
+          token: None: `$HF_TOKEN`, or the one that `hf auth login` stored.
+          scores: what `evaluate` returned for the test split, for the card.
+          base_model: the base model's name on the hub, if it was loaded from a directory.
+          license: as the hub names it, such as "apache-2.0"; empty: that of the base model.
+
+        Raises:
+          UserError: the hub does not know the token or refuses it, cannot be reached or fails; LoRA was merged.
+        """
+        run = self._shared()
+        if scores is not None:
+            run = sharing.with_scores(run, "test", scores, len(getattr(scores, "texts", ())))
+        return sharing.publish(run, repo, private=private, token=token, base=base_model, license=license)
+
+    def _shared(self) -> sharing.Run:
+        """Returns what is shared.
+
+        Raises:
+          UserError: LoRA was merged.
+        """
+        self._check_whole()
+        session = self._session
+        about = {"method": session.config.method, "step": self._step, "config": session.config.to_dict()}
+        meta = {"model": session.pretrained.identity, **about}
+        scores = read_scores(self.workdir) if self.workdir else {}
+        return sharing.Run(self._kept, meta, session.model_config, self.record, list(self._lines), scores)
+
+    def _check_whole(self) -> None:
         if self._merged:
             raise UserError("merged updates cannot be saved; save what was tuned before it is merged")
+
+    def _write_tuned(self, folder: Path) -> None:
+        self._check_whole()
         session = self._session
         extra = {"method": session.config.method, "step": self._step, "config": session.config.to_dict()}
         store.save(folder / TUNED, self._kept, session.pretrained.identity, session.model_config, extra)

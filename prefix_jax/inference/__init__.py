@@ -2,7 +2,15 @@
 
 from prefix_jax.inference.answering import outputs, unanswered
 from prefix_jax.inference.generation import write_texts
-from prefix_jax.inference.opening import Tuned, configured, merged, open_configured, open_tuned, with_merged_lora
+from prefix_jax.inference.opening import (
+    Tuned,
+    configured,
+    located,
+    merged,
+    open_configured,
+    open_tuned,
+    with_merged_lora,
+)
 from prefix_jax.inference.scoring import evaluate, evaluate_opened
 from prefix_jax.workdir import read_samples
 
@@ -11,6 +19,7 @@ __all__ = [
     "configured",
     "evaluate",
     "evaluate_opened",
+    "located",
     "merged",
     "open_configured",
     "open_tuned",

@@ -8,14 +8,15 @@ from typing import Any
 
 import jax
 
-from prefix_jax import tasks
+from prefix_jax import disk, hub, tasks
 from prefix_jax.config import default_config
+from prefix_jax.data.tokens import plain_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models.adapter_layers import LORA, TUNED
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
 from prefix_jax.training.session import Session, model_options, open_session
-from prefix_jax.tuning import TunedState, lora, store
+from prefix_jax.tuning import TunedState, lora, repository
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,31 @@ class Tuned:
     sha256: str | None
 
 
-def open_tuned(folder: Path, overrides: dict[str, Any] | None = None, opened: Session | None = None) -> Tuned:
-    """Loads a `tuned/` folder (or the run directory that contains it) and the model it was tuned on.
+def located(place: str | os.PathLike) -> Path:
+    """Returns the folder of what was tuned: the one named, or where none is, that of a repository of the hub.
+
+    Raises:
+      UserError: the repository cannot be downloaded, or holds nothing that was tuned.
+    """
+    folder = Path(disk.expanded(str(place)))
+    return repository.fetch(str(place)) if hub.is_name(str(place)) and not folder.exists() else folder
+
+
+def open_tuned(
+    folder: str | os.PathLike, overrides: dict[str, Any] | None = None, opened: Session | None = None
+) -> Tuned:
+    """Loads what was tuned, and the model it was tuned on.
 
     Args:
+      folder: a `tuned/` folder, the run directory that contains it, a folder with an adapter of PEFT, or a repository
+        of the hub with one of these: OWNER/NAME or OWNER/NAME@REVISION.
       overrides: options that replace those of the run, by dotted name.
       opened: a session that may already have loaded the model.
 
     Raises:
       UserError: nothing was tuned, or it does not match the model.
     """
+    folder = located(folder)
     return open_configured(folder, configured(folder, overrides), opened)
 
 
@@ -46,7 +62,7 @@ def configured(folder: Path, overrides: dict[str, Any] | None = None) -> Config:
     Raises:
       UserError: nothing was tuned, or an option is out of range.
     """
-    meta = store.read_about(folder)
+    meta = repository.read_about(folder)
     config = merged(meta.get("config") or {}, overrides or {})
     config.model.source = (overrides or {}).get("model.source") or _source(folder, meta)
     return config
@@ -56,8 +72,12 @@ def open_configured(folder: Path, config: Config, opened: Session | None = None)
     """Does what `open_tuned` does, with the configuration that `configured` returned."""
     if opened is None or model_options(opened.config) != model_options(config):
         opened = open_session(config)
+    if repository.is_adapter(folder) and not config.data.source_format:
+        config = config.copy_and_resolve_references()
+        plain = plain_formats(opened.tokenizer, opened.model_config.is_encoder_decoder)
+        config.data.source_format = plain.source  # PEFT's adapters say nothing of a format
     opened = opened.of(config)
-    kept, meta = store.load(folder, opened.model_config, opened.pretrained.identity)
+    kept, meta = repository.load(folder, opened.model_config, opened.pretrained.identity)
     # Numpy arrays, which every process may pass to a program on all devices.
     return Tuned(opened, jax.device_get(kept) if distributed.is_multiprocess() else kept, meta.get("sha256"))
 
@@ -72,6 +92,11 @@ def _source(folder: Path, meta: dict[str, Any]) -> str:
     asked = ((meta.get("config") or {}).get("model") or {}).get("source") or recorded
     if not recorded:
         raise UserError(f"{folder} does not say which model it was tuned on; add --config.model.source=DIR")
+    if meta["model"].get("source") == "directory" and not os.path.isabs(recorded):  # shared without its place
+        raise UserError(
+            f'{folder} was tuned on a model in a directory "{recorded}", which has no name on the hub; say where it is '
+            "with --config.model.source=DIR"
+        )
     if not os.path.isabs(recorded) or Path(recorded).is_dir():
         return recorded
     if Path(asked).expanduser().is_dir():

@@ -18,4 +18,5 @@ TASK = Task(
     ),
     metrics=rouge_metrics("rouge1", "rouge2", "rougeL", "rougeLsum"),
     as_read=one_line,
+    pipeline_tag="summarization",
 )

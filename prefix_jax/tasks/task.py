@@ -25,6 +25,7 @@ class Task:
         training data; None: an input has choices of its own, or none.
       plain_text: whether its records have no source and every token of their text is predicted.
       former_name: an earlier name, still read.
+      pipeline_tag: the hub's word for what a model does, in the cards of what is shared.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task:
     labels: tuple[str, ...] | None = None
     plain_text: bool = False
     former_name: str = ""
+    pipeline_tag: str = "text-generation"
 
     @functools.cached_property
     def decimals(self) -> dict[str, int]:

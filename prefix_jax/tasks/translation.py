@@ -68,4 +68,5 @@ TASK = Task(
     ),
     metrics=TRANSLATION,
     columns_are_languages=True,
+    pipeline_tag="translation",
 )

@@ -279,7 +279,7 @@ def test_the_validation_rows_of_the_hub_are_not_trained_on(monkeypatch):
     def load(name, configuration, split):
         instruction = datasets.ReadInstruction.from_spec(split)
         (part,) = instruction.to_absolute({"train": len(table), "test": len(table)})
-        return table.select(range(part.from_, part.to))
+        return table.select(range(part.from_, part.to)), ""
 
     monkeypatch.delenv("PREFIX_JAX_DATA", raising=False)
     monkeypatch.setattr(hub, "_load", load)

