@@ -170,9 +170,10 @@ class LoopbackHub:
 
 def point_to(patch: Any, address: str) -> None:
     """Makes `huggingface_hub` in this process use the hub at an address."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     patch.setattr(constants, "ENDPOINT", address)
+    patch.setattr(hf_api.api, "endpoint", address)  # what the library's functions use
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
 
 

@@ -25,7 +25,9 @@ print([module for module in flags.FLAGS.flags_by_module_dict() if module.startsw
 
 
 def test_all_commands_can_be_imported_together_and_define_no_flags():
-    names = "train evaluate generate inspect sweep plan demo convert score runs preview completion lm_eval __main__"
+    names = (
+        "train evaluate generate inspect sweep plan demo convert score runs preview completion lm_eval share __main__"
+    )
     assert set(names.split()) == set(COMMANDS)
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
@@ -42,7 +44,7 @@ def test_one_name_has_all_commands():
     assert {module.partition(".")[0] for module, _ in front_door.COMMANDS.values()} >= set(COMMANDS) - {"__main__"}
     done = prefix_jax_command("--help")
     assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in front_door.COMMANDS)
-    assert len(done.stdout.splitlines()) < 24
+    assert len(done.stdout.splitlines()) < 25
     assert prefix_jax_command("--version").stdout == f"prefix_jax {prefix_jax.__version__}\n"
     done = prefix_jax_command("trian")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and 'did you mean "train"' in done.stderr

@@ -128,13 +128,13 @@ def test_other_names_of_working_directories_are_taken(name, tmp_path, monkeypatc
 
 # Options that take text which is not a path. An option of a new name is one or the other: `cli.define_path`.
 TEXT = {"split", "input", "coordinator", "only", "job", "jobs", "topology", "name", "target", "task", "config"}
-TEXT |= {"language", "bleu_tokenizer", "to", "input_format", "method"}
+TEXT |= {"language", "bleu_tokenizer", "to", "input_format", "method", "repo", "base_model", "license"}
 INTROSPECT = """
 import importlib, sys
 from absl import flags
 from prefix_jax import cli
 shared = set(flags.FLAGS)
-for name in "train evaluate generate inspect sweep plan demo convert score preview reporting.__main__".split():
+for name in "train evaluate generate inspect sweep plan demo convert score share preview reporting.__main__".split():
     importlib.import_module(f"prefix_jax.{name}").define_flags()
     for option in set(flags.FLAGS) - shared:
         print(option, type(flags.FLAGS[option].parser).__name__)
@@ -148,9 +148,18 @@ def test_every_option_that_is_a_path_expands_a_tilde():
     texts = {name for name, kind in found.items() if kind not in ("_PathParser", "IntegerParser", "BooleanParser")}
     assert texts - TEXT == set()
     paths = {name for name, kind in found.items() if kind == "_PathParser"}
-    assert paths == {"workdir", "tuned", "input_file", "against", "recipe", "from", "out", "model", "file"} | (
-        paths - texts
-    )
+    assert paths == {
+        "workdir",
+        "tuned",
+        "input_file",
+        "against",
+        "recipe",
+        "from",
+        "out",
+        "model",
+        "file",
+        "folder",
+    } | (paths - texts)
 
 
 def test_a_hangup_saves_first_as_the_other_signals_do_unless_it_is_ignored():
