@@ -157,7 +157,7 @@ def _use(card: Card) -> str:
         'tuned.generate("...")', "```", "", "```", f'prefix-jax generate --tuned {card.name} --input "..."', "```", "",
     ]  # fmt: skip
     if card.in_peft:
-        return "\n".join([*lines, f"PEFT cannot load it: {card.in_peft}."])
+        return "\n".join([*lines, f"Without files for PEFT: {card.in_peft.partition(';')[0]}."])
     kind = "AutoModelForSeq2SeqLM" if card.is_encoder_decoder else "AutoModelForCausalLM"
     return "\n".join(
         [
