@@ -1,6 +1,6 @@
 """A frozen language model: its parts as pure functions and pytrees, and text and scores of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from prefix_jax.evaluation import scorers
 from prefix_jax.models import prefix as pytree
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.options import Config
+from prefix_jax.serving import conversation
+from prefix_jax.serving.streaming import Streamer
 from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns, text_inputs
 from prefix_jax.training.session import Session
@@ -74,6 +76,14 @@ class LanguageModel:
           UserError: a text is empty or too long, or an option is out of its range.
         """
         return generate(self._session, self._kept(prefix), texts, progress, options)
+
+    def stream(self, text: str, *, prefix: pytree.Prefix | None = None, **options: Any) -> Iterator[str]:
+        """Yields the model's text for a source piece by piece; see `Tuned.stream`."""
+        return stream(self._session, self._kept(prefix), text, options)
+
+    def chat(self, messages: Any, *, stream: bool = False, prefix: pytree.Prefix | None = None, **options: Any) -> Any:
+        """Returns the model's next message of a conversation; see `Tuned.chat`."""
+        return chat(self._session, self._kept(prefix), messages, stream, options)
 
     def evaluate(
         self, data: Any, *, prefix: pytree.Prefix | None = None, metrics: Sequence[str] = (), **options: Any
@@ -157,13 +167,47 @@ def generate(session: Session, kept: TunedState | None, texts: Any, progress: bo
     """Returns the text of a model, tuned or not, for one source or several."""
     if isinstance(texts, (str, Mapping)):
         return generate(session, kept, [texts], progress, options)[0]
-    texts = [(f"input {i}", dict(one)) if isinstance(one, Mapping) else one for i, one in enumerate(texts, 1)]
-    if other := next((one for one in texts if not isinstance(one, (str, tuple))), None):
-        raise UserError(f"a source is {type(other).__name__}; generate takes a text, a row, or a list of them")
+    texts = rows_of(texts)
     opened = session.of(with_options(session.config, {f"decoding.{name}": value for name, value in options.items()}))
     decoding.GenerationConfig.from_config(opened.config.decoding)
     records = inference.unanswered(opened, texts)
     return inference.outputs(opened, kept, records, "generate", progress) if texts else []
+
+
+def streamer(session: Session, kept: TunedState | None, options: Mapping[str, Any]) -> Streamer:
+    """Returns a streamer; its strategy is greedy where the configuration has beam search and `options` have none."""
+    beams = session.config.decoding.strategy == "beam"
+    named = {**({"strategy": "greedy"} if beams else {}), **options}
+    return Streamer(session.of(with_options(session.config, {f"decoding.{k}": v for k, v in named.items()})), kept)
+
+
+def stream(session: Session, kept: TunedState | None, text: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the text of a model, tuned or not, for a source."""
+    if not isinstance(text, str):
+        raise UserError(f"a source is {type(text).__name__}; stream takes one text")
+    return streamer(session, kept, options).of_source(text)
+
+
+def chat(
+    session: Session, kept: TunedState | None, messages: Any, streamed: bool, options: Mapping[str, Any]
+) -> str | Iterator[str]:
+    """Returns the next message of a conversation, whole or piece by piece."""
+    messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    ids, _ = conversation.prompt(session.tokenizer, messages)
+    pieces = streamer(session, kept, options).of_ids(ids, strip=True)
+    return pieces if streamed else "".join(pieces)
+
+
+def rows_of(texts: Sequence[Any]) -> list[Any]:
+    """Returns texts as they are, and mappings as rows with their locations.
+
+    Raises:
+      UserError: one is neither.
+    """
+    rows = [(f"input {i}", dict(one)) if isinstance(one, Mapping) else one for i, one in enumerate(texts, 1)]
+    if other := next((one for one in rows if not isinstance(one, (str, tuple))), None):
+        raise UserError(f"a source is {type(other).__name__}; generate takes a text, a row, or a list of them")
+    return rows
 
 
 def evaluate(

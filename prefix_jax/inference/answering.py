@@ -20,6 +20,7 @@ def outputs(
     label: str = "",
     progress: bool = True,
     where: str = "input",
+    numbers: Sequence[int] | None = None,
 ) -> list[str]:
     """Returns the model's output for each record; `kept=None` is the bare model.
 
@@ -29,6 +30,7 @@ def outputs(
     Args:
       label: name of the progress bar.
       where: name of the sources, for warnings about truncated sources or unknown words; "": no warnings.
+      numbers: of the records, as in `write_texts`.
 
     Raises:
       UserError: as `write_texts`, or only some records have choices.
@@ -37,9 +39,9 @@ def outputs(
         return likelihood.of_texts(opened, kept, records, label, progress)
     sources = [record.source for record in records]
     if answers.by_likelihood(opened.config, records):
-        ids = source_ids(opened, sources, where, 0 if kept is None else kept.reserved)
+        ids = source_ids(opened, sources, where, 0 if kept is None else kept.reserved, numbers)
         return answers.choose(opened, kept, records, ids, label, progress)
-    return write_texts(opened, kept, sources, label, progress=progress, where=where)
+    return write_texts(opened, kept, sources, label, progress=progress, where=where, numbers=numbers)
 
 
 def unanswered(opened: Session, sources: Sequence[str | Row]) -> list[Record]:

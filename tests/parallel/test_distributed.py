@@ -60,7 +60,13 @@ def prefix(workdir: Path) -> dict[str, np.ndarray]:
     return load_file(workdir / "tuned" / "prefix.safetensors")
 
 
-@pytest.mark.parametrize(("processes", "devices", "mesh"), [(2, 2, "fsdp=2"), (4, 1, "tensor=2")])
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [
+        (2, 2, "fsdp=2"),
+        pytest.param(4, 1, "tensor=2", marks=pytest.mark.nightly),
+    ],
+)
 def test_processes_give_what_one_process_gives(processes, devices, mesh, launch, tmp_path):
     for workdir, count in (("several", processes), ("one", 1)):
         done = ended(launch(workdir, count, devices * processes // count, f"--config.mesh.{mesh}"))
