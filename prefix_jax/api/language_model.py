@@ -11,12 +11,15 @@ from prefix_jax.api.configuring import Methods, method_name, method_options, wit
 from prefix_jax.api.results import Scores, facts_table
 from prefix_jax.config import default_config
 from prefix_jax.data.batching import Batch, Layout, PackedBatches
+from prefix_jax.data.conversations import is_conversation
 from prefix_jax.data.records import Record, group
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import scorers
 from prefix_jax.models import prefix as pytree
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.options import Config
+from prefix_jax.training import conversations
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns, text_inputs
 from prefix_jax.training.session import Session
@@ -104,9 +107,11 @@ class LanguageModel:
         True
         """
         records = given.split_records(pairs, given.TRAIN, columns(self._session.config))[:size]
-        found = tokenised(self._session, records)
+        opened = _reading(self._session, any(record.conversation for record in records))
+        chat = is_chat(opened.config)
+        found = conversations.fitting(opened, records, "pairs")[0] if chat else tokenised(opened, records)
         layout = Layout.of(self.config)
-        batch = PackedBatches(found, layout, batch=len(records), shuffle=False).batch_at(0)
+        batch = PackedBatches(found, layout, batch=len(found), shuffle=False).batch_at(0)
         return jax.tree.map(jax.numpy.asarray, batch)
 
     def _kept(self, prefix: pytree.Prefix | None) -> TunedState | None:
@@ -161,6 +166,7 @@ def generate(session: Session, kept: TunedState | None, texts: Any, progress: bo
     if other := next((one for one in texts if not isinstance(one, (str, tuple))), None):
         raise UserError(f"a source is {type(other).__name__}; generate takes a text, a row, or a list of them")
     opened = session.of(with_options(session.config, {f"decoding.{name}": value for name, value in options.items()}))
+    opened = _reading(opened, any(isinstance(one, tuple) and is_conversation(one[1]) for one in texts))
     decoding.GenerationConfig.from_config(opened.config.decoding)
     records = inference.unanswered(opened, texts)
     return inference.outputs(opened, kept, records, "generate", progress) if texts else []
@@ -174,11 +180,13 @@ def evaluate(
     named = {f"decoding.{name}": value for name, value in options.items()}
     opened = session.of(with_options(session.config, named | ({"evaluation.metrics": chosen} if chosen else {})))
     records = inputs(opened, data)
+    opened = _reading(opened, any(record.conversation for record in records))
     scorers.try_out(opened.config)
     scorers.try_records(opened.config, records)
     sources = [record.source for record in records]
     texts = inference.outputs(opened, kept, records, "evaluate", progress=len(sources) > 32)
-    found = scorers.score(opened.config, records, texts)
+    measured = inference.likelihoods(opened, kept, records, "loss", progress=len(sources) > 32)
+    found = scorers.score(opened.config, records, texts, measured)
     return Scores(found.scores, texts, sources, [record.references for record in records], found.unmeasured)
 
 
@@ -189,4 +197,9 @@ def inputs(session: Session, data: Any) -> list[Record]:
         return text_inputs(config, data or given.TEST, session.held)
     if is_plain(config):
         return group(given.plain_records(data, config.data.task, columns(config)))
-    return group(given.split_records(data, given.TEST, columns(config)))
+    return group(given.split_records(data, given.TEST, columns(config), task=config.data.task))
+
+
+def _reading(session: Session, chat: bool) -> Session:
+    """Returns the session for conversations, or as it is."""
+    return session.of(with_options(session.config, {"data.task": tasks.CHAT})) if chat else session

@@ -1,6 +1,6 @@
 """Use of a tuned model: text generation for sources, and the scores of a split."""
 
-from prefix_jax.inference.answering import outputs, unanswered
+from prefix_jax.inference.answering import likelihoods, outputs, unanswered
 from prefix_jax.inference.generation import write_texts
 from prefix_jax.inference.opening import Tuned, configured, merged, open_configured, open_tuned, with_merged_lora
 from prefix_jax.inference.scoring import evaluate, evaluate_opened
@@ -11,6 +11,7 @@ __all__ = [
     "configured",
     "evaluate",
     "evaluate_opened",
+    "likelihoods",
     "merged",
     "open_configured",
     "open_tuned",

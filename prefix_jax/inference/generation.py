@@ -8,6 +8,8 @@ from prefix_jax.data import audit, languages, tokens
 from prefix_jax.errors import UserError
 from prefix_jax.models import finite
 from prefix_jax.parallel import distributed
+from prefix_jax.training import conversations
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
@@ -78,6 +80,8 @@ def _first_token(opened: Session, of_model: int | None) -> int | None:
 
 def source_ids(opened: Session, sources: Sequence[str], where: str, reserved: int) -> tokens.Ragged:
     """Returns the checked token ids of the sources, and reports tokenisation losses."""
+    if is_chat(opened.config):
+        return conversations.prompts(opened, sources, where)
     for row, source in enumerate(sources):
         if not source.strip():
             raise UserError(f"input {row + 1} is empty; give it text or leave it out")
