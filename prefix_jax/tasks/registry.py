@@ -14,6 +14,7 @@ from prefix_jax.tasks import (
     glue,
     gsm8k,
     lighthouse,
+    lighthouse_chat,
     lighthouse_visitors,
     multiple_choice,
     perplexity,
@@ -27,7 +28,7 @@ from prefix_jax.tasks.task import Task
 
 _MODULES = (
     e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, gsm8k, glue, lighthouse,
-    lighthouse_visitors, perplexity, chat, text,
+    lighthouse_visitors, lighthouse_chat, perplexity, chat, text,
 )  # fmt: skip
 # A module has a `TASK`, or the `TASKS` of a family.
 TASKS: dict[str, Task] = {

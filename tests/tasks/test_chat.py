@@ -247,7 +247,8 @@ def talks(count):
     return [
         [
             {"role": "user", "content": row["source"]}, {"role": "assistant", "content": row["target"]},
-            {"role": "user", "content": "More ?"}, {"role": "assistant", "content": f"Place {i} is all ."},
+            {"role": "user", "content": f"{'More ' * (1 + i % 2)}?"},
+            {"role": "assistant", "content": f"Place {i} is all ."},
         ]
         for i, row in enumerate(tiny.rows(count))
     ]  # fmt: skip
