@@ -92,7 +92,8 @@ def split_records(
 def _reader(rows: list[Row], columns: tasks.Columns, task: str) -> Records:
     """Returns what makes records of rows."""
     first = rows[0][1]
-    chat = is_conversation({"messages": first[columns.source]} if columns.source in first else first)
+    pair = {columns.source, columns.target} <= set(first)
+    chat = is_conversation({"messages": first.get(columns.source)}) or (is_conversation(first) and not pair)
     return tasks.find(tasks.CHAT).data.records if chat or task == tasks.CHAT else RECORDS
 
 

@@ -99,8 +99,8 @@ def of_row(row: Row, source: str = "source", target: str = "target", unicode: st
     system = field_of(columns, "system")
     if isinstance(system, str) and system.strip() and messages[0]["role"] != SYSTEM:
         messages = [{"role": SYSTEM, "content": system}, *messages]
-    beside = {name: _of_json(columns[name]) for name in _BESIDE if columns.get(name)}
-    whole = Conversation(tuple(messages), _without_none(beside))
+    beside = {name: _without_none(_of_json(columns.get(name))) for name in _BESIDE}
+    whole = Conversation(tuple(messages), {name: value for name, value in beside.items() if value})
     return parse(json.dumps(_normalised(json.loads(whole.text()), unicode), ensure_ascii=False)) if unicode else whole
 
 

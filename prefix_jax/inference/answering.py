@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prefix_jax import tasks
 from prefix_jax.data.files import Row
-from prefix_jax.data.records import Record, normalised
+from prefix_jax.data.records import Record, normal_text, normalised
 from prefix_jax.evaluation import answers, likelihood
 from prefix_jax.evaluation.scorers import by_likelihood_alone
 from prefix_jax.inference.generation import source_ids, write_texts
@@ -69,7 +69,11 @@ def unanswered(opened: Session, sources: Sequence[str | Row]) -> list[Record]:
     records = []
     for i, given in enumerate(sources, 1):
         typed = isinstance(given, str)
-        source, own = (found.as_read(given), ()) if typed else tasks.prompt(config.data.task, given, columns(config))
+        source, own = (
+            (found.as_read(normal_text(given, config.data.unicode)), ())
+            if typed
+            else tasks.prompt(config.data.task, given, columns(config))
+        )
         record = Record(source, "", (), None, str(i), (own if wanted else ()) or shared)
         records.append(normalised(record, config.data.unicode))
     return records

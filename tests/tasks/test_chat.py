@@ -215,7 +215,7 @@ FORMS = {
     },
     "json": {"messages": json.dumps([SYSTEM, *TALK[:2]])},
     "columns": {"source": [SYSTEM, TALK[0]], "target": TALK[1]["content"]},
-    "with a question after": {"messages": [SYSTEM, *TALK[:3]], "tools": None},
+    "with a question after": {"messages": [SYSTEM, *TALK[:3]], "tools": "[]", "source": "a collection"},
 }
 
 
@@ -315,6 +315,7 @@ def test_a_run_is_scored_and_continues_a_conversation(tiny_models, folder):
     config = configured(tiny_models["llama"], folder, **{"training.steps": 8})
     workdir = folder / "run"
     pipeline.tune(config, workdir, [])
+    assert pipeline.tune(config, workdir, []).finished  # resumes
     (folder / "chat.jinja").unlink()  # what was tuned holds its template
     entry = inference.evaluate(workdir, "test", bare=True)
     assert list(entry["tuned"])[:2] == ["perplexity", "loss"] and "exact_match" in entry["tuned"]
@@ -347,7 +348,7 @@ def test_a_run_is_scored_and_continues_a_conversation(tiny_models, folder):
 def test_python_reads_rows_of_messages(tiny_models, folder, capsys):
     lm = pj.load_model(str(tiny_models["llama"]))
     lm.tokenizer.chat_template = TEMPLATE
-    rows = [{"messages": messages} for messages in talks(12)]
+    rows = [{"messages": messages, "source": "a collection"} for messages in talks(12)]
     how = {"steps": 2, "options": {"training.batch": 4}}
     tuned = pj.tune(lm, rows, pj.Prefix(length=3, hidden=16), **how)
     assert tuned.options["data"]["task"] == "chat"
