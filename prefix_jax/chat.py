@@ -89,8 +89,7 @@ class Chat:
         """Raises UserError unless the model has a chat template."""
         from prefix_jax.serving import conversation
 
-        lm = getattr(self._speaker, "lm", self._speaker)
-        conversation.prompt(lm.tokenizer, [{"role": "user", "content": "x"}])
+        conversation.prompt(self._speaker._session, [{"role": "user", "content": "x"}])
 
     def said(self, line: str) -> Iterator[str]:
         """Yields the reply to a message, or the answer to a command, piece by piece.

@@ -11,6 +11,7 @@ from prefix_jax.api.configuring import Methods, method_name, method_options, wit
 from prefix_jax.api.results import Scores, facts_table
 from prefix_jax.config import default_config
 from prefix_jax.data.batching import Batch, Layout, PackedBatches
+from prefix_jax.data.conversations import is_conversation
 from prefix_jax.data.records import Record, group
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import scorers
@@ -19,6 +20,8 @@ from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.options import Config
 from prefix_jax.serving import conversation
 from prefix_jax.serving.streaming import Streamer
+from prefix_jax.training import conversations
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns, text_inputs
 from prefix_jax.training.session import Session
@@ -114,9 +117,11 @@ class LanguageModel:
         True
         """
         records = given.split_records(pairs, given.TRAIN, columns(self._session.config))[:size]
-        found = tokenised(self._session, records)
+        opened = _reading(self._session, any(record.conversation for record in records))
+        chat = is_chat(opened.config)
+        found = conversations.fitting(opened, records, "pairs")[0] if chat else tokenised(opened, records)
         layout = Layout.of(self.config)
-        batch = PackedBatches(found, layout, batch=len(records), shuffle=False).batch_at(0)
+        batch = PackedBatches(found, layout, batch=len(found), shuffle=False).batch_at(0)
         return jax.tree.map(jax.numpy.asarray, batch)
 
     def _kept(self, prefix: pytree.Prefix | None) -> TunedState | None:
@@ -169,6 +174,7 @@ def generate(session: Session, kept: TunedState | None, texts: Any, progress: bo
         return generate(session, kept, [texts], progress, options)[0]
     texts = rows_of(texts)
     opened = session.of(with_options(session.config, {f"decoding.{name}": value for name, value in options.items()}))
+    opened = _reading(opened, any(isinstance(one, tuple) and is_conversation(one[1]) for one in texts))
     decoding.GenerationConfig.from_config(opened.config.decoding)
     records = inference.unanswered(opened, texts)
     return inference.outputs(opened, kept, records, "generate", progress) if texts else []
@@ -193,8 +199,8 @@ def chat(
 ) -> str | Iterator[str]:
     """Returns the next message of a conversation, whole or piece by piece."""
     messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    ids, _ = conversation.prompt(session.tokenizer, messages)
-    pieces = streamer(session, kept, options).of_ids(ids, strip=True)
+    found = streamer(session, kept, options)
+    pieces = found.of_ids(conversation.prompt(session, messages, limit=found.room), strip=True)
     return pieces if streamed else "".join(pieces)
 
 
@@ -218,11 +224,13 @@ def evaluate(
     named = {f"decoding.{name}": value for name, value in options.items()}
     opened = session.of(with_options(session.config, named | ({"evaluation.metrics": chosen} if chosen else {})))
     records = inputs(opened, data)
+    opened = _reading(opened, any(record.conversation for record in records))
     scorers.try_out(opened.config)
     scorers.try_records(opened.config, records)
     sources = [record.source for record in records]
     texts = inference.outputs(opened, kept, records, "evaluate", progress=len(sources) > 32)
-    found = scorers.score(opened.config, records, texts)
+    measured = inference.likelihoods(opened, kept, records, "loss", progress=len(sources) > 32)
+    found = scorers.score(opened.config, records, texts, measured)
     return Scores(found.scores, texts, sources, [record.references for record in records], found.unmeasured)
 
 
@@ -233,4 +241,9 @@ def inputs(session: Session, data: Any) -> list[Record]:
         return text_inputs(config, data or given.TEST, session.held)
     if is_plain(config):
         return group(given.plain_records(data, config.data.task, columns(config)))
-    return group(given.split_records(data, given.TEST, columns(config)))
+    return group(given.split_records(data, given.TEST, columns(config), task=config.data.task))
+
+
+def _reading(session: Session, chat: bool) -> Session:
+    """Returns the session for conversations, or as it is."""
+    return session.of(with_options(session.config, {"data.task": tasks.CHAT})) if chat else session

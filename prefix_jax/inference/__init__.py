@@ -1,6 +1,6 @@
 """Use of a tuned model: text generation for sources, and the scores of a split."""
 
-from prefix_jax.inference.answering import outputs, unanswered
+from prefix_jax.inference.answering import likelihoods, outputs, unanswered
 from prefix_jax.inference.banked import Answer, TunedBank
 from prefix_jax.inference.generation import write_texts
 from prefix_jax.inference.opening import (
@@ -22,6 +22,7 @@ __all__ = [
     "configured",
     "evaluate",
     "evaluate_opened",
+    "likelihoods",
     "merged",
     "open_configured",
     "open_several",

@@ -8,6 +8,8 @@ from prefix_jax.data import audit, languages, tokens
 from prefix_jax.errors import UserError
 from prefix_jax.models import finite
 from prefix_jax.parallel import distributed
+from prefix_jax.training import conversations
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.progress import Progress
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
@@ -99,6 +101,8 @@ def source_ids(
     Args:
       numbers: of the sources, from 0, for messages; None: 0, 1, ...
     """
+    if is_chat(opened.config):
+        return conversations.prompts(opened, sources, where)
     numbers = range(len(sources)) if numbers is None else numbers
     for number, source in zip(numbers, sources, strict=True):
         if not source.strip():

@@ -79,7 +79,7 @@ def prompt_of_chat(body: ChatCompletion, session: Session) -> Prompt:
       Refused: the model has no template, or it refuses the messages.
     """
     try:
-        return Prompt(*conversation.prompt(session.tokenizer, body.messages, body.tools))
+        return Prompt(conversation.prompt(session, body.messages, body.tools), "")
     except UserError as error:
         raise Refused(str(error), param="messages") from None
 

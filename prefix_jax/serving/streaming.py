@@ -23,6 +23,16 @@ class Streamer:
         self._opened, self._kept = opened, kept or TunedState()
         self._engines: dict[tuple, Engine] = {}
 
+    @property
+    def room(self) -> int:
+        """How many tokens a prompt may have beside the new ones; 0: any number."""
+        prefix, window = self._kept.prefix, self._opened.model_config.context_length
+        if window is None:
+            return 0
+        used = self._kept.reserved + (0 if prefix is None else int(prefix.position_offset))
+        new = 0 if self._opened.model_config.is_encoder_decoder else self._opened.config.decoding.max_length
+        return max(window - used - new, 1)
+
     def of_source(self, source: str) -> Iterator[str]:
         """Yields the text for a source, which is read as those of the training data: what `write_texts` returns.
 

@@ -136,7 +136,8 @@ import importlib, sys
 from absl import flags
 from prefix_jax import cli
 shared = set(flags.FLAGS)
-for name in "train evaluate generate inspect sweep plan demo convert score preview serve chat reporting.__main__".split():
+names = "train evaluate generate inspect sweep plan demo convert score preview serve chat reporting.__main__"
+for name in names.split():
     importlib.import_module(f"prefix_jax.{name}").define_flags()
     for option in set(flags.FLAGS) - shared:
         print(option, type(flags.FLAGS[option].parser).__name__)
