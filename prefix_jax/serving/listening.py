@@ -33,7 +33,8 @@ def run(app: Any, host: str, port: int, about: str) -> None:
     Raises:
       UserError: the address is in use, or is not this machine's.
     """
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)
+    # The process has its own logging; uvicorn's would close the handlers of others.
+    config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=_GRACE)
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as listener:

@@ -38,7 +38,7 @@ def listening(server: Any):
 
     import uvicorn
 
-    config = uvicorn.Config(server.app(), log_level="warning")
+    config = uvicorn.Config(server.app(), log_config=None, log_level="warning")
     http = uvicorn.Server(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
