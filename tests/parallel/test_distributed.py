@@ -122,6 +122,7 @@ def test_one_process_killed_ends_the_others_and_the_restart_goes_on(launch, tmp_
     assert [code for code, _ in done] == [0, 0], done
 
 
+@pytest.mark.nightly
 def test_processes_agree_on_the_sound_checkpoint_before_a_damaged_one(launch, tmp_path):
     """In a directory whose name has the characters of patterns."""
     assert [code for code, _ in ended(launch("run[1]", 2, 1, "--config.mesh.fsdp=2"))] == [0, 0]
