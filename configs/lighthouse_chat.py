@@ -12,10 +12,10 @@ from prefix_jax.config import default_config
 
 def get_config():
     config = default_config()
-    config.model.update(source="smollm2-135m", dtype="bfloat16")
+    config.model.source = "smollm2-135m"
     config.data.task = "lighthouse_chat"
     config.prefix.update(length=10, reparameterisation="mlp", initialisation="vocabulary")
-    config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=20)
-    config.training.update(steps=100, batch=16, evaluate_every=50, evaluate_records=96, checkpoint_every=50)
+    config.optimizer.update(learning_rate=3e-3, schedule="cosine", warmup_steps=5)
+    config.training.update(steps=40, batch=8, log_every=5, evaluate_every=20, evaluate_records=32, checkpoint_every=20)
     config.decoding.update(strategy="greedy", max_length=40)
     return config
