@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from prefix_jax.api import (
         Adapter,
         AttentionMaps,
+        Bank,
         Finetune,
         History,
         Infix,
@@ -36,6 +37,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Adapter",
     "AttentionMaps",
+    "Bank",
     "Finetune",
     "History",
     "Infix",

@@ -10,6 +10,8 @@ COMMANDS = {
     "train": ("train", "tune a prefix or another method; the same command resumes"),
     "evaluate": ("evaluate", "score what was tuned, with and without it"),
     "generate": ("generate", "write text with what was tuned"),
+    "chat": ("chat", "talk to what was tuned, or to a model"),
+    "serve": ("serve", "serve a model and many prefixes by OpenAI's API"),
     "inspect": ("inspect", "measure attention to the prefix and its effect on predictions"),
     "runs": ("runs", "list the runs in a folder, or compare two option by option"),
     "sweep": ("sweep", "run the rows of a recipe's sweep()"),
@@ -53,9 +55,7 @@ def usage() -> str:
             *lines,
             "",
             "prefix-jax COMMAND --help lists a command's options. First steps:",
-            "",
             "  prefix-jax train --config demo --workdir runs/mine",
-            "  prefix-jax evaluate --workdir runs/mine --bare",
             '  prefix-jax generate --workdir runs/mine --input "name : Gull Light | place : Golden Bay"',
         ]
     )

@@ -60,8 +60,9 @@ def _model() -> dict:
 def _data() -> dict:
     return dict(
         # e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, squad_v2, gsm8k, glue_*,
-        # superglue_*, perplexity (plain text), lighthouse and lighthouse_visitors (the repository carries both), text
-        # (any columns), or your own by module path, such as mypackage.mytask (docs/adding_a_task.md).
+        # superglue_*, perplexity (plain text), chat (conversations), lighthouse, lighthouse_visitors and
+        # lighthouse_chat (the repository carries these three), text (any columns), or your own by module path, such as
+        # mypackage.mytask (docs/adding_a_task.md).
         task="lighthouse",
         # File, directory or pattern, or several files and patterns with commas between them; empty:
         # $PREFIX_JAX_DATA/<name>, then the hub.
@@ -88,6 +89,8 @@ def _data() -> dict:
         # {source} or {target}, a template over columns, such as "{title}: {body}".
         source_format="",
         target_format="",
+        # For task "chat": a file with a chat template (Jinja), or the name of one of the tokenizer's; empty: its own.
+        chat_template="",
         # For tokenizers that mark languages (mBART, NLLB, M2M-100): the codes of the source's and the target's, as they
         # spell them, such as eng_Latn and fra_Latn; empty: those of the tokenizer's configuration.
         source_language="",

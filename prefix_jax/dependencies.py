@@ -32,6 +32,18 @@ class TokenIds:
 
 
 @dataclass(frozen=True)
+class ConversationIds:
+    """Token ids of conversations, in `tokens/`."""
+
+    version: int
+    tokenizer: str  # as in `TokenIds`; its files include its chat template
+    jinja: str  # version of the package that runs a template
+    template: str  # in place of the tokenizer's
+    apart: bool  # whether each assistant turn is an example
+    conversations: Sequence[str]
+
+
+@dataclass(frozen=True)
 class DataAudit:
     """Audit of a tokenizer on records, in `tokens/`."""
 

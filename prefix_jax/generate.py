@@ -4,11 +4,15 @@
 Prints one line of text for each input: its label for tasks that have labels, which is the best of them by
 log-likelihood. Inputs are read like the sources of the training data. A file has one a line, or is a table with the
 columns of the training data (`.jsonl`, `.csv` ...), or with `--input-format=text` is one input.
+
+With `--tuned a=DIR --tuned b=DIR`, the column `tuned` of a table says which one a row has: a name, two prefixes as
+`a+b`, or nothing for the bare model; without that column, every input has a line for each name.
 """
 
 import json
 import re
 import sys
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,10 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 def define_flags() -> None:
     cli.define_path("workdir", None, "The run directory of a training run.")
-    cli.define_path("tuned", None, "In place of --workdir: a folder with a tuned prefix, one of PEFT, or a hub id.")
+    flags.DEFINE_multi_string(
+        "tuned", None, "In place of --workdir a tuned/ folder, one of PEFT or a hub id; NAME=DIR for each of several."
+    )
+    flags.DEFINE_string("tuned_column", "tuned", "The column of a table that holds the names of several --tuned.")
     flags.DEFINE_multi_string("input", None, "A source text; may be given several times.")
     cli.define_path("input_file", None, "A file with one source a line, or a table of rows; - for stdin.")
     flags.DEFINE_enum(
@@ -38,36 +45,117 @@ def define_flags() -> None:
 
 
 def main(options: flags.FlagValues) -> None:
-    folder = options.tuned or options.workdir
-    cli.required(workdir=folder)
-    if options.merge and options.bare:
-        raise UserError("--merge and --bare are both given; give one of them")
+    folders = _folders(options.tuned or ())
+    if options.workdir and folders:
+        raise UserError("--workdir and --tuned are both given; give one of them")
+    cli.required(workdir=options.workdir or folders)
+    _check_flags(options, several=list(folders) not in ([], [""]))
     sources = _sources(options.input, options.input_file, options.input_format or "")
     cli.enable_compile_cache()
-    cli.join_hosts(
-        options,
-        {
-            "workdir": str(folder),
-            "bare": options.bare,
-            "merge": options.merge,
-            "sources": sha256(repr(sources).encode()).hexdigest(),
-        },
-    )
-    from prefix_jax import inference
+    shown = {"workdir": str(options.workdir or folders), "bare": options.bare, "merge": options.merge}
+    cli.join_hosts(options, {**shown, "sources": sha256(repr(sources).encode()).hexdigest()})
     from prefix_jax.parallel import distributed
 
-    tuned = inference.open_tuned(str(folder), cli.overrides(options))
+    by_name = list(folders) not in ([], [""])
+    lines = _by_name(options, folders, sources) if by_name else _of_one(options, folders.get(""), sources)
+    for line in lines if distributed.is_primary() else ():
+        if options.json:
+            print(json.dumps(line, ensure_ascii=False))
+        else:
+            print(*(" ".join(_LINE_END.split(line[key])) for key in ("tuned", "output") if key in line), sep="\t")
+    sys.stdout.flush()
+
+
+def _folders(given: Sequence[str]) -> dict[str, str]:
+    """Returns folders by name; the name of a single one may be empty.
+
+    Raises:
+      UserError: several have no names, or one name is given twice.
+    """
+    pairs = [("", one) if len(given) == 1 and Path(one).exists() else _named(one) for one in given]
+    names = [name for name, _ in pairs]
+    if len(pairs) > 1 and "" in names:
+        raise UserError(f"--tuned={given[names.index('')]} has no name; give each one, as --tuned formal=DIR")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f'two --tuned have the name "{twice}"; rename one')
+    return dict(pairs)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, mark, folder = text.partition("=")
+    return (name, cli.path(folder)) if mark else ("", cli.path(text))
+
+
+def _check_flags(options: flags.FlagValues, several: bool) -> None:
+    if options.merge and options.bare:
+        raise UserError("--merge and --bare are both given; give one of them")
+    for flag in ("merge", "bare"):
+        if several and options[flag].value:
+            raise UserError(f"--{flag} is for one --tuned without a name; remove it or the names")
+
+
+def _of_one(options: flags.FlagValues, folder: str | None, sources: list[Any]) -> list[dict[str, str]]:
+    """Returns a line for each input of one tuned model."""
+    from prefix_jax import inference
+
+    tuned = inference.open_tuned(str(folder or options.workdir), cli.overrides(options))
     if options.merge:
         tuned = inference.with_merged_lora(tuned)
     kept = None if options.bare else tuned.kept
     records = inference.unanswered(tuned.session, sources)
+    if sys.stdout.isatty() and not options.json and _streams(tuned.session, records):
+        _stream(tuned.session, kept, records[0].source)
+        return []
     texts = inference.outputs(tuned.session, kept, records, "generate", progress=len(sources) > 32)
-    for record, text in zip(records, texts, strict=True) if distributed.is_primary() else ():
-        if options.json:
-            print(json.dumps({"source": record.source, "output": text}, ensure_ascii=False))
-        else:
-            print(" ".join(_LINE_END.split(text)))
-    sys.stdout.flush()
+    return [{"source": record.source, "output": text} for record, text in zip(records, texts, strict=True)]
+
+
+def _streams(session: Any, records: list[Any]) -> bool:
+    """Returns whether a text can be shown while it is generated."""
+    from prefix_jax.parallel import distributed
+    from prefix_jax.serving import streaming
+
+    alone = len(records) == 1 and records[0].source and not records[0].choices
+    return bool(alone) and not distributed.is_multiprocess() and streaming.streams(session)
+
+
+def _stream(session: Any, kept: Any, source: str) -> None:
+    from prefix_jax.serving.streaming import Streamer
+
+    for piece in Streamer(session, kept).of_source(source):
+        print(_LINE_END.sub(" ", piece), end="", flush=True)
+    print()
+
+
+def _by_name(options: flags.FlagValues, folders: dict[str, str], sources: list[Any]) -> list[dict[str, str]]:
+    """Returns a line for each input with the tuned model that it names, or with each of them."""
+    from prefix_jax import inference
+
+    sources, which = _assigned(sources, options.tuned_column, list(folders))
+    members = inference.open_several({name: Path(folder) for name, folder in folders.items()}, cli.overrides(options))
+    bank = inference.TunedBank(next(iter(members.values())).session, slots=max(len(set(which)), len(folders)))
+    for name, tuned in members.items():
+        bank.put(name, tuned)
+    found = bank.outputs(sources, which, progress=len(sources) > 32)
+    return [
+        {"tuned": name or "", "source": one.record.source, "output": one.text}
+        for name, one in zip(which, found, strict=True)
+    ]
+
+
+def _assigned(sources: list[Any], column: str, names: list[str]) -> tuple[list[Any], list[str | None]]:
+    """Returns inputs without the column of names, and the name for each; without that column, each with every name.
+
+    Raises:
+      UserError: some rows have the column and others do not.
+    """
+    has = [not isinstance(one, str) and column in one[1] for one in sources]
+    if not any(has):
+        return [one for one in sources for _ in names], [name for _ in sources for name in names]
+    if not all(has):
+        raise UserError(f'{sources[has.index(False)][0]} has no column "{column}", which other rows have; add it')
+    which = [str(row[column] or "").strip() or None for _, row in sources]
+    return [(where, {k: v for k, v in row.items() if k != column}) for where, row in sources], which
 
 
 def _sources(texts: list[str] | None, file: str | None, form: str) -> list[Any]:

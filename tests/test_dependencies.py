@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from prefix_jax import dependencies
-from prefix_jax.data import packing, tokens
+from prefix_jax.data import chat_template, packing, tokens
+from prefix_jax.data.conversations import Conversation
 from prefix_jax.data.records import pair
 from prefix_jax.dependencies import key
 from prefix_jax.models import from_hf
@@ -119,10 +120,21 @@ def made_tokenizers():
     return [json.dumps(made(text)["input_ids"]) for text in ("the then 12", "other<|endoftext|>  x")]
 
 
+def made_conversations():
+    letters = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 512))][:256]
+    made = tokenizers._byte_level({letter: i for i, letter in enumerate([*letters, "<|end|>"])}, [], {"eos": "<|end|>"})
+    turns = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|end|>\n{% endfor %}"
+    template = chat_template.ChatTemplate(made, turns + "{% if add_generation_prompt %}[assistant]{% endif %}")
+    said = [{"role": role, "content": f"some {role} text {i}"} for i in range(2) for role in ("user", "assistant")]
+    found = template.examples(Conversation(tuple(said)), "") + template.examples(Conversation(tuple(said)), "", True)
+    return [part for one in found for part in (json.dumps(one.ids), one.trained)]
+
+
 # What each version of the code makes of a fixed input. Where a line fails, raise the version beside that code and
 # replace the line: what users have in their caches is no longer what would be made.
 GOLDEN = {
     "tokens": (tokens, made_tokens, 2, "c24195991de00bb7"),
+    "conversations": (chat_template, made_conversations, 1, "bd6680b33b7bf4ef"),
     "plans": (packing, made_plan, 1, "d16519df1b9ff48f"),
     "converted": (loading, made_weights, 3, "c5fe67ab71b6a624"),
     "tokenizers": (tokenizers, made_tokenizers, 3, "1a864d6dfea1eec5"),

@@ -23,8 +23,11 @@ def tokenizer(folder: Path, texts: list[str]):
     return fast
 
 
-def save_model(folder: Path, family: str, seed: int = 0, heads: int = 4) -> Path:
-    """Writes a random model of the family with two layers, and its tokenizer; Llama has two KV heads."""
+def save_model(folder: Path, family: str, seed: int = 0, heads: int = 4, scale: float = 1.0) -> Path:
+    """Writes a random model of the family with two layers, and its tokenizer; Llama has two KV heads.
+
+    With a `scale` of 8 or so, what it writes depends on all that it sees.
+    """
     import torch
     import transformers as hf
 
@@ -58,6 +61,9 @@ def save_model(folder: Path, family: str, seed: int = 0, heads: int = 4) -> Path
             decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
         )  # fmt: skip
         model = hf.T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale if parameter.ndim > 1 else 1.0)
     model.save_pretrained(folder)
     tokenizer(folder, texts())
     return folder

@@ -1,5 +1,6 @@
 """The public names of prefix_jax in Python, which `import prefix_jax as pj` offers; see docs/python.md."""
 
+from prefix_jax.api.bank import Bank
 from prefix_jax.api.language_model import LanguageModel
 from prefix_jax.api.opening import load, load_model
 from prefix_jax.api.pure import hyperparameters, prefix
@@ -15,6 +16,7 @@ from prefix_jax.tuning import Adapter, Finetune, Infix, LoRA, MethodOptions, Pre
 __all__ = [
     "Adapter",
     "AttentionMaps",
+    "Bank",
     "Finetune",
     "History",
     "Infix",

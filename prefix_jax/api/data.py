@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from prefix_jax import plugins, tasks
-from prefix_jax.data.data_set import IN_MEMORY, made
-from prefix_jax.data.files import ROW_SUFFIXES, read_rows
-from prefix_jax.data.in_memory import RECORDS, InMemory, records_of
+from prefix_jax.data.conversations import is_conversation
+from prefix_jax.data.data_set import IN_MEMORY, Records, made
+from prefix_jax.data.files import ROW_SUFFIXES, Row, read_rows
+from prefix_jax.data.in_memory import RECORDS, InMemory, rows_of
 from prefix_jax.data.reading import Notes
 from prefix_jax.data.records import Record
 from prefix_jax.data.text_files import kind
@@ -32,7 +33,7 @@ class Source:
         return self.held is None or VALIDATION in self.held.splits
 
 
-def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
+def source_of(data: Any, validation: Any, columns: tasks.Columns, task: str = "") -> Source:
     """Returns where the records of a run are.
 
     Args:
@@ -40,6 +41,7 @@ def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
         in memory.
       validation: validation records; None: those of `data`.
       columns: the columns of rows.
+      task: the task asked for; with "chat", any rows are conversations.
 
     Raises:
       UserError: there is no such task or file, or the data hold no pairs.
@@ -55,28 +57,44 @@ def source_of(data: Any, validation: Any, columns: tasks.Columns) -> Source:
     if TRAIN not in splits:
         raise UserError(f"the data have the splits {', '.join(splits)} and no {TRAIN} split, which tuning needs")
     notes = {split: Notes() for split in splits}
-    held = {split: split_records(given, split, columns, notes[split]) for split, given in splits.items()}
-    return Source({**where, "data.task": tasks.ANY_ROWS, "data.path": IN_MEMORY}, InMemory(held, notes))
+    held = {split: split_records(given, split, columns, notes[split], task) for split, given in splits.items()}
+    chat = any(record.conversation for records in held.values() for record in records)
+    return Source(
+        {**where, "data.task": tasks.CHAT if chat else tasks.ANY_ROWS, "data.path": IN_MEMORY}, InMemory(held, notes)
+    )
 
 
-def split_records(data: Any, split: str, columns: tasks.Columns, notes: Notes | None = None) -> list[Record]:
-    """Returns a split's records, one per text: of a task or a file too.
+def split_records(
+    data: Any, split: str, columns: tasks.Columns, notes: Notes | None = None, task: str = ""
+) -> list[Record]:
+    """Returns a split's records, one per text: of a task or a file too. Rows of messages are conversations.
 
     A file is read whole, whatever its name says.
 
     Args:
       notes: collects what is left out.
+      task: with "chat", any rows are conversations.
     """
     notes = notes or Notes()
     if not isinstance(data, (str, os.PathLike)):
-        return records_of(data, split, columns, f"the {split} data", notes)
+        rows = rows_of(data, columns, f"the {split} data")
+        return made(_reader(rows, columns, task), rows, split, columns, notes)
     found = named(data)
     if "data.path" not in found:
         return tasks.pairs(found["data.task"], split)
     path = Path(found["data.path"])
     if not path.is_file():
-        return tasks.pairs(tasks.ANY_ROWS, split, str(path), columns)
-    return made(RECORDS, read_rows(path, notes), split, columns, notes)
+        return tasks.pairs(tasks.CHAT if task == tasks.CHAT else tasks.ANY_ROWS, split, str(path), columns)
+    rows = read_rows(path, notes)
+    return made(_reader(rows, columns, task), rows, split, columns, notes)
+
+
+def _reader(rows: list[Row], columns: tasks.Columns, task: str) -> Records:
+    """Returns what makes records of rows."""
+    first = rows[0][1]
+    pair = {columns.source, columns.target} <= set(first)
+    chat = is_conversation({"messages": first.get(columns.source)}) or (is_conversation(first) and not pair)
+    return tasks.find(tasks.CHAT).data.records if chat or task == tasks.CHAT else RECORDS
 
 
 def plain_records(data: Any, task: str, columns: tasks.Columns) -> list[Record]:

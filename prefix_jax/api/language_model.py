@@ -1,6 +1,6 @@
 """A frozen language model: its parts as pure functions and pytrees, and text and scores of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,12 +11,17 @@ from prefix_jax.api.configuring import Methods, method_name, method_options, wit
 from prefix_jax.api.results import Scores, facts_table
 from prefix_jax.config import default_config
 from prefix_jax.data.batching import Batch, Layout, PackedBatches
+from prefix_jax.data.conversations import is_conversation
 from prefix_jax.data.records import Record, group
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import scorers
 from prefix_jax.models import prefix as pytree
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.options import Config
+from prefix_jax.serving import conversation
+from prefix_jax.serving.streaming import Streamer
+from prefix_jax.training import conversations
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import columns, text_inputs
 from prefix_jax.training.session import Session
@@ -75,6 +80,14 @@ class LanguageModel:
         """
         return generate(self._session, self._kept(prefix), texts, progress, options)
 
+    def stream(self, text: str, *, prefix: pytree.Prefix | None = None, **options: Any) -> Iterator[str]:
+        """Yields the model's text for a source piece by piece; see `Tuned.stream`."""
+        return stream(self._session, self._kept(prefix), text, options)
+
+    def chat(self, messages: Any, *, stream: bool = False, prefix: pytree.Prefix | None = None, **options: Any) -> Any:
+        """Returns the model's next message of a conversation; see `Tuned.chat`."""
+        return chat(self._session, self._kept(prefix), messages, stream, options)
+
     def evaluate(
         self, data: Any, *, prefix: pytree.Prefix | None = None, metrics: Sequence[str] = (), **options: Any
     ) -> Scores:
@@ -104,9 +117,11 @@ class LanguageModel:
         True
         """
         records = given.split_records(pairs, given.TRAIN, columns(self._session.config))[:size]
-        found = tokenised(self._session, records)
+        opened = _reading(self._session, any(record.conversation for record in records))
+        chat = is_chat(opened.config)
+        found = conversations.fitting(opened, records, "pairs")[0] if chat else tokenised(opened, records)
         layout = Layout.of(self.config)
-        batch = PackedBatches(found, layout, batch=len(records), shuffle=False).batch_at(0)
+        batch = PackedBatches(found, layout, batch=len(found), shuffle=False).batch_at(0)
         return jax.tree.map(jax.numpy.asarray, batch)
 
     def _kept(self, prefix: pytree.Prefix | None) -> TunedState | None:
@@ -157,13 +172,48 @@ def generate(session: Session, kept: TunedState | None, texts: Any, progress: bo
     """Returns the text of a model, tuned or not, for one source or several."""
     if isinstance(texts, (str, Mapping)):
         return generate(session, kept, [texts], progress, options)[0]
-    texts = [(f"input {i}", dict(one)) if isinstance(one, Mapping) else one for i, one in enumerate(texts, 1)]
-    if other := next((one for one in texts if not isinstance(one, (str, tuple))), None):
-        raise UserError(f"a source is {type(other).__name__}; generate takes a text, a row, or a list of them")
+    texts = rows_of(texts)
     opened = session.of(with_options(session.config, {f"decoding.{name}": value for name, value in options.items()}))
+    opened = _reading(opened, any(isinstance(one, tuple) and is_conversation(one[1]) for one in texts))
     decoding.GenerationConfig.from_config(opened.config.decoding)
     records = inference.unanswered(opened, texts)
     return inference.outputs(opened, kept, records, "generate", progress) if texts else []
+
+
+def streamer(session: Session, kept: TunedState | None, options: Mapping[str, Any]) -> Streamer:
+    """Returns a streamer; its strategy is greedy where the configuration has beam search and `options` have none."""
+    beams = session.config.decoding.strategy == "beam"
+    named = {**({"strategy": "greedy"} if beams else {}), **options}
+    return Streamer(session.of(with_options(session.config, {f"decoding.{k}": v for k, v in named.items()})), kept)
+
+
+def stream(session: Session, kept: TunedState | None, text: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the text of a model, tuned or not, for a source."""
+    if not isinstance(text, str):
+        raise UserError(f"a source is {type(text).__name__}; stream takes one text")
+    return streamer(session, kept, options).of_source(text)
+
+
+def chat(
+    session: Session, kept: TunedState | None, messages: Any, streamed: bool, options: Mapping[str, Any]
+) -> str | Iterator[str]:
+    """Returns the next message of a conversation, whole or piece by piece."""
+    messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    found = streamer(session, kept, options)
+    pieces = found.of_ids(conversation.prompt(session, messages, limit=found.room), strip=True)
+    return pieces if streamed else "".join(pieces)
+
+
+def rows_of(texts: Sequence[Any]) -> list[Any]:
+    """Returns texts as they are, and mappings as rows with their locations.
+
+    Raises:
+      UserError: one is neither.
+    """
+    rows = [(f"input {i}", dict(one)) if isinstance(one, Mapping) else one for i, one in enumerate(texts, 1)]
+    if other := next((one for one in rows if not isinstance(one, (str, tuple))), None):
+        raise UserError(f"a source is {type(other).__name__}; generate takes a text, a row, or a list of them")
+    return rows
 
 
 def evaluate(
@@ -174,11 +224,13 @@ def evaluate(
     named = {f"decoding.{name}": value for name, value in options.items()}
     opened = session.of(with_options(session.config, named | ({"evaluation.metrics": chosen} if chosen else {})))
     records = inputs(opened, data)
+    opened = _reading(opened, any(record.conversation for record in records))
     scorers.try_out(opened.config)
     scorers.try_records(opened.config, records)
     sources = [record.source for record in records]
     texts = inference.outputs(opened, kept, records, "evaluate", progress=len(sources) > 32)
-    found = scorers.score(opened.config, records, texts)
+    measured = inference.likelihoods(opened, kept, records, "loss", progress=len(sources) > 32)
+    found = scorers.score(opened.config, records, texts, measured)
     return Scores(found.scores, texts, sources, [record.references for record in records], found.unmeasured)
 
 
@@ -189,4 +241,9 @@ def inputs(session: Session, data: Any) -> list[Record]:
         return text_inputs(config, data or given.TEST, session.held)
     if is_plain(config):
         return group(given.plain_records(data, config.data.task, columns(config)))
-    return group(given.split_records(data, given.TEST, columns(config)))
+    return group(given.split_records(data, given.TEST, columns(config), task=config.data.task))
+
+
+def _reading(session: Session, chat: bool) -> Session:
+    """Returns the session for conversations, or as it is."""
+    return session.of(with_options(session.config, {"data.task": tasks.CHAT})) if chat else session

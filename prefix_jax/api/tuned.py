@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefix_jax import inference, inspection, sharing
 from prefix_jax.api.configuring import user_errors
-from prefix_jax.api.language_model import LanguageModel, evaluate, facts_of, generate, name_of
+from prefix_jax.api.language_model import LanguageModel, chat, evaluate, facts_of, generate, name_of, stream
 from prefix_jax.api.results import AttentionMaps, History, Plot, Scores, facts_table
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
@@ -112,6 +112,35 @@ class Tuned:
         True
         """
         return generate(self._session, self._kept, texts, progress, options)
+
+    def stream(self, text: str, **options: Any) -> Iterator[str]:
+        """Yields the model's text for a source piece by piece, as it is generated.
+
+        Args:
+          text: the source.
+          **options: of the section `decoding`; the strategy is greedy unless it is `sample`.
+
+        Raises:
+          UserError: the text is empty or too long, or an option cannot be used in a stream, as beam search.
+
+        >>> text, how = pairs[0][0], {"strategy": "greedy", "max_length": 6}
+        >>> "".join(tuned.stream(text, **how)) == tuned.generate(text, **how)
+        True
+        """
+        return stream(self._session, self._kept, text, options)
+
+    def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
+        """Returns the model's next message of a conversation, by the chat template of its tokenizer.
+
+        Args:
+          messages: mappings with "role" and "content"; or a text, the user's first message.
+          stream: whether to yield the message piece by piece.
+          **options: of the section `decoding`; the strategy is greedy unless it is `sample`.
+
+        Raises:
+          UserError: the model has no chat template, or the conversation is too long.
+        """
+        return chat(self._session, self._kept, messages, stream, options)
 
     def evaluate(self, data: Any = None, *, metrics: Sequence[str] = (), **options: Any) -> Scores:
         """Returns the scores of the task's metrics, by name; `lm.evaluate` returns those of the bare model.

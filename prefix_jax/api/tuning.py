@@ -19,7 +19,7 @@ from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
-from prefix_jax.training import pipeline, selection
+from prefix_jax.training import conversations, pipeline, selection
 from prefix_jax.training.given import Given
 from prefix_jax.training.loss import loss_sums
 from prefix_jax.training.session import Session
@@ -53,7 +53,8 @@ def tune(
       model: what `load_model` returned, or what it takes.
       data: (source, target) pairs, rows as mappings, a mapping of columns, a pandas DataFrame, a `datasets.Dataset`,
         or a generator of pairs or rows; a mapping of the splits train, validation and test of these; a file or a
-        folder, or a list of files; or a task's name. A target may be a list of texts.
+        folder, or a list of files; or a task's name. A target may be a list of texts. Rows with `messages` are
+        conversations; with `options={"data.task": "chat"}`, rows of a prompt and a response are too.
       method: `Prefix()`, `LoRA()`, `Prompt()`, `Infix()`, `Adapter()`, `Finetune()`, several as `Prefix() | LoRA()`,
         or the value of `config.method`; None: `Prefix()`.
       steps: length of the run; None: `epochs`.
@@ -82,7 +83,8 @@ def tune(
     _check_given(optimizer, loss, learning_rate)
     with ExitStack() as stack, user_errors():
         columns = selection.columns(with_options(default_config(), _of_reading(options or {})))
-        found = source_of(data, validation, dataclasses.replace(columns, source=source, target=target))
+        task = str((options or {}).get("data.task", ""))
+        found = source_of(data, validation, dataclasses.replace(columns, source=source, target=target), task)
         folder = _folder(workdir, stack)
         named = {
             "training.steps": steps,
@@ -93,6 +95,7 @@ def tune(
         asked = _asked({name: value for name, value in named.items() if value is not None}, options or {})
         measured = found.has_validation or bool(asked.get("data.validation_fraction"))
         config = configuration(lm._session, method, _defaults(found, measured, temporary=workdir is None) | asked)
+        config = conversations.with_template(config)
         _check(config, measured)
         session = dataclasses.replace(lm._session.of(config), held=found.held)
         outcome = pipeline.tune(config, folder, ["prefix_jax.tune", method_name(method)], session, given)

@@ -117,6 +117,7 @@ class PackedBatches:
         self.shape = self.plan.shape
         self.steps_per_epoch = self.plan.steps
         self._sequences = data.targets if layout.encoder_decoder else _joined(data)
+        self._scored, self._places = data.scored()
         self._epoch: tuple[int, EpochPlan] | None = None
         # For the whole run, which would otherwise compile two programs: no two records fit a row.
         two = np.sort(self.sizes, axis=0)[:2].sum(axis=0)
@@ -143,6 +144,10 @@ class PackedBatches:
         filled = self._encoder_decoder if self.layout.encoder_decoder else self._decoder_only
         return replace(filled(records, rows), alone=self._alone)
 
+    def target_counts(self, records: np.ndarray) -> np.ndarray:
+        """Returns how many targets of records have a loss."""
+        return self.sizes[records, 1]
+
     def epoch(self) -> Iterator[Batch]:
         """Yields the batches of epoch 0: every record once."""
         return (self.batch_at(step) for step in range(self.steps_per_epoch))
@@ -168,9 +173,10 @@ class PackedBatches:
             shape.rows, shape.first, self.layout.pad, row, column, flat, position, segment
         )
         # The hidden state of the source's last token predicts the target's first.
-        row, column, _, position, flat = _spread(data.targets, records, rows, targets, _starts(rows, targets))
+        row, column, _, _, flat = _spread(self._scored, records, rows, targets, _starts(rows, targets))
+        places = self._places[_flat(self._scored.offsets[records], targets)]
         first = np.repeat(starts + data.sources.lengths[records] - 1, targets)
-        return Batch(tokens, positions, segment_ids, *_targets(shape, row, column, first + position, flat))
+        return Batch(tokens, positions, segment_ids, *_targets(shape, row, column, first + places, flat))
 
     def _encoder_decoder(self, records: np.ndarray, rows: np.ndarray) -> Batch:
         shape, data, pad = self.shape, self.data, self.layout.pad
@@ -184,9 +190,11 @@ class PackedBatches:
 
 
 def _sizes(data: TokenisedSet, layout: Layout) -> np.ndarray:
-    """Returns [N, 2]: columns and target tokens (decoder-only), or encoder and decoder columns."""
+    """Returns [N, 2]: columns and target tokens with a loss (decoder-only), or encoder and decoder columns."""
     sources, targets = data.sources.lengths, data.targets.lengths
-    return np.stack([sources if layout.encoder_decoder else sources + targets - 1, targets], axis=1)
+    if layout.encoder_decoder:
+        return np.stack([sources, targets], axis=1)
+    return np.stack([sources + targets - 1, data.scored()[0].lengths], axis=1)
 
 
 def _joined(data: TokenisedSet) -> Ragged:

@@ -40,7 +40,8 @@ class InMemory:
 def _checksum(records: Sequence[Record]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for record in records:
-        digest.update(json.dumps([record.source, record.target, record.category]).encode() + b"\n")
+        own = [record.source, record.target, record.category, *filter(None, [record.conversation])]
+        digest.update(json.dumps(own).encode() + b"\n")
     return {"count": len(records), "sha256": digest.hexdigest()}
 
 

@@ -12,6 +12,7 @@ class Record:
     In the per-text view (`pairs`), `target` is the text, `references` contains only it, and `id` ends in `#k`. In the
     per-input view (`inputs`), `references` contains every text of the input, `target` the first, and `id` is that of
     the input. `choices`, if any, are the texts of which one is to be chosen.
+    `conversation` is the JSON of a whole conversation, of which `target` is the last turn's text.
     """
 
     source: str
@@ -20,6 +21,7 @@ class Record:
     category: str | None
     id: str
     choices: tuple[str, ...] = ()
+    conversation: str = ""
 
     @property
     def input_id(self) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from prefix_jax.data import array_cache, languages
 from prefix_jax.data.records import Record
-from prefix_jax.dependencies import TokenIds
+from prefix_jax.dependencies import ConversationIds, TokenIds
 from prefix_jax.errors import UserError, did_you_mean
 
 # Version of cached token ids: increment it whenever the same records, tokenizer, formats and limits give other arrays.
@@ -65,20 +65,25 @@ class Ragged(NamedTuple):
 class TokenisedSet:
     """Token ids of every record's source and target, in record order.
 
-    `whole` holds the source lengths before truncation; None if no source was truncated.
+    `whole` holds the source lengths before truncation; None if no source was truncated. `trained` marks the target
+    tokens that have a loss, of which each target begins and ends with one; None: all. `owners` are the places of the
+    records that the sequences are of; None: each is a record.
     """
 
     sources: Ragged
     targets: Ragged
     whole: np.ndarray | None = None  # int64 [count]
+    trained: np.ndarray | None = None  # bool [targets' total]
+    owners: np.ndarray | None = None  # int64 [count]
 
     def __len__(self) -> int:
         return len(self.sources.offsets) - 1
 
     def at(self, places: np.ndarray) -> "TokenisedSet":
         """Returns the records at these places."""
-        whole = None if self.whole is None else self.whole[places]
-        return TokenisedSet(self.sources.at(places), self.targets.at(places), whole)
+        whole, owners = (None if own is None else own[places] for own in (self.whole, self.owners))
+        marked = None if self.trained is None else Ragged(self.trained, self.targets.offsets).at(places).ids
+        return TokenisedSet(self.sources.at(places), self.targets.at(places), whole, marked, owners)
 
     def reserving(self, count: int) -> "TokenisedSet":
         """Prepends `count` placeholder ids (0) to each source for the virtual tokens of a prompt."""
@@ -89,7 +94,16 @@ class TokenisedSet:
         ids = np.zeros(offsets[-1], np.int32)
         moved = np.arange(len(before.ids)) + np.repeat(count * np.arange(1, len(lengths) + 1), lengths)
         ids[moved] = before.ids
-        return TokenisedSet(Ragged(ids, offsets), self.targets, self.whole)
+        return replace(self, sources=Ragged(ids, offsets))
+
+    def scored(self) -> tuple[Ragged, np.ndarray]:
+        """Returns the target tokens that have a loss, and the place of each in its target."""
+        targets = self.targets
+        places = np.arange(len(targets.ids)) - np.repeat(targets.offsets[:-1], targets.lengths)
+        if self.trained is None:
+            return targets, places
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.trained)])
+        return Ragged(targets.ids[self.trained], before[targets.offsets]), places[self.trained]
 
 
 def default_formats(tokenizer: Any, encoder_decoder: bool, source: str = "", target: str = "") -> Formats:
@@ -122,7 +136,7 @@ def plain_formats(tokenizer: Any, encoder_decoder: bool) -> Formats:
     return Formats(begin + "{source}" + ("{eos}" if encoder_decoder else ""), "{target}")
 
 
-def kept(folder: Path | None, depends: TokenIds, make: Callable[[], TokenisedSet]) -> TokenisedSet:
+def kept(folder: Path | None, depends: TokenIds | ConversationIds, make: Callable[[], TokenisedSet]) -> TokenisedSet:
     """Returns the result of `make`, cached in `folder` under a hash of its inputs (None: no cache)."""
 
     def arrays() -> array_cache.Arrays:
@@ -131,11 +145,12 @@ def kept(folder: Path | None, depends: TokenIds, make: Callable[[], TokenisedSet
             "source_ids": made.sources.ids, "source_offsets": made.sources.offsets,
             "target_ids": made.targets.ids, "target_offsets": made.targets.offsets,
             "source_whole": made.sources.lengths if made.whole is None else made.whole,
+            **{name: own for name in ("trained", "owners") if (own := getattr(made, name)) is not None},
         }  # fmt: skip
 
     found = array_cache.kept(folder, depends, arrays)
     source, target = (Ragged(found[f"{side}_ids"], found[f"{side}_offsets"]) for side in ("source", "target"))
-    return TokenisedSet(source, target, found["source_whole"])
+    return TokenisedSet(source, target, found["source_whole"], found.get("trained"), found.get("owners"))
 
 
 def tokenise(records: Sequence[Record], tokenizer: Any, formats: Formats, limits: Limits) -> TokenisedSet:

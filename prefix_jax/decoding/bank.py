@@ -106,6 +106,31 @@ def of_prefix(prefix: Prefix, model_config: ModelConfig, capacity: int) -> Shelf
     return dataclasses.replace(one, offsets=np.array([prefix.position_offset], np.int32))
 
 
+def joined(prefixes: Sequence[Prefix], model_config: ModelConfig) -> Prefix:
+    """Returns the slots of several prefixes side by side, which every query sees together.
+
+    Slots carry no position. The text starts at the largest `position_offset` of the parts, a place that one of them
+    was tuned with; in PEFT's convention it would be their sum, which none was.
+
+    Raises:
+      UserError: some are infixes or have ALiBi distances, and others do not.
+    """
+    first = prefixes[0]
+    if any((one.infix, one.distances) != (first.infix, first.distances) for one in prefixes):
+        raise UserError("a prefix and an infix, or with and without distances, cannot be joined; join those of a kind")
+    parts = [of_prefix(one, model_config, length(one)) for one in prefixes]
+
+    def side_by_side(name: str) -> PrefixKV:
+        key = np.concatenate([part.keys[name][0] for part in parts], axis=-2)
+        value = np.concatenate([part.values[name][0] for part in parts], axis=-2)
+        bias = np.concatenate([part.biases[name][0] for part in parts], axis=-1)
+        return PrefixKV(jnp.asarray(key), jnp.asarray(value), jnp.asarray(bias))
+
+    sites = {name: side_by_side(name) for name in parts[0].keys}
+    offset = max(one.position_offset for one in prefixes)
+    return Prefix(**sites, position_offset=offset, infix=first.infix, distances=first.distances)
+
+
 class Kind(NamedTuple):
     """What prefixes on one shelf share: a capacity, and how they are seen."""
 
@@ -131,6 +156,17 @@ def kind_of(prefix: Prefix | None) -> Kind:
     return Kind(capacity, prefix.infix, prefix.distances)
 
 
+def _fitting(name: str, prefix: Prefix, kind: Kind) -> Kind:
+    """Returns the only kind of a bank, after checking that a prefix is of that kind."""
+    if prefix.infix != kind.infix:
+        raise UserError(f'"{name}" is {"an infix" if prefix.infix else "no infix"}, unlike the others; leave it out')
+    if prefix.distances != kind.distances:
+        raise UserError(f'"{name}" has other position biases than the others (method option `distances`); leave it out')
+    if length(prefix) > kind.capacity:
+        raise UserError(f'"{name}" has {length(prefix)} virtual tokens, and there is room for {kind.capacity}')
+    return kind
+
+
 class Bank:
     """Prefixes of one model by name, on shelves.
 
@@ -138,9 +174,10 @@ class Bank:
     not in use.
     """
 
-    def __init__(self, model_config: ModelConfig, slots: int = 1024):
+    def __init__(self, model_config: ModelConfig, slots: int = 1024, kind: Kind | None = None):
         """Args:
           slots: largest number of prefixes.
+          kind: the only shelf, with all of its slots from the start, so that programs compiled for it stay valid.
 
         Raises:
           UserError: `slots` is below 1.
@@ -152,6 +189,10 @@ class Bank:
         self._places: dict[str, Place] = {}  # the least recently used first
         self._free: dict[Kind, list[int]] = {}
         self._used: dict[str, int] = {}
+        self._only = kind
+        if kind is not None:
+            self.shelves[kind] = empty(model_config, slots + 1, *kind)
+            self._free[kind] = list(range(1, slots + 1))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -171,8 +212,11 @@ class Bank:
           UserError: it does not suit the model, the one of that name is in use, or all slots are.
         """
         check(prefix, self.model_config)
-        self.remove(name) if name in self._places else self._make_room()
-        kind = kind_of(prefix)
+        kind = kind_of(prefix) if self._only is None else _fitting(name, prefix, self._only)
+        if name in self._places:
+            self.remove(name)
+        else:
+            self._make_room()
         slot = self._slot(kind)
         one = of_prefix(prefix, self.model_config, kind.capacity)
         self.shelves[kind] = filled(self.shelves[kind], np.int32(slot), one)
@@ -202,6 +246,11 @@ class Bank:
         self._used[name] -= 1
         if not self._used[name]:
             del self._used[name]
+
+    def offset(self, name: str) -> int:
+        """Returns the position offset of a prefix."""
+        place = self._of(name)
+        return int(self.shelves[place.kind].offsets[place.slot])
 
     @contextmanager
     def using(self, names: Sequence[str | None]) -> Iterator[list[Place | None]]:

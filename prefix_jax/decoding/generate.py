@@ -109,11 +109,16 @@ def decode_all(
     options: GenerationConfig,
     batch: int,
     progress: Callable[[int], None] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Returns the new tokens of each input, in input order, without end and padding tokens.
 
-    Inputs of similar length share a batch, the longest first. `progress` is called with the number of finished inputs.
-    A sample depends on the seed and the input's index in `token_lists`, not on `batch`.
+    Inputs of similar length share a batch, the longest first. A sample depends on the seed and the input's number, not
+    on `batch`.
+
+    Args:
+      progress: called with how many inputs are finished.
+      numbers: of the inputs; None: 0, 1, ...
 
     Raises:
       UserError: an input is empty or has an id outside the embedding, or any error of `generate`.
@@ -124,7 +129,7 @@ def decode_all(
     results: list[list[int]] = [[] for _ in token_lists]
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        inputs = _padded_inputs(token_lists, rows, batch)
+        inputs = _padded_inputs(token_lists, rows, batch, numbers)
         _collect(results, rows, generate(model, variables, prefix, inputs, options), options, model)
         if progress is not None:
             progress(min(start + batch, len(order)))
@@ -140,6 +145,7 @@ def decode_from_bank(
     options: GenerationConfig,
     batch: int,
     progress: Callable[[int], None] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Does what `decode_all` does, each input with the prefix that it names in a bank; None: without one.
 
@@ -156,7 +162,7 @@ def decode_from_bank(
             order = sorted(group, key=lambda row: -len(token_lists[row]))
             for start in range(0, len(order), batch):
                 rows = order[start : start + batch]
-                inputs = _padded_inputs(token_lists, rows, batch)
+                inputs = _padded_inputs(token_lists, rows, batch, numbers)
                 slots = np.zeros(batch, np.int32)
                 slots[: len(rows)] = [NONE if (place := places[row]) is None else place.slot for row in rows]
                 shelf = bank.shelves.get(kind) or empty(model.model_config, 2, *kind)
@@ -175,10 +181,13 @@ def _check_inputs(token_lists: Sequence[Sequence[int]], model: Model) -> None:
     check_ids(token_lists, model.model_config)
 
 
-def _padded_inputs(token_lists: Sequence[Sequence[int]], rows: Sequence[int], batch: int) -> Inputs:
+def _padded_inputs(
+    token_lists: Sequence[Sequence[int]], rows: Sequence[int], batch: int, numbers: Sequence[int] | None
+) -> Inputs:
     """Returns a batch of inputs, the longest first."""
     width = -(-len(token_lists[rows[0]]) // PADDING) * PADDING
-    return make_inputs([token_lists[row] for row in rows], width, batch, rows)
+    numbered = rows if numbers is None else [numbers[row] for row in rows]
+    return make_inputs([token_lists[row] for row in rows], width, batch, numbered)
 
 
 def _collect(

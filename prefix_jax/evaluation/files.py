@@ -52,8 +52,10 @@ def write_samples(
     records: Sequence[Record],
     texts: Mapping[str, Sequence[Any]],
     others: Sequence[Mapping[str, Any]],
+    likelihoods: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Writes a split's texts, followed by the unchanged rows of other splits."""
+    """Writes a split's texts, and its likelihoods if there are any, followed by the unchanged rows of other splits."""
+    measured = {name: own for name, own in (likelihoods or {}).items() if own}
     rows = [
         {
             "split": split,
@@ -62,6 +64,7 @@ def write_samples(
             "references": list(map(_shown, record.references)),
             **({"choices": list(record.choices)} if record.choices else {}),
             **{name: texts[name][i] if texts[name] else None for name in ("tuned", "bare")},
+            **({"likelihoods": {name: own[i] for name, own in measured.items()}} if measured else {}),
         }
         for i, record in enumerate(records)
     ]

@@ -108,11 +108,21 @@ def window_length(model_config: ModelConfig, kept: TunedState) -> int:
 @partial(jax.jit, static_argnums=0)
 def loss_of_rows(model: Model, variables: dict, prefix: Prefix | None, batch: Batch) -> Float[Array, "B"]:
     """Returns the sum of weighted token losses of each row."""
+    return jnp.sum(_losses_MxB(model, variables, prefix, batch), axis=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def losses_of_targets(model: Model, variables: dict, prefix: Prefix | None, batch: Batch) -> Float[Array, "B M"]:
+    """Returns the weighted loss of each target."""
+    return _losses_MxB(model, variables, prefix, batch).T
+
+
+def _losses_MxB(model: Model, variables: dict, prefix: Prefix | None, batch: Batch) -> Float[Array, "M B"]:
     hidden_BxMxE = model.apply(variables, **model_inputs(batch), prefix=prefix, method="target_hidden")
     columns = jnp.moveaxis(hidden_BxMxE, 1, 0), jnp.moveaxis(batch.targets, 1, 0)
     loss = lambda x: token_losses(model.apply(variables, x[0], method="logits"), x[1])
     losses_MxB = lax.map(loss, columns, batch_size=_COLUMNS)
-    return jnp.sum(losses_MxB * batch.weights.T, axis=0)
+    return losses_MxB * batch.weights.T
 
 
 def make_batch(model_config: ModelConfig, cut: Sequence[Window], rows: int, width: int, reserved: int) -> Batch:

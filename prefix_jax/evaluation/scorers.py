@@ -11,6 +11,7 @@ from prefix_jax.config import check_evaluation
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.metric import kind_of
+from prefix_jax.metrics.perplexity import alone
 from prefix_jax.options import Config, language_code
 from prefix_jax.tasks import Measured
 
@@ -41,7 +42,7 @@ def how(config: Config) -> dict[str, Any]:
 def about_metrics(config: Config) -> dict[str, dict[str, int | bool | float]]:
     """Returns the decimals and direction of metrics by name; nothing for a built-in task whose outputs are texts."""
     known = tasks.TASKS.get(tasks.current_name(config.data.task))
-    if not config.evaluation.metrics and known is not None and not known.plain_text:
+    if not config.evaluation.metrics and known is not None and not (known.plain_text or known.chat):
         return {}
     return {metric.name: metric.about() for metric in tasks.metrics_of(config.data.task, config.evaluation.metrics)}
 
@@ -88,14 +89,22 @@ def try_disk(workdir: Path, records: Sequence[Record]) -> None:
     path.unlink()
 
 
-def score(config: Config, records: Sequence[Record], hypotheses: Sequence[str]) -> Measured:
-    """Returns the scores of a text for each record."""
-    return tasks.measure(config.data.task, _rows(records, hypotheses), **how(config))
+def by_likelihood_alone(config: Config) -> bool:
+    """Returns whether a configuration's metrics need no generated texts."""
+    return alone(tasks.metrics_of(config.data.task, config.evaluation.metrics))
 
 
-def _rows(records: Sequence[Record], hypotheses: Sequence[str]) -> list[Any]:
+def score(
+    config: Config, records: Sequence[Record], hypotheses: Sequence[str], likelihoods: Sequence[str] = ()
+) -> Measured:
+    """Returns the scores of a text for each record; `likelihoods` are those of its references, where texts are not."""
+    return tasks.measure(config.data.task, _rows(records, hypotheses, likelihoods), **how(config))
+
+
+def _rows(records: Sequence[Record], hypotheses: Sequence[str], likelihoods: Sequence[str] = ()) -> list[Any]:
     return [
         {"hypothesis": text, "references": list(record.references), "category": record.category}
         | ({"choices": list(record.choices)} if record.choices else {})
-        for record, text in zip(records, hypotheses, strict=True)
+        | ({"likelihood": likelihood} if likelihood else {})
+        for record, text, likelihood in zip(records, hypotheses, likelihoods or [""] * len(records), strict=True)
     ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from prefix_jax.config import default_config
 from prefix_jax.data.tokens import plain_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models.adapter_layers import LORA, TUNED
-from prefix_jax.options import Config
+from prefix_jax.options import Config, flat
 from prefix_jax.parallel import distributed
 from prefix_jax.training.session import Session, model_options, open_session
 from prefix_jax.tuning import TunedState, lora, repository
@@ -80,6 +81,22 @@ def open_configured(folder: Path, config: Config, opened: Session | None = None)
     kept, meta = repository.load(folder, opened.model_config, opened.pretrained.identity)
     # Numpy arrays, which every process may pass to a program on all devices.
     return Tuned(opened, jax.device_get(kept) if distributed.is_multiprocess() else kept, meta.get("sha256"))
+
+
+def open_several(folders: Mapping[str, Path], overrides: dict[str, Any] | None = None) -> dict[str, Tuned]:
+    """Loads tuned states of one model by name, and the model once.
+
+    Raises:
+      UserError: as `open_tuned`, or they were tuned on different models.
+    """
+    found: dict[str, Tuned] = {}
+    opened: Session | None = None
+    for name, place in folders.items():
+        folder = located(place)
+        here = {} if opened is None else flat({part: opened.config[part].to_dict() for part in ("model", "mesh")})
+        found[name] = open_configured(folder, configured(folder, {**here, **(overrides or {})}), opened)
+        opened = opened or found[name].session
+    return found
 
 
 def _source(folder: Path, meta: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from prefix_jax.data import audit, subsets, text_files
 from prefix_jax.data.records import Record
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import answers, files, forgetting, scorers
-from prefix_jax.inference.answering import outputs
+from prefix_jax.inference.answering import likelihoods, outputs
 from prefix_jax.inference.opening import Tuned, configured, open_configured
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
@@ -128,6 +128,7 @@ class SplitScores:
         self.others = [row for row in samples if row["split"] != split]
         own = [row for row in samples if row["split"] == split]
         self.entry, self.texts = _earlier(workdir, split, about, own, records)
+        self.likelihoods = _likelihoods(own) if self.texts["tuned"] or self.texts["bare"] else {}
         self.earlier_prefix = self.entry.get("prefix")
         self.entry["prefix"] = found.sha256
         if self.earlier_prefix != found.sha256:
@@ -151,11 +152,13 @@ class SplitScores:
             return
         kept = self.found.kept if name == "tuned" else None
         what = f"with {self.config.method.replace('+', ' and ')}" if name == "tuned" else "bare model"
-        self.texts[name], seconds = _timed(self.found.session, kept, self.records, f"{self.split}, {what}", where)
+        session, label = self.found.session, f"{self.split}, {what}"
+        self.texts[name], seconds = _timed(session, kept, self.records, label, where)
+        self.likelihoods[name] = likelihoods(session, kept, self.records, f"{label}, loss")
         self.entry["seconds"] = {**self.entry.get("seconds", {}), name: round(seconds, 1)}
         unscored[name] = key
         if distributed.is_primary():
-            files.write_samples(self.workdir, self.split, self.records, self.texts, self.others)
+            self._write_samples()
             files.write_scores(self.workdir, self.split, self.entry)
 
     def score(self, wanted: Sequence[str]) -> dict[str, Any]:
@@ -173,12 +176,15 @@ class SplitScores:
         entry.pop("unscored", None)
         entry["verdict"] = self._verdict()
         files.write_scores(self.workdir, self.split, entry)
-        files.write_samples(self.workdir, self.split, self.records, self.texts, self.others)
+        self._write_samples()
         return entry
+
+    def _write_samples(self) -> None:
+        files.write_samples(self.workdir, self.split, self.records, self.texts, self.others, self.likelihoods)
 
     def _score(self, name: str) -> None:
         try:
-            measured = scorers.score(self.config, self.records, self.texts[name])
+            measured = scorers.score(self.config, self.records, self.texts[name], self.likelihoods.get(name, ()))
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise UserError(
@@ -195,7 +201,7 @@ class SplitScores:
     def _verdict(self) -> list[Any]:
         texts = self.texts["tuned"]
         findings = verdict.of_metrics(read_metrics(self.workdir), bool(self.config.training.patience))
-        if texts and is_plain(self.config):
+        if texts and (is_plain(self.config) or scorers.by_likelihood_alone(self.config)):
             scores = self.entry.get("tuned", {})
             lower = scorers.lower_is_better(self.config, scores)
             findings += verdict.of_scores(scores, self.entry.get("bare"), lower)
@@ -229,6 +235,12 @@ def _earlier(
         return about | kept, {"tuned": [], "bare": []}
     texts = {name: [row.get(name) for row in rows] for name in ("tuned", "bare")}
     return entry, {name: found if None not in found else [] for name, found in texts.items()}
+
+
+def _likelihoods(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Returns the log-likelihoods in a split's samples, by model."""
+    kept = {name: [row.get("likelihoods", {}).get(name) for row in rows] for name in ("tuned", "bare")}
+    return {name: found for name, found in kept.items() if found and None not in found}
 
 
 def _key(config: Config, sha256: str | None) -> str:

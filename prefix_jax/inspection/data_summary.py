@@ -1,6 +1,7 @@
 """What the data of a configuration become before anyone trains: counts, lengths, findings, and rows as tokens."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from prefix_jax.data.records import Record
 from prefix_jax.data.tokens import TokenisedSet
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
+from prefix_jax.training import conversations
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.plain_text import is_plain, token_ids, windows_of
 from prefix_jax.training.selection import reading_of
 from prefix_jax.training.session import Session, open_without_weights
@@ -23,6 +26,8 @@ from prefix_jax.tuning import slots
 _BINS = 12
 # The kinds of a row's tokens: without a loss (of the formats, or read only), of the source's text, and with a loss.
 MASKED, SOURCE, TARGET = "masked", "source", "target"
+# What the two lengths of a conversation are of.
+_NAMES = {"source": "conversation", "target": "conversation's answers"}
 
 
 def data_summary(config: Config, rows: int = 3) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def data_summary(config: Config, rows: int = 3) -> dict[str, Any]:
     Raises:
       UserError: there are no training records, or the model cannot be had.
     """
-    session = open_without_weights(config)
+    session, chat = open_without_weights(config), is_chat(config)
     splits: dict[str, Any] = {}
     trained: list[Record] = []
     for split in tasks.SPLITS:
@@ -52,7 +57,7 @@ def data_summary(config: Config, rows: int = 3) -> dict[str, Any]:
         "task": config.data.task,
         "model": config.model.source,
         "method": config.method,
-        "formats": dataclasses.asdict(session.formats),
+        "formats": {"chat_template": _template(session)} if chat else dataclasses.asdict(session.formats),
         "limits": dataclasses.asdict(session.limits),
         "virtual_tokens": max(slots(config), session.method.reserved),
         "splits": splits,
@@ -82,10 +87,29 @@ def _split(session: Session, reading: Reading, records: Sequence[Record], traine
         return found
     if is_plain(session.config):
         return found | {"findings": {}, "target": lengths(token_ids(session, records).targets.lengths)}
+    if is_chat(session.config):
+        return found | _conversations(session, records, reading.split)
     data, problem = _token_ids(session, records)
     sources = data.sources.lengths if data.whole is None else data.whole
     found["findings"] = {"refused": problem} if problem else examined(session, records, data)[1]
     return found | {"source": lengths(sources), "target": lengths(data.targets.lengths)}
+
+
+def _template(session: Session) -> str:
+    """Returns the chat template as Jinja."""
+    return str(session.tokenizer.get_chat_template(session.chat.template))
+
+
+def _conversations(session: Session, records: Sequence[Record], split: str) -> dict[str, Any]:
+    """Returns what conversations become: lengths of whole ones, and of what has a loss; and what is cut."""
+    whole, names = conversations.token_ids(session, records), _NAMES
+    try:
+        findings = conversations.fitting(session, records, split)[1]
+    except UserError as error:
+        findings = {"refused": str(error)}
+    counts = whole.sources.lengths + whole.targets.lengths
+    found = {"source": lengths(counts), "target": lengths(whole.scored()[0].lengths)}
+    return {"findings": findings, "names": names, "examples": len(whole), **found}
 
 
 def _token_ids(session: Session, records: Sequence[Record]) -> tuple[TokenisedSet, str]:
@@ -119,7 +143,10 @@ def _packing(session: Session, records: Sequence[Record]) -> dict[str, Any] | No
     options = session.config.training
     try:
         plain = is_plain(session.config)
-        data = token_ids(session, records) if plain else tokenised(session, records)
+        if is_chat(session.config):
+            data, _ = conversations.fitting(session, records, "train")
+        else:
+            data = token_ids(session, records) if plain else tokenised(session, records)
         data = data.reserving(session.method.reserved)
         row_length, parts = session.config.data.row_length, options.accumulation
         batches = PackedBatches(data, session.layout, options.batch, session.config.data.seed, row_length, parts)
@@ -136,6 +163,8 @@ def _rows(session: Session, records: Sequence[Record]) -> list[dict[str, Any]]:
         return []
     if is_plain(session.config):
         return _windows(session, records)
+    if is_chat(session.config):
+        return _turns(session, records)
     data, _ = _token_ids(session, records)
     source = tokens.frame(session.formats.source, "source", session.tokenizer)
     rows = []
@@ -156,6 +185,25 @@ def _windows(session: Session, records: Sequence[Record]) -> list[dict[str, Any]
         (first, *_), _ = windows_of(session, [record])
         parts = [(MASKED, first.given), (TARGET, first.predicted)]
         pieces = [{"kind": kind, "tokens": spelled(session.tokenizer, ids)} for kind, ids in parts]
+        rows.append({"id": record.id, "parts": pieces})
+    return rows
+
+
+def _turns(session: Session, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Returns conversations (of several examples, the last) as what is read and what has a loss, in turn."""
+    rows = []
+    for record in records:
+        data = conversations.token_ids(session, [record])
+        last = data.at(np.asarray([len(data) - 1]))
+        ids = [*last.sources[0].tolist(), *last.targets[0].tolist()]
+        trained = np.zeros(len(ids), bool)
+        trained[len(last.sources[0]) :] = True if last.trained is None else last.trained
+        words, edges = spelled(session.tokenizer, ids), np.flatnonzero(np.diff(trained)) + 1
+        bounds = [0, *edges.tolist(), len(ids)]
+        pieces = [
+            {"kind": TARGET if trained[start] else SOURCE, "tokens": words[start:end]}
+            for start, end in itertools.pairwise(bounds)
+        ]
         rows.append({"id": record.id, "parts": pieces})
     return rows
 

@@ -14,6 +14,8 @@ from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
 from prefix_jax.models.layers import INTERMEDIATES
 from prefix_jax.models.prefix import Prefix
+from prefix_jax.training import conversations
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.loss import model_inputs
 from prefix_jax.training.session import Session
 from prefix_jax.training.token_sets import tokenised
@@ -72,7 +74,8 @@ def attention(opened: Session, kept: TunedState | None, source: str, target: str
 def each_alone(opened: Session, kept: TunedState | None, records: Sequence[Record]) -> list[Batch]:
     """Returns a batch for each record, in a separate row; all have one shape and share a program."""
     layout = opened.layout
-    data = tokenised(opened, records).reserving(0 if kept is None else kept.reserved)
+    find = conversations.last_turns if is_chat(opened.config) else tokenised
+    data = find(opened, records).reserving(0 if kept is None else kept.reserved)
     batches = PackedBatches(data, layout, batch=1, shuffle=False)
     found = {int(batches.records_at(step)[0][0]): batches.batch_at(step) for step in range(batches.steps_per_epoch)}
     return [found[place] for place in range(len(records))]

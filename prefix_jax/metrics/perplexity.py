@@ -18,7 +18,7 @@ def spelled(nats: float, tokens: int, size: int) -> str:
 def of_likelihoods(rows: Sequence[Row], how: How) -> Measured:
     """The mean loss of a token in nats, e to it, and bits per byte (Gao et al. 2020, section 3.1), over all texts."""
     found = Measured()
-    read = [_FORM.fullmatch(row["hypothesis"]) for row in rows]
+    read = [_FORM.fullmatch(row.get("likelihood", row["hypothesis"])) for row in rows]
     known = [(float(one[1]), int(one[2]), int(one[3])) for one in read if one]
     nats, tokens, size = (sum(column) for column in zip(*known, strict=True)) if known else (0.0, 1, 1)
     reason = "" if len(known) == len(rows) else "an output is not the log-likelihood of a text"
@@ -27,6 +27,11 @@ def of_likelihoods(rows: Sequence[Row], how: How) -> Measured:
     found.add("loss", loss, reason)
     found.add("bits_per_byte", nats / math.log(2) / size, reason)
     return found
+
+
+def alone(metrics: Sequence[Metric]) -> bool:
+    """Returns whether metrics need likelihoods and no texts."""
+    return all(metric.function is of_likelihoods for metric in metrics)
 
 
 PERPLEXITY = (

@@ -9,12 +9,16 @@ from prefix_jax.errors import UserError
 
 
 class Row(TypedDict):
-    """One output and its references. Some tasks' rows also have the `category` of their record, and its `choices`."""
+    """One output and its references. Some tasks' rows also have the `category` of their record, and its `choices`.
+
+    `likelihood` is the loss of the references, as `metrics.perplexity.spelled` writes it, where it is not the output.
+    """
 
     hypothesis: str
     references: list[str]
     category: NotRequired[str | None]
     choices: NotRequired[Sequence[str] | None]
+    likelihood: NotRequired[str]
 
 
 def check_row(row: Any, where: str) -> Row:

@@ -68,7 +68,7 @@ def _lengths(splits: Mapping[str, Any]) -> Markup | None:
     for split, entry in splits.items():
         for side in ("source", "target"):
             if side in entry:
-                name = f"Tokens of a {side}, {split}"
+                name = f"Tokens of a {entry.get('names', {}).get(side, side)}, {split}"
                 picture = bars(entry[side]["histogram"], title=name, x_label="tokens", y_label="records")
                 cards.append(tag("figure", tag("figcaption", tag("h3", name)), picture, class_="card"))
     return tag("div", cards, class_="charts two") if cards else None

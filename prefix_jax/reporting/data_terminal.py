@@ -64,7 +64,10 @@ def _histograms(train: Mapping[str, Any], width: int) -> list[str]:
     half = (width - 4) // 2
     if "source" not in train:
         return _histogram(train["target"], "tokens of a window (train)", half)
-    left, right = (_histogram(train[side], f"tokens of a {side} (train)", half) for side in ("source", "target"))
+    names = train.get("names", {})
+    left, right = (
+        _histogram(train[side], f"tokens of a {names.get(side, side)} (train)", half) for side in ("source", "target")
+    )
     height = max(len(left), len(right))
     left, right = (lines + [""] * (height - len(lines)) for lines in (left, right))
     return [f"{a}{' ' * (half - text_width(a))}    {b}".rstrip() for a, b in zip(left, right, strict=True)]

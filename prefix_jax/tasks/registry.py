@@ -6,6 +6,7 @@ import sys
 from prefix_jax import plugins
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.tasks import (
+    chat,
     classification,
     cnn_dm,
     dart,
@@ -13,6 +14,7 @@ from prefix_jax.tasks import (
     glue,
     gsm8k,
     lighthouse,
+    lighthouse_chat,
     lighthouse_visitors,
     multiple_choice,
     perplexity,
@@ -26,7 +28,7 @@ from prefix_jax.tasks.task import Task
 
 _MODULES = (
     e2e, webnlg, dart, xsum, cnn_dm, translation, classification, multiple_choice, squad, gsm8k, glue, lighthouse,
-    lighthouse_visitors, perplexity, text,
+    lighthouse_visitors, lighthouse_chat, perplexity, chat, text,
 )  # fmt: skip
 # A module has a `TASK`, or the `TASKS` of a family.
 TASKS: dict[str, Task] = {
@@ -34,6 +36,8 @@ TASKS: dict[str, Task] = {
 }
 # The task of rows with a source and a target, whatever they are about.
 ANY_ROWS = text.TASK.name
+# The task of conversations.
+CHAT = chat.TASK.name
 _FORMER = {task.former_name: name for name, task in TASKS.items() if task.former_name}
 
 

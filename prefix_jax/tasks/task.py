@@ -24,6 +24,7 @@ class Task:
       labels: the choices that all inputs share; empty: those that the configuration names, else all targets of the
         training data; None: an input has choices of its own, or none.
       plain_text: whether its records have no source and every token of their text is predicted.
+      chat: whether its records are conversations, whose tokens a chat template makes.
       former_name: an earlier name, still read.
       pipeline_tag: the hub's word for what a model does, in the cards of what is shared.
     """
@@ -37,6 +38,7 @@ class Task:
     columns_are_languages: bool = False
     labels: tuple[str, ...] | None = None
     plain_text: bool = False
+    chat: bool = False
     former_name: str = ""
     pipeline_tag: str = "text-generation"
 

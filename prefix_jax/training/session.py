@@ -12,8 +12,9 @@ import numpy as np
 
 from prefix_jax import tasks, tuning
 from prefix_jax.config import check_ranges
-from prefix_jax.data import audit, languages, templates, tokens
+from prefix_jax.data import audit, chat_template, languages, templates, tokens
 from prefix_jax.data.batching import Layout
+from prefix_jax.data.chat_template import ChatTemplate
 from prefix_jax.data.in_memory import InMemory
 from prefix_jax.data.texts import Printer
 from prefix_jax.data.tokens import Formats, Limits, Ragged, default_formats, plain_formats
@@ -64,6 +65,13 @@ class Session:
     @property
     def formats(self) -> Formats:
         data = self.config.data
+        if tasks.find(data.task).chat:
+            if data.source_format or data.target_format:
+                raise UserError(
+                    "data.source_format and data.target_format are not for conversations, whose form is the chat "
+                    "template's; leave them out, or set --config.data.chat_template"
+                )
+            return Formats("{source}", "{target}")
         source, target = templates.parse(data.source_format, "source"), templates.parse(data.target_format, "target")
         if source.format and source.whole and target.format and target.whole:
             return Formats(source.format, target.format)
@@ -73,6 +81,15 @@ class Session:
         else:
             default = default_formats(self.tokenizer, encoder_decoder, data.source_language, data.target_language)
         return Formats(source.within(default.source, "source"), target.within(default.target, "target"))
+
+    @functools.cached_property
+    def chat(self) -> ChatTemplate:
+        """The chat template, which makes tokens of conversations.
+
+        Raises:
+          UserError: the tokenizer has none, and none is named.
+        """
+        return ChatTemplate(self.tokenizer, chat_template.read(self.config.data.chat_template))
 
     @functools.cached_property
     def limits(self) -> Limits:
@@ -115,7 +132,10 @@ class Session:
     @functools.cached_property
     def printer(self) -> Printer:
         """How decoding makes text of new tokens, and which of them end it."""
-        target = tokens.frame(self.formats.target, "target", self.tokenizer)
+        if tasks.find(self.config.data.task).chat:
+            target = tokens.Frame((), tuple(tokens.encoded_texts(self.tokenizer, [self.chat.ending], "source")[0]))
+        else:
+            target = tokens.frame(self.formats.target, "target", self.tokenizer)
         return Printer(self.tokenizer, target, self.model_config.eos_ids, self.config.data.keep_special_tokens)
 
     @property

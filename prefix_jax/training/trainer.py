@@ -21,7 +21,8 @@ from prefix_jax.data.packing import Shape
 from prefix_jax.errors import UserError
 from prefix_jax.options import Config
 from prefix_jax.parallel import distributed
-from prefix_jax.training import run_directory, sameness
+from prefix_jax.training import conversations, run_directory, sameness
+from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.given import Given
 from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
 from prefix_jax.training.plain_text import is_plain, token_ids
@@ -150,6 +151,7 @@ def prepare_together(
     Raises:
       UserError: see `prepare`.
     """
+    runs = [(conversations.with_template(config), workdir) for config, workdir in runs]
     for config, _ in runs:
         check_options(config)
     given = given or Given()
@@ -230,6 +232,11 @@ def _batches(
     if is_plain(config):
         data = token_ids(session, text_pairs(config, split_name, session.held))
         data = data.at(np.asarray(subsets.evenly_spaced(range(len(data)), most))) if most else data
+    elif is_chat(config):
+        records = text_pairs(config, split_name, session.held)
+        records = subsets.evenly_spaced(records, most) if most else records
+        data, said = conversations.audited(session, records, split_name)
+        audit |= {} if bare else {split_name: said}
     else:
         records = text_pairs(config, split_name, session.held)
         records, data = fitting(session, subsets.evenly_spaced(records, most) if most else records, split_name)

@@ -52,6 +52,25 @@ def test_trap_19_decoder_only_shift_by_hand():
     assert batch.encoder_tokens is None
 
 
+def test_targets_without_a_loss_are_read_and_not_predicted():
+    """Source 1 2, target 3 4 5 6 of which 3 and 6 have a loss; the set at one place, and with virtual tokens before."""
+    trained = np.array([True, False, False, True, True, True])
+    data = TokenisedSet(ragged([1, 2], [7]), ragged([3, 4, 5, 6], [8, 9]), trained=trained, owners=np.array([0, 4]))
+    batches = PackedBatches(data, Layout(False, pad=PAD), batch=2, row_length=7, shuffle=False)
+    assert batches.sizes.tolist() == [[5, 2], [2, 2]] and batches.target_counts(np.array([1, 0])).tolist() == [2, 2]
+    batch, order = batches.batch_at(0), batches.records_at(0)[0].tolist()
+    predicted = {0: {3: [1, 2], 6: [1, 2, 3, 4, 5]}, 1: {8: [7], 9: [7, 8]}}
+    expected = {id: seen for record in order for id, seen in predicted[record].items()}
+    assert batch.weights[0].tolist() == [1.0] * 4 + [0.0] * (batch.weights.shape[1] - 4)
+    assert batch.targets[0, :4].tolist() == list(expected)
+    for place, id in zip(batch.target_positions[0, :4].tolist(), expected, strict=True):
+        first = place - int(batch.positions[0, place])
+        assert batch.tokens[0, first : place + 1].tolist() == expected[id]
+    one = data.at(np.array([1])).reserving(2)
+    assert one.trained.tolist() == [True, True] and one.owners.tolist() == [4]
+    assert one.sources[0].tolist() == [0, 0, 7] and one.scored()[0][0].tolist() == [8, 9]
+
+
 def test_encoder_decoder_shift_by_hand():
     data = TokenisedSet(ragged([1, 2, 3]), ragged([4, 5]))
     batch = PackedBatches(data, Layout(True, START, PAD), batch=1, row_length=5).batch_at(0)

@@ -59,7 +59,11 @@ def test_greedy_parity(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [dict(), dict(min_length=12, no_repeat_ngram=3, length_penalty=0.8)], ids=["plain", "constrained"]
+    "changes",
+    [
+        pytest.param(dict(), marks=pytest.mark.nightly, id="plain"),
+        pytest.param(dict(min_length=12, no_repeat_ngram=3, length_penalty=0.8), id="constrained"),
+    ],
 )
 def test_beam_parity(case, changes):
     model, variables, token_lists, network = case

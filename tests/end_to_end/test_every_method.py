@@ -54,7 +54,12 @@ def configured(tiny_models, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(("family", "method", "options"), CASES)
+# Those whose method, and whose family with another method, is among the rest.
+NIGHTLY = (3, 4, 7, 9, 13)
+PARAMS = [pytest.param(*case, marks=pytest.mark.nightly) if i in NIGHTLY else case for i, case in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("family", "method", "options"), PARAMS)
 def test_a_method_learns_and_is_kept(family, method, options, configured, tmp_path):
     config, workdir = configured(family, method, options), tmp_path / "run"
     outcome = pipeline.tune(config, workdir, [])

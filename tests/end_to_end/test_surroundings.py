@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prefix_jax import cli, disk
+from prefix_jax import cli, disk, generate, serve
 from prefix_jax.errors import UserError
 from prefix_jax.training.loop import Stop
 from tests import runs
@@ -128,13 +128,17 @@ def test_other_names_of_working_directories_are_taken(name, tmp_path, monkeypatc
 
 # Options that take text which is not a path. An option of a new name is one or the other: `cli.define_path`.
 TEXT = {"split", "input", "coordinator", "only", "job", "jobs", "topology", "name", "target", "task", "config"}
-TEXT |= {"language", "bleu_tokenizer", "to", "input_format", "method", "repo", "base_model", "license"}
+TEXT |= {"language", "bleu_tokenizer", "to", "input_format", "method", "tuned_column", "system", "host", "api_key"}
+TEXT |= {"repo", "base_model", "license"}
+# Options with a name before the path; the commands expand them.
+NAMED = {"tuned"}
 INTROSPECT = """
 import importlib, sys
 from absl import flags
 from prefix_jax import cli
 shared = set(flags.FLAGS)
-for name in "train evaluate generate inspect sweep plan demo convert score share preview reporting.__main__".split():
+names = "train evaluate generate inspect sweep plan demo convert score share preview serve chat reporting.__main__"
+for name in names.split():
     importlib.import_module(f"prefix_jax.{name}").define_flags()
     for option in set(flags.FLAGS) - shared:
         print(option, type(flags.FLAGS[option].parser).__name__)
@@ -145,8 +149,13 @@ for name in "train evaluate generate inspect sweep plan demo convert score share
 def test_every_option_that_is_a_path_expands_a_tilde():
     done = subprocess.run([sys.executable, "-c", INTROSPECT], capture_output=True, text=True, check=True, cwd=ROOT)
     found = dict(line.split() for line in done.stdout.strip().split("\n"))
-    texts = {name for name, kind in found.items() if kind not in ("_PathParser", "IntegerParser", "BooleanParser")}
-    assert texts - TEXT == set()
+    others = ("_PathParser", "IntegerParser", "BooleanParser", "FloatParser")
+    texts = {name for name, kind in found.items() if kind not in others}
+    assert texts - TEXT - NAMED == set()
+    home = os.path.expanduser("~")
+    assert generate._folders(["~/x"]) == {"": f"{home}/x"}
+    assert generate._folders(["a=~/x", "b=~/y"]) == {"a": f"{home}/x", "b": f"{home}/y"}
+    assert [str(folder) for folder in serve._named("a=~/x")] == ["a", f"{home}/x"]
     paths = {name for name, kind in found.items() if kind == "_PathParser"}
     assert paths == {
         "workdir",
@@ -159,6 +168,7 @@ def test_every_option_that_is_a_path_expands_a_tilde():
         "model",
         "file",
         "folder",
+        "tuned_dir",
     } | (paths - texts)
 
 

@@ -72,7 +72,7 @@ def test_every_variant_decodes_and_merging_leaves_nothing_beside(tiny_models, mo
     assert "lora" in every["LoRA of every matrix, beside the weights"].variables
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_shared_context_leaves_the_input_less(tiny_models, tmp_path, monkeypatch):
     cases = (budget.Case("lora", "shared", 0), budget.Case("prefix", "own", 40), budget.Case("prefix", "shared", 40))
     changed = {"CONTEXT": 160, "SHORTEST_SOURCE": 152, "CASES": cases, "SCORED": 2, "OBSERVED": 2}

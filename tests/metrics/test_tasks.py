@@ -134,6 +134,8 @@ def test_names_units_and_java(task, monkeypatch):
         rows = [{"hypothesis": str(i), "references": [str(i * i)]} for i in range(4)]  # its texts are numbers
     if TASKS[task].plain_text:  # its outputs are likelihoods
         rows = [{"hypothesis": spelled(3.5, 4, 20), "references": ["a b c d"]}]
+    if TASKS[task].chat:  # its outputs have likelihoods beside them
+        rows = [{**row, "likelihood": spelled(3.5, 4, 20)} for row in rows]
     scores = score(task, rows, java=False)
     assert all(type(value) is float for value in scores.values())
     assert all(TASKS[task].format(name, value) for name, value in scores.items())

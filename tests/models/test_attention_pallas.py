@@ -139,9 +139,10 @@ METHODS = [
     ("bart", {"method": "adapter"}),
     ("t5", {"method": "finetune"}),
 ]
+BY_NIGHT = [*METHODS[:2], *(pytest.param(*case, marks=pytest.mark.nightly) for case in METHODS[2:])]
 
 
-@pytest.mark.parametrize(("family", "options"), METHODS, ids=[f"{f}-{o['method']}" for f, o in METHODS])
+@pytest.mark.parametrize(("family", "options"), BY_NIGHT, ids=[f"{f}-{o['method']}" for f, o in METHODS])
 def test_a_step_of_every_method_is_the_same(family, options, tiny_models, tmp_path, monkeypatch):
     """Real rows, packed; the queries, keys and values of the one are three products, of the other one."""
     from prefix_jax.config import default_config

@@ -60,7 +60,13 @@ def prefix(workdir: Path) -> dict[str, np.ndarray]:
     return load_file(workdir / "tuned" / "prefix.safetensors")
 
 
-@pytest.mark.parametrize(("processes", "devices", "mesh"), [(2, 2, "fsdp=2"), (4, 1, "tensor=2")])
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [
+        (2, 2, "fsdp=2"),
+        pytest.param(4, 1, "tensor=2", marks=pytest.mark.nightly),
+    ],
+)
 def test_processes_give_what_one_process_gives(processes, devices, mesh, launch, tmp_path):
     for workdir, count in (("several", processes), ("one", 1)):
         done = ended(launch(workdir, count, devices * processes // count, f"--config.mesh.{mesh}"))
@@ -116,6 +122,7 @@ def test_one_process_killed_ends_the_others_and_the_restart_goes_on(launch, tmp_
     assert [code for code, _ in done] == [0, 0], done
 
 
+@pytest.mark.nightly
 def test_processes_agree_on_the_sound_checkpoint_before_a_damaged_one(launch, tmp_path):
     """In a directory whose name has the characters of patterns."""
     assert [code for code, _ in ended(launch("run[1]", 2, 1, "--config.mesh.fsdp=2"))] == [0, 0]

@@ -17,13 +17,12 @@ from prefix_jax.parallel.mesh import AXES, MeshSharder, place, sizes
 from tests import runs, tiny
 from tests.conftest import ROOT
 
-LLAMA = [[8, 1, 1], [1, 8, 1], [1, 1, 8], [2, 2, 2], [1, 2, 4]]
+LLAMA = [[8, 1, 1], [1, 8, 1], [1, 1, 8], [2, 2, 2]]
 FUSED = {"model.attention": "fused"}
 CASES = {
     "llama": ("llama", LLAMA, {"training.accumulation": 2}),
     "gpt2": ("gpt2", [[2, 2, 2]], {"prefix.reparameterisation": "none"}),
     "t5": ("t5", [[1, 1, 8]], {"model.rematerialise": True}),
-    "llama_fused": ("llama", [[1, 2, 4]], FUSED),
     "adapter": ("llama", [[1, 2, 4]], {"method": "adapter"}),
     "experts": ("mixtral", [[2, 2, 2]], {}),
     "t5_fused": ("t5", [[2, 2, 2]], FUSED),

@@ -71,7 +71,10 @@ def test_attention_in_one_kernel_multiplies_the_same_and_writes_no_logits(compil
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2", "v5p:2x2x1"])
+@pytest.mark.parametrize(
+    "topology",
+    ["v5e:2x2", *(pytest.param(one, marks=pytest.mark.nightly) for one in ("v6e:2x2", "v5p:2x2x1"))],
+)
 @pytest.mark.parametrize(
     ("columns", "width", "dtype"), [(180, 64, "bfloat16"), (4096, 128, "bfloat16"), (512, 80, "float32")]
 )

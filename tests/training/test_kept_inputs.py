@@ -38,7 +38,7 @@ OTHERS: dict[str, Any] = {
     "data.source_format": "{source} =>", "data.target_format": " {target} {eos}", "data.row_length": 128,
     "data.max_source_length": 20, "data.max_target_length": 60, "data.categories": "even",
     "data.test_categories": "even", "data.too_long": "drop", "data.empty": "skip", "data.unicode": "NFD",
-    "data.keep_special_tokens": "<s>", "data.strict": "unknown", "data.language": "de",
+    "data.chat_template": "{{ x }}", "data.keep_special_tokens": "<s>", "data.strict": "unknown", "data.language": "de",
     "evaluation.bleu_tokenizer": "intl", "evaluation.metrics": "BLEU", "evaluation.failed_run": "error",
     "training.accumulation": 2, "training.loss": "examples", "training.wandb": "x",
     "training.evaluate_records": 2, "optimizer.schedule": "linear", "decoding.strategy": "greedy",

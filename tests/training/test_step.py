@@ -107,7 +107,7 @@ def test_moving_average_follows_the_trained_values():
 
 
 @pytest.mark.parametrize("model_config", [LLAMA, T5], ids=["llama", "t5"])
-@pytest.mark.parametrize("activations", ["float32", "bfloat16"])
+@pytest.mark.parametrize("activations", [pytest.param("float32", marks=pytest.mark.nightly), "bfloat16"])
 def test_bfloat16_weights_give_the_gradients_of_float32_but_for_rounding(model_config, activations):
     """The same numbers as weights, once multiplied as bfloat16, with either type between the products."""
     model, base, method, batches, hyper = make(model_config)

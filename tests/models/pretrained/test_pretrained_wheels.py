@@ -69,7 +69,7 @@ def test_flan_t5_small_against_onnx():
     assert "cat" in title.lower()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_parity_smollm2_with_transformers_own_reader():
     """Our GGUF reader gives the weights of `from_pretrained(gguf_file=)`, bit for bit; and they know Paris."""
     torch = pytest.importorskip("torch")

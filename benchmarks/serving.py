@@ -1,0 +1,241 @@
+"""`python -m benchmarks.serving [--what bank,many,server] [--model smollm2-135m]`: many prefixes on one model.
+
+bank: 32 inputs with 32 prefixes in a batch, beside 32 inputs with one prefix. many: a bank of 1,000 prefixes beside one
+of 10: memory and speed. server: clients with prefixes of their own, whose requests arrive at random moments (a Poisson
+process), at our server and at transformers with PEFT behind the same API, which answers one request at a time with
+`set_adapter`. Prefixes are random numbers, on which time does not depend. Writes `benchmarks/results/serving_*.json`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import prefix_jax as pj
+from benchmarks.run import RESULTS, write
+from prefix_jax import decoding
+from prefix_jax.decoding.bank import Bank
+from prefix_jax.decoding.generate import decode_from_bank
+from prefix_jax.models.model_config import ModelConfig
+from prefix_jax.models.prefix import Prefix, PrefixKV
+
+ROWS, NEW, LENGTH, ROUNDS = 32, 32, 10, 5
+CLIENTS, TENANTS = 16, 8
+
+
+def random_prefix(model_config: ModelConfig, seed: int, length: int = LENGTH) -> Prefix:
+    """Returns a prefix of small random numbers in all layers of all sites."""
+    generator = np.random.default_rng(seed)
+
+    def site(name: str) -> PrefixKV:
+        shape = (model_config.site_layers(name), model_config.kv_heads, length, model_config.head_dim)
+        draw = lambda: np.float32(0.1) * generator.standard_normal(shape, np.float32)
+        return PrefixKV(draw(), draw())
+
+    return Prefix(**{name: site(name) for name in model_config.sites})
+
+
+def inputs(lm: pj.LanguageModel, count: int) -> list[list[int]]:
+    """Returns token ids of `count` inputs of the lighthouse set."""
+    from prefix_jax import tasks
+
+    sources = [record.source for record in tasks.pairs("lighthouse", "test")]
+    return [lm.tokenizer(sources[i % len(sources)])["input_ids"] for i in range(count)]
+
+
+def interleaved(runs: dict[str, Any], rounds: int = ROUNDS) -> dict[str, float]:
+    """Returns the median seconds of some functions, which take turns; the first turn compiles."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def bank_case(lm: pj.LanguageModel) -> dict[str, Any]:
+    """Measures a batch whose rows have prefixes of their own, beside one prefix for all."""
+    ids, config = inputs(lm, ROWS), lm.config
+    options = decoding.GenerationConfig(strategy="greedy", max_length=NEW, min_length=NEW)
+    bank = Bank(config)
+    for i in range(ROWS):
+        bank.put(str(i), random_prefix(config, i))
+    one, names = random_prefix(config, 0), [str(i) for i in range(ROWS)]
+    seconds = interleaved(
+        {
+            "one": lambda: decoding.decode_all(lm.model, lm.variables, one, ids, options, ROWS),
+            "own": lambda: decode_from_bank(lm.model, lm.variables, bank, names, ids, options, ROWS),
+        }
+    )
+    rates = {name: ROWS * NEW / value for name, value in seconds.items()}
+    return {"tokens_per_second": rates, "own over one": round(rates["own"] / rates["one"], 3)}
+
+
+def many_case(lm: pj.LanguageModel) -> dict[str, Any]:
+    """Measures a bank of 1,000 prefixes beside one of 10."""
+    ids, config = inputs(lm, ROWS), lm.config
+    options = decoding.GenerationConfig(strategy="greedy", max_length=NEW, min_length=NEW)
+    banks = {}
+    for count in (10, 1000):
+        banks[count] = Bank(config)
+        for i in range(count):
+            banks[count].put(str(i), random_prefix(config, i % 10, 8))
+    one = random_prefix(config, 0, 8)
+    size = sum(leaf.nbytes for site in config.sites for leaf in (getattr(one, site).key, getattr(one, site).value))
+    held = sum(leaf.nbytes for shelf in banks[1000].shelves.values() for leaf in _arrays(shelf))
+    run = lambda count: decode_from_bank(
+        lm.model, lm.variables, banks[count], [str(i * count // ROWS) for i in range(ROWS)], ids, options, ROWS
+    )
+    seconds = interleaved({str(count): lambda count=count: run(count) for count in banks})
+    return {
+        "bytes of 1000 prefixes": 1000 * size,
+        "bytes of the bank": held,
+        "memory over files": round(held / (1000 * size), 3),
+        "speed of 1000 over 10": round(seconds["10"] / seconds["1000"], 3),
+    }
+
+
+def _arrays(shelf: Any) -> list[Any]:
+    import jax
+
+    return jax.tree.leaves(shelf)
+
+
+def server_case(source: str, dtype: str, requests: int, rate: float) -> dict[str, Any]:
+    """Measures both servers under the same arrivals."""
+    with tempfile.TemporaryDirectory() as folder:
+        lm = pj.load_model(source, dtype=dtype)
+        for i in range(TENANTS):
+            tuned = pj.Tuned.from_prefix(lm, random_prefix(lm.config, i))
+            tuned.save(Path(folder) / "ours" / f"t{i}")
+            tuned.to_peft(Path(folder) / "peft" / f"t{i}")
+        prompts = inputs(lm, requests)
+        lm.tokenizer.save_pretrained(f"{folder}/base")
+        del lm
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.worker",
+                json.dumps({"case": "prepare", "source": source, "folder": f"{folder}/base"}),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        commands = {
+            "ours": [
+                "-m", "prefix_jax.serve", "--model", source, "--tuned_dir", f"{folder}/ours", f"--slots={CLIENTS}",
+                "--context=256", f"--config.model.dtype={dtype}",
+            ],
+            "peft": ["-m", "benchmarks.peft_server", f"{folder}/base", f"{folder}/peft", dtype],
+        }  # fmt: skip
+        results = {}
+        for side, words in commands.items():
+            with serving(words) as url:
+                results[side] = asyncio.run(load(url, prompts, rate))
+    ratio = results["ours"]["tokens_per_second"] / results["peft"]["tokens_per_second"]
+    return {**results, "requests": requests, "arrivals a second": rate, "throughput over PEFT's": round(ratio, 2)}
+
+
+@contextlib.contextmanager
+def serving(words: list[str]) -> Iterator[str]:
+    """Runs a server on a free port until the block ends; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, *words, f"--port={port}"], stderr=subprocess.DEVNULL, env=os.environ)
+    try:
+        url, limit = f"http://127.0.0.1:{port}", time.monotonic() + 300
+        while time.monotonic() < limit:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if process.poll() is not None:
+                raise SystemExit(f"{words} ended with {process.returncode}")
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def load(url: str, prompts: list[list[int]], rate: float) -> dict[str, Any]:
+    """Sends prompts at the moments of a Poisson process, at most `CLIENTS` at once; returns what clients saw."""
+    from openai import AsyncOpenAI
+
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+    dice, gate = random.Random(0), asyncio.Semaphore(CLIENTS)
+    first, between, whole, made = [], [], [], []
+
+    async def one(ids: list[int], tenant: str, moment: float) -> None:
+        await asyncio.sleep(moment)
+        began = last = time.perf_counter()
+        count = 0
+        async with gate:
+            stream = await client.completions.create(
+                model=tenant, prompt=ids, max_tokens=NEW, temperature=0, stream=True, extra_body={"min_tokens": NEW},
+                stream_options={"include_usage": True},
+            )  # fmt: skip
+            async for part in stream:
+                now = time.perf_counter()
+                if part.usage:
+                    count = part.usage.completion_tokens
+                elif part.choices and part.choices[0].text:
+                    (first if last == began else between).append(now - last)
+                    last = now
+        whole.append(time.perf_counter() - began)
+        made.append(count)
+
+    moments = np.cumsum([dice.expovariate(rate) for _ in prompts])
+    await one(prompts[0], "t0", 0)  # the first request of a process is slower
+    first, between, whole, made = [], [], [], []
+    began = time.perf_counter()
+    await asyncio.gather(
+        *(one(ids, f"t{dice.randrange(TENANTS)}", float(at)) for ids, at in zip(prompts, moments, strict=True))
+    )
+    seconds = time.perf_counter() - began
+    percentile = lambda values: {f"p{p}": round(float(np.percentile(values, p)), 4) for p in (50, 99)}
+    return {
+        "tokens_per_second": round(sum(made) / seconds, 1),
+        "time to first token, s": percentile(first),
+        "between tokens, s": percentile(between),
+        "whole request, s": percentile(whole),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--what", default="bank,many,server")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--rate", type=float, default=8.0, help="arrivals a second")
+    options = parser.parse_args()
+    path = RESULTS / f"serving_{options.model}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    cases = {"bank": bank_case, "many": many_case}
+    for what in options.what.split(","):
+        if what in cases:
+            found[what] = cases[what](pj.load_model(options.model, dtype=options.dtype))
+        else:
+            found[what] = server_case(options.model, options.dtype, options.requests, options.rate)
+        print(what, json.dumps(found[what], indent=1), flush=True)
+    write(f"serving_{options.model}", {**found, "dtype": options.dtype})
+
+
+if __name__ == "__main__":
+    main()

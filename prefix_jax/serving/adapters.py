@@ -1,0 +1,126 @@
+"""The tuned prefixes that a server knows: given by name, or found in a folder."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefix_jax import inference
+from prefix_jax.decoding.bank import joined
+from prefix_jax.errors import UserError
+from prefix_jax.options import flat
+from prefix_jax.serving.engine import Engine
+from prefix_jax.serving.protocol import Refused
+from prefix_jax.training.session import Session
+from prefix_jax.tuning import store
+
+# Joins the names of prefixes that a request sees together.
+PLUS = "+"
+
+
+class Adapters:
+    """Tuned prefixes by name. Those in `folder` are loaded when they are first asked for."""
+
+    def __init__(self, session: Session, engine: Engine, folder: Path | None = None):
+        self.session, self._engine = session, engine
+        self.folder = None if folder is None else folder.resolve()
+        self._tuned: dict[str, inference.Tuned] = {}
+        self._lock = threading.RLock()
+
+    def names(self) -> list[str]:
+        """Returns the names of prefixes, also of those in the folder that are not loaded yet."""
+        found = [] if self.folder is None else sorted(p.name for p in self.folder.iterdir() if _is_tuned(p))
+        with self._lock:
+            return list(dict.fromkeys([*self._tuned, *found]))
+
+    def load(self, name: str, folder: Path) -> None:
+        """Loads a prefix from a run directory or its `tuned/` folder; replaces the one of that name.
+
+        Raises:
+          UserError: there is none, it belongs to another model, is no prefix alone, or does not fit.
+        """
+        if not name or PLUS in name or "/" in name:
+            raise UserError(f'"{name}" cannot be the name of a prefix; give it a name without "{PLUS}" and "/"')
+        here = flat({part: self.session.config[part].to_dict() for part in ("model", "mesh")})
+        config = inference.configured(folder, here)
+        tuned = inference.open_configured(folder, config, self.session)
+        if tuned.kept.prefix is None or tuned.kept.collections:
+            raise UserError(f"{folder} holds {config.method}, and the server takes prefixes alone; leave it out")
+        with self._lock:
+            for known in [one for one in self._engine.bank.names if name in one.split(PLUS)]:
+                self._engine.remove(known)
+            self._engine.put(name, tuned.kept.prefix)
+            self._tuned[name] = tuned
+
+    def load_allowed(self, name: str, path: str) -> None:
+        """Loads a prefix from inside the folder.
+
+        Raises:
+          Refused: the path is outside the folder, or there is no folder.
+          UserError: as `load`.
+        """
+        if self.folder is None:
+            raise Refused("adapters can be loaded from the server's --tuned_dir only, and it has none", 403)
+        folder = (self.folder / path).resolve()
+        if not folder.is_relative_to(self.folder):
+            raise Refused(f"{path} is outside the server's --tuned_dir; move it there", 403)
+        self.load(name, folder)
+
+    def remove(self, name: str) -> None:
+        """Removes a prefix.
+
+        Raises:
+          Refused: there is none of that name.
+          UserError: it is in use.
+        """
+        with self._lock:
+            if name not in self._tuned:
+                raise _unknown(name)
+            for known in [one for one in self._engine.bank.names if name in one.split(PLUS)]:
+                self._engine.remove(known)
+            del self._tuned[name]
+
+    def ready(self, name: str) -> Session:
+        """Puts a prefix, or several as "a+b", into the engine unless it is there; returns the session of the first,
+        which says how its sources are read.
+
+        Raises:
+          Refused: there is none of that name.
+          UserError: as `load`.
+        """
+        with self._lock:
+            members = [self._of(part) for part in name.split(PLUS)]
+            if name not in self._engine.bank:
+                prefixes = [one.kept.prefix for one in members if one.kept.prefix is not None]
+                whole = prefixes[0] if len(prefixes) == 1 else joined(prefixes, self.session.model_config)
+                self._engine.put(name, whole)
+            return members[0].session
+
+    def _of(self, name: str) -> inference.Tuned:
+        if name not in self._tuned:
+            folder = None if self.folder is None or "/" in name or name.startswith(".") else self.folder / name
+            if folder is None or not _is_tuned(folder):
+                raise _unknown(name)
+            self.load(name, folder)
+        return self._tuned[name]
+
+
+def _is_tuned(folder: Path) -> bool:
+    if not folder.is_dir() or folder.name.startswith("."):
+        return False
+    try:
+        store.read_about(folder)
+    except UserError:
+        return False
+    return True
+
+
+def _unknown(name: str) -> Refused:
+    return Refused(f'the model "{name}" does not exist; GET /v1/models lists what does', 404, "model_not_found")
+
+
+def greatest_length(folders: Mapping[str, Path]) -> int:
+    """Returns the length of the longest of some tuned prefixes; 0: there are none."""
+    from prefix_jax.models.prefix import length
+
+    found = [store.load(folder)[0].prefix for folder in folders.values()]
+    return max((length(prefix) for prefix in found if prefix is not None), default=0)

@@ -1,0 +1,73 @@
+"""`prefix-jax serve` as a process: what it says, how it ends, and what it refuses."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import pytest
+
+from prefix_jax import cli, serve
+from tests.serving.conftest import PAIRS
+from tests.test_house import ROOT
+
+pytest.importorskip("starlette")
+
+
+def asked(url, **body):
+    data = json.dumps({"model": "late", "prompt": PAIRS[0][0], "temperature": 0, **body}).encode()
+    request = urllib.request.Request(f"{url}/v1/completions", data, {"content-type": "application/json"})
+    return urllib.request.urlopen(request, timeout=120)
+
+
+def test_it_serves_until_it_is_told_to_end_and_ends_what_runs(served):
+    model, _, folder = served
+    words = ["-m", "prefix_jax.serve", f"--model={model}", f"--tuned=formal={folder / 'formal'}", "--port=0"]
+    words += [f"--tuned-dir={folder / 'dir'}", "--context=128", "--nowarm"]
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = next(line for line in process.stderr if "serving" in line)
+        assert re.match(r"serving tiny-llama with formal, late, lora on http://127\.0\.0\.1:\d+ \(Ctrl-C", said)
+        url = re.search(r"http://\S+", said)[0]
+        with asked(url, max_tokens=2) as answer:
+            assert json.load(answer)["choices"][0]["finish_reason"] in ("length", "stop")
+        with asked(url, max_tokens=60, min_tokens=60, stream=True) as stream:
+            stream.readline()
+            process.send_signal(signal.SIGTERM)
+            assert stream.read().endswith(b"data: [DONE]\n\n")
+        rest: list[str] = []
+        reader = threading.Thread(target=lambda: rest.extend(process.stderr))
+        reader.start()
+        assert process.wait(60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        reader.join()
+    finally:
+        process.kill()
+    assert "Traceback" not in "".join(rest)
+    lines = [json.loads(line) for line in rest if line.startswith("{")]
+    assert lines and all(line["status"] == 200 and line["id"] for line in lines)
+
+
+MISTAKES = [
+    ([], "--model is missing"),
+    (["--tuned=runs/a"], "has no name; give it one, as --tuned formal=runs/a"),
+    (["--model={model}", "--tuned_dir={folder}/nothing"], "is not a directory"),
+    (["--model={model}", "--tuned=a={folder}/nothing"], "nothing"),
+    (["--model={model}", "--tuned=a={folder}/dir/lora"], "takes prefixes alone"),
+    (["--model={model}", "--tuned=a+b={folder}/formal"], "cannot be the name of a prefix"),
+    (["--model={model}", "--tuned=tiny-llama={folder}/formal", "--nowarm"], "name of the model and of a prefix"),
+    (["--model={model}", "--tuned=a={folder}/casual", "--max_prefix=4"], "has 9 virtual tokens"),
+    (["--model={model}", "--host=256.1.1.1", "--nowarm"], "cannot listen on 256.1.1.1:8000"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES)
+def test_a_mistake_has_one_sentence(words, said, served, capsys):
+    model, _, folder = served
+    argv = [word.format(model=model, folder=folder) for word in words]
+    assert cli.call(serve.main, serve.define_flags, argv) == 2
+    err = capsys.readouterr().err
+    assert said in err.strip().split("\n")[-1]
