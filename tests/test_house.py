@@ -154,10 +154,10 @@ def test_one_module_names_the_files_of_a_run():
 
 
 def test_nothing_outside_tasks_names_a_task():
-    """A task is a file and a row in `tasks`. The words "text", "table", "translation" and "perplexity" (a metric) mean
-    other things too: where they are compared with a task, they name one.
+    """A task is a file and a row in `tasks`. The words "text", "table", "translation", "perplexity" (a metric) and
+    "chat" (a command) mean other things too: where they are compared with a task, they name one.
     """
-    words = {"text", "table", "translation", "perplexity"}
+    words = {"text", "table", "translation", "perplexity", "chat"}
     names = {*TASKS, "table"}
     for path in PACKAGE.rglob("*.py"):
         # The grammar writes the embedded set: sentences about lighthouses.
