@@ -49,14 +49,14 @@ def main(options: flags.FlagValues) -> None:
     if options.workdir and folders:
         raise UserError("--workdir and --tuned are both given; give one of them")
     cli.required(workdir=options.workdir or folders)
-    _check_flags(options, several=list(folders) not in ([], [""]))
+    by_name = list(folders) not in ([], [""])
+    _check_flags(options, by_name)
     sources = _sources(options.input, options.input_file, options.input_format or "")
     cli.enable_compile_cache()
     shown = {"workdir": str(options.workdir or folders), "bare": options.bare, "merge": options.merge}
     cli.join_hosts(options, {**shown, "sources": sha256(repr(sources).encode()).hexdigest()})
     from prefix_jax.parallel import distributed
 
-    by_name = list(folders) not in ([], [""])
     lines = _by_name(options, folders, sources) if by_name else _of_one(options, folders.get(""), sources)
     for line in lines if distributed.is_primary() else ():
         if options.json:
@@ -86,11 +86,11 @@ def _named(text: str) -> tuple[str, str]:
     return (name, cli.path(folder)) if mark else ("", cli.path(text))
 
 
-def _check_flags(options: flags.FlagValues, several: bool) -> None:
+def _check_flags(options: flags.FlagValues, by_name: bool) -> None:
     if options.merge and options.bare:
         raise UserError("--merge and --bare are both given; give one of them")
     for flag in ("merge", "bare"):
-        if several and options[flag].value:
+        if by_name and options[flag].value:
             raise UserError(f"--{flag} is for one --tuned without a name; remove it or the names")
 
 

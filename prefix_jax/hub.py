@@ -27,7 +27,7 @@ _LOG_IN = "run: hf auth login, or set HF_TOKEN"
 
 
 class Unavailable(UserError):
-    """There is no such repository, or no hub can be reached."""
+    """The repository does not exist, or the hub cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def find(name: str, patterns: Sequence[str], ignored: Sequence[str] = (), kind: 
 
     Raises:
       UserError: the repository is gated, the hub refuses the token or fails, or the disk is full.
-      Unavailable: there is no such repository or revision, or the hub does not answer and its cache has no copy.
+      Unavailable: the repository or revision does not exist, or the hub does not answer and the cache has no copy.
     """
     from huggingface_hub import HfApi, errors
 

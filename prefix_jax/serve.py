@@ -77,21 +77,20 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
     from prefix_jax.serving.app import Limits, Server
     from prefix_jax.serving.engine import Engine
     from prefix_jax.training.session import open_session
-    from prefix_jax.tuning import store
 
     overrides = cli.overrides(options)
     named = {name: inference.located(place) for name, place in named.items()}
     if options.model:
         overrides = {**overrides, "model.source": options.model}
     if named:
-        session = inference.open_tuned(next(iter(named.values())), overrides).session
+        first = inference.open_tuned(next(iter(named.values())), overrides)
+        session, distances = first.session, kind_of(first.kept.prefix).distances
     else:
         config = default_config()
         config.update_from_flattened_dict(overrides)
-        session = open_session(config)
+        session, distances = open_session(config), False
     longest = options.max_prefix or max(greatest_length(named), _PREFIX)
-    first = store.load(next(iter(named.values())))[0].prefix if named else None
-    kind = Kind(longest, False, kind_of(first).distances)
+    kind = Kind(longest, False, distances)
     window = session.model_config.context_length
     found = decoding_options(session)
     if found.banned_sequences:

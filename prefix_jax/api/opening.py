@@ -12,7 +12,6 @@ from prefix_jax.api.results import History
 from prefix_jax.api.tuned import Tuned
 from prefix_jax.compile_cache import keep_programs
 from prefix_jax.config import default_config
-from prefix_jax.options import flat
 from prefix_jax.training.session import open_session
 from prefix_jax.tuning import repository
 from prefix_jax.workdir import TUNED, is_run, read_config, read_curves
@@ -72,8 +71,7 @@ def load(
     changes = dict(options or {})
     opened = None if model is None else model._session
     if opened is not None:
-        here = {name: opened.config[name].to_dict() for name in ("model", "mesh")}
-        changes = {**flat(here), **changes}
+        changes = {**inference.of_model(opened), **changes}
     with user_errors():
         if opened is None:
             keep_programs()

@@ -22,6 +22,8 @@ from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, check, length, pre
 
 # The slot of a shelf that holds no prefix, for rows without one.
 NONE = 0
+# Joins the names of prefixes that a row sees together.
+PLUS = "+"
 # Shelves have lengths of this times a power of two.
 SHORTEST = 8
 
@@ -116,6 +118,8 @@ def joined(prefixes: Sequence[Prefix], model_config: ModelConfig) -> Prefix:
       UserError: some are infixes or have ALiBi distances, and others do not.
     """
     first = prefixes[0]
+    if len(prefixes) == 1:
+        return first
     if any((one.infix, one.distances) != (first.infix, first.distances) for one in prefixes):
         raise UserError("a prefix and an infix, or with and without distances, cannot be joined; join those of a kind")
     parts = [of_prefix(one, model_config, length(one)) for one in prefixes]
@@ -233,6 +237,15 @@ class Bank:
             raise UserError(f'the prefix "{name}" is in use; try again when its requests have ended')
         del self._places[name]
         self._free[place.kind].append(place.slot)
+
+    def forget(self, name: str) -> None:
+        """Removes a prefix, and those that it is a part of, as "a" is of "a+b"; there need not be any.
+
+        Raises:
+          UserError: one is in use.
+        """
+        for known in [one for one in self._places if name in one.split(PLUS)]:
+            self.remove(known)
 
     def acquire(self, name: str) -> Place:
         """Returns where a prefix lies, which keeps it until `release`."""

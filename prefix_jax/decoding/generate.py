@@ -1,6 +1,6 @@
 """Text generation for one batch (`generate`) or any number of inputs (`decode_all`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.decoding import beam, sampling
-from prefix_jax.decoding.bank import NONE, Bank, Shelf, empty, grouped, rows_of
+from prefix_jax.decoding.bank import NONE, Bank, Kind, Shelf, empty, grouped, rows_of
 from prefix_jax.decoding.generation_config import GenerationConfig, check_for, check_ids, check_window, end_ids
 from prefix_jax.decoding.kv_cache import Inputs
 from prefix_jax.errors import UserError
@@ -124,16 +124,11 @@ def decode_all(
       UserError: an input is empty or has an id outside the embedding, or any error of `generate`.
       NotFinite: an input's logits are not finite.
     """
-    _check_inputs(token_lists, model)
-    order = sorted(range(len(token_lists)), key=lambda row: -len(token_lists[row]))
-    results: list[list[int]] = [[] for _ in token_lists]
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        inputs = _padded_inputs(token_lists, rows, batch, numbers)
-        _collect(results, rows, generate(model, variables, prefix, inputs, options), options, model)
-        if progress is not None:
-            progress(min(start + batch, len(order)))
-    return results
+
+    def run(_: None, __: Sequence[int], inputs: Inputs) -> Generated:
+        return generate(model, variables, prefix, inputs, options)
+
+    return _decoded({None: range(len(token_lists))}, run, model, token_lists, options, batch, progress, numbers)
 
 
 def decode_from_bank(
@@ -154,31 +149,44 @@ def decode_from_bank(
     Raises:
       UserError: a name is not in the bank, or any error of `decode_all`.
     """
-    _check_inputs(token_lists, model)
-    results: list[list[int]] = [[] for _ in token_lists]
-    done = 0
     with bank.using(names) as places:
-        for kind, group in grouped(places).items():
-            order = sorted(group, key=lambda row: -len(token_lists[row]))
-            for start in range(0, len(order), batch):
-                rows = order[start : start + batch]
-                inputs = _padded_inputs(token_lists, rows, batch, numbers)
-                slots = np.zeros(batch, np.int32)
-                slots[: len(rows)] = [NONE if (place := places[row]) is None else place.slot for row in rows]
-                shelf = bank.shelves.get(kind) or empty(model.model_config, 2, *kind)
-                found = generate_from_shelf(model, variables, shelf, slots, inputs, options)
-                _collect(results, rows, found, options, model)
-                done += len(rows)
-                if progress is not None:
-                    progress(done)
-    return results
+
+        def run(kind: Kind, rows: Sequence[int], inputs: Inputs) -> Generated:
+            slots = np.full(batch, NONE, np.int32)
+            slots[: len(rows)] = [NONE if (place := places[row]) is None else place.slot for row in rows]
+            shelf = bank.shelves.get(kind) or empty(model.model_config, 2, *kind)
+            return generate_from_shelf(model, variables, shelf, slots, inputs, options)
+
+        return _decoded(grouped(places), run, model, token_lists, options, batch, progress, numbers)
 
 
-def _check_inputs(token_lists: Sequence[Sequence[int]], model: Model) -> None:
+def _decoded(
+    groups: Mapping[Any, Sequence[int]],
+    run: Callable[[Any, Sequence[int], Inputs], Generated],
+    model: Model,
+    token_lists: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    batch: int,
+    progress: Callable[[int], None] | None,
+    numbers: Sequence[int] | None,
+) -> list[list[int]]:
+    """Returns the new tokens of each input; those of a group share batches, which `run` decodes."""
     for row, ids in enumerate(token_lists):
         if not len(ids):
             raise UserError(f"input {row + 1} has no tokens; give it text or leave it out")
     check_ids(token_lists, model.model_config)
+    results: list[list[int]] = [[] for _ in token_lists]
+    done = 0
+    for name, group in groups.items():
+        order = sorted(group, key=lambda row: -len(token_lists[row]))
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            found = run(name, rows, _padded_inputs(token_lists, rows, batch, numbers))
+            _collect(results, rows, found, options, model)
+            done += len(rows)
+            if progress is not None:
+                progress(done)
+    return results
 
 
 def _padded_inputs(

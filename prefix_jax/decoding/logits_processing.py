@@ -41,23 +41,24 @@ def allowed(
         end = ends(jnp.arange(vocab_size), options, model_config)
         scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
     if options.forced_bos is not None:
-        scores = jnp.where(index == 0, _only((options.forced_bos,), vocab_size), scores)
+        scores = jnp.where(index == 0, only((options.forced_bos,), vocab_size), scores)
     if options.forced_eos:
-        scores = jnp.where(index == options.max_length - 1, _only(options.forced_eos, vocab_size), scores)
+        scores = jnp.where(index == options.max_length - 1, only(options.forced_eos, vocab_size), scores)
     if options.banned_tokens:
-        scores = jnp.where(_among(options.banned_tokens, vocab_size), -jnp.inf, scores)
+        scores = jnp.where(among(options.banned_tokens, vocab_size), -jnp.inf, scores)
     return scores
 
 
-def _among(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+def among(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    """Returns which tokens are some of them, `[vocab_size]`."""
     mask = np.zeros(vocab_size, bool)
     mask[list(ids)] = True
     return mask
 
 
-def _only(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+def only(ids: Sequence[int], vocab_size: int) -> np.ndarray:
     """Returns the scores that force one of some tokens."""
-    return np.where(_among(ids, vocab_size), np.float32(0), np.float32(-np.inf))
+    return np.where(among(ids, vocab_size), np.float32(0), np.float32(-np.inf))
 
 
 def normaliser(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows 1"]:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prefix_jax.decoding.bank import Shelf, rows_of
 from prefix_jax.decoding.generation_config import OfModel
 from prefix_jax.decoding.kv_cache import Inputs, prefill
-from prefix_jax.decoding.logits_processing import best, draw, normaliser
+from prefix_jax.decoding.logits_processing import among, best, draw, normaliser, only
 from prefix_jax.models import Model, ModelConfig
 from prefix_jax.models.prefix import KeyValues, Past, Prefix
 
@@ -150,15 +150,13 @@ def pick(
       end_ids: tokens that end a text.
     """
     logits, vocab = slots.logits, slots.logits.shape[-1]
-    ids = jnp.arange(vocab)
-    scores = logits
-    scores = jnp.where(_among(ids, end_ids) & (slots.index < rules.least)[:, None], -jnp.inf, scores)
+    scores = jnp.where(among(end_ids, vocab) & (slots.index < rules.least)[:, None], -jnp.inf, logits)
     if of_model.forced_bos is not None:
-        scores = jnp.where((slots.index == 0)[:, None], _only(ids, (of_model.forced_bos,)), scores)
+        scores = jnp.where((slots.index == 0)[:, None], only((of_model.forced_bos,), vocab), scores)
     if of_model.forced_eos:
-        scores = jnp.where((slots.index == rules.most - 1)[:, None], _only(ids, of_model.forced_eos), scores)
+        scores = jnp.where((slots.index == rules.most - 1)[:, None], only(of_model.forced_eos, vocab), scores)
     if of_model.banned_tokens:
-        scores = jnp.where(_among(ids, of_model.banned_tokens), -jnp.inf, scores)
+        scores = jnp.where(among(of_model.banned_tokens, vocab), -jnp.inf, scores)
     token = best(scores[:, None], 1)[2][:, 0]
     if how.samples:
         key = lambda seed, row: jax.random.fold_in(jax.random.key(seed), row)
@@ -174,15 +172,6 @@ def pick(
 
 def _draw(key: Array, index: Array, logits: Float[Array, "V"]) -> Array:
     return draw(logits[None], key[None], index)[0]
-
-
-def _among(ids: Int[Array, "V"], some: tuple[int, ...]) -> Bool[Array, "V"]:
-    return (ids[:, None] == jnp.array(some, jnp.int32)).any(-1)
-
-
-def _only(ids: Int[Array, "V"], some: tuple[int, ...]) -> Float[Array, "V"]:
-    """Returns the scores that force one of some tokens."""
-    return jnp.where(_among(ids, some), 0.0, -jnp.inf)
 
 
 def _truncated(logits: Float[Array, "S V"], top_k: Int[Array, "S"], top_p: Float[Array, "S"]) -> Float[Array, "S V"]:

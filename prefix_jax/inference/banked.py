@@ -6,7 +6,7 @@ from typing import NamedTuple
 from prefix_jax import decoding
 from prefix_jax.data.files import Row
 from prefix_jax.data.records import Record
-from prefix_jax.decoding.bank import Bank, joined
+from prefix_jax.decoding.bank import PLUS, Bank, joined
 from prefix_jax.decoding.generate import decode_from_bank
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.evaluation.answers import by_likelihood
@@ -14,12 +14,10 @@ from prefix_jax.inference.answering import outputs, unanswered
 from prefix_jax.inference.generation import decoding_options, source_ids, with_progress
 from prefix_jax.inference.opening import Tuned
 from prefix_jax.models import finite
+from prefix_jax.models.prefix import Prefix
 from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
-
-# Joins the names of prefixes that a row sees together.
-PLUS = "+"
 
 
 class Answer(NamedTuple):
@@ -58,7 +56,7 @@ class TunedBank:
         """
         if not name or PLUS in name:
             raise UserError(f'"{name}" cannot be the name of a tuned state; give it a name without "{PLUS}"')
-        self._forget(name)
+        self._bank.forget(name)
         self._tuned[name] = tuned
         if _is_prefix(tuned.kept):
             self._place(name)
@@ -70,7 +68,7 @@ class TunedBank:
           UserError: there is none of that name.
         """
         self._of(name)
-        self._forget(name)
+        self._bank.forget(name)
         del self._tuned[name]
 
     def outputs(
@@ -145,14 +143,11 @@ class TunedBank:
         """Puts a prefix, or several side by side, into the bank unless it is there."""
         if name in self._bank:
             return
-        prefixes = [self._of(part).kept.prefix for part in name.split(PLUS)]
-        assert all(one is not None for one in prefixes)
-        self._bank.put(name, prefixes[0] if len(prefixes) == 1 else joined(prefixes, self._session.model_config))  # type: ignore[arg-type]
+        self._bank.put(name, self._prefix(name))
 
-    def _forget(self, name: str) -> None:
-        """Removes a prefix, and those that it is a part of, from the bank."""
-        for known in [one for one in self._bank.names if name in one.split(PLUS)]:
-            self._bank.remove(known)
+    def _prefix(self, name: str) -> Prefix:
+        prefixes = [prefix for part in name.split(PLUS) if (prefix := self._of(part).kept.prefix) is not None]
+        return joined(prefixes, self._session.model_config)
 
     def _session_of(self, name: str | None) -> Session:
         """Returns the session whose formats and options a name has: of several, those of the first."""
@@ -163,8 +158,7 @@ class TunedBank:
             return None
         if PLUS not in name:
             return self._of(name).kept
-        prefixes = [prefix for part in name.split(PLUS) if (prefix := self._of(part).kept.prefix) is not None]
-        return TunedState(joined(prefixes, self._session.model_config))
+        return TunedState(self._prefix(name))
 
     def _shares(self, name: str | None) -> bool:
         """Returns whether the rows of a name share batches with others.

@@ -83,6 +83,11 @@ def open_configured(folder: Path, config: Config, opened: Session | None = None)
     return Tuned(opened, jax.device_get(kept) if distributed.is_multiprocess() else kept, meta.get("sha256"))
 
 
+def of_model(opened: Session) -> dict[str, Any]:
+    """Returns the options of a session's model and mesh, by dotted name."""
+    return flat({part: opened.config[part].to_dict() for part in ("model", "mesh")})
+
+
 def open_several(folders: Mapping[str, Path], overrides: dict[str, Any] | None = None) -> dict[str, Tuned]:
     """Loads tuned states of one model by name, and the model once.
 
@@ -93,7 +98,7 @@ def open_several(folders: Mapping[str, Path], overrides: dict[str, Any] | None =
     opened: Session | None = None
     for name, place in folders.items():
         folder = located(place)
-        here = {} if opened is None else flat({part: opened.config[part].to_dict() for part in ("model", "mesh")})
+        here = {} if opened is None else of_model(opened)
         found[name] = open_configured(folder, configured(folder, {**here, **(overrides or {})}), opened)
         opened = opened or found[name].session
     return found

@@ -5,16 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prefix_jax import inference
-from prefix_jax.decoding.bank import joined
+from prefix_jax.decoding.bank import PLUS, joined
 from prefix_jax.errors import UserError
-from prefix_jax.options import flat
 from prefix_jax.serving.engine import Engine
 from prefix_jax.serving.protocol import Refused
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import store
-
-# Joins the names of prefixes that a request sees together.
-PLUS = "+"
 
 
 class Adapters:
@@ -40,14 +36,12 @@ class Adapters:
         """
         if not name or PLUS in name or "/" in name:
             raise UserError(f'"{name}" cannot be the name of a prefix; give it a name without "{PLUS}" and "/"')
-        here = flat({part: self.session.config[part].to_dict() for part in ("model", "mesh")})
-        config = inference.configured(folder, here)
+        config = inference.configured(folder, inference.of_model(self.session))
         tuned = inference.open_configured(folder, config, self.session)
         if tuned.kept.prefix is None or tuned.kept.collections:
             raise UserError(f"{folder} holds {config.method}, and the server takes prefixes alone; leave it out")
         with self._lock:
-            for known in [one for one in self._engine.bank.names if name in one.split(PLUS)]:
-                self._engine.remove(known)
+            self._engine.forget(name)
             self._engine.put(name, tuned.kept.prefix)
             self._tuned[name] = tuned
 
@@ -75,8 +69,7 @@ class Adapters:
         with self._lock:
             if name not in self._tuned:
                 raise _unknown(name)
-            for known in [one for one in self._engine.bank.names if name in one.split(PLUS)]:
-                self._engine.remove(known)
+            self._engine.forget(name)
             del self._tuned[name]
 
     def ready(self, name: str) -> Session:
@@ -91,8 +84,7 @@ class Adapters:
             members = [self._of(part) for part in name.split(PLUS)]
             if name not in self._engine.bank:
                 prefixes = [one.kept.prefix for one in members if one.kept.prefix is not None]
-                whole = prefixes[0] if len(prefixes) == 1 else joined(prefixes, self.session.model_config)
-                self._engine.put(name, whole)
+                self._engine.put(name, joined(prefixes, self.session.model_config))
             return members[0].session
 
     def _of(self, name: str) -> inference.Tuned:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_jax.data.chat_template import ChatTemplate, read
 from prefix_jax.data.conversations import of_row
 from prefix_jax.training.session import Session
 
@@ -28,5 +27,4 @@ def prompt(
         turn alone does not fit.
     """
     row = (_NAME, {"messages": list(messages), **({"tools": list(tools)} if tools else {})})
-    template = ChatTemplate(session.tokenizer, read(session.config.data.chat_template))
-    return template.prompt(of_row(row), _NAME, limit)[0]
+    return session.chat.prompt(of_row(row), _NAME, limit)[0]

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +82,7 @@ class Request:
     cancelled: bool = False
     slot: int = -1
     place: int = NONE
-    made: int = field(default=0)
+    made: int = 0
 
 
 class Engine:
@@ -146,6 +146,15 @@ class Engine:
         with self._lock:
             self.bank.remove(name)
 
+    def forget(self, name: str) -> None:
+        """Removes a prefix, and those that it is a part of; there need not be any.
+
+        Raises:
+          UserError: one is in use.
+        """
+        with self._lock:
+            self.bank.forget(name)
+
     @property
     def counts(self) -> tuple[int, int]:
         """How many requests run and wait."""
@@ -176,7 +185,7 @@ class Engine:
         """Returns how many tokens a prompt and its answer may have, or each in an encoder-decoder.
 
         Raises:
-          Unknown: there is no prefix of that name.
+          Unknown: no prefix has that name.
         """
         offset, window = self._offset(name), self.model.model_config.context_length
         return self.capacity if window is None else min(self.capacity, window - offset)
@@ -324,8 +333,7 @@ class Engine:
         """Gives a request its token, and ends it where that was the last."""
         request.made += 1
         if not np.isfinite(token.score):
-            kept = TunedState()
-            said = f"the model's outputs are not finite: {finite.blame(self.variables, kept)}"
+            said = f"the model's outputs are not finite: {finite.blame(self.variables, TunedState())}"
             self._finish(request, End("error", said))
         elif token.id in self.ends:
             self._finish(request, End("stop"))

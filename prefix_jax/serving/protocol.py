@@ -53,7 +53,7 @@ class Generation(BaseModel):
 
 
 class Completion(Generation):
-    """The body of `/v1/completions`. With `raw`, a text is no source of the tuned prefix, but the prompt itself."""
+    """The body of `/v1/completions`. With `raw`, a text is the prompt itself, not a source to format."""
 
     prompt: StrictStr | Ids | Annotated[list[StrictStr], Field(max_length=1024)] | list[Ids]
     echo: StrictBool | None = None

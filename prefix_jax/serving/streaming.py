@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from prefix_jax import decoding
-from prefix_jax.decoding.bank import Kind, kind_of
+from prefix_jax.decoding.bank import kind_of
 from prefix_jax.decoding.generation_config import OfModel
 from prefix_jax.errors import UserError
 from prefix_jax.inference.generation import decoding_options, source_ids
@@ -98,10 +98,9 @@ class Streamer:
         key = (capacity, of_model, options.more_ends)
         if key not in self._engines:
             prefix = self._kept.prefix
-            kind = kind_of(None) if prefix is None else kind_of(prefix)
             engine = Engine(
                 self._opened.model, self._kept.onto(self._opened.base), slots=1, capacity=capacity,
-                kind=Kind(*kind), prefixes=1, of_model=of_model, more_ends=options.more_ends,
+                kind=kind_of(prefix), prefixes=1, of_model=of_model, more_ends=options.more_ends,
             )  # fmt: skip
             if prefix is not None:
                 engine.put(_OWN, prefix)
