@@ -1,7 +1,7 @@
 """Sequences in progress, a slot each, for continuous batching: `admit` a prompt, `pick` tokens, `feed` them.
 
 All arrays keep their shapes, so that nothing is compiled while requests come and go: once per width of a prompt for
-`admit`, and once for `feed` and each way of picking. Rows do not see one another, so what a row generates is what it
+`admit`, once per width of what is read for `feed`, and once for each way of picking. Rows do not see one another, so what a row generates is what it
 generates alone.
 """
 
@@ -184,21 +184,23 @@ def _truncated(logits: Float[Array, "S V"], top_k: Int[Array, "S"], top_p: Float
     return jnp.where(logits < jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True), -jnp.inf, logits)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=3)
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def feed(
     model: Model,
+    width: int,
     variables: dict,
     shelf: Shelf,
     slots: Slots,
     tokens: Int[Array, "slots"],
     running: Bool[Array, "slots"],
 ) -> Slots:
-    """Returns the slots after a token of each that is `running`, with the logits of the next ones."""
+    """Returns the slots after a token of each that is `running`, with the logits of the next ones.
+
+    Args:
+      width: number of tokens that are read of each slot's caches; no running slot may have more.
+    """
     prefix = rows_of(shelf, slots.prefixes)
-    if slots.cross is None:
-        logits, new = _one_token(model, variables, prefix, slots, tokens)
-    else:
-        logits, new = _one_token_of_a_decoder(model, variables, prefix, slots, slots.cross, tokens)
+    logits, new = _one_token(model, variables, prefix, _narrowed(slots, width), tokens)
     at = jnp.minimum(slots.filled, slots.cache.key.shape[3] - 1)
     write = partial(jax.tree.map, lambda whole, fresh: _written(whole, fresh, at))
     return dataclasses.replace(
@@ -210,12 +212,21 @@ def feed(
     )
 
 
+def _narrowed(slots: Slots, width: int) -> Slots:
+    """Returns the slots with the first tokens of their caches, because a step reads all that it is given."""
+    cut = partial(jax.tree.map, lambda leaf: leaf[:, :, :, :width])
+    return dataclasses.replace(slots, cache=cut(slots.cache), cross=cut(slots.cross))
+
+
 def _one_token(
     model: Model, variables: dict, prefix: Prefix, slots: Slots, tokens: Int[Array, "S"]
 ) -> tuple[Float[Array, "S V"], KeyValues]:
-    hidden, new = model.apply(
-        variables, tokens[:, None], slots.filled[:, None], prefix=prefix, past=(_past(slots),), method="hidden"
-    )
+    """Returns the logits after a token of each slot, and the token's keys and values."""
+    args, method = (tokens[:, None], slots.filled[:, None]), "hidden"
+    if slots.cross is not None:
+        seen = jnp.arange(slots.cross.key.shape[3]) < slots.inputs[:, None]
+        args, method = (*args, slots.cross, seen), "decode"
+    hidden, new = model.apply(variables, *args, prefix=prefix, past=(_past(slots),), method=method)
     return model.apply(variables, hidden[:, 0], method="logits"), new
 
 
@@ -224,40 +235,13 @@ def _past(slots: Slots) -> Past:
     return Past(slots.cache.key, slots.cache.value, (at < slots.filled[:, None])[:, None, None, None], at)
 
 
-def _one_token_of_a_decoder(
-    model: Model, variables: dict, prefix: Prefix, slots: Slots, cross: KeyValues, tokens: Int[Array, "S"]
-) -> tuple[Float[Array, "S V"], KeyValues]:
-    """Returns what `_one_token` does; a row at a time, because the rows of a decoder's call share their columns."""
-    at, width = jnp.arange(slots.cache.key.shape[3]), jnp.arange(cross.key.shape[3])
-
-    leaves, tree = jax.tree.flatten(prefix)
-
-    def row(leaves: list, cache: KeyValues, cross: KeyValues, filled: Array, inputs: Array, token: Array) -> tuple:
-        past = Past(cache.key[:, None], cache.value[:, None], (at < filled)[None, None, None, None], at)
-        hidden, new = model.apply(
-            variables,
-            token[None, None],
-            filled[None],
-            KeyValues(*(leaf[:, None] for leaf in cross)),
-            (width < inputs)[None],
-            prefix=tree.unflatten(leaves),
-            past=(past,),
-            method="decode",
-        )
-        return model.apply(variables, hidden[0, 0], method="logits"), KeyValues(*(leaf[:, 0] for leaf in new))
-
-    # Rows are the second axis of a prefix's keys, values and biases, and the first of its offset.
-    axes = [1 if leaf.ndim > 2 else 0 for leaf in leaves]
-    return jax.vmap(row, in_axes=(axes, 1, 1, 0, 0, 0), out_axes=(0, 1))(
-        leaves, slots.cache, cross, slots.filled, slots.inputs, tokens
-    )
-
-
 def _written(whole: Float[Array, "L S K C D"], fresh: Float[Array, "L S K 1 D"], at: Int[Array, "S"]) -> Array:
-    """Writes a key or value of each slot at the slot's own place."""
-    fresh = fresh.astype(whole.dtype)
-    put = lambda cache, one, place: lax.dynamic_update_slice_in_dim(cache, one, place, axis=2)
-    return jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)(whole, fresh, at)
+    """Writes a key or value of each slot at the slot's own place; one after another, because a scatter copies all."""
+    fresh, zero = fresh.astype(whole.dtype), jnp.zeros_like(at[0])
+    for slot in range(whole.shape[1]):
+        place = (zero, zero + slot, zero, at[slot], zero)
+        whole = lax.dynamic_update_slice(whole, fresh[:, slot : slot + 1], place)
+    return whole
 
 
 class TextScores(NamedTuple):

@@ -41,7 +41,9 @@ class Side(nn.Module):
     def begin(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
         return x
 
-    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Float[Array, "H 1 T S"] | None:
+    def bias(
+        self, queries: Int[Array, "*rows T"], keys: Int[Array, "... S"]
+    ) -> Float[Array, "*rows H 1 T S"] | None:
         """Returns the bias of the logits, given the columns of queries and keys."""
         return None
 
@@ -56,7 +58,7 @@ class Side(nn.Module):
         self,
         x: Float[Array, "*batch T E"],
         positions: Int[Array, "... T"],
-        columns: Int[Array, "T"],
+        columns: Int[Array, "*rows T"],
         context: LayerContext,
         prefix: Prefix | None,
         past: tuple[Past, ...] = (),
@@ -194,7 +196,7 @@ class EncoderDecoder(nn.Module):
     def decode(
         self,
         tokens: Int[Array, "*batch T"],
-        columns: Int[Array, "T"],
+        columns: Int[Array, "*rows T"],
         cross: KeyValues,
         cross_mask: Array,
         prefix: Prefix | None = None,
@@ -203,9 +205,9 @@ class EncoderDecoder(nn.Module):
         """Returns hidden states after the final norm and this call's keys and values.
 
         `cross` comes from `cross_key_values`; `cross_mask` `[B, S]` is True at real encoder tokens; `columns` are the
-        token columns in the output, shared by the batch.
+        token columns in the output, those of each row or shared by the batch.
         """
-        mask = columns[:, None] >= columns
+        mask = (columns[..., :, None] >= columns[..., None, :])[..., None, None, :, :]
         shape = cross_mask.shape[:1] + (1,) * (tokens.ndim + 1) + cross_mask.shape[1:]
         context = LayerContext(shared_by_layers(mask), cross_mask=shared_by_layers(cross_mask.reshape(shape)))
         return self.decoder(self.embedding(tokens), columns, columns, context, prefix, past, cross)

@@ -19,8 +19,6 @@ from prefix_jax.tuning import TunedState
 
 # Number of likeliest tokens that a step can return.
 TOPS = 20
-# Shortest width to which prompts are padded; wider ones double.
-NARROWEST = 32
 
 
 class Busy(UserError):
@@ -98,6 +96,7 @@ class Engine:
         kind: Kind = Kind(64, False, False),  # noqa: B008
         prefixes: int = 64,
         queue: int = 256,
+        narrowest: int = 32,
         of_model: OfModel = OfModel(),  # noqa: B008
         more_ends: tuple[int, ...] = (),
     ):
@@ -107,6 +106,7 @@ class Engine:
           kind: of all prefixes: their greatest length, and how they are seen.
           prefixes: largest number of them.
           queue: largest number of waiting requests.
+          narrowest: shortest width to which prompts are padded, and in which caches are read; wider ones double.
           of_model: tokens that the model forces and bans.
           more_ends: end tokens beside those of the model.
 
@@ -121,7 +121,7 @@ class Engine:
         self.bank = Bank(config, prefixes, kind)
         self._kind, self._of_model = kind, of_model
         self.ends = (*config.eos_ids, *(id for id in more_ends if id not in config.eos_ids))
-        self.widths = _widths(capacity)
+        self.widths = _widths(capacity, narrowest)
         self._slots = empty_slots(model, variables, slots, capacity, self.widths[-1])
         self._running: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
@@ -241,7 +241,8 @@ class Engine:
             how = _how(samplings)
             picked = pick(self.model.model_config, self._of_model, self.ends, how, self._slots, self._rules)
             mask = np.array([one is not None for one in self._running])
-            self._slots = feed(self.model, self.variables, self._shelf, self._slots, picked.tokens, mask)
+            tokens, width = picked.tokens, self._width_read()
+            self._slots = feed(self.model, width, self.variables, self._shelf, self._slots, tokens, mask)
         found = jax.device_get(picked)  # while the tokens are fed
         for slot, request in rows:
             self._deliver(request, _token(found, slot, request.sampling.tops))
@@ -269,7 +270,9 @@ class Engine:
                     how = How(samples, truncates, tops)
                     picked = pick(self.model.model_config, self._of_model, self.ends, how, self._slots, self._rules)
             idle = np.zeros(len(self._running), bool)
-            self._slots = feed(self.model, self.variables, self._shelf, self._slots, picked.tokens, idle)
+            for width in self.widths:
+                tokens = picked.tokens
+                self._slots = feed(self.model, width, self.variables, self._shelf, self._slots, tokens, idle)
             jax.block_until_ready(self._slots)
 
     @staticmethod
@@ -323,9 +326,18 @@ class Engine:
             )
         )
 
+    def _width_read(self) -> int:
+        """Returns the width of the caches that a step has to read."""
+        running = [one for one in self._running if one is not None]
+        if self.model.model_config.is_encoder_decoder:
+            return self._width(max(max(len(one.ids), one.made + 1) for one in running))
+        return self._width(max(len(one.ids) + one.made for one in running))
+
+    def _width(self, tokens: int) -> int:
+        return next(width for width in self.widths if width >= tokens)
+
     def _padded(self, ids: list[int]) -> np.ndarray:
-        width = next(width for width in self.widths if width >= len(ids))
-        tokens = np.zeros(width, np.int32)
+        tokens = np.zeros(self._width(len(ids)), np.int32)
         tokens[: len(ids)] = ids
         return tokens
 
@@ -352,9 +364,9 @@ class Engine:
         request.emit(end)
 
 
-def _widths(capacity: int) -> tuple[int, ...]:
+def _widths(capacity: int, narrowest: int) -> tuple[int, ...]:
     """Returns the widths to which prompts are padded: doubled up to the capacity."""
-    widths = [min(NARROWEST, capacity)]
+    widths = [min(narrowest, capacity)]
     while widths[-1] < capacity:
         widths.append(min(2 * widths[-1], capacity))
     return tuple(widths)

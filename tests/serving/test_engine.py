@@ -25,7 +25,7 @@ SAMPLINGS = {
 
 
 def engine_of(pair, **changes) -> Engine:
-    options = dict(slots=3, capacity=32, kind=KIND, prefixes=4) | changes
+    options = dict(slots=3, capacity=32, kind=KIND, prefixes=4, narrowest=8) | changes
     return Engine(pair.model, pair.variables, **options)
 
 
