@@ -1,8 +1,8 @@
 """Sequences in progress, a slot each, for continuous batching: `admit` a prompt, `pick` tokens, `feed` them.
 
 All arrays keep their shapes, so that nothing is compiled while requests come and go: once per width of a prompt for
-`admit`, once per width of what is read for `feed`, and once for each way of picking. Rows do not see one another, so what a row generates is what it
-generates alone.
+`admit`, once per width of what is read for `feed`, and once for each way of picking. Rows do not see one another, so
+what a row generates is what it generates alone.
 """
 
 import dataclasses

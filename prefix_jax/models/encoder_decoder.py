@@ -41,9 +41,7 @@ class Side(nn.Module):
     def begin(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
         return x
 
-    def bias(
-        self, queries: Int[Array, "*rows T"], keys: Int[Array, "... S"]
-    ) -> Float[Array, "*rows H 1 T S"] | None:
+    def bias(self, queries: Int[Array, "*rows T"], keys: Int[Array, "... S"]) -> Float[Array, "*rows H 1 T S"] | None:
         """Returns the bias of the logits, given the columns of queries and keys."""
         return None
 
