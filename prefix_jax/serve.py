@@ -70,10 +70,9 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
     """Returns the server with its model and prefixes loaded, and its programs compiled."""
     from prefix_jax import inference
     from prefix_jax.config import default_config
-    from prefix_jax.decoding.bank import Kind, kind_of
     from prefix_jax.decoding.generation_config import OfModel
     from prefix_jax.inference.generation import decoding_options
-    from prefix_jax.serving.adapters import Adapters, greatest_length
+    from prefix_jax.serving.adapters import Adapters, opened
     from prefix_jax.serving.app import Limits, Server
     from prefix_jax.serving.engine import Engine
     from prefix_jax.training.session import open_session
@@ -83,14 +82,15 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
     if options.model:
         overrides = {**overrides, "model.source": options.model}
     if named:
-        first = inference.open_tuned(next(iter(named.values())), overrides)
-        session, distances = first.session, kind_of(first.kept.prefix).distances
+        first, *others = named
+        tuned = {first: inference.open_tuned(named[first], overrides)}
+        session = tuned[first].session
+        tuned |= {name: opened(named[name], session) for name in others}
     else:
         config = default_config()
         config.update_from_flattened_dict(overrides)
-        session, distances = open_session(config), False
-    longest = options.max_prefix or max(greatest_length(named), _PREFIX)
-    kind = Kind(longest, False, distances)
+        session, tuned = open_session(config), {}
+    kind = _kind([one.kept.prefix for one in tuned.values()], options.max_prefix)
     window = session.model_config.context_length
     found = decoding_options(session)
     if found.banned_sequences:
@@ -107,8 +107,8 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
         more_ends=found.more_ends,
     )
     adapters = Adapters(session, engine, None if options.tuned_dir is None else Path(options.tuned_dir))
-    for name, folder in named.items():
-        adapters.load(name, folder)
+    for name, one in tuned.items():
+        adapters.add(name, one)
     if options.warm:
         print("compiling ...", file=sys.stderr, flush=True)
         engine.warm()
@@ -117,6 +117,16 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
     if name in adapters.names():
         raise UserError(f'"{name}" is the name of the model and of a prefix; give the prefix another name')
     return Server(engine, adapters, name, options.api_key or os.environ.get(_KEY, ""), limits)
+
+
+def _kind(prefixes: list[Any], longest: int | None) -> Any:
+    """Returns what the prefixes of the bank share: a greatest length, and the position biases of the first."""
+    from prefix_jax.decoding.bank import Kind, kind_of
+    from prefix_jax.models.prefix import length
+
+    known = [prefix for prefix in prefixes if prefix is not None]
+    distances = kind_of(known[0]).distances if known else False
+    return Kind(longest or max([_PREFIX, *map(length, known)]), False, distances)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,59 @@ def admit(
     )
 
 
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
+def admit_after(
+    model: Model,
+    variables: dict,
+    shelf: Shelf,
+    slots: Slots,
+    slot: Int[Array, ""],
+    place: Int[Array, ""],
+    tokens: Int[Array, "1 W"],
+    length: Int[Array, ""],
+    source: Int[Array, ""],
+    kept: Int[Array, ""],
+) -> Slots:
+    """Returns the slots with a prompt in one of them whose first `kept` tokens are those of slot `source`.
+
+    Their keys and values are copied. For decoder-only models.
+
+    Args:
+      tokens: the rest of the prompt, right-padded; `length` of them are tokens. At most the capacity fits after `kept`.
+    """
+    columns, capacity = jnp.arange(tokens.shape[1]), slots.cache.key.shape[3]
+    own = KeyValues(*(lax.dynamic_slice_in_dim(leaf, source, 1, axis=1) for leaf in slots.cache))
+    at = jnp.arange(capacity)
+    hidden, new = model.apply(
+        variables,
+        tokens,
+        (kept + columns)[None],
+        (columns < length).astype(jnp.int32)[None],
+        prefix=rows_of(shelf, place[None]),
+        past=(Past(*own, (at < kept)[None, None, None, None], at),),
+        after=(columns == length - 1)[None],
+        method="hidden",
+    )
+
+    def row(old: Array, fresh: Array) -> Array:
+        # Padding may reach beyond the capacity, where an update would be moved to fit.
+        longer = jnp.pad(old, ((0, 0),) * 3 + ((0, tokens.shape[1]), (0, 0)))
+        return lax.dynamic_update_slice_in_dim(longer, fresh.astype(old.dtype), kept, axis=3)[:, :, :, :capacity]
+
+    cache = KeyValues(*(_inserted(w, row(o, n), slot) for w, o, n in zip(slots.cache, own, new, strict=True)))
+    logits = model.apply(variables, jnp.take(hidden[0], length - 1, axis=0)[None], method="logits")
+    set_ = lambda leaf, value: leaf.at[slot].set(value)
+    return dataclasses.replace(
+        slots,
+        cache=cache,
+        inputs=set_(slots.inputs, kept + length),
+        filled=set_(slots.filled, kept + length),
+        index=set_(slots.index, 0),
+        logits=set_(slots.logits, logits[0]),
+        prefixes=set_(slots.prefixes, place),
+    )
+
+
 def _inserted(whole: Float[Array, "L S K C D"], row: Float[Array, "L 1 K W D"], slot: Array) -> Array:
     zero = jnp.zeros_like(slot)
     return lax.dynamic_update_slice(whole, row.astype(whole.dtype), (zero, slot, zero, zero, zero))

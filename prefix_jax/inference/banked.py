@@ -102,7 +102,8 @@ class TunedBank:
                 key = decoding_options(opened), opened.config.decoding.batch
                 shared.setdefault(key, {})[name] = records
         for (options, batch), members in shared.items():
-            answers |= self._decoded(sessions, members, rows, options, batch, progress)
+            for some in _parts(members, self._bank.slots):
+                answers |= self._decoded(sessions, some, rows, options, batch, progress)
         return [answers[row] for row in range(len(texts))]
 
     def _decoded(
@@ -183,6 +184,14 @@ class TunedBank:
 
 def _is_prefix(kept: TunedState) -> bool:
     return kept.prefix is not None and not kept.collections
+
+
+def _parts(members: Mapping[str | None, list[Record]], slots: int) -> list[dict[str | None, list[Record]]]:
+    """Returns the members in parts of at most as many prefixes as a bank has slots; the bare model is in the first."""
+    named = [name for name in members if name is not None]
+    parts = [{name: members[name] for name in named[i : i + slots]} for i in range(0, len(named), slots)] or [{}]
+    bare = {None: members[None]} if None in members else {}
+    return [{**bare, **parts[0]}, *parts[1:]]
 
 
 def _rows_by_name(which: Sequence[str | None]) -> dict[str | None, list[int]]:

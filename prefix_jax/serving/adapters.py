@@ -1,7 +1,6 @@
 """The tuned prefixes that a server knows: given by name, or found in a folder."""
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 from prefix_jax import inference
@@ -32,14 +31,21 @@ class Adapters:
         """Loads a prefix from a run directory or its `tuned/` folder; replaces the one of that name.
 
         Raises:
-          UserError: there is none, it belongs to another model, is no prefix alone, or does not fit.
+          UserError: there is none, it belongs to another model, or as `add`.
         """
-        if not name or PLUS in name or "/" in name:
-            raise UserError(f'"{name}" cannot be the name of a prefix; give it a name without "{PLUS}" and "/"')
-        config = inference.configured(folder, inference.of_model(self.session))
-        tuned = inference.open_configured(folder, config, self.session)
+        _check_name(name)
+        self.add(name, opened(folder, self.session))
+
+    def add(self, name: str, tuned: inference.Tuned) -> None:
+        """Adds a prefix of the model, or replaces the one of that name.
+
+        Raises:
+          UserError: it is not a prefix alone, does not fit, or the name has a "+" or "/".
+        """
+        _check_name(name)
         if tuned.kept.prefix is None or tuned.kept.collections:
-            raise UserError(f"{folder} holds {config.method}, and the server takes prefixes alone; leave it out")
+            method = tuned.session.config.method
+            raise UserError(f'"{name}" holds {method}, and the server takes prefixes alone; leave it out')
         with self._lock:
             self._engine.forget(name)
             self._engine.put(name, tuned.kept.prefix)
@@ -96,6 +102,20 @@ class Adapters:
         return self._tuned[name]
 
 
+def opened(folder: Path, session: Session) -> inference.Tuned:
+    """Returns what was tuned for the model of a session.
+
+    Raises:
+      UserError: there is none, or it belongs to another model.
+    """
+    return inference.open_configured(folder, inference.configured(folder, inference.of_model(session)), session)
+
+
+def _check_name(name: str) -> None:
+    if not name or PLUS in name or "/" in name:
+        raise UserError(f'"{name}" cannot be the name of a prefix; give it a name without "{PLUS}" and "/"')
+
+
 def _is_tuned(folder: Path) -> bool:
     if not folder.is_dir() or folder.name.startswith("."):
         return False
@@ -108,11 +128,3 @@ def _is_tuned(folder: Path) -> bool:
 
 def _unknown(name: str) -> Refused:
     return Refused(f'the model "{name}" does not exist; GET /v1/models lists what does', 404, "model_not_found")
-
-
-def greatest_length(folders: Mapping[str, Path]) -> int:
-    """Returns the length of the longest of some tuned prefixes; 0: there are none."""
-    from prefix_jax.models.prefix import length
-
-    found = [store.load(folder)[0].prefix for folder in folders.values()]
-    return max((length(prefix) for prefix in found if prefix is not None), default=0)

@@ -11,10 +11,11 @@ import numpy as np
 
 from prefix_jax.decoding.bank import NONE, Bank, Kind
 from prefix_jax.decoding.generation_config import OfModel, check_ids
-from prefix_jax.decoding.slots import How, Rules, admit, empty_slots, feed, pick, score_text
+from prefix_jax.decoding.slots import How, Rules, admit, admit_after, empty_slots, feed, pick, score_text
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
 from prefix_jax.models.prefix import Prefix
+from prefix_jax.serving.cached_prompts import Beginning, CachedPrompts
 from prefix_jax.tuning import TunedState
 
 # Number of likeliest tokens that a step can return.
@@ -69,7 +70,8 @@ class Scores(NamedTuple):
 class Request:
     """A prompt in token ids, the name of its prefix, and the function that receives its `Token`s and its `End`.
 
-    With `scored`, it has `Scores` of its prompt before them. `emit` is called in the engine's thread.
+    With `scored`, it has `Scores` of its prompt before them. `emit` is called in the engine's thread. `cached` is the
+    number of tokens of the prompt that were known from an earlier one.
     """
 
     ids: list[int]
@@ -81,6 +83,7 @@ class Request:
     slot: int = -1
     place: int = NONE
     made: int = 0
+    cached: int = 0
 
 
 class Engine:
@@ -125,6 +128,7 @@ class Engine:
         self._slots = empty_slots(model, variables, slots, capacity, self.widths[-1])
         self._running: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
+        self._cached = CachedPrompts(slots)
         self._rules = _idle_rules(slots)
         self._lock, self._work = threading.RLock(), threading.Condition()
 
@@ -136,6 +140,7 @@ class Engine:
         """
         with self._lock:
             self.bank.put(name, prefix)
+            self._cached.forget(name)
 
     def remove(self, name: str) -> None:
         """Removes a prefix.
@@ -245,7 +250,9 @@ class Engine:
             self._slots = feed(self.model, width, self.variables, self._shelf, self._slots, tokens, mask)
         found = jax.device_get(picked)  # while the tokens are fed
         for slot, request in rows:
-            self._deliver(request, _token(found, slot, request.sampling.tops))
+            token = _token(found, slot, request.sampling.tops)
+            self._cached.add(slot, token.id)
+            self._deliver(request, token)
         return True
 
     def abort_all(self, message: str) -> None:
@@ -254,6 +261,7 @@ class Engine:
             for request in [*self._waiting, *(one for one in self._running if one is not None)]:
                 self._finish(request, End("error", message))
             self._waiting.clear()
+            self._cached.clear()
             self._slots = empty_slots(self.model, self.variables, len(self._running), self.capacity, self.widths[-1])
 
     def warm(self) -> None:
@@ -263,7 +271,9 @@ class Engine:
             for width in self.widths:
                 tokens = np.zeros((1, width), np.int32)
                 self._slots = admit(self.model, self.variables, self._shelf, self._slots, slot, place, tokens, one)
-                if not self.model.model_config.is_encoder_decoder:
+                if self._reuses:
+                    args = self._shelf, self._slots, slot, place, tokens, one, slot, one
+                    self._slots = admit_after(self.model, self.variables, *args)
                     score_text(self.model, TOPS, self.variables, self._shelf, place, tokens[0], one)
             for samples, truncates in ((False, False), (True, False), (True, True)):
                 for tops in (0, TOPS):
@@ -280,7 +290,7 @@ class Engine:
         """Returns how many programs of serving the process has compiled."""
         from prefix_jax.decoding.bank import filled
 
-        programs: tuple[Any, ...] = (admit, pick, feed, score_text, filled)
+        programs: tuple[Any, ...] = (admit, admit_after, pick, feed, score_text, filled)
         return sum(one._cache_size() for one in programs)
 
     @property
@@ -296,7 +306,7 @@ class Engine:
     def _admit(self) -> bool:
         """Moves requests from the queue to free slots; returns whether there was any."""
         any_ = False
-        while self._waiting and None in self._running:
+        while self._waiting and self._cached.free:
             request = self._waiting.popleft()
             any_ = True
             if request.scored:
@@ -304,14 +314,41 @@ class Engine:
             if request.sampling.max_tokens < 1:
                 self._finish(request, End("length"))
                 continue
-            slot = request.slot = self._running.index(None)
-            self._running[slot] = request
-            tokens = self._padded(request.ids)
-            length, place = np.int32(len(request.ids)), np.int32(request.place)
-            at = np.int32(slot)
-            self._slots = admit(self.model, self.variables, self._shelf, self._slots, at, place, tokens[None], length)
-            _set_rules(self._rules, slot, request.sampling)
+            self._start(request)
         return any_
+
+    def _start(self, request: Request) -> None:
+        """Puts a request into a free slot; computes what of its prompt is not in a cache."""
+        beginning = self._beginning(request)
+        slot = request.slot = self._cached.take(beginning)
+        self._running[slot] = request
+        request.cached = 0 if beginning is None else beginning.kept
+        rest = request.ids[request.cached :]
+        args = np.int32(slot), np.int32(request.place), self._padded(rest)[None], np.int32(len(rest))
+        whole = self.model, self.variables, self._shelf, self._slots
+        if beginning is None:
+            self._slots = admit(*whole, *args)
+        else:
+            self._slots = admit_after(*whole, *args, np.int32(beginning.slot), np.int32(beginning.kept))
+        self._cached.hold(slot, request.name, request.ids)
+        _set_rules(self._rules, slot, request.sampling)
+
+    @property
+    def _reuses(self) -> bool:
+        """Whether the cache of a prompt's first tokens does not depend on the others."""
+        return not self.model.model_config.is_encoder_decoder
+
+    def _beginning(self, request: Request) -> Beginning | None:
+        """Returns where the beginning of a request's prompt is cached, if that saves anything."""
+        if not self._reuses:
+            return None
+        found = self._cached.longest(request.name, request.ids)
+        if found is None:
+            return None
+        # The last place of a full cache is written again by every step.
+        found = found._replace(kept=min(found.kept, self.capacity - 1))
+        count = len(request.ids)
+        return found if self._width(count - found.kept) < self._width(count) else None
 
     def _scored(self, request: Request) -> Scores:
         tokens, length = self._padded(request.ids), np.int32(len(request.ids))
@@ -358,6 +395,7 @@ class Engine:
         with self._lock:
             if request.slot >= 0:
                 self._running[request.slot] = None
+                self._cached.give_back(request.slot)
                 request.slot = -1
             if request.name is not None:
                 self.bank.release(request.name)

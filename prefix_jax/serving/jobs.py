@@ -214,8 +214,10 @@ class Job:
         return Piece(index, text, tokens, finish="stop" if self.streams[index].stopped else end.reason)
 
     @property
-    def usage(self) -> dict[str, int]:
-        """The numbers of tokens, as OpenAI counts them."""
+    def usage(self) -> dict[str, Any]:
+        """The numbers of tokens, as OpenAI counts them; of each prompt, only the first answer may read it anew."""
         read = sum(len(prompt.ids) for prompt in self.prompts)
         made = sum(request.made for request in self.requests)
-        return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
+        cached = sum(one.cached for one in self.requests[:: len(self.requests) // len(self.prompts)])
+        counts = {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
+        return {**counts, "prompt_tokens_details": {"cached_tokens": cached}}
