@@ -20,9 +20,10 @@ class Telemetry:
         self._registry = registry = CollectorRegistry()
         label = ["model_name"]
 
-        def gauge(name: str, about: str, value: Any) -> None:
-            Gauge(f"vllm:{name}", about, registry=registry).set_function(value)
+        def gauge(name: str, about: str, value: Any, owner: str = "vllm") -> None:
+            Gauge(f"{owner}:{name}", about, registry=registry).set_function(value)
 
+        gauge("compiled_programs", "Programs compiled so far; constant while serving.", engine.programs, "prefix_jax")
         gauge("num_requests_running", "Requests in slots.", lambda: engine.counts[0])
         gauge("num_requests_waiting", "Requests in the queue.", lambda: engine.counts[1])
         gauge("kv_cache_usage_perc", "The used share of the caches, 1 for all.", lambda: engine.used)

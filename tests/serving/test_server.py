@@ -227,6 +227,7 @@ def test_a_client_that_leaves_ends_its_request(running, client):
 def test_metrics_have_the_names_of_vllm(running, client):
     client.completions.create(model="formal", prompt=SOURCE, max_tokens=3)
     found = request(running, "/metrics")[2].decode()
+    assert f"prefix_jax:compiled_programs {running.server.engine.programs():.1f}" in found
     for name in (
         "vllm:num_requests_running 0.0",
         'vllm:generation_tokens_total{model_name="formal"}',
