@@ -145,8 +145,8 @@ def test_adapters_come_and_go(running, client):
     for path in ("../formal", "/etc"):
         status, _, body = request(running, "/v1/adapters", {"lora_name": "x", "lora_path": path})
         assert status == 403 and "outside the server's --tuned_dir" in body.decode()
-    with pytest.raises(openai.BadRequestError, match="takes prefixes alone"):
-        client.completions.create(model="lora", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="join prefixes only"):
+        client.completions.create(model="formal+lora", prompt="x")
 
 
 BAD = [
