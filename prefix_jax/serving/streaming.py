@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from prefix_jax import decoding
-from prefix_jax.decoding.shelf import kind_of
 from prefix_jax.decoding.generation_config import OfModel
+from prefix_jax.decoding.shelf import kind_of
 from prefix_jax.errors import UserError
 from prefix_jax.inference.generation import decoding_options, source_ids
 from prefix_jax.serving.engine import End, Engine, Request, Sampling, Scores, Token
