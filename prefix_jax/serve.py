@@ -1,8 +1,9 @@
 """`prefix-jax serve --model flan-t5-small --tuned formal=DIR --tuned casual=DIR`
 
-Serves a model and what was tuned on it (prefixes, prompts, LoRA) by OpenAI's API, on http://127.0.0.1:8000 unless `--host` and `--port` say
-otherwise: `/v1/completions`, `/v1/chat/completions` and `/v1/models`, where `model` is the name of one of these.
-With `--tuned_dir`, every run directory in a folder is served, without a restart. Needs `pip install 'prefix_jax[serve]'`.
+Serves a model and what was tuned on it (prefixes, prompts, LoRA) by OpenAI's API, on http://127.0.0.1:8000 unless
+`--host` and `--port` say otherwise: `/v1/completions`, `/v1/chat/completions` and `/v1/models`, where `model` is the
+name of one of these. With `--tuned_dir`, every run directory in a folder is served, without a restart. Needs
+`pip install 'prefix_jax[serve]'`.
 """
 
 import contextlib
@@ -33,9 +34,7 @@ def define_flags() -> None:
         "context", None, "Longest prompt with its answer, in tokens; by default 1024 or the model's.", 1
     )
     flags.DEFINE_integer("max_prefix", None, "Greatest length of a prefix; by default 32, or that of --tuned.", 1)
-    flags.DEFINE_integer(
-        "max_adapters", 64, "Tuned states on the devices; the least recently used ones are reloaded.", 1
-    )
+    flags.DEFINE_integer("max_adapters", 64, "Tuned states on the devices; the least recently used are reloaded.", 1)
     flags.DEFINE_integer("queue", 256, "Waiting requests, beyond which others get the status 429.", 1)
     flags.DEFINE_integer("max_body", 1 << 20, "Largest body of a request, in bytes.", 1)
     flags.DEFINE_float("timeout", 600.0, "Longest time for a request, in seconds.", 0.1)

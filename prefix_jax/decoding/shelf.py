@@ -101,9 +101,8 @@ def check_fits(name: str, state: TunedState, kind: Kind) -> None:
     prefix, own = state.prefix, kind_of(state)
     if prefix is not None:
         if prefix.infix != kind.infix:
-            raise UserError(
-                f'"{name}" is {"an infix" if prefix.infix else "a prefix"}, unlike the others; leave it out'
-            )
+            what = "an infix" if prefix.infix else "a prefix"
+            raise UserError(f'"{name}" is {what}, unlike the others; leave it out')
         if prefix.distances != kind.distances:
             raise UserError(f'"{name}" has other position biases than the others (option `distances`); leave it out')
         if length(prefix) > kind.capacity:

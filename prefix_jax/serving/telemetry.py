@@ -30,7 +30,9 @@ class Telemetry:
         self._read = Counter("vllm:prompt_tokens", "Tokens of prompts.", label, registry=registry)
         cached = "Tokens of prompts that were known from earlier ones."
         self._cached = Counter("vllm:prefix_cache_hits", cached, label, registry=registry)
-        self._asked = Counter("vllm:prefix_cache_queries", "Tokens that were looked for.", label, registry=registry)
+        self._asked = Counter(
+            "vllm:prefix_cache_queries", "Tokens of prompts, cached or not.", label, registry=registry
+        )
         self._made = Counter("vllm:generation_tokens", "New tokens.", label, registry=registry)
         ends = [*label, "finished_reason"]
         self._ended = Counter("vllm:request_success", "Requests that ended.", ends, registry=registry)
