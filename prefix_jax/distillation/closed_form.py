@@ -23,7 +23,7 @@ from prefix_jax.models.prefix import Prefix, PrefixKV
 Array = np.ndarray
 
 
-class Options(NamedTuple):
+class Matching(NamedTuple):
     """How slots are chosen and solved for.
 
     Attributes:
@@ -128,7 +128,7 @@ def solve(
     key: Float[Array, "n D"],
     value: Float[Array, "n D"],
     slots: int,
-    options: Options = Options(),  # noqa: B008 (immutable)
+    options: Matching = Matching(),  # noqa: B008 (immutable)
     cap: float | None = None,
 ) -> Slots:
     """Returns `slots` slots in place of the n keys and values, of which there must be as many or more."""
@@ -165,7 +165,7 @@ def compress(
     document: Prefix,
     queries: Float[Array, "layers kv_heads M head_dim"],
     slots: int,
-    options: Options = Options(),  # noqa: B008 (immutable)
+    options: Matching = Matching(),  # noqa: B008 (immutable)
     cap: float | None = None,
 ) -> tuple[Prefix, Errors]:
     """Returns a prefix of `slots` slots for a document (see `document.read`), and its errors by head.

@@ -7,10 +7,8 @@ import pytest
 from scipy import optimize
 
 from prefix_jax.distillation import closed_form
-from prefix_jax.distillation.closed_form import Options
 
 M, N, D = 240, 24, 8
-EVERY = Options(held_out=0)
 
 
 @pytest.fixture(scope="module")
