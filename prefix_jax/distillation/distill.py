@@ -182,7 +182,7 @@ def distill(
     if options.length > len(ids):
         raise UserError(f"length is {options.length}, and the document has only {len(ids)} tokens; lower it")
     document.check(session.model_config, len(ids), room=2 * options.asking.answer_tokens)
-    session = session.of(_with_document(session.config, frame, len(ids), workdir))
+    session = session.of(with_document(session.config, frame, len(ids), workdir))
     _claim(workdir, session, ids, options, given)
     teacher = document.read(session.model, session.base, ids)
     starts, errors = _starts(session, teacher, ids, options)
@@ -191,7 +191,7 @@ def distill(
     splits = study.divided(found, options.held_out)
     write_study_splits(workdir, splits)
     _check_splits(splits, options)
-    sets = {split: _token_ids(session, split) for split in splits}
+    sets = {split: token_ids(session, split) for split in splits}
     made, finished = starts[options.method], True
     if options.method == "train":
         soft = {
@@ -212,11 +212,12 @@ def _check_splits(splits: study.Splits, options: Options) -> None:
     missing = {"test", *(("train",) if options.method == "train" else ())} - set(splits)
     if missing:
         raise UserError(
-            f"no {missing.pop()} question is left of those that were written or given; raise questions or lower held_out"
+            f"no {missing.pop()} question is left of those that were written or given; raise questions, or lower "
+            "held_out"
         )
 
 
-def _with_document(config: Config, frame: framing.Frame, tokens: int, workdir: Path) -> Config:
+def with_document(config: Config, frame: framing.Frame, tokens: int, workdir: Path) -> Config:
     """Returns the configuration of texts that follow a document."""
     made = config.copy_and_resolve_references()
     made.update_from_flattened_dict({**frame.options, "prefix.offset": tokens, "data.path": str(workdir / STUDY)})
@@ -240,7 +241,7 @@ def _starts(
     return {**found, "closed_form": matched, options.method: matched}, errors
 
 
-def _token_ids(session: Session, split: str) -> TokenisedSet:
+def token_ids(session: Session, split: str) -> TokenisedSet:
     """Returns the token ids of a split's questions and answers, as a run reads them."""
     records = text_pairs(session.config, split)
     return conversations.fitting(session, records, split)[0] if is_chat(session.config) else tokenised(session, records)
