@@ -22,7 +22,7 @@ def define_flags() -> None:
         "method", "closed_form", ["closed_form", "train", "first", "chunks"],
         "Attention Matching; that and training; the document's first tokens; chunks spread over it.",
     )  # fmt: skip
-    flags.DEFINE_integer("questions", 256, "Questions that the model writes to train on.", lower_bound=1)
+    flags.DEFINE_integer("questions", 64, "Questions that the model writes and answers to learn from.", lower_bound=0)
     flags.DEFINE_integer("held_out", 32, "Questions that measure what is made.", lower_bound=1)
     cli.define_path("questions_file", None, "A file of questions, one a line, in place of the model's own.")
     flags.DEFINE_boolean("chat", None, "Questions are turns of a chat; by default where there is a chat template.")

@@ -4,10 +4,11 @@ Writes `results.jsonl`, a line for each seed, method and length, and the table a
 command resumes; `--only_tables` writes the last two alone.
 """
 
+import functools
 import hashlib
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments.documents import report
-from experiments.documents.facts import Document, Fact, document
+from experiments.documents.facts import Fact, document
 from prefix_jax import cli
 from prefix_jax.config import default_config
 from prefix_jax.distillation import closed_form, distill, fidelity, framing, study
@@ -26,6 +27,10 @@ from prefix_jax.models.prefix import Prefix
 from prefix_jax.training import run_directory
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.tuning import TunedState
+from prefix_jax.workdir import write_study
+
+# Answers are short.
+ASKING = study.Asking(answer_tokens=16)
 
 
 def define_flags() -> None:
@@ -49,23 +54,24 @@ def main(options: flags.FlagValues) -> None:
 
 
 def _measure(options: flags.FlagValues, seed: int) -> None:
-    made = document(seed)
-    trained = [int(length) for length in options.trained]
-    base = _session(options, 1)
-    frame = framing.framed(base, made.text, chat=False)
-    session, teacher = _opened(base, frame, Path(options.workdir))
-    facts = made.facts[:: max(1, len(made.facts) // options.asked)][: options.asked]
     done = {(line["seed"], line["method"], line["length"]) for line in report.read()}
     wanted = [(TEACHER, 0), ("bare", 0), *((m, int(n)) for n in options.lengths for m in report.STARTS)]
-    wanted += [("train", length) for length in trained]
-    left = [(method, length) for method, length in wanted if (seed, method, length) not in done]
-    sets = _answers(session, made, Path(options.workdir) / f"facts-{seed}")
-    for method, length, prefix, more in _prefixes(options, made, session, teacher, frame.ids, left, seed):
+    wanted += [("train", int(length)) for length in options.trained]
+    left = [one for one in wanted if (seed, *one) not in done]
+    if not left:
+        return
+    case = Case(options, seed)
+    facts = case.made.facts[:: max(1, len(case.made.facts) // options.asked)][: options.asked]
+    for method, length in left:
+        start = time.perf_counter()
+        prefix, more = case.prefix(method, length)
+        seconds = round(time.perf_counter() - start, 1)
         students = {} if method == TEACHER else {method: prefix}
-        found = fidelity.measure(session, teacher, students, sets, rows=8)[method]
-        exact = _exact(session, prefix, facts)
-        line = {"seed": seed, "method": method, "length": length, "tokens": len(frame.ids), **found._asdict()}
-        report.add({**line, "exact": exact, "facts": len(made.facts), "asked": len(facts), **more, **_about(options)})
+        found = fidelity.measure(case.session, case.teacher, students, case.answers, rows=8)[method]
+        exact = _exact(case.session, prefix, facts)
+        line = {"seed": seed, "method": method, "length": length, "tokens": len(case.ids), **found._asdict()}
+        counts = {"facts": len(case.made.facts), "asked": len(facts), "questions": len(case.asked)}
+        report.add({**line, "exact": exact, "seconds": seconds, **counts, **more, **_about(options)})
 
 
 def _about(options: flags.FlagValues) -> dict[str, Any]:
@@ -85,68 +91,50 @@ def _session(options: flags.FlagValues, length: int) -> Session:
     return open_session(distill.configured(config, distill.Options(length=length), changes))
 
 
-def _opened(session: Session, frame: framing.Frame, folder: Path) -> tuple[Session, Prefix]:
-    ids = np.asarray(frame.ids, np.int32)
-    after = session.of(distill.with_document(session.config, frame, len(ids), folder))
-    return after, reading.read(session.model, session.base, ids)
+class Case:
+    """A document with its teacher, the answers that measure, and the teacher's answers to other questions."""
 
+    def __init__(self, options: flags.FlagValues, seed: int):
+        self.options, self.seed, self.made = options, seed, document(seed)
+        base = _session(options, 2)
+        frame = framing.framed(base, self.made.text, chat=False)
+        self.ids = frame.ids
+        folder = Path(options.workdir) / f"document-{seed}"
+        self.session = base.of(distill.with_document(base.config, frame, len(frame.ids), folder))
+        self.teacher = reading.read(base.model, base.base, np.asarray(frame.ids, np.int32))
+        gold = [{"source": fact.question, "target": f"{fact.answer}."} for fact in self.made.facts]
+        every = [question for fact in self.made.facts for question in fact.training]
+        # In an order of no meaning.
+        self.given = sorted(every, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+        self.asked = study.rows(
+            self.session, self.teacher, self.made.text, len(every), ASKING, folder, self.given, progress=False
+        )
+        distill.write_study_splits(folder, {"test": gold, "train": self.asked})
+        self.answers = distill.token_ids(self.session, "test")
 
-def _answers(session: Session, made: Document, folder: Path) -> Any:
-    """Returns the token ids of all facts' questions and answers."""
-    rows = [{"number": i, "source": f.question, "target": f"{f.answer}."} for i, f in enumerate(made.facts)]
-    distill.write_study_splits(folder, {"test": rows})
-    config = session.config.copy_and_resolve_references()
-    config.data.path = str(folder / distill.STUDY)
-    return distill.token_ids(session.of(config), "test")
+    @functools.cached_property
+    def queries(self) -> Mapping[str, np.ndarray]:
+        """Queries of the questions and their answers, and of reading the document again."""
+        asked, parts = distill.token_ids(self.session, "train"), study.chunks(self.ids, distill.Options().reread)
+        texts = {"closed_form": distill.whole(asked), "reread": parts}
+        opened, most = self.session, distill.Options().queries
+        return {n: reading.queries(opened.model, opened.base, self.teacher, t, most) for n, t in texts.items()}
 
-
-Line = tuple[str, int, Prefix | None, Mapping[str, Any]]
-
-
-def _prefixes(
-    options: flags.FlagValues,
-    made: Document,
-    session: Session,
-    teacher: Prefix,
-    ids: list[int],
-    left: list[tuple[str, int]],
-    seed: int,
-) -> Iterator[Line]:
-    """Yields method, length, prefix, and what else is known of each that is left to measure."""
-    queries = None
-    for method, length in left:
-        start = time.perf_counter()
+    def prefix(self, method: str, length: int) -> tuple[Prefix | None, Mapping[str, Any]]:
+        """Returns the prefix of a method, and what else is known of it."""
         if method in (TEACHER, "bare"):
-            yield method, length, teacher if method == TEACHER else None, {}
-        elif method == "first":
-            yield method, length, reading.first(teacher, length), {}
-        elif method == "chunks":
-            yield method, length, reading.spread(teacher, length), {}
-        elif method == "closed_form":
-            if queries is None:
-                again = study.chunks(ids, distill.Options().reread)
-                queries = reading.queries(session.model, session.base, teacher, again, distill.Options().queries)
-            prefix, errors = closed_form.compress(teacher, queries, length)
-            seconds = round(time.perf_counter() - start, 1)
-            means = {name: float(part.mean()) for name, part in errors._asdict().items()}
-            yield method, length, prefix, {"seconds": seconds, "errors": means}
-        else:
-            chosen = distill.Options(length=length, method="train", held_out=16, chat=False, asking=_ASKING)
-            asked = [question for fact in made.facts for question in fact.training]
-            rest = sorted(asked, key=lambda question: hash_of(question))
-            folder = Path(options.workdir) / f"train-{seed}-{length}"
-            config = _session(options, length).config
-            found = distill.distill(session.of(config), made.text, folder, chosen, cli.command_line(), rest)
-            more = {"seconds": round(time.perf_counter() - start, 1), "steps": options.steps}
-            yield method, length, found.prefix, {**more, "learning_rate": options.learning_rate, "questions": len(rest)}
-
-
-_ASKING = study.Asking(answer_tokens=16)
-
-
-def hash_of(text: str) -> str:
-    """Returns a hash by which questions are put in an order of no meaning."""
-    return hashlib.sha256(text.encode()).hexdigest()
+            return self.teacher if method == TEACHER else None, {}
+        if method in ("first", "chunks"):
+            return {"first": reading.first, "chunks": reading.spread}[method](self.teacher, length), {}
+        if method != "train":
+            prefix, errors = closed_form.compress(self.teacher, self.queries[method], length)
+            return prefix, {"errors": {name: float(part.mean()) for name, part in errors._asdict().items()}}
+        chosen = distill.Options(length=length, method="train", held_out=16, chat=False, asking=ASKING)
+        folder = Path(self.options.workdir) / f"train-{self.seed}-{length}"
+        write_study(folder, self.asked)
+        session = self.session.of(_session(self.options, length).config)
+        found = distill.distill(session, self.made.text, folder, chosen, cli.command_line(), self.given)
+        return found.prefix, {"steps": self.options.steps, "learning_rate": self.options.learning_rate}
 
 
 def _exact(session: Session, prefix: Prefix | None, facts: tuple[Fact, ...]) -> float:

@@ -11,14 +11,15 @@ from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
-STARTS = ("first", "chunks", "closed_form")
+STARTS = ("first", "chunks", "reread", "closed_form")
 TITLES = {
     TEACHER: "the whole document",
     "bare": "no document",
     "first": "first tokens",
     "chunks": "chunks",
-    "closed_form": "closed form",
-    "train": "closed form, trained",
+    "reread": "closed form, of the document read again",
+    "closed_form": "closed form, of questions",
+    "train": "closed form, of questions, trained",
 }
 COLUMNS = ("prefix", "slots", "tokens a slot", "KL", "top-1 %", "log perplexity", "recovery", "exact match %")
 

@@ -45,6 +45,8 @@ from prefix_jax.workdir import (
 
 # How a document becomes a prefix: its first tokens, chunks spread over it, Attention Matching, and training after that.
 METHODS = ("closed_form", "train", "first", "chunks")
+# Those that need questions beside the ones that measure.
+_STUDIED = ("closed_form", "train")
 # The bare model, in the table of what is measured.
 BARE = "bare"
 # Version of cached targets of a teacher: increment it whenever the same records give other arrays.
@@ -60,12 +62,13 @@ class Options:
     Attributes:
       length: slots of the prefix.
       method: one of METHODS.
-      questions: written to train on, with "train"; as many as are held out are written twice beside them.
+      questions: that the model writes and answers: the closed form is solved for their queries, and "train" trains on
+        them. 0: for the queries of reading the document again, which needs no generated text and is less exact.
       held_out: questions that measure fidelity.
       chat: whether questions are turns of a chat; None: where the tokenizer has a chat template.
       frozen: first slots that training leaves as they are.
       queries: of a KV head that the closed form is solved for, at most.
-      reread: tokens of the parts in which the model reads the document again, after itself, for these queries.
+      reread: tokens of the parts in which the document is read again, after itself, without questions.
       top_k: tokens of the teacher's distribution that are kept for each target.
       asking: how questions are written.
       matching: how slots are chosen and solved for.
@@ -73,7 +76,7 @@ class Options:
 
     length: int = 128
     method: str = "closed_form"
-    questions: int = 256
+    questions: int = 64
     held_out: int = 32
     chat: bool | None = None
     frozen: int = 1
@@ -87,9 +90,11 @@ class Options:
         """Raises UserError if an option is out of its range."""
         if self.method not in METHODS:
             raise UserError(f'method is "{self.method}"; it must be one of {", ".join(METHODS)}')
-        for name in ("length", "questions", "held_out", "queries", "top_k"):
+        for name in ("length", "held_out", "queries", "top_k"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.method == "train" and self.questions < 1:
+            raise UserError(f"questions is {self.questions}, and training needs some; raise it")
 
 
 @dataclass(frozen=True)
@@ -185,13 +190,13 @@ def distill(
     session = session.of(with_document(session.config, frame, len(ids), workdir))
     _claim(workdir, session, ids, options, given)
     teacher = document.read(session.model, session.base, ids)
-    starts, errors = _starts(session, teacher, ids, options)
-    count = 2 * options.held_out + options.questions if options.method == "train" else options.held_out
+    count = options.held_out + (options.questions if options.method in _STUDIED else 0)
     found = study.rows(session, teacher, text, len(given) or count, options.asking, workdir, given, progress)
     splits = study.divided(found, options.held_out)
     write_study_splits(workdir, splits)
     _check_splits(splits, options)
     sets = {split: token_ids(session, split) for split in splits}
+    starts, errors = _starts(session, teacher, ids, sets.get("train"), options)
     made, finished = starts[options.method], True
     if options.method == "train":
         soft = {
@@ -225,7 +230,7 @@ def with_document(config: Config, frame: framing.Frame, tokens: int, workdir: Pa
 
 
 def _starts(
-    session: Session, teacher: Prefix, ids: np.ndarray, options: Options
+    session: Session, teacher: Prefix, ids: np.ndarray, asked: TokenisedSet | None, options: Options
 ) -> tuple[dict[str, Prefix], closed_form.Errors | None]:
     """Returns the prefixes that need no training, by method; training begins with the closed form."""
     found = {
@@ -234,11 +239,16 @@ def _starts(
     }
     if options.method in found:
         return found, None
-    again = study.chunks(ids.tolist(), options.reread)
-    queries = document.queries(session.model, session.base, teacher, again, options.queries)
+    texts = study.chunks(ids.tolist(), options.reread) if asked is None else whole(asked)
+    queries = document.queries(session.model, session.base, teacher, texts, options.queries)
     cap = session.model_config.soft_cap
     matched, errors = closed_form.compress(teacher, queries, options.length, options.matching, cap)
     return {**found, "closed_form": matched, options.method: matched}, errors
+
+
+def whole(data: TokenisedSet) -> list[list[int]]:
+    """Returns sources and targets as one text each."""
+    return [[*data.sources[i], *data.targets[i]] for i in range(len(data))]
 
 
 def token_ids(session: Session, split: str) -> TokenisedSet:

@@ -170,7 +170,7 @@ def test_in_a_chat_the_document_is_the_system_message(session):
     prompt = later.chat.prompt(framing_conversation("Hello"), "input")[0]
     text = opened.tokenizer.decode([*frame.ids, *prompt])
     assert text == f"<s>system\n{TEXT}</s>\n<s>user\nHello</s>\n<s>assistant\n"
-    config.data.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}{{ raise_exception('no') if messages[0].role == 'system' }}"
+    config.data.chat_template = CHATML + "{{ raise_exception('no') if messages[0].role == 'system' }}"
     plain = framing.framed(session.of(config), TEXT)
     assert opened.tokenizer.decode(plain.ids) == TEXT
 
