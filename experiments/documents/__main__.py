@@ -18,7 +18,7 @@ from absl import flags
 from experiments.documents import report
 from experiments.documents.facts import Fact, document
 from prefix_jax import cli
-from prefix_jax.config import default_config
+from prefix_jax.config import Config, default_config
 from prefix_jax.distillation import closed_form, distill, fidelity, framing, study
 from prefix_jax.distillation import document as reading
 from prefix_jax.distillation.fidelity import TEACHER
@@ -83,12 +83,12 @@ def _about(options: flags.FlagValues) -> dict[str, Any]:
     }
 
 
-def _session(options: flags.FlagValues, length: int) -> Session:
+def _config(options: flags.FlagValues, length: int) -> Config:
     config = default_config()
     config.model.source = options.model
     changes = {"training.steps": options.steps, "optimizer.learning_rate": options.learning_rate}
     changes |= {"training.tensorboard": False, "training.checkpoint_every": 20, "training.log_every": 5}
-    return open_session(distill.configured(config, distill.Options(length=length), changes))
+    return distill.configured(config, distill.Options(length=length), changes)
 
 
 class Case:
@@ -96,7 +96,7 @@ class Case:
 
     def __init__(self, options: flags.FlagValues, seed: int):
         self.options, self.seed, self.made = options, seed, document(seed)
-        base = _session(options, 2)
+        base = open_session(_config(options, 2))
         frame = framing.framed(base, self.made.text, chat=False)
         self.ids = frame.ids
         folder = Path(options.workdir) / f"document-{seed}"
@@ -132,7 +132,7 @@ class Case:
         chosen = distill.Options(length=length, method="train", held_out=16, chat=False, asking=ASKING)
         folder = Path(self.options.workdir) / f"train-{self.seed}-{length}"
         write_study(folder, self.asked)
-        session = self.session.of(_session(self.options, length).config)
+        session = self.session.of(_config(self.options, length))
         found = distill.distill(session, self.made.text, folder, chosen, cli.command_line(), self.given)
         return found.prefix, {"steps": self.options.steps, "learning_rate": self.options.learning_rate}
 

@@ -179,17 +179,20 @@ class PackedBatches:
         row, column, _, _, flat = _spread(self._scored, records, rows, targets, _starts(rows, targets))
         places = self._places[_flat(self._scored.offsets[records], targets)]
         first = np.repeat(starts + data.sources.lengths[records] - 1, targets)
-        soft = {} if data.soft is None else self._soft(data.soft, records, targets, row, column)
-        return Batch(tokens, positions, segment_ids, *_targets(shape, row, column, first + places, flat), **soft)
+        batch = Batch(tokens, positions, segment_ids, *_targets(shape, row, column, first + places, flat))
+        if data.soft is None:
+            return batch
+        soft_ids, soft_log_probs = self._soft(data.soft, records, targets, row, column)
+        return replace(batch, soft_ids=soft_ids, soft_log_probs=soft_log_probs)
 
     def _soft(
         self, soft: SoftTargets, records: np.ndarray, targets: np.ndarray, row: np.ndarray, column: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    ) -> SoftTargets:
         """Returns a teacher's tokens and log probabilities [rows, targets per row, k]."""
-        found = {}
-        for name, part in zip(("soft_ids", "soft_log_probs"), soft, strict=True):
-            found[name] = np.zeros((self.shape.rows, self.shape.second, part.shape[1]), part.dtype)
-            found[name][row, column] = part[_flat(self._scored.offsets[records], targets)]
+        shape, flat = (self.shape.rows, self.shape.second), _flat(self._scored.offsets[records], targets)
+        found = SoftTargets(*(np.zeros((*shape, part.shape[1]), part.dtype) for part in soft))
+        for whole, part in zip(found, soft, strict=True):
+            whole[row, column] = part[flat]
         return found
 
     def _encoder_decoder(self, records: np.ndarray, rows: np.ndarray) -> Batch:

@@ -204,13 +204,20 @@ def distill(
         }
         run = Given(loss=divergence_sums, sets=soft, start=made)
         outcome = pipeline.tune(session.config, workdir, list(argv), session, run)
-        made, finished = store.load(workdir / TUNED)[0].prefix if outcome.finished else made, outcome.finished
+        made, finished = (_kept(workdir), True) if outcome.finished else (made, False)
     shown = {**starts, options.method: made}
     measured = fidelity.measure(session, teacher, {BARE: None, **shown}, sets["test"]) if finished else {}
     result = Distilled(session, made, measured, len(ids), errors, finished)
     if finished:
         _write(workdir, result, options, argv)
     return result
+
+
+def _kept(workdir: Path) -> Prefix:
+    """Returns the prefix that a run wrote."""
+    prefix = store.load(workdir)[0].prefix
+    assert prefix is not None, "a run of method prefix writes one"
+    return prefix
 
 
 def _check_splits(splits: study.Splits, options: Options) -> None:

@@ -69,13 +69,10 @@ def soft_targets(session: Session, teacher: Prefix, data: TokenisedSet, k: int, 
         batch = batches.batch_at(step)
         found = [np.asarray(part) for part in _top(session.model, session.base, teacher, batch, k)]
         records, lines = batches.records_at(step)
-        counts = batches.target_counts(records)
         for row in range(batches.shape.rows):
             # The targets of a row are those of its records, in order.
-            own = [np.arange(offsets[i], offsets[i] + n) for i, n in zip(records, counts, strict=True)]
-            places = np.concatenate(
-                [np.zeros(0, np.int64), *(p for p, at in zip(own, lines, strict=True) if at == row)]
-            )
+            bounds = [offsets[record : record + 2].tolist() for record in records[lines == row].tolist()]
+            places = np.asarray([place for start, end in bounds for place in range(start, end)], np.int64)
             log_probs[places], ids[places] = found[0][row, : len(places)], found[1][row, : len(places)]
     return SoftTargets(ids, log_probs)
 
