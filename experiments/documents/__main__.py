@@ -4,14 +4,16 @@ Writes `results.jsonl`, a line for each seed, method and length, and the table a
 command resumes; `--only_tables` writes the last two alone.
 """
 
+import dataclasses
 import functools
 import hashlib
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -23,7 +25,7 @@ from prefix_jax.distillation import closed_form, distill, fidelity, framing, stu
 from prefix_jax.distillation import document as reading
 from prefix_jax.distillation.fidelity import TEACHER
 from prefix_jax.inference import write_texts
-from prefix_jax.models.prefix import Prefix
+from prefix_jax.models.prefix import Prefix, PrefixKV
 from prefix_jax.training import run_directory
 from prefix_jax.training.session import Session, open_session
 from prefix_jax.tuning import TunedState
@@ -39,7 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_list("seeds", ["1"], "Of the documents.")
     flags.DEFINE_list("lengths", ["16", "32", "64", "128", "256"], "Slots.")
     flags.DEFINE_list("trained", ["16", "64", "256"], "Lengths that are trained too.")
-    flags.DEFINE_integer("asked", 48, "Facts that each prefix is asked for, in generated text.")
+    flags.DEFINE_integer("asked", 48, "Facts that each prefix is asked for.")
     flags.DEFINE_integer("steps", 60, "Of training.")
     flags.DEFINE_float("learning_rate", 1e-2, "Of training.")
     flags.DEFINE_boolean("only_tables", False, "Whether only the tables and the plot are written.")
@@ -61,17 +63,40 @@ def _measure(options: flags.FlagValues, seed: int) -> None:
     if not left:
         return
     case = Case(options, seed)
-    facts = case.made.facts[:: max(1, len(case.made.facts) // options.asked)][: options.asked]
-    for method, length in left:
-        start = time.perf_counter()
-        prefix, more = case.prefix(method, length)
-        seconds = round(time.perf_counter() - start, 1)
-        students = {} if method == TEACHER else {method: prefix}
-        found = fidelity.measure(case.session, case.teacher, students, case.answers, rows=8)[method]
-        exact = _exact(case.session, prefix, facts)
-        line = {"seed": seed, "method": method, "length": length, "tokens": len(case.ids), **found._asdict()}
-        counts = {"facts": len(case.made.facts), "asked": len(facts), "questions": len(case.asked)}
-        report.add({**line, "exact": exact, "seconds": seconds, **counts, **more, **_about(options)})
+    widest = max(int(length) for length in [*options.lengths, *options.trained])
+    for group in _groups(left):
+        made = {one: case.prefix(*one) for one in group}
+        # All with the same shape, which is one program.
+        students = {name(*one): _padded(prefix, widest) for one, (prefix, _) in made.items() if one[0] != TEACHER}
+        found = fidelity.measure(case.session, case.teacher, students, case.answers, rows=8)
+        for (method, length), (prefix, more) in made.items():
+            own = students.get(name(method, length), prefix)
+            line = {"seed": seed, "method": method, "length": length, "tokens": len(case.ids)}
+            line |= {**found[name(method, length)]._asdict(), "exact": _exact(case.session, own, case.facts)}
+            counts = {"facts": len(case.facts), "questions": len(case.asked)}
+            report.add({**line, **counts, **more, **_about(options)})
+
+
+def name(method: str, length: int) -> str:
+    return method if method == TEACHER else f"{method} {length}"
+
+
+def _groups(left: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    """Returns what is measured together, so that the teacher is asked once: all but trained prefixes, then each."""
+    plain, trained = [one for one in left if one[0] != "train"], [one for one in left if one[0] == "train"]
+    return [*([plain] if plain else []), *([one] for one in trained)]
+
+
+def _padded(prefix: Prefix | None, slots: int) -> Prefix | None:
+    """Returns a prefix with closed slots after its own, which no query sees."""
+    if prefix is None or prefix.decoder is None:
+        return None
+    site = prefix.decoder
+    more = slots - site.key.shape[2]
+    bias = jnp.zeros(site.key.shape[:3]) if site.bias is None else site.bias
+    widened = [jnp.pad(part, ((0, 0), (0, 0), (0, more), (0, 0))) for part in (site.key, site.value)]
+    closed = jnp.pad(bias, ((0, 0), (0, 0), (0, more)), constant_values=-jnp.inf)
+    return dataclasses.replace(prefix, decoder=PrefixKV(widened[0], widened[1], closed))
 
 
 def _about(options: flags.FlagValues) -> dict[str, Any]:
@@ -102,7 +127,8 @@ class Case:
         folder = Path(options.workdir) / f"document-{seed}"
         self.session = base.of(distill.with_document(base.config, frame, len(frame.ids), folder))
         self.teacher = reading.read(base.model, base.base, np.asarray(frame.ids, np.int32))
-        gold = [{"source": fact.question, "target": f"{fact.answer}."} for fact in self.made.facts]
+        self.facts = self.made.facts[:: max(1, len(self.made.facts) // options.asked)][: options.asked]
+        gold = [{"source": fact.question, "target": f"{fact.answer}."} for fact in self.facts]
         every = [question for fact in self.made.facts for question in fact.training]
         # In an order of no meaning.
         self.given = sorted(every, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
@@ -127,8 +153,10 @@ class Case:
         if method in ("first", "chunks"):
             return {"first": reading.first, "chunks": reading.spread}[method](self.teacher, length), {}
         if method != "train":
+            start = time.perf_counter()
             prefix, errors = closed_form.compress(self.teacher, self.queries[method], length)
-            return prefix, {"errors": {name: float(part.mean()) for name, part in errors._asdict().items()}}
+            means = {part: float(error.mean()) for part, error in errors._asdict().items()}
+            return prefix, {"errors": means, "seconds": round(time.perf_counter() - start, 1)}
         chosen = distill.Options(length=length, method="train", held_out=16, chat=False, asking=ASKING)
         folder = Path(self.options.workdir) / f"train-{self.seed}-{length}"
         write_study(folder, self.asked)

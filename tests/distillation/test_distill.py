@@ -77,7 +77,7 @@ def test_a_document_becomes_a_prefix_that_every_command_reads(session, source, t
 
 def test_training_starts_with_the_closed_form_and_leaves_the_first_slot(session, trained, tmp_path):
     _, found = trained
-    start = made(session, tmp_path / "start").prefix.decoder
+    start = distill.distill(session, TEXT, tmp_path / "start", QUICK, given=ASKED, progress=False).prefix.decoder
     now = found.prefix.decoder
     for name in ("key", "value", "bias"):
         before, after = np.asarray(getattr(start, name)), np.asarray(getattr(now, name))
