@@ -200,7 +200,7 @@ def distill(
     made, finished = starts[options.method], True
     if options.method == "train":
         soft = {
-            split: _softened(session, teacher, ids, sets[split], options.top_k) for split in ("train", "validation")
+            split: _softened(session, teacher, ids, sets[split], options.top_k) for split in sets if split != "test"
         }
         run = Given(loss=divergence_sums, sets=soft, start=made)
         outcome = pipeline.tune(session.config, workdir, list(argv), session, run)
