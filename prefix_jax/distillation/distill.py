@@ -190,27 +190,40 @@ def distill(
     session = session.of(with_document(session.config, frame, len(ids), workdir))
     _claim(workdir, session, ids, options, given)
     teacher = document.read(session.model, session.base, ids)
-    count = options.held_out + (options.questions if options.method in _STUDIED else 0)
-    found = study.rows(session, teacher, text, len(given) or count, options.asking, workdir, given, progress)
+    count = len(given) or options.held_out + (options.questions if options.method in _STUDIED else 0)
+    found = study.rows(session, teacher, text, count, options.asking, workdir, given, progress)
     splits = study.divided(found, options.held_out)
     write_study_splits(workdir, splits)
     _check_splits(splits, options)
     sets = {split: token_ids(session, split) for split in splits}
     starts, errors = _starts(session, teacher, ids, sets.get("train"), options)
-    made, finished = starts[options.method], True
+    made: Prefix | None = starts[options.method]
     if options.method == "train":
-        soft = {
-            split: _softened(session, teacher, ids, sets[split], options.top_k) for split in sets if split != "test"
-        }
-        run = Given(loss=divergence_sums, sets=soft, start=made)
-        outcome = pipeline.tune(session.config, workdir, list(argv), session, run)
-        made, finished = (_kept(workdir), True) if outcome.finished else (made, False)
-    shown = {**starts, options.method: made}
-    measured = fidelity.measure(session, teacher, {BARE: None, **shown}, sets["test"]) if finished else {}
-    result = Distilled(session, made, measured, len(ids), errors, finished)
-    if finished:
-        _write(workdir, result, options, argv)
+        learnt = {split: data for split, data in sets.items() if split != "test"}
+        made = _trained(session, teacher, ids, starts["train"], learnt, options, workdir, argv)
+    if made is None:
+        return Distilled(session, starts[options.method], {}, len(ids), errors, finished=False)
+    shown = {BARE: None, **starts, options.method: made}
+    result = Distilled(session, made, fidelity.measure(session, teacher, shown, sets["test"]), len(ids), errors)
+    _write(workdir, result, options, argv)
     return result
+
+
+def _trained(
+    session: Session,
+    teacher: Prefix,
+    ids: np.ndarray,
+    start: Prefix,
+    sets: Mapping[str, TokenisedSet],
+    options: Options,
+    workdir: Path,
+    argv: Sequence[str],
+) -> Prefix | None:
+    """Returns a prefix trained on the teacher's answers, in a run of its own directory; None: it was stopped."""
+    soft = {split: _softened(session, teacher, ids, data, options.top_k) for split, data in sets.items()}
+    run = Given(loss=divergence_sums, sets=soft, start=start)
+    outcome = pipeline.tune(session.config, workdir, list(argv), session, run)
+    return _kept(workdir) if outcome.finished else None
 
 
 def _kept(workdir: Path) -> Prefix:
