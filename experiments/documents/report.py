@@ -7,6 +7,9 @@ from typing import Any
 
 from prefix_jax.disk import read_json_lines, write_text
 from prefix_jax.distillation.fidelity import TEACHER, Fidelity
+from prefix_jax.reporting.svg.markup import Markup
+from prefix_jax.reporting.svg.plots import Series, line_chart
+from prefix_jax.reporting.svg.standalone import standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
@@ -55,11 +58,30 @@ def of(line: Line) -> Fidelity:
     return Fidelity(*(line[name] for name in Fidelity._fields))
 
 
+def chart(lines: Sequence[Line]) -> Markup:
+    """Returns a plot of recovery against compression for one document."""
+    known = {(line["method"], line["length"]): line for line in lines}
+    ends = {method: of(known[method, 0]) for method in (TEACHER, "bare")}
+
+    def series(method: str, kind: Any) -> Series:
+        own = sorted((line for line in lines if line["method"] == method), key=lambda line: -line["length"])
+        y = [of(line).recovery(ends["bare"], ends[TEACHER]) for line in own]
+        return Series(TITLES[method], [line["tokens"] / line["length"] for line in own], y, kind)
+
+    kinds = {"closed_form": "line", "reread": "points", "first": "faint"}
+    drawn = [series(method, kind) for method, kind in kinds.items()]
+    return line_chart(
+        drawn, title="Recovery against compression", x_label="tokens of the document a slot", y_label="recovery",
+        width=640, height=280, at_points=True,
+    )  # fmt: skip
+
+
 def write() -> None:
-    """Writes the tables of README.md."""
+    """Writes the tables of README.md, and a plot for each document."""
     parts = []
     for seed in sorted({line["seed"] for line in read()}):
         lines = [line for line in read() if line["seed"] == seed]
+        write_text(FOLDER / f"recovery-{seed}.svg", standalone(chart(lines)))
         commits = ", ".join(sorted({f"`{line['commit']}`" for line in lines}))
         one = lines[0]
         head = f"**{one['model']}, document {seed}: {one['tokens']} tokens, {one['facts']} facts (commit {commits})**"

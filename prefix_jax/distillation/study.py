@@ -70,7 +70,7 @@ def rows(
     """Returns questions and answers, each `{"number", "source", "target"}`, of as many as are wanted.
 
     A question without text, one asked before, and one without an answer are left out. With a `workdir`, rows are kept
-    there after each round, and those that are there are not written again.
+    there after each round, and not written again.
 
     Args:
       session: its configuration is that of texts after the document.
