@@ -86,8 +86,10 @@ def rows(
     for start in range(begin, count, _ROUND):
         numbers = range(start, min(start + _ROUND, count))
         asked = [given[i] for i in numbers] if given else questions(session, text, numbers, asking, progress)
-        fresh = {q: number for q, number in reversed([*zip(asked, numbers, strict=True)]) if q and q not in known}
-        fresh = dict(sorted(fresh.items(), key=lambda one: one[1]))
+        fresh: dict[str, int] = {}
+        for question, number in zip(asked, numbers, strict=True):
+            if question and question not in known:
+                fresh.setdefault(question, number)
         answers = answered(session, document, list(fresh), asking, progress) if fresh else []
         known |= set(fresh)
         named = zip(fresh.items(), answers, strict=True)

@@ -16,7 +16,7 @@ from prefix_jax.models.prefix import Prefix
 from prefix_jax.options import Config
 from prefix_jax.training.loss import loss_sums
 from prefix_jax.training.step import Loss
-from prefix_jax.tuning import METHODS, Method, prefix
+from prefix_jax.tuning import Method, names, prefix
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Given:
         Raises:
           UserError: the configuration wants a prefix and has none, or another one.
         """
-        wanted = config.method == METHODS["prefix"].name and config.prefix.initialisation == prefix.GIVEN
+        wanted = [name for name in names(config) if config[name].get("initialisation") == prefix.GIVEN]
         if not wanted:
             return method
-        if self.start is None:
+        if self.start is None or config.method != prefix.METHOD.name:
             raise UserError(
-                f"prefix.initialisation is {prefix.GIVEN}, and nothing is given: it is of prefix-jax distill; set "
-                "--config.prefix.initialisation to another"
+                f"{wanted[0]}.initialisation is {prefix.GIVEN}, which is for method=prefix and a prefix that the "
+                f"caller has, as prefix-jax distill does; set --config.{wanted[0]}.initialisation to another"
             )
         trainable = prefix.trainable_of(self.start, config.prefix)
         return method._replace(init=lambda key, base: trainable)

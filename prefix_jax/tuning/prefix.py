@@ -164,11 +164,13 @@ def trainable_of(prefix: pytree.Prefix, section: Config) -> PyTree:
     """Returns the trainable tree, without an MLP, whose prefix is the one given; see `Prefix` for the section.
 
     Raises:
-      UserError: the section describes another prefix: of other length, position, sites or layers, through an MLP, or
+      UserError: the section describes another prefix: of other length, of some sites or layers, through an MLP, or
         without a gate where slots have biases.
     """
     if section.reparameterisation != "none":
         raise UserError("a given prefix is trained without an MLP; set --config.prefix.reparameterisation=none")
+    if (section.sites, section.layers) != ("all", "all"):
+        raise UserError("a given prefix is trained whole; leave prefix.sites and prefix.layers out")
     found = {}
     for name in SITES:
         if (site := pytree.prefix_of(prefix, name)) is None:
