@@ -140,11 +140,12 @@ class Case:
 
     @functools.cached_property
     def queries(self) -> Mapping[str, np.ndarray]:
-        """Queries of the questions and their answers, and of reading the document again."""
+        """Queries of the questions and their answers, of reading the document again, and of half of each."""
         asked, parts = distill.token_ids(self.session, "train"), study.chunks(self.ids, distill.Options().reread)
-        texts = {"closed_form": distill.whole(asked), "reread": parts}
+        texts = {"asked": distill.whole(asked), "reread": parts}
         opened, most = self.session, distill.Options().queries
-        return {n: reading.queries(opened.model, opened.base, self.teacher, t, most) for n, t in texts.items()}
+        found = {n: reading.queries(opened.model, opened.base, self.teacher, t, most) for n, t in texts.items()}
+        return {**found, "closed_form": np.concatenate([found[n][:, :, ::2] for n in ("reread", "asked")], 2)}
 
     def prefix(self, method: str, length: int) -> tuple[Prefix | None, Mapping[str, Any]]:
         """Returns the prefix of a method, and what else is known of it."""

@@ -14,15 +14,16 @@ from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
-STARTS = ("first", "chunks", "reread", "closed_form")
+STARTS = ("first", "chunks", "asked", "reread", "closed_form")
 TITLES = {
     TEACHER: "the whole document",
     "bare": "no document",
     "first": "first tokens",
     "chunks": "chunks",
-    "reread": "closed form, of the document read again",
-    "closed_form": "closed form, of questions",
-    "train": "closed form, of questions, trained",
+    "asked": "closed form, queries of questions",
+    "reread": "closed form, queries of the document read again",
+    "closed_form": "closed form, both",
+    "train": "closed form, both, trained",
 }
 COLUMNS = ("prefix", "slots", "tokens a slot", "KL", "top-1 %", "log perplexity", "recovery", "exact match %")
 

@@ -62,13 +62,13 @@ class Options:
     Attributes:
       length: slots of the prefix.
       method: one of METHODS.
-      questions: that the model writes and answers: the closed form is solved for their queries, and "train" trains on
-        them. 0: for the queries of reading the document again, which needs no generated text and is less exact.
+      questions: that the model writes and answers: the closed form is solved for their queries too, and "train" trains
+        on them. 0: for the queries of reading the document again alone.
       held_out: questions that measure fidelity.
       chat: whether questions are turns of a chat; None: where the tokenizer has a chat template.
       frozen: first slots that training leaves as they are.
       queries: of a KV head that the closed form is solved for, at most.
-      reread: tokens of the parts in which the document is read again, after itself, without questions.
+      reread: tokens of the parts in which the document is read again, after itself, for queries.
       top_k: tokens of the teacher's distribution that are kept for each target.
       asking: how questions are written.
       matching: how slots are chosen and solved for.
@@ -259,11 +259,20 @@ def _starts(
     }
     if options.method in found:
         return found, None
-    texts = study.chunks(ids.tolist(), options.reread) if asked is None else whole(asked)
-    queries = document.queries(session.model, session.base, teacher, texts, options.queries)
+    queries = _queries(session, teacher, ids, asked, options)
     cap = session.model_config.soft_cap
     matched, errors = closed_form.compress(teacher, queries, options.length, options.matching, cap)
     return {**found, "closed_form": matched, options.method: matched}, errors
+
+
+def _queries(
+    session: Session, teacher: Prefix, ids: np.ndarray, asked: TokenisedSet | None, options: Options
+) -> np.ndarray:
+    """Returns queries of reading the document again, which find all of it, and of questions and answers, half each."""
+    kinds = [study.chunks(ids.tolist(), options.reread), *([] if asked is None else [whole(asked)])]
+    most = options.queries // len(kinds)
+    found = [document.queries(session.model, session.base, teacher, texts, most) for texts in kinds]
+    return np.concatenate(found, 2)
 
 
 def whole(data: TokenisedSet) -> list[list[int]]:

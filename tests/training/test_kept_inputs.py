@@ -24,7 +24,8 @@ ROWS = "rows.jsonl"
 # the model's context.
 IDS = {
     "method", "model.source", "prefix.length", "prefix.position_offset", "prefix.offset",
-    "infix.length", "infix.position_offset", "infix.offset", "prompt.length", "data.task", "data.path", "data.source_column",
+    "infix.length", "infix.position_offset", "infix.offset",
+    "prompt.length", "data.task", "data.path", "data.source_column",
     "data.target_column", "data.max_source_length", "data.max_target_length", "data.source_format",
     "data.target_format", "data.too_long", "data.validation_fraction",
     "data.validation_seed", "data.limit", "data.limit_seed", "data.categories", "training.evaluate_records",
