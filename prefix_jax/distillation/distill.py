@@ -24,7 +24,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import model_config_json
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.options import Config
-from prefix_jax.training import conversations, pipeline, sameness
+from prefix_jax.training import conversations, pipeline, run_directory, sameness
 from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.given import Given
 from prefix_jax.training.loss import divergence_sums
@@ -32,6 +32,7 @@ from prefix_jax.training.selection import text_pairs
 from prefix_jax.training.session import Session
 from prefix_jax.training.token_sets import tokenised
 from prefix_jax.tuning import TunedState, store
+from prefix_jax.tuning.method import count
 from prefix_jax.tuning.prefix import GIVEN
 from prefix_jax.workdir import (
     STUDY,
@@ -190,8 +191,8 @@ def distill(
     session = session.of(with_document(session.config, frame, len(ids), workdir))
     _claim(workdir, session, ids, options, given)
     teacher = document.read(session.model, session.base, ids)
-    count = len(given) or options.held_out + (options.questions if options.method in _STUDIED else 0)
-    found = study.rows(session, teacher, text, count, options.asking, workdir, given, progress)
+    wanted = len(given) or options.held_out + (options.questions if options.method in _STUDIED else 0)
+    found = study.rows(session, teacher, text, wanted, options.asking, workdir, given, progress)
     splits = study.divided(found, options.held_out)
     write_study_splits(workdir, splits)
     _check_splits(splits, options)
@@ -328,13 +329,26 @@ def _claim(workdir: Path, session: Session, ids: np.ndarray, options: Options, g
     write_distillation(workdir, {**before, **about})
 
 
+def _run_record(session: Session, prefix: Prefix, argv: Sequence[str]) -> dict[str, Any]:
+    """Returns what `config.json` says of a run without training."""
+    stored, base = TunedState(prefix).count(), count(session.base)
+    return {
+        "config": json.loads(session.config.to_json()),
+        "command": " ".join(argv),
+        "commit": run_directory.commit(),
+        "versions": run_directory.versions(),
+        "parameters": {"trained": 0, "stored": stored, "base": base},
+        **sameness.ground(session),
+    }
+
+
 def _write(workdir: Path, result: Distilled, options: Options, argv: Sequence[str]) -> None:
     """Writes `tuned/`, unless training did, and what was measured."""
     session = result.session
     if options.method != "train":
         extra = {"method": "prefix", "step": 0, "config": session.config.to_dict()}
         store.save(workdir / TUNED, TunedState(result.prefix), session.pretrained.identity, session.model_config, extra)
-        write_config(workdir, {"config": json.loads(session.config.to_json()), "command": " ".join(argv)})
+        write_config(workdir, _run_record(session, result.prefix, argv))
     errors = result.errors
     record = {
         "method": options.method,

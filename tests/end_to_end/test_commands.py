@@ -72,7 +72,7 @@ def test_a_shell_completes_commands_options_and_names():
     assert "--bare" in completed("prefix-jax", "evaluate", "--")
     assert completed("prefix-jax", "train", "--config", "=", "e2e_fl") == ["e2e_flan_t5_small"]
     assert completed("prefix-jax", "train", "--method", "lo") == ["lora"]
-    assert completed("prefix-jax", "distill", "--method", "c") == ["closed_form", "chunks"]
+    assert completed("prefix-jax", "distill", "--method", "closed") == ["closed_form"]
     assert completed("prefix-jax", "train", "--data", "plain") == ["plain_text.md"]
 
 
