@@ -24,13 +24,12 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import model_config_json
 from prefix_jax.models.prefix import Prefix
 from prefix_jax.options import Config
-from prefix_jax.training import conversations, pipeline, run_directory, sameness
+from prefix_jax.training import conversations, pipeline, run_directory, sameness, token_sets
 from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.given import Given
 from prefix_jax.training.loss import divergence_sums
 from prefix_jax.training.selection import text_pairs
 from prefix_jax.training.session import Session
-from prefix_jax.training.token_sets import tokenised
 from prefix_jax.tuning import TunedState, store
 from prefix_jax.tuning.method import count
 from prefix_jax.tuning.prefix import GIVEN
@@ -145,6 +144,8 @@ def configured(config: Config, options: Options, overrides: Mapping[str, Any]) -
         made[section].update(config[section].to_dict())
     made.training.evaluate_every = 0
     made.optimizer.learning_rate = 1e-2
+    # Tokens of a generated text may be more when it is read than when it was written.
+    made.data.update(too_long="drop", max_target_length=4 * options.asking.answer_tokens)
     made.update_from_flattened_dict(dict(overrides))
     made.prefix.update(
         length=options.length,
@@ -284,7 +285,9 @@ def whole(data: TokenisedSet) -> list[list[int]]:
 def token_ids(session: Session, split: str) -> TokenisedSet:
     """Returns the token ids of a split's questions and answers, as a run reads them."""
     records = text_pairs(session.config, split)
-    return conversations.fitting(session, records, split)[0] if is_chat(session.config) else tokenised(session, records)
+    if is_chat(session.config):
+        return conversations.fitting(session, records, split)[0]
+    return token_sets.fitting(session, records, split)[1]
 
 
 def _softened(session: Session, teacher: Prefix, ids: np.ndarray, data: TokenisedSet, k: int) -> TokenisedSet:
