@@ -326,8 +326,9 @@ def _claim(workdir: Path, session: Session, ids: np.ndarray, options: Options, g
     about = json.loads(json.dumps(about, default=str))
     before = read_distillation(workdir)
     other = [name for name in ("document", "model", *asked) if before and before.get(name) != about[name]]
-    if other or (is_run(workdir) and not before):
-        what = f"another {other[0]}" if other else "another run"
+    changed = before.get("method", options.method) != options.method and "train" in (before["method"], options.method)
+    if other or changed or (is_run(workdir) and not before):
+        what = f"another {other[0]}" if other else f"a prefix by {before['method']}" if changed else "another run"
         raise UserError(f"{workdir} holds {what}; choose another --workdir")
     write_distillation(workdir, {**before, **about})
 

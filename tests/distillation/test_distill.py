@@ -97,6 +97,8 @@ def test_the_same_command_resumes_and_another_document_is_refused(session, train
         np.testing.assert_array_equal(one, other)
     with pytest.raises(UserError, match="another document"):
         distill.distill(session, TEXT + " More .", folder, options, given=ASKED, progress=False)
+    with pytest.raises(UserError, match="by train"):
+        distill.distill(session, TEXT, folder, QUICK, given=ASKED, progress=False)
     with pytest.raises(UserError, match="another given"):
         distill.distill(session, TEXT, folder, options, given=ASKED[:-1], progress=False)
 
