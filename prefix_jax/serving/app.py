@@ -30,6 +30,7 @@ from prefix_jax.serving.protocol import (
     LoadAdapter,
     Refused,
     UnloadAdapter,
+    decoded,
     parsed,
 )
 from prefix_jax.serving.responses import Chat, Completions, Envelope, Form
@@ -293,10 +294,7 @@ class Server:
             data += chunk
             if len(data) > most:
                 raise Refused(f"the body has more than {most:,} bytes; send less", 413)
-        try:
-            return json.loads(data)
-        except (UnicodeDecodeError, ValueError, RecursionError):
-            raise Refused("the body is not JSON; send a JSON object") from None
+        return decoded(data)
 
     def _word(self, token: int) -> str:
         return self.adapters.session.tokenizer.decode([token], clean_up_tokenization_spaces=False)

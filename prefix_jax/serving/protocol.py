@@ -1,5 +1,6 @@
 """The bodies of requests, checked: OpenAI's fields, and a few of vLLM's and our own."""
 
+import json
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
@@ -89,6 +90,18 @@ class UnloadAdapter(BaseModel):
 
 
 Body = TypeVar("Body", bound=BaseModel)
+
+
+def decoded(data: bytes) -> Any:
+    """Returns the JSON value of a body.
+
+    Raises:
+      Refused: it is not JSON.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise Refused("the body is not JSON; send a JSON object") from None
 
 
 def parsed(kind: type[Body], body: Any) -> Body:
