@@ -27,6 +27,24 @@ def lines(text: str) -> list[str]:
     return found if found[-1] else found[:-1]
 
 
+def from_json(content: bytes | str) -> Any:
+    """Returns the value of JSON text in a small file: a configuration, a header, a record.
+
+    Raises:
+      ValueError: it is not JSON or not UTF-8, is nested too deeply, or has a whole number of more than 64 bits.
+    """
+    try:
+        return json.loads(content, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20 or abs(number := int(digits)) >= 2**64:
+        raise ValueError(f"a whole number has {len(digits)} digits")
+    return number
+
+
 def read_json_lines(path: Path) -> list[Any]:
     """Returns the values of a JSON Lines file in the form this package writes.
 
@@ -35,7 +53,7 @@ def read_json_lines(path: Path) -> list[Any]:
       ValueError: the file is not UTF-8, or a line is not JSON.
     """
     # Read as bytes: text mode would translate line endings.
-    return [json.loads(line) for line in lines(path.read_bytes().decode("utf-8")) if line.strip()]
+    return [from_json(line) for line in lines(path.read_bytes().decode("utf-8")) if line.strip()]
 
 
 @contextlib.contextmanager

@@ -4,8 +4,12 @@
 class UserError(Exception):
     """Bad input. The message is one clear sentence that names the thing and the fix.
 
-    Command lines print it without a traceback and exit with code 2.
+    Command lines print it without a traceback and exit with code 2. Messages quote what users and files say: as text, it
+    has no control characters, and the middle of a long one is elided.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def first_line(error: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from prefix_jax import disk, hub, tasks
-from prefix_jax.config import default_config
+from prefix_jax.config import ConfigDict, default_config
 from prefix_jax.data.tokens import plain_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models.adapter_layers import LORA, TUNED
@@ -150,21 +150,35 @@ def with_merged_lora(tuned: Tuned) -> Tuned:
     return dataclasses.replace(tuned, session=whole, kept=TunedState(tuned.kept.prefix, others))
 
 
+def _restore(section: Config, option: str, value: Any, path: str) -> None:
+    """Sets an option of a run, whose type is that of its default."""
+    try:
+        section[option] = value
+    except (TypeError, ValueError):
+        raise UserError(
+            f"the configuration saved with what was tuned has {path}={value!r}, which must be of type "
+            f"{type(section[option]).__name__}; copy it again from the run"
+        ) from None
+
+
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
     """Returns the defaults, updated with a run's options and then the overrides.
 
     The mesh is that of the current devices, not of those used for training.
+
+    Raises:
+      UserError: an option of the run has another type.
     """
     config = default_config(str(saved.get("method", default_config().method)))
     for name, section in saved.items():
         if name not in config or name == "mesh":
             continue
-        if isinstance(section, dict):
-            config[name].update(
-                {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k in config[name]}
-            )
-        else:
-            config[name] = section
+        if not isinstance(section, dict):
+            _restore(config, name, section, name)
+            continue
+        for option, value in section.items() if isinstance(config[name], ConfigDict) else ():
+            if option in config[name]:
+                _restore(config[name], option, tuple(value) if isinstance(value, list) else value, f"{name}.{option}")
     config.update_from_flattened_dict(overrides)
     config.data.task = tasks.current_name(config.data.task)
     return config

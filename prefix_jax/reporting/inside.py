@@ -68,7 +68,7 @@ def _distances(found: Mapping[str, Any]) -> list[Markup]:
 
 
 def _matrices(found: Mapping[str, Any]) -> list[Markup]:
-    matrices = _mapping(found.get("attention"))
+    matrices = {site: one for site, one in _mapping(found.get("attention")).items() if _fits(one)}
     if not matrices:
         return []
     text = f"“{found.get('source')}” with the target “{found.get('target')}”"
@@ -81,6 +81,13 @@ def _matrices(found: Mapping[str, Any]) -> list[Markup]:
         chart = attention_map(one["weights"], one["slots"], one["queries"], one["keys"], title=name)
         drawn.append(tag("figure", _caption(name), tag("div", chart, class_="scroll"), class_="card"))
     return [tag("p", about, class_="about more"), tag("div", drawn, class_="stack")]
+
+
+def _fits(head: Mapping[str, Any]) -> bool:
+    """Returns whether a head's weights are those of its queries, slots and keys."""
+    columns, rows = head["slots"] + len(head["keys"]), len(head["queries"])
+    shaped = len(head["weights"]) == rows and all(len(row) == columns for row in head["weights"])
+    return shaped and all(0 <= weight <= 2 for row in head["weights"] for weight in row)
 
 
 def _next_words(found: Mapping[str, Any]) -> Markup | None:

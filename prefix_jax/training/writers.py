@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsFloat, SupportsInt
 
+from prefix_jax import disk
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 from prefix_jax.workdir import METRICS, TENSORBOARD, WANDB_ID, is_run, read_config, read_metrics, step_of
@@ -162,7 +163,7 @@ def _spelled(value: float) -> str:
 
 def _step_of(line: str) -> int:
     try:
-        return step_of(json.loads(line))
+        return step_of(disk.from_json(line))
     except ValueError:
         return -1
 

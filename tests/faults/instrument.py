@@ -131,12 +131,16 @@ def _remove(file: Path) -> None:
 
 
 def place_of(error: BaseException) -> str:
-    """Returns the kind of an error and the last line of this package in its trace."""
+    """Returns the kind of an error, and the last line of this package in its trace."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/prefix_jax/" in frame.filename and "/tests/" not in frame.filename] or frames
     last = own[-1] if own else None
     where = f"{last.filename.rpartition('/prefix_jax/')[2]}:{last.lineno}" if last else "?"
-    return f"{type(error).__name__} at {where} ({str(error)[:80]!r})"
+    return f"{type(error).__name__} at {where}"
+
+
+def _case(number: int, did: str, error: BaseException) -> str:
+    return f"--only {number}, {did}: {str(error)[:120]!r}"
 
 
 def drive(bench: Bench, seed: int, numbers: range) -> Outcome:
@@ -149,9 +153,9 @@ def drive(bench: Bench, seed: int, numbers: range) -> Outcome:
         elif isinstance(error, UserError):
             found.refused += 1
             if not str(error).strip() or "\n" in str(error) or len(str(error)) > 3000:
-                found.failures.setdefault(f"message {str(error)[:80]!r}", []).append(f"{number}: {did}")
+                found.failures.setdefault("not one short line", []).append(_case(number, did, error))
         else:
-            found.failures.setdefault(place_of(error), []).append(f"{number}: {did}")
+            found.failures.setdefault(place_of(error), []).append(_case(number, did, error))
     return found
 
 

@@ -72,7 +72,7 @@ def _places(whole: Any, path: tuple = ()) -> list[tuple[tuple, Any, Any]]:
 def _change(rng: Rng, parent: Any, key: Any, whole: Any) -> None:
     action = rng.choice(("replace",) * 5 + ("near", "near", "remove", "remove", "wrap", "other", "rename", "repeat"))
     old = parent[key]
-    if action == "near" and isinstance(old, (int, float)) and not isinstance(old, bool):
+    if action == "near" and isinstance(old, (int, float)) and not isinstance(old, bool) and abs(old) < 2**63:
         parent[key] = rng.choice((old + 1, old - 1, -old, old * 2, old * 10**6, float(old), str(old), [old]))
     elif action == "remove":
         del parent[key]

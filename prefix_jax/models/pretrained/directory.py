@@ -1,10 +1,12 @@
 """Hugging Face checkpoint directories: `config.json` and safetensors or torch files, single or sharded."""
 
-import json
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.pretrained import causes, safetensors_file, torch_file
@@ -82,9 +84,11 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is absent or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = from_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist; a checkpoint is a directory with config.json and weights") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({os.strerror(error.errno or errno.EIO).lower()})") from None
     except ValueError as error:
         causes.refuse_other_bytes(path)
         raise UserError(f"{path} is not JSON ({error}); download it again") from None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefix_jax import dependencies
 from prefix_jax.cache import cache_dir, cache_path, damage, kept_directory
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.pretrained import gguf_file
 
@@ -155,7 +156,7 @@ def tokenizer_files(path: Path) -> dict[str, Path]:
 def _named_files(config: Path) -> Iterator[str]:
     """Yields the strings in tokenizer_config.json that may be file names, such as its `vocab_file`."""
     try:
-        values = json.loads(config.read_text(encoding="utf-8")).values()
+        values = from_json(config.read_bytes()).values()
     except (OSError, ValueError, AttributeError):
         return
     for value in values:
