@@ -58,7 +58,8 @@ def read_json_lines(path: Path) -> list[Any]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file that atomically replaces `path`, synced to disk, when the block ends without an exception.
+    """Yields a file that atomically replaces `path` when the block ends without an exception; it then outlasts a power
+    loss too.
 
     Raises:
       OSError: the file cannot be written; an existing one is left unchanged.
@@ -71,6 +72,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             _to_disk(file)
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -154,6 +156,24 @@ def make_way(path: Path) -> None:
     """Removes a directory in place of a file to be written: `os.replace` overwrites files and links only."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder (new files, renames), are on disk, where the system can say so."""
+    with contextlib.suppress(OSError):  # file systems without it, and Windows
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_below(folder: Path) -> None:
+    """Waits until all files and folders below one are on disk, as `sync`."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(place, name))
+        sync(Path(place))
 
 
 def _to_disk(file: BinaryIO) -> None:

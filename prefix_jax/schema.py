@@ -18,6 +18,8 @@ Size = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 
 # What msgspec says of a value, and where it is: "Expected `int`, got `str` - at `$.rows[0].step`".
 _SAID = re.compile(r"(.*?)(?: - at `?(key)?`?(?: in )?`?\$\.?(.*?)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_OTHER = re.compile(r"Expected `([^`]*)`( [^,]*)?(?:, got `([^`]*)`)?")
 
 
 def problem(value: object, schema: Any) -> str:
@@ -58,8 +60,12 @@ def within(low: float, high: float) -> Any:
 
 
 def _words(said: str) -> str:
+    """Returns what msgspec says as "rows[0].step must be int, not str"."""
     found = _SAID.fullmatch(said)
     what, key, path = found.groups() if found else (said, None, None)
-    what = what[:1].lower() + what[1:].replace("`", "")
-    return f"{'a key of ' if key else ''}{path}: {what}" if path else what
-
+    name = f"{'a key of ' if key else ''}{path or 'it'}"
+    if missing := _MISSING.fullmatch(what):
+        return f"{name} has no {missing[1]}"
+    if other := _OTHER.fullmatch(what):
+        return f"{name} must be {other[1]}{other[2] or ''}{f', not {other[3]}' if other[3] else ''}"
+    return f"{name}: {what[:1].lower()}{what[1:]}".replace("`", "")

@@ -76,7 +76,7 @@ class Sample(TypedDict):
 
     source: str
     split: NotRequired[str]
-    id: NotRequired[str]
+    id: NotRequired[str | int]
     references: NotRequired[list[str]]
     choices: NotRequired[list[str]]
     tuned: NotRequired[str | None]

@@ -84,10 +84,10 @@ def _matrices(found: Mapping[str, Any]) -> list[Markup]:
 
 
 def _fits(head: Mapping[str, Any]) -> bool:
-    """Returns whether a head's weights are those of its queries, slots and keys."""
-    columns, rows = head["slots"] + len(head["keys"]), len(head["queries"])
-    shaped = len(head["weights"]) == rows and all(len(row) == columns for row in head["weights"])
-    return shaped and all(0 <= weight <= 2 for row in head["weights"] for weight in row)
+    """Returns whether a head's weights are those of its queries and keys, the first of which are slots."""
+    columns, rows = len(head["keys"]), len(head["queries"])
+    shaped = len(head["weights"]) == rows > 0 and all(len(row) == columns for row in head["weights"])
+    return shaped and head["slots"] <= columns and all(0 <= weight <= 2 for row in head["weights"] for weight in row)
 
 
 def _next_words(found: Mapping[str, Any]) -> Markup | None:

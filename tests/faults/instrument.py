@@ -9,7 +9,7 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -39,6 +39,12 @@ class Outcome:
     @property
     def failed(self) -> int:
         return sum(map(len, self.failures.values()))
+
+    def add(self, other: "Outcome") -> None:
+        self.read += other.read
+        self.refused += other.refused
+        for place, cases in other.failures.items():
+            self.failures.setdefault(place, []).extend(cases)
 
 
 @contextlib.contextmanager
@@ -73,6 +79,7 @@ class Bench:
     def __init__(self, reader: Reader, samples: Samples) -> None:
         self.reader, self.samples = reader, samples
         place = samples.root / "bench" / str(READERS.index(reader))
+        shutil.rmtree(place, ignore_errors=True)
         self.sound, self.folder = place / "sound", place / "work" / "files"
         self.sound.mkdir(parents=True)
         reader.make(self.sound, samples)
@@ -143,10 +150,11 @@ def _case(number: int, did: str, error: BaseException) -> str:
     return f"--only {number}, {did}: {str(error)[:120]!r}"
 
 
-def drive(bench: Bench, seed: int, numbers: range) -> Outcome:
-    """Reads mutants with these numbers."""
+def drive(bench: Bench, seed: int, numbers: range, begin: Callable[[int], None] = lambda number: None) -> Outcome:
+    """Reads mutants with these numbers; `begin` is called before each."""
     found = Outcome()
     for number in numbers:
+        begin(number)
         did, error = bench.mutant(seed, number)
         if error is None:
             found.read += 1
@@ -176,10 +184,12 @@ def summary(found: dict[str, Outcome], seconds: float) -> str:
     return "\n".join(lines)
 
 
-def run(samples: Samples, seed: int, total: int, only: str = "") -> tuple[dict[str, Outcome], float]:
-    """Reads so many mutants of all readers, or of those whose name has `only` in it."""
-    found, begun = {}, time.monotonic()
-    for reader in READERS:
-        if only in reader.name:
-            found[reader.name] = drive(Bench(reader, samples), seed, range(counts(total)[reader.name]))
+def run(samples: Samples, seed: int, total: int) -> tuple[dict[str, Outcome], float]:
+    """Reads so many mutants of all readers in this process."""
+    begun = time.monotonic()
+    found = {name: drive(Bench(reader_of(name), samples), seed, range(n)) for name, n in counts(total).items()}
     return found, time.monotonic() - begun
+
+
+def reader_of(name: str) -> Reader:
+    return next(reader for reader in READERS if reader.name == name)

@@ -19,7 +19,7 @@ SOURCE = "name : Place 1 | food : Thai | area : centre"
 
 
 class Samples:
-    """Builds each kind of sound folder once, below `root`."""
+    """Builds each kind of sound folder once, below `root`, which a later process may use again."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -28,7 +28,11 @@ class Samples:
     def models(self) -> dict[str, Path]:
         from transformers import AutoTokenizer
 
-        found = {name: tiny.save_model(self.root / "models" / name, name) for name in ("gpt2", "llama", "t5", "bart")}
+        found = {name: self.root / "models" / name for name in ("gpt2", "llama", "t5")}
+        if (self.root / "models").is_dir():
+            return found
+        for name, folder in found.items():
+            tiny.save_model(folder, name)
         tokenizer = AutoTokenizer.from_pretrained(found["llama"])
         tokenizer.chat_template = CHAT
         tokenizer.save_pretrained(found["llama"])
@@ -63,11 +67,13 @@ class Samples:
         from prefix_jax import inspect as command
         from prefix_jax.cli import call
 
+        workdir = self.root / "run"
+        if workdir.is_dir():
+            return workdir
         lm = pj.load_model(self.models["gpt2"])
         rows = tiny.save_rows(self.root / "rows.jsonl", 24)
         options = {"training.batch": 4, "training.log_every": 1, "training.evaluate_every": 2, "data.task": "text"}
         options |= {"decoding.strategy": "greedy", "decoding.max_length": 4, "training.tensorboard": False}
-        workdir = self.root / "run"
         pj.tune(lm, str(rows), pj.Prefix(length=3, hidden=8), steps=4, workdir=workdir, options=options)
         self._evaluate(workdir)
         assert call(command.main, command.define_flags, [f"--workdir={workdir}", "--limit=2"]) == 0
