@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 from prefix_jax.errors import UserError
 
+# Levels of nested objects and lists in JSON.
+_DEEPEST = 100
 # Temporary names of `replacing`: the file's name between a dot and eight letters or digits.
 _LEFTOVER = re.compile(r"\..+\.(json|jsonl|safetensors|html|md|txt|npz|svg|bin)-[a-z0-9_]{8}")
 
@@ -33,10 +35,22 @@ def from_json(content: bytes | str) -> Any:
     Raises:
       ValueError: it is not JSON or not UTF-8, is nested too deeply, or has a whole number of more than 64 bits.
     """
-    try:
-        return json.loads(content, parse_int=_whole_number)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    with contextlib.suppress(RecursionError):
+        value = json.loads(content, parse_int=_whole_number)
+        if not is_deep(value):
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def is_deep(value: Any) -> bool:
+    """Returns whether a value of JSON is nested more deeply than functions that call themselves can follow."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = [child for children in inner for child in children]
+        if not level:
+            return False
+    return True
 
 
 def _whole_number(digits: str) -> int:

@@ -4,7 +4,7 @@
 class UserError(Exception):
     """Bad input. The message is one clear sentence that names the thing and the fix.
 
-    Command lines print it without a traceback and exit with code 2. Messages quote what users and files say: as text, it
+    Command lines print it without a traceback and exit with code 2. Messages quote what users and files say: their text
     has no control characters, and the middle of a long one is elided.
     """
 

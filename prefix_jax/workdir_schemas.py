@@ -22,7 +22,7 @@ class Config(TypedDict):
     platform: NotRequired[str]
     versions: NotRequired[dict[str, str]]
     parameters: NotRequired[dict[str, Size]]
-    model: NotRequired[dict[str, Any]]
+    model: NotRequired[dict[str, str | None]]
     tokenizer: NotRequired[str | None]
     audit: NotRequired[dict[str, Any]]
 

@@ -205,6 +205,12 @@ def _arrow(path: Path) -> Iterator[Row]:
 
 
 def _of_table(table: Any, path: Path) -> Iterator[Row]:
+    import pyarrow
+
+    try:
+        table.validate(full=True)  # pyarrow reads offsets and lengths as they are
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); replace the file.") from None
     names = table.column_names
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f'{path} has two columns named "{twice}"; rename one.')

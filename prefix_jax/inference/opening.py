@@ -111,7 +111,8 @@ def _source(folder: Path, meta: dict[str, Any]) -> str:
       UserError: neither exists.
     """
     recorded = meta["model"].get("name") or ""
-    asked = ((meta.get("config") or {}).get("model") or {}).get("source") or recorded
+    saved = (meta.get("config") or {}).get("model")
+    asked = (saved.get("source") if isinstance(saved, dict) else "") or recorded
     if not recorded:
         raise UserError(f"{folder} does not say which model it was tuned on; add --config.model.source=DIR")
     if meta["model"].get("source") == "directory" and not os.path.isabs(recorded):  # shared without its place
@@ -119,9 +120,9 @@ def _source(folder: Path, meta: dict[str, Any]) -> str:
             f'{folder} was tuned on a model in a directory "{recorded}", which has no name on the hub; say where it is '
             "with --config.model.source=DIR"
         )
-    if not os.path.isabs(recorded) or Path(recorded).is_dir():
+    if not os.path.isabs(recorded) or os.path.isdir(recorded):
         return recorded
-    if Path(asked).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(asked)):
         return asked  # its weights are compared later
     raise UserError(
         f"the model that {folder} was tuned on was in {recorded}, which does not exist now; say where it is with "
@@ -152,12 +153,15 @@ def with_merged_lora(tuned: Tuned) -> Tuned:
 
 def _restore(section: Config, option: str, value: Any, path: str) -> None:
     """Sets an option of a run, whose type is that of its default."""
+    kind = type(section[option])
     try:
+        if value is None and section[option] is not None:
+            raise TypeError
         section[option] = value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
             f"the configuration saved with what was tuned has {path}={value!r}, which must be of type "
-            f"{type(section[option]).__name__}; copy it again from the run"
+            f"{kind.__name__}; copy it again from the run"
         ) from None
 
 

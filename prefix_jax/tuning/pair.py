@@ -26,7 +26,7 @@ class Description(TypedDict):
     """What the JSON of any pair says."""
 
     format: int
-    model: dict[str, Any]
+    model: dict[str, str | None]
     spec: NotRequired[dict[str, Any] | None]
     version: NotRequired[str]
     sha256: NotRequired[str | None]

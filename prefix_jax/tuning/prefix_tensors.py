@@ -16,6 +16,7 @@ from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, length, prefix_of
 from prefix_jax.schema import Size, within
 from prefix_jax.tuning.pair import Description, Pair
 
+
 class _Description(Description):
     """`prefix.json`."""
 

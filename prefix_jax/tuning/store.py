@@ -26,6 +26,7 @@ from prefix_jax.tuning.pair import Description, Pair, described
 from prefix_jax.tuning.tuned_state import TunedState
 from prefix_jax.workdir import TUNED
 
+
 class _Collections(Description):
     """`collections.json`."""
 

@@ -66,7 +66,7 @@ def _all(folder: Path, options: argparse.Namespace) -> int:
         parts = parts[len(lines) :]
         if parts:
             place = (folder / "current").read_text()
-            if not place:
+            if not place or done.returncode > 0:  # the instrument failed, not a reader
                 print(done.stderr)
                 return 2
             (name, a, b), number = parts.pop(0), int(place)

@@ -1,8 +1,9 @@
-"""Drives readers with damaged files: only a sentence or success, in bounded time and memory, and the same every time."""
+"""Drives readers with damaged files: only a sentence or success, in bounded time and memory."""
 
 import contextlib
 import json
 import random
+import re
 import resource
 import shutil
 import signal
@@ -78,7 +79,7 @@ class Bench:
 
     def __init__(self, reader: Reader, samples: Samples) -> None:
         self.reader, self.samples = reader, samples
-        place = samples.root / "bench" / str(READERS.index(reader))
+        place = samples.root / "bench" / re.sub(r"\W+", "-", reader.name)
         shutil.rmtree(place, ignore_errors=True)
         self.sound, self.folder = place / "sound", place / "work" / "files"
         self.sound.mkdir(parents=True)

@@ -103,14 +103,16 @@ def text_of(rng: Rng, found: Any) -> bytes:
 
 
 def mutated_bytes(rng: Rng, data: bytes, begin: int = 0, end: int | None = None) -> bytes:
-    """Returns bytes with a few of those between `begin` and `end` changed, removed, repeated, or with the rest cut off."""
+    """Returns bytes with some between `begin` and `end` changed, removed or repeated, or with the rest cut off."""
     end = len(data) if end is None else min(end, len(data))
     found = bytearray(data)
     if end <= begin:
         return bytes(rng.randbytes(rng.randint(0, 40)))
     at = rng.randrange(begin, end)
     size = min(rng.choice((1, 2, 4, 8, 16, 100, 4096)), len(found) - at)
-    action = rng.choice(("flip", "flip", "flip", "number", "number", "cut", "remove", "insert", "zero", "random", "swap"))
+    action = rng.choice(
+        ("flip", "flip", "flip", "number", "number", "cut", "remove", "insert", "zero", "random", "swap")
+    )
     if action == "flip":
         for _ in range(rng.choice((1, 1, 2, 8))):
             found[rng.randrange(begin, end)] ^= 1 << rng.randrange(8)
@@ -202,7 +204,7 @@ def _gzip(rng: Rng, data: bytes) -> bytes:
 
 def _template(rng: Rng, data: bytes) -> bytes:
     parts = ("{% for x in messages %}", "{{ x.y.z }}", "{{ 1 // 0 }}", "{{ raise_exception('no') }}", "{% endfor %}")
-    parts += ("{{ messages[99] }}", "{{ 'a' * 3000000000 }}", "{{ ''.__class__.__mro__ }}", "{% include 'x' %}", "{{")
+    parts += ("{{ messages[99] }}", "{{ 'a' * 30000000000 }}", "{{ ''.__class__.__mro__ }}", "{% include 'x' %}", "{{")
     at = rng.randrange(len(data) + 1)
     added = data[:at] + rng.choice(parts).encode() + data[at:]
     return added if rng.random() < 0.6 else mutated_bytes(rng, data)

@@ -21,8 +21,9 @@ SOURCE = "name : Place 1 | food : Thai | area : centre"
 class Samples:
     """Builds each kind of sound folder once, below `root`, which a later process may use again."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, models: Mapping[str, Path] | None = None) -> None:
+        """`models`: tiny models of the families, if they are made already."""
+        self.root, self._made = root, models
 
     @functools.cached_property
     def models(self) -> dict[str, Path]:
@@ -32,7 +33,7 @@ class Samples:
         if (self.root / "models").is_dir():
             return found
         for name, folder in found.items():
-            tiny.save_model(folder, name)
+            shutil.copytree(self._made[name], folder) if self._made else tiny.save_model(folder, name)
         tokenizer = AutoTokenizer.from_pretrained(found["llama"])
         tokenizer.chat_template = CHAT
         tokenizer.save_pretrained(found["llama"])
@@ -296,7 +297,10 @@ def sweep_directory(folder: Path, samples: Samples) -> None:
     run = folder / "runs" / "length=1"
     run.mkdir(parents=True)
     run_directory(run, samples)
-    config = {**json.loads((run / "config.json").read_text()), "config": json.loads(sweep_rows(samples)[0].config.to_json())}
+    config = {
+        **json.loads((run / "config.json").read_text()),
+        "config": json.loads(sweep_rows(samples)[0].config.to_json()),
+    }
     (run / "config.json").write_text(json.dumps(config))
 
 

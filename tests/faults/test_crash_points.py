@@ -1,4 +1,4 @@
-"""Every change that a short run makes on the disk is a crash point once, and the disk's end; it resumes to the same end."""
+"""Every change that a short run makes on the disk is a crash point once, and where the disk fills; it resumes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from prefix_jax import disk
 from prefix_jax.errors import UserError
 from prefix_jax.training import pipeline, session
 from tests import tiny
-from tests.faults.crashes import Changes, Crash, watched
+from tests.faults.crashes import Changes, watched
 
 # Values of time and of speed, which differ from run to run.
 _TIMED = ("seconds", "tokens_per_second")

@@ -1,6 +1,5 @@
 """Type checks of a `config.json`: options before they are read, and the sizes of a model after."""
 
-import math
 import re
 import typing
 from collections.abc import Callable, Mapping

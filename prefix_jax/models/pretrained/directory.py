@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.pretrained import causes, safetensors_file, torch_file
 
+# The name of a file beside another.
+_NAME = re.compile(r"[\w-][\w. -]{0,200}")
 _READERS = {
     "model.safetensors": lambda path: safetensors_file.read(path)[0],
     "pytorch_model.bin": torch_file.read,
@@ -60,7 +63,7 @@ def _generation(file: Path) -> dict[str, Any]:
 
 def _shards(index: Path, reader: Any) -> dict[str, Leaf]:
     places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(v, str) and Path(v).name == v for v in places.values()):
+    if not isinstance(places, dict) or not all(isinstance(v, str) and _NAME.fullmatch(v) for v in places.values()):
         raise UserError(f"{index} has no weight_map from tensors to files beside it; download it again")
     absent = [name for name in sorted(set(places.values())) if not (index.parent / name).is_file()]
     if absent:

@@ -7,7 +7,6 @@ is slow.
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -161,7 +160,7 @@ def _named_files(config: Path) -> Iterator[str]:
         return
     for value in values:
         for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and 0 < len(name) < 1024 and "\0" not in name and "\n" not in name:
+            if isinstance(name, str) and 0 < len(name) < 200 and "\0" not in name and "\n" not in name:
                 yield name
 
 
@@ -234,7 +233,7 @@ def _refuse_forms(path: Path) -> None:
         return any(found for pattern in patterns for found in path.glob(pattern))
 
     # The special tokens and the words that tiktoken cuts are in its user's code.
-    ranks = [*path.glob("*.tiktoken"), *(file for file in path.glob("*.model") if _is_ranks(file))]
+    ranks = [*path.glob("*.tiktoken"), *(file for file in path.glob("*.model") if file.is_file() and _is_ranks(file))]
     if ranks:
         raise UserError(
             f"{ranks[0]} is a vocabulary of tiktoken, without its special tokens and its rule for words; copy the "
