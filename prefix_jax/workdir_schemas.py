@@ -9,6 +9,7 @@ Matrix = list[list[float]]
 # A folder of a sweep's `runs/`.
 Directory = matching(r"^runs/(?!\.{1,2}$)[^/\\]+$")
 Decimals = within(0, 20)
+Count = within(1, 2**50)
 
 
 class Config(TypedDict):
@@ -106,8 +107,10 @@ class Place(TypedDict):
 
 
 class Parameters(TypedDict):
-    by_method: NotRequired[dict[str, tuple[Size, Size, Size]]]
-    by_length: NotRequired[dict[str, list[Size]]]
+    """Parameter counts: trained, stored and of the model by method; curves over "length"."""
+
+    by_method: NotRequired[dict[str, tuple[Count, Count, Count]]]
+    by_length: NotRequired[dict[str, list[Count]]]
 
 
 class Inspection(TypedDict):

@@ -123,12 +123,10 @@ def _parameters(run: Run) -> list[Markup]:
     if not counts:
         return []
     model = str(_mapping(_mapping(run.record.get("config")).get("model")).get("source")).rpartition("/")[2]
-    charts = [
-        _titled("What each method trains and stores", methods_chart(_mapping(counts.get("by_method")), model)),
-        _titled(
-            "The same against the number of virtual tokens", lengths_chart(_mapping(counts.get("by_length")), model)
-        ),
-    ]
+    methods, lengths = _mapping(counts.get("by_method")), _mapping(counts.get("by_length"))
+    charts = [_titled("What each method trains and stores", methods_chart(methods, model))] if methods else []
+    if len(lengths) > 1 and "length" in lengths and len({len(values) for values in lengths.values()}) == 1:
+        charts.append(_titled("The same against the number of virtual tokens", lengths_chart(lengths, model)))
     drawn = [tag("figure", tag("div", one, class_="scroll"), class_="card") for one in charts]
     about = f"Counted on {model}, from its shapes; adapters have the width at which they are that share of it."
     return [tag("p", about, class_="about more"), tag("div", drawn, class_="stack")]

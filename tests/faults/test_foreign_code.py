@@ -39,6 +39,7 @@ def short(text: str) -> bytes:
 
 
 HERE = "tests.faults.test_foreign_code"
+CALLED = HERE.encode() + b"\nran\n"
 ENTRY = b"\x80\x04}" + short("x")
 # Programs of pickle that call, build or look up what is not theirs, each by another operation.
 PROGRAMS = {
@@ -50,7 +51,9 @@ PROGRAMS = {
     "in an allowed call": b"\x80\x02ccollections\nOrderedDict\n(c" + HERE.encode() + b"\nran\n)RtR.",
     "an attribute of what is allowed": ENTRY + short("collections") + short("OrderedDict.fromkeys") + b"\x93)Rs.",
     "a module of torch": ENTRY + short("torch._utils") + short("_rebuild_tensor_v2.__call__.__globals__") + b"\x93s.",
-    "a state of an allowed class": b"\x80\x02ctorch\nFloatStorage\n}X\x05\x00\x00\x00dtypec" + HERE.encode() + b"\nran\nsb.",
+    "a state of an allowed class": b"\x80\x02ctorch\nFloatStorage\n}X\x05\x00\x00\x00dtypec"
+    + HERE.encode()
+    + b"\nran\nsb.",
     "an extension": b"\x80\x02\x82\x01)R.",
     "a persistent id": pickle.dumps(("storage", Code(), "0", "cpu", 1), 2)[:-1] + b"Q.",
 }

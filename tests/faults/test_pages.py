@@ -11,19 +11,20 @@ import pytest
 from prefix_jax.config import default_config
 from prefix_jax.reporting import data_page, report, sweep
 from prefix_jax.sharing.card import Card
-from prefix_jax.sharing.publishing import Run as Shared  # noqa: F401 (the card is of such a run)
 from tests.reporting.test_report import EVIL, Page, record
 
 RUNNING = {"script", "img", "iframe", "object", "embed", "base", "form", "link", "foreignobject", "animate", "set"}
 
 
 def check(text: str, folder: Path, shown: int) -> Page:
-    """Asserts that a page is whole markup that runs and loads nothing, and shows the evil text so many times or more."""
+    """Asserts that a page is whole, runs and loads nothing, and shows the evil text so many times or more."""
     (folder / "page.html").write_text(text, encoding="utf-8")
     page = Page(folder / "page.html")
     assert not {tag.lower() for tag, _ in page.elements} & RUNNING
     for tag, attributes in page.elements:
-        assert not any(name.startswith("on") or name in ("style", "src", "srcset", "action") for name in attributes), tag
+        assert not any(name.startswith("on") or name in ("style", "src", "srcset", "action") for name in attributes), (
+            tag
+        )
         assert re.match(r"#|runs/", attributes.get("href", "#")), attributes
     assert not set("\x00\x1b") & set(text) and "<script" not in text and not re.search(r"url\(|@import", text)
     assert page.text.count("<script>alert('x')</script>") >= shown
@@ -63,8 +64,9 @@ def test_a_sweep_is_shown_and_not_obeyed(tmp_path):
     (tmp_path / "runs" / "1" / "report.html").write_text("")
     (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows, "split": EVIL, "command": EVIL}))
     check(sweep.page(sweep.read_sweep(tmp_path)), tmp_path, 8)
-    table = sweep.sweep_table(sweep.read_sweep(tmp_path))
-    assert not set("\x00\x1b") & set(table)
+    for markdown in (False, True):
+        table = sweep.sweep_table(sweep.read_sweep(tmp_path), markdown)
+        assert not set("\x00\x1b\ud800") & set(table)
 
 
 @pytest.mark.parametrize("directory", ["javascript:alert(1)", "../elsewhere", "runs/..", "runs/a/b", "/tmp", "//x/y"])
@@ -90,7 +92,9 @@ def test_data_are_shown_and_not_obeyed(tmp_path):
 
 def test_the_page_of_the_server_makes_no_markup_of_texts_and_loads_only_from_itself():
     text = resources.files("prefix_jax.serving").joinpath("page.html").read_text(encoding="utf-8")
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|src=|https?:|url\(|import", text)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|src=|https?:|url\(|import", text
+    )
     assert text.count("textContent") > 3
 
 
@@ -102,7 +106,8 @@ def test_a_card_quotes_what_files_and_models_are_called():
     card = Card(evil, "", evil, config, 3, scores=scores, data_name=evil, versions={evil: evil})
     text = card.text()
     body = text.split("\n---\n", 1)[1]
-    assert "\n# big" not in body and "\nimport os" not in body and "<script" not in body
+    assert "\n# big" not in body and "\nimport os" not in body
+    assert "<script" not in re.sub(r"```.*?```|`[^`]*`", "", body, flags=re.DOTALL)
     assert body.count("```") % 2 == 0 and not set("\x00\x1b") & set(text)
     rows = [line for line in body.split("\n") if line.startswith("| ")]
     assert len({line.count("|") - line.count("\\|") for line in rows}) == 1
