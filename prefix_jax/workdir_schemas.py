@@ -25,6 +25,7 @@ class Config(TypedDict):
     parameters: NotRequired[dict[str, Size]]
     model: NotRequired[dict[str, str | None]]
     tokenizer: NotRequired[str | None]
+    inputs: NotRequired[dict[str, dict[str, str]]]
     audit: NotRequired[dict[str, Any]]
 
 
@@ -61,6 +62,7 @@ class Scores(TypedDict):
     bare: NotRequired[Numbers | None]
     metrics: NotRequired[dict[str, About]]
     prefix: NotRequired[str | None]
+    inputs: NotRequired[dict[str, str]]
     seconds: NotRequired[dict[str, float]]
     unscored: NotRequired[dict[str, Any]]
     scoring: NotRequired[dict[str, Any]]

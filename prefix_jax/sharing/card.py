@@ -180,8 +180,8 @@ def _use(card: Card) -> str:
     name, base = _line(card.name), _line(card.base or card.source)
     lines = [
         "## Use", "", "```python", "import prefix_jax as pj", "", f"tuned = pj.load({json.dumps(name)}{where})",
-        'tuned.generate("...")', "```", "", "```", f'prefix-jax generate --tuned {shlex.quote(name)} --input "..."', "```",
-        "",
+        'tuned.generate("...")', "```", "", "```", f'prefix-jax generate --tuned {shlex.quote(name)} --input "..."',
+        "```", "",
     ]  # fmt: skip
     if card.in_peft:
         return "\n".join([*lines, f"Without files for PEFT: {_plain(card.in_peft.partition(';')[0])}."])

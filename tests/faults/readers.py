@@ -132,11 +132,14 @@ def _lists(folder: Path, samples: Samples) -> None:
 
 def _earlier_scores(folder: Path, samples: Samples) -> None:
     from prefix_jax.evaluation import files
+    from prefix_jax.inference import scoring
     from prefix_jax.tasks import inputs
 
-    files.known_scores(folder)
-    rows = files.known_samples(folder)
-    files.same_records(rows, inputs("text", "test", str(samples.root / "rows.jsonl")))
+    records = inputs("text", "test", str(samples.root / "rows.jsonl"))
+    own = [row for row in files.known_samples(folder) if row["split"] == "test"]
+    about = {"task": "text", "records": len(records), "decoding": {}}
+    scoring._earlier(folder, "test", about, own, records)
+    scoring._likelihoods(own)
 
 
 def _resume(folder: Path, samples: Samples) -> None:

@@ -22,9 +22,7 @@ def check(text: str, folder: Path, shown: int) -> Page:
     page = Page(folder / "page.html")
     assert not {tag.lower() for tag, _ in page.elements} & RUNNING
     for tag, attributes in page.elements:
-        assert not any(name.startswith("on") or name in ("style", "src", "srcset", "action") for name in attributes), (
-            tag
-        )
+        assert not any(re.match("on|style|src|action", name) for name in attributes), tag
         assert re.match(r"#|runs/", attributes.get("href", "#")), attributes
     assert not set("\x00\x1b") & set(text) and "<script" not in text and not re.search(r"url\(|@import", text)
     assert page.text.count("<script>alert('x')</script>") >= shown
@@ -92,9 +90,7 @@ def test_data_are_shown_and_not_obeyed(tmp_path):
 
 def test_the_page_of_the_server_makes_no_markup_of_texts_and_loads_only_from_itself():
     text = resources.files("prefix_jax.serving").joinpath("page.html").read_text(encoding="utf-8")
-    assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|src=|https?:|url\(|import", text
-    )
+    assert not re.search(r"(inner|outer)HTML|insertAdjacent|document\.write|eval\(|src=|https?:|url\(|import", text)
     assert text.count("textContent") > 3
 
 
