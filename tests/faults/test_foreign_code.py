@@ -1,5 +1,6 @@
 """Code in files of others: no reader runs it, imports it, or asks whether it may."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -15,7 +16,7 @@ from prefix_jax.convert import convert
 from prefix_jax.data import array_cache
 from prefix_jax.errors import UserError
 from prefix_jax.models import pretrained
-from prefix_jax.models.pretrained import torch_file
+from prefix_jax.models.pretrained import torch_file, wheels
 from prefix_jax.training import session
 from tests import tiny
 
@@ -184,3 +185,21 @@ def test_a_models_own_code_is_neither_run_nor_asked_about(place, tiny_models, tm
     except UserError as error:
         assert place == "tokenizer_config.json" and "never run" in str(error)
     assert not mark.exists() and "odd" not in sys.modules
+
+
+def test_names_in_archives_are_no_places(tmp_path, monkeypatch):
+    """A member is read under a name of ours, whatever it is called."""
+    monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "a" / "b" / "cache"))
+    names = ("../evil", "/evil", "x/../../../evil", "archive/../../evil.pkl")
+    path = tmp_path / "x.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, "evil")
+    wheel = wheels.Wheel("evil", "1", hashlib.sha256(path.read_bytes()).hexdigest(), 1)
+    for name in names:
+        made = wheels.extract(wheel, name, path)
+        assert made.read_text() == "evil" and tmp_path / "a" / "b" / "cache" in made.resolve().parents
+    (tmp_path / "x.bin").write_bytes(path.read_bytes())
+    with pytest.raises(UserError):
+        torch_file.read(tmp_path / "x.bin")
+    assert {file.name for file in tmp_path.iterdir()} == {"a", "x.whl", "x.bin"} and not Path("/evil").exists()
