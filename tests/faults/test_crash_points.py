@@ -9,7 +9,10 @@ import pytest
 
 from prefix_jax import disk
 from prefix_jax.errors import UserError
+from prefix_jax.sweeping.rows import Row
+from prefix_jax.sweeping.sweep import SweepOptions, sweep
 from prefix_jax.training import pipeline, session
+from prefix_jax.workdir import read_scores, read_sweep
 from tests import tiny
 from tests.faults.crashes import Changes, watched
 
@@ -153,3 +156,64 @@ def test_a_checkpoint_is_on_disk_before_an_older_one_is_removed(case, synced, tm
     metrics = [i for i, one in enumerate(synced) if one == str(workdir / "metrics.jsonl")]
     saved = next(i for i, one in enumerate(synced) if "/checkpoints/2.orbax" in one)
     assert metrics[0] < saved
+
+
+class Sweep(NamedTuple):
+    """The rows of a sweep, and what an undisturbed one leaves."""
+
+    rows: list[Row]
+    whole: dict[str, Any]
+    changes: list[str]
+
+
+OPTIONS = SweepOptions(split="test", limit=1)
+
+
+def swept(rows: list[Row], workdir: Path, changes: Changes) -> dict[str, Any]:
+    """Runs or resumes a sweep, and returns what it leaves, without times."""
+    with watched(changes):
+        sweep(rows, workdir, OPTIONS, [])
+    found: dict[str, Any] = {"table": (workdir / "table.md").read_text()}
+    for row in read_sweep(workdir)["rows"]:
+        run = workdir / row["directory"]
+        about = {name: value for name, value in row.items() if name not in _TIMED}
+        scores = {name: value for name, value in read_scores(run)["test"].items() if name not in _TIMED}
+        kept = [(run / name).read_bytes() for name in ("tuned/prefix.safetensors", "samples.jsonl")]
+        found[row["name"]] = (about, scores, kept, (run / "report.html").is_file())
+    return found
+
+
+@pytest.fixture(scope="module")
+def swept_whole(case, tmp_path_factory) -> Sweep:
+    folder = tmp_path_factory.mktemp("sweeps")
+    rows = []
+    for length in (1, 2):
+        config = case.config.copy_and_resolve_references()
+        config.prefix.length = length
+        config.training.steps = 2
+        config.decoding.update(strategy="greedy", max_length=2)
+        rows.append(Row(f"length={length}", {"prefix.length": length}, config))
+    changes = Changes(folder / "whole")
+    return Sweep(rows, swept(rows, folder / "whole", changes), changes.seen)
+
+
+def check_sweep(made: Sweep, workdir: Path, number: int) -> None:
+    changes = Changes(workdir, number)
+    with pytest.raises(BaseException):  # noqa: B017 (see `check_crash`)
+        swept(made.rows, workdir, changes)
+    assert changes.ended
+    assert swept(made.rows, workdir, Changes(workdir)) == made.whole, f"crash point {number}: {changes.seen[number]}"
+
+
+@pytest.mark.slow
+def test_a_sweep_that_ends_anywhere_resumes_to_the_same_end(swept_whole, tmp_path):
+    count = len(swept_whole.changes)
+    assert count > 80
+    for number in (count // 3, 2 * count // 3, count - 2):
+        check_sweep(swept_whole, tmp_path / str(number), number)
+
+
+@pytest.mark.nightly
+def test_every_point_of_a_sweep(swept_whole, tmp_path):
+    for number in range(len(swept_whole.changes)):
+        check_sweep(swept_whole, tmp_path / str(number), number)
