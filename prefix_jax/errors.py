@@ -27,6 +27,13 @@ def one_line(message: object, most: int = 1500) -> str:
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 3 :]}"
 
 
+def spelled_out(text: str) -> str:
+    """Returns a text of any lines for a terminal, which obeys control characters: those but line ends and tabs are
+    escaped.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else _spelled(c) for c in text)
+
+
 def _spelled(character: str) -> str:
     return character.encode("unicode_escape").decode()
 

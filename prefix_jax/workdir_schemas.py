@@ -58,6 +58,7 @@ class Forgetting(TypedDict):
 class Scores(TypedDict):
     """A split's entry of `scores.json`."""
 
+    task: NotRequired[str]
     tuned: NotRequired[Numbers]
     bare: NotRequired[Numbers | None]
     metrics: NotRequired[dict[str, About]]

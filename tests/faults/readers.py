@@ -122,6 +122,12 @@ def _report(folder: Path, _: Samples) -> None:
     assert "<script" not in page and "\x1b" not in page
 
 
+def _card(folder: Path, _: Samples) -> None:
+    from prefix_jax.sharing import publishing
+
+    publishing.contents(publishing.of_run(folder), "someone/gull")
+
+
 def _lists(folder: Path, samples: Samples) -> None:
     from prefix_jax.reporting import runs
     from prefix_jax.reporting.tables import text_table
@@ -244,12 +250,15 @@ READERS = (
     Reader("config.json of models", make.model_configs, _read_configs, 12),
     Reader("safetensors", make.copied("gpt2"), _load_model, 8, "*.safetensors"),
     Reader("safetensors in shards", make.sharded, _load_model, 5, "*.json"),
+    Reader("8-bit floats", make.fp8, _load_model, 2, "config.json"),
+    Reader("a multimodal model", make.multimodal, _load_model, 2, "config.json"),
     Reader("torch files", make.torch_model, _load_model, 6, "*.bin"),
     Reader("GGUF", make.gguf, _load_gguf, 7),
     Reader("ONNX", make.onnx, _load_onnx, 3),
     Reader("tokenizer.json", make.copied("gpt2"), _open_tokenizer, 5, "*token*"),
     Reader("vocab.json and merges.txt", make.slow_tokenizer, _open_tokenizer, 2),
     Reader("SentencePiece", make.pieces, _open_tokenizer, 2),
+    Reader("SentencePiece alone", make.pieces_alone, _open_tokenizer, 1, "*.model"),
     Reader("a model's options", make.copied("t5"), _options_of_model, 3, "*.json"),
     Reader("tuned prefix", make.tuned, _open_tuned, 4),
     Reader("saved configuration", make.tuned, _tuned_alone, 5, "**/*.json"),
@@ -261,6 +270,7 @@ READERS = (
     Reader("original code", make.original, _convert(), 2, "*.bin"),
     Reader("P-tuning v2", make.p_tuning, _convert(), 2),
     Reader("run: report", make.run_directory, _report, 5),
+    Reader("run: card", make.run_directory, _card, 2, "[csm]*.json*"),
     Reader("run: list", make.run_directory, _lists, 3, "*.json*"),
     Reader("run: earlier scores", make.run_directory, _earlier_scores, 2, "s*.json*"),
     Reader("run: resumed", make.run_directory, _resume, 3, "config.json"),

@@ -141,6 +141,39 @@ def torch_model(folder: Path, samples: Samples) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def fp8(folder: Path, samples: Samples) -> None:
+    """Llama with 8-bit floats and their scales."""
+    import ml_dtypes
+    from safetensors.numpy import load_file
+
+    from prefix_jax.models.leaves import from_array
+    from prefix_jax.models.pretrained import safetensors_file
+
+    _copy(samples.models["llama"], folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        rows, columns = tensors[name].shape
+        tensors[name] = tensors[name].astype(ml_dtypes.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = np.ones((-(-rows // 16), -(-columns // 16)), np.float32)
+    safetensors_file.write(folder / "model.safetensors", {n: from_array(v) for n, v in tensors.items()}, {})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def multimodal(folder: Path, samples: Samples) -> None:
+    """Llama as the language model of another, in transformers' names."""
+    from safetensors.numpy import load_file, save_file
+
+    _copy(samples.models["llama"], folder)
+    tensors = {f"language_model.{n}": v for n, v in load_file(folder / "model.safetensors").items()}
+    save_file({**tensors, "vision_tower.x": np.ones(3, np.float32)}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    whole = {"model_type": "llava", "text_config": config, "vision_config": {}, "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(whole))
+
+
 def gguf(folder: Path, _: Samples) -> None:
     import gguf as library
 
@@ -197,6 +230,12 @@ def pieces(folder: Path, _: Samples) -> None:
     (folder / "spiece.model").write_bytes(model.getvalue())
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer"}))
     (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
+
+
+def pieces_alone(folder: Path, samples: Samples) -> None:
+    """A SentencePiece model whose use nothing says."""
+    pieces(folder, samples)
+    (folder / "tokenizer_config.json").unlink()
 
 
 def tuned(folder: Path, samples: Samples) -> None:

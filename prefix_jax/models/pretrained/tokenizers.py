@@ -216,7 +216,10 @@ def _check_pieces(path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
 
     # SentencePiece's own pieces, without the beginning and the end that a tokenizer may add.
     text = "A word, 1"
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(files[0])).encode(text, out_type=str)
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(files[0])).encode(text, out_type=str)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{files[0]} is not a whole SentencePiece model ({first_line(error)}); copy it again") from None
     if tokenizer.tokenize(text, add_special_tokens=False) != pieces:
         raise UserError(
             f"{files[0]} alone does not say how transformers must use it (it would cut other pieces than "
