@@ -1,8 +1,8 @@
 """Sequences in progress, a slot each, for continuous batching: `admit` a prompt, `pick` tokens, `feed` them.
 
 All arrays keep their shapes, so that nothing is compiled while requests come and go: once per width of a prompt for
-`admit`, and once for `feed` and each way of picking. Rows do not see one another, so what a row generates is what it
-generates alone.
+`admit`, once per width of what is read for `feed`, and once for each way of picking. Rows do not see one another, so
+what a row generates is what it generates alone.
 """
 
 import dataclasses
@@ -16,12 +16,13 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from prefix_jax.decoding.bank import Shelf, rows_of
 from prefix_jax.decoding.generation_config import OfModel
 from prefix_jax.decoding.kv_cache import Inputs, prefill
 from prefix_jax.decoding.logits_processing import among, best, draw, normaliser, only
+from prefix_jax.decoding.shelf import Shelf, rows_of
 from prefix_jax.models import Model, ModelConfig
-from prefix_jax.models.prefix import KeyValues, Past, Prefix
+from prefix_jax.models.prefix import KeyValues, Past
+from prefix_jax.tuning import TunedState
 
 # Positions whose logits are computed together when a text is scored.
 SCORED = 64
@@ -32,7 +33,7 @@ class Slots:
     """The state of sequences; `capacity` is the number of tokens that a slot's cache holds.
 
     `logits` are those of each slot's next token. `cross` are the keys and values of encoder states, `inputs` of them a
-    slot. `prefixes` are the slots of a shelf (see `decoding.bank`).
+    slot. `states` are the slots of a shelf (see `decoding.shelf`).
     """
 
     cache: KeyValues
@@ -41,7 +42,7 @@ class Slots:
     filled: Int[Array, "slots"]
     index: Int[Array, "slots"]
     logits: Float[Array, "slots vocab"]
-    prefixes: Int[Array, "slots"]
+    states: Int[Array, "slots"]
 
 
 class Rules(NamedTuple):
@@ -114,13 +115,14 @@ def admit(
     tokens: Int[Array, "1 W"],
     length: Int[Array, ""],
 ) -> Slots:
-    """Returns the slots with a prompt in one of them, computed after the prefix at `place` of the shelf.
+    """Returns the slots with a prompt in one of them, computed with the state at `place` of the shelf.
 
     Args:
       tokens: right-padded; `length` of them are the prompt.
     """
     inputs = Inputs(tokens, length[None], jnp.zeros(1, jnp.int32))
-    prompt, logits = prefill(model, variables, rows_of(shelf, place[None]), inputs)
+    own = rows_of(shelf, place[None])
+    prompt, logits = prefill(model, own.onto(variables), own.prefix, inputs)
     put = partial(jax.tree.map, lambda whole, row: _inserted(whole, row, slot))
     set_ = lambda leaf, value: leaf.at[slot].set(value)
     return Slots(
@@ -130,7 +132,61 @@ def admit(
         filled=set_(slots.filled, prompt.lengths[0]),
         index=set_(slots.index, 0),
         logits=set_(slots.logits, logits[0]),
-        prefixes=set_(slots.prefixes, place),
+        states=set_(slots.states, place),
+    )
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
+def admit_after(
+    model: Model,
+    variables: dict,
+    shelf: Shelf,
+    slots: Slots,
+    slot: Int[Array, ""],
+    place: Int[Array, ""],
+    tokens: Int[Array, "1 W"],
+    length: Int[Array, ""],
+    source: Int[Array, ""],
+    kept: Int[Array, ""],
+) -> Slots:
+    """Returns the slots with a prompt in one of them whose first `kept` tokens are those of slot `source`.
+
+    Their keys and values are copied. For decoder-only models.
+
+    Args:
+      tokens: the rest of the prompt, right-padded; `length` of them are tokens. At most the capacity fits after `kept`.
+    """
+    columns, capacity = jnp.arange(tokens.shape[1]), slots.cache.key.shape[3]
+    cached = KeyValues(*(lax.dynamic_slice_in_dim(leaf, source, 1, axis=1) for leaf in slots.cache))
+    at, own = jnp.arange(capacity), rows_of(shelf, place[None])
+    variables = own.onto(variables)
+    hidden, new = model.apply(
+        variables,
+        tokens,
+        (kept + columns)[None],
+        (columns < length).astype(jnp.int32)[None],
+        prefix=own.prefix,
+        past=(Past(*cached, (at < kept)[None, None, None, None], at),),
+        after=(columns == length - 1)[None],
+        method="hidden",
+    )
+
+    def row(old: Array, fresh: Array) -> Array:
+        # Padding may reach beyond the capacity, where an update would be moved to fit.
+        longer = jnp.pad(old, ((0, 0),) * 3 + ((0, tokens.shape[1]), (0, 0)))
+        return lax.dynamic_update_slice_in_dim(longer, fresh.astype(old.dtype), kept, axis=3)[:, :, :, :capacity]
+
+    cache = KeyValues(*(_inserted(w, row(o, n), slot) for w, o, n in zip(slots.cache, cached, new, strict=True)))
+    logits = model.apply(variables, jnp.take(hidden[0], length - 1, axis=0)[None], method="logits")
+    set_ = lambda leaf, value: leaf.at[slot].set(value)
+    return dataclasses.replace(
+        slots,
+        cache=cache,
+        inputs=set_(slots.inputs, kept + length),
+        filled=set_(slots.filled, kept + length),
+        index=set_(slots.index, 0),
+        logits=set_(slots.logits, logits[0]),
+        states=set_(slots.states, place),
     )
 
 
@@ -184,21 +240,22 @@ def _truncated(logits: Float[Array, "S V"], top_k: Int[Array, "S"], top_p: Float
     return jnp.where(logits < jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True), -jnp.inf, logits)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=3)
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def feed(
     model: Model,
+    width: int,
     variables: dict,
     shelf: Shelf,
     slots: Slots,
     tokens: Int[Array, "slots"],
     running: Bool[Array, "slots"],
 ) -> Slots:
-    """Returns the slots after a token of each that is `running`, with the logits of the next ones."""
-    prefix = rows_of(shelf, slots.prefixes)
-    if slots.cross is None:
-        logits, new = _one_token(model, variables, prefix, slots, tokens)
-    else:
-        logits, new = _one_token_of_a_decoder(model, variables, prefix, slots, slots.cross, tokens)
+    """Returns the slots after a token of each that is `running`, with the logits of the next ones.
+
+    Args:
+      width: number of tokens that are read of each slot's caches; no running slot may have more.
+    """
+    logits, new = _one_token(model, variables, rows_of(shelf, slots.states), _narrowed(slots, width), tokens)
     at = jnp.minimum(slots.filled, slots.cache.key.shape[3] - 1)
     write = partial(jax.tree.map, lambda whole, fresh: _written(whole, fresh, at))
     return dataclasses.replace(
@@ -210,12 +267,22 @@ def feed(
     )
 
 
+def _narrowed(slots: Slots, width: int) -> Slots:
+    """Returns the slots with the first tokens of their caches, because a step reads all that it is given."""
+    cut = partial(jax.tree.map, lambda leaf: leaf[:, :, :, :width])
+    return dataclasses.replace(slots, cache=cut(slots.cache), cross=cut(slots.cross))
+
+
 def _one_token(
-    model: Model, variables: dict, prefix: Prefix, slots: Slots, tokens: Int[Array, "S"]
+    model: Model, variables: dict, own: TunedState, slots: Slots, tokens: Int[Array, "S"]
 ) -> tuple[Float[Array, "S V"], KeyValues]:
-    hidden, new = model.apply(
-        variables, tokens[:, None], slots.filled[:, None], prefix=prefix, past=(_past(slots),), method="hidden"
-    )
+    """Returns the logits after a token of each slot, and the token's keys and values."""
+    args, method = (tokens[:, None], slots.filled[:, None]), "hidden"
+    if slots.cross is not None:
+        seen = jnp.arange(slots.cross.key.shape[3]) < slots.inputs[:, None]
+        args, method = (*args, slots.cross, seen), "decode"
+    variables = own.onto(variables)
+    hidden, new = model.apply(variables, *args, prefix=own.prefix, past=(_past(slots),), method=method)
     return model.apply(variables, hidden[:, 0], method="logits"), new
 
 
@@ -224,40 +291,13 @@ def _past(slots: Slots) -> Past:
     return Past(slots.cache.key, slots.cache.value, (at < slots.filled[:, None])[:, None, None, None], at)
 
 
-def _one_token_of_a_decoder(
-    model: Model, variables: dict, prefix: Prefix, slots: Slots, cross: KeyValues, tokens: Int[Array, "S"]
-) -> tuple[Float[Array, "S V"], KeyValues]:
-    """Returns what `_one_token` does; a row at a time, because the rows of a decoder's call share their columns."""
-    at, width = jnp.arange(slots.cache.key.shape[3]), jnp.arange(cross.key.shape[3])
-
-    leaves, tree = jax.tree.flatten(prefix)
-
-    def row(leaves: list, cache: KeyValues, cross: KeyValues, filled: Array, inputs: Array, token: Array) -> tuple:
-        past = Past(cache.key[:, None], cache.value[:, None], (at < filled)[None, None, None, None], at)
-        hidden, new = model.apply(
-            variables,
-            token[None, None],
-            filled[None],
-            KeyValues(*(leaf[:, None] for leaf in cross)),
-            (width < inputs)[None],
-            prefix=tree.unflatten(leaves),
-            past=(past,),
-            method="decode",
-        )
-        return model.apply(variables, hidden[0, 0], method="logits"), KeyValues(*(leaf[:, 0] for leaf in new))
-
-    # Rows are the second axis of a prefix's keys, values and biases, and the first of its offset.
-    axes = [1 if leaf.ndim > 2 else 0 for leaf in leaves]
-    return jax.vmap(row, in_axes=(axes, 1, 1, 0, 0, 0), out_axes=(0, 1))(
-        leaves, slots.cache, cross, slots.filled, slots.inputs, tokens
-    )
-
-
 def _written(whole: Float[Array, "L S K C D"], fresh: Float[Array, "L S K 1 D"], at: Int[Array, "S"]) -> Array:
-    """Writes a key or value of each slot at the slot's own place."""
-    fresh = fresh.astype(whole.dtype)
-    put = lambda cache, one, place: lax.dynamic_update_slice_in_dim(cache, one, place, axis=2)
-    return jax.vmap(put, in_axes=(1, 1, 0), out_axes=1)(whole, fresh, at)
+    """Writes a key or value of each slot at the slot's own place; one after another, because a scatter copies all."""
+    fresh, zero = fresh.astype(whole.dtype), jnp.zeros_like(at[0])
+    for slot in range(whole.shape[1]):
+        place = (zero, zero + slot, zero, at[slot], zero)
+        whole = lax.dynamic_update_slice(whole, fresh[:, slot : slot + 1], place)
+    return whole
 
 
 class TextScores(NamedTuple):
@@ -278,10 +318,11 @@ def score_text(
     tokens: Int[Array, "W"],
     length: Int[Array, ""],
 ) -> TextScores:
-    """Scores a text of a decoder-only model after the prefix at `place` of the shelf; its first token has score 0."""
+    """Scores a text of a decoder-only model with the state at `place` of the shelf; its first token has score 0."""
     segments = (jnp.arange(tokens.shape[0]) < length).astype(jnp.int32)[None]
-    prefix = rows_of(shelf, place[None])
-    hidden, _ = model.apply(variables, tokens[None], segment_ids=segments, prefix=prefix, method="hidden")
+    own = rows_of(shelf, place[None])
+    variables = own.onto(variables)
+    hidden, _ = model.apply(variables, tokens[None], segment_ids=segments, prefix=own.prefix, method="hidden")
     rows = -(-tokens.shape[0] // SCORED) * SCORED
     pad = lambda x: jnp.pad(x, ((0, rows - len(x)), *((0, 0),) * (x.ndim - 1)))
     following = jnp.concatenate([tokens[1:], tokens[:1]])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.adapter_layers import PROMPT, with_prompt
+from prefix_jax.models.adapter_layers import prompt_of, with_prompt
 from prefix_jax.models.context import LayerContext
 from prefix_jax.models.layers import Embedding, Projection, Sharder, gather_columns, heads_first
 from prefix_jax.models.masks import (
@@ -41,7 +41,7 @@ class Side(nn.Module):
     def begin(self, x: Float[Array, "*batch T E"], positions: Array) -> Float[Array, "*batch T E"]:
         return x
 
-    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Float[Array, "H 1 T S"] | None:
+    def bias(self, queries: Int[Array, "*rows T"], keys: Int[Array, "... S"]) -> Float[Array, "*rows H 1 T S"] | None:
         """Returns the bias of the logits, given the columns of queries and keys."""
         return None
 
@@ -56,7 +56,7 @@ class Side(nn.Module):
         self,
         x: Float[Array, "*batch T E"],
         positions: Int[Array, "... T"],
-        columns: Int[Array, "T"],
+        columns: Int[Array, "*rows T"],
         context: LayerContext,
         prefix: Prefix | None,
         past: tuple[Past, ...] = (),
@@ -176,8 +176,7 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Float[Array, "B S E"], KeyValues]:
         """Returns the final encoder states and the keys and values of its layers."""
         positions = segment_positions(segment_ids) if positions is None else positions
-        prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
-        embedded = with_prompt(self.embedding(tokens), positions, prompt)
+        embedded = with_prompt(self.embedding(tokens), positions, prompt_of(self))
         context = LayerContext(shared_by_layers(self._same_segment(segment_ids, segment_ids)))
         return self.encoder(embedded, positions, jnp.arange(tokens.shape[-1]), context, prefix)
 
@@ -194,7 +193,7 @@ class EncoderDecoder(nn.Module):
     def decode(
         self,
         tokens: Int[Array, "*batch T"],
-        columns: Int[Array, "T"],
+        columns: Int[Array, "*rows T"],
         cross: KeyValues,
         cross_mask: Array,
         prefix: Prefix | None = None,
@@ -203,9 +202,9 @@ class EncoderDecoder(nn.Module):
         """Returns hidden states after the final norm and this call's keys and values.
 
         `cross` comes from `cross_key_values`; `cross_mask` `[B, S]` is True at real encoder tokens; `columns` are the
-        token columns in the output, shared by the batch.
+        token columns in the output, those of each row or shared by the batch.
         """
-        mask = columns[:, None] >= columns
+        mask = (columns[..., :, None] >= columns[..., None, :])[..., None, None, :, :]
         shape = cross_mask.shape[:1] + (1,) * (tokens.ndim + 1) + cross_mask.shape[1:]
         context = LayerContext(shared_by_layers(mask), cross_mask=shared_by_layers(cross_mask.reshape(shape)))
         return self.decoder(self.embedding(tokens), columns, columns, context, prefix, past, cross)

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from prefix_jax.decoding.bank import NONE, Bank, Kind
+from prefix_jax.decoding.bank import Bank
 from prefix_jax.decoding.generation_config import OfModel, check_ids
-from prefix_jax.decoding.slots import How, Rules, admit, empty_slots, feed, pick, score_text
+from prefix_jax.decoding.shelf import NONE, Kind
+from prefix_jax.decoding.slots import How, Rules, admit, admit_after, empty_slots, feed, pick, score_text
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
 from prefix_jax.models.prefix import Prefix
+from prefix_jax.serving.cached_prompts import Beginning, CachedPrompts
 from prefix_jax.tuning import TunedState
 
 # Number of likeliest tokens that a step can return.
 TOPS = 20
-# Shortest width to which prompts are padded; wider ones double.
-NARROWEST = 32
 
 
 class Busy(UserError):
@@ -28,7 +28,7 @@ class Busy(UserError):
 
 
 class Unknown(UserError):
-    """No prefix has that name."""
+    """No tuned state has that name."""
 
 
 class Sampling(NamedTuple):
@@ -69,9 +69,10 @@ class Scores(NamedTuple):
 
 @dataclass(eq=False)
 class Request:
-    """A prompt in token ids, the name of its prefix, and the function that receives its `Token`s and its `End`.
+    """A prompt in token ids, the name of its tuned state, and the function that receives its `Token`s and its `End`.
 
-    With `scored`, it has `Scores` of its prompt before them. `emit` is called in the engine's thread.
+    With `scored`, it has `Scores` of its prompt before them. `emit` is called in the engine's thread. `cached` is the
+    number of tokens of the prompt that were known from an earlier one.
     """
 
     ids: list[int]
@@ -83,10 +84,11 @@ class Request:
     slot: int = -1
     place: int = NONE
     made: int = 0
+    cached: int = 0
 
 
 class Engine:
-    """Slots, a bank of prefixes, and a queue of requests; one thread calls `step`, any may call the rest."""
+    """Slots, a bank of tuned states, and a queue of requests; one thread calls `step`, any may call the rest."""
 
     def __init__(
         self,
@@ -95,18 +97,20 @@ class Engine:
         *,
         slots: int = 8,
         capacity: int = 1024,
-        kind: Kind = Kind(64, False, False),  # noqa: B008
+        kind: Kind = Kind(64),  # noqa: B008
         prefixes: int = 64,
         queue: int = 256,
+        narrowest: int = 32,
         of_model: OfModel = OfModel(),  # noqa: B008
         more_ends: tuple[int, ...] = (),
     ):
         """Args:
           slots: number of requests that run together.
           capacity: longest prompt and new tokens together; of an encoder-decoder, the longest of each.
-          kind: of all prefixes: their greatest length, and how they are seen.
-          prefixes: largest number of them.
+          kind: the greatest sizes of tuned states, and how prefixes are seen.
+          prefixes: largest number of tuned states.
           queue: largest number of waiting requests.
+          narrowest: shortest width to which prompts are padded, and in which caches are read; wider ones double.
           of_model: tokens that the model forces and bans.
           more_ends: end tokens beside those of the model.
 
@@ -121,24 +125,26 @@ class Engine:
         self.bank = Bank(config, prefixes, kind)
         self._kind, self._of_model = kind, of_model
         self.ends = (*config.eos_ids, *(id for id in more_ends if id not in config.eos_ids))
-        self.widths = _widths(capacity)
+        self.widths = _widths(capacity, narrowest)
         self._slots = empty_slots(model, variables, slots, capacity, self.widths[-1])
         self._running: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
+        self._cached = CachedPrompts(slots)
         self._rules = _idle_rules(slots)
         self._lock, self._work = threading.RLock(), threading.Condition()
 
-    def put(self, name: str, prefix: Prefix) -> None:
-        """Adds a prefix, or replaces the one of that name; compiles nothing.
+    def put(self, name: str, state: TunedState | Prefix) -> None:
+        """Adds a tuned state, or replaces the one of that name; compiles nothing.
 
         Raises:
           UserError: it does not fit, or is in use.
         """
         with self._lock:
-            self.bank.put(name, prefix)
+            self.bank.put(name, state)
+            self._cached.forget(name)
 
     def remove(self, name: str) -> None:
-        """Removes a prefix.
+        """Removes a tuned state.
 
         Raises:
           UserError: there is none of that name, or it is in use.
@@ -147,7 +153,7 @@ class Engine:
             self.bank.remove(name)
 
     def forget(self, name: str) -> None:
-        """Removes a prefix, and those that it is a part of; there need not be any.
+        """Removes a tuned state, and those that it is a part of; there need not be any.
 
         Raises:
           UserError: one is in use.
@@ -185,7 +191,7 @@ class Engine:
         """Returns how many tokens a prompt and its answer may have, or each in an encoder-decoder.
 
         Raises:
-          Unknown: no prefix has that name.
+          Unknown: no tuned state has that name.
         """
         offset, window = self._offset(name), self.model.model_config.context_length
         return self.capacity if window is None else min(self.capacity, window - offset)
@@ -197,6 +203,11 @@ class Engine:
             if name not in self.bank:
                 raise Unknown(f'the model "{name}" does not exist')
             return self.bank.offset(name)
+
+    def reserved(self, name: str | None) -> int:
+        """Returns how many places at the start of a prompt hold virtual tokens of the state of that name."""
+        with self._lock:
+            return self.bank.reserved(name) if name is not None and name in self.bank else 0
 
     def submit(self, request: Request) -> None:
         """Queues a request.
@@ -241,10 +252,13 @@ class Engine:
             how = _how(samplings)
             picked = pick(self.model.model_config, self._of_model, self.ends, how, self._slots, self._rules)
             mask = np.array([one is not None for one in self._running])
-            self._slots = feed(self.model, self.variables, self._shelf, self._slots, picked.tokens, mask)
+            tokens, width = picked.tokens, self._width_read()
+            self._slots = feed(self.model, width, self.variables, self._shelf, self._slots, tokens, mask)
         found = jax.device_get(picked)  # while the tokens are fed
         for slot, request in rows:
-            self._deliver(request, _token(found, slot, request.sampling.tops))
+            token = _token(found, slot, request.sampling.tops)
+            self._cached.add(slot, token.id)
+            self._deliver(request, token)
         return True
 
     def abort_all(self, message: str) -> None:
@@ -253,6 +267,7 @@ class Engine:
             for request in [*self._waiting, *(one for one in self._running if one is not None)]:
                 self._finish(request, End("error", message))
             self._waiting.clear()
+            self._cached.clear()
             self._slots = empty_slots(self.model, self.variables, len(self._running), self.capacity, self.widths[-1])
 
     def warm(self) -> None:
@@ -262,22 +277,26 @@ class Engine:
             for width in self.widths:
                 tokens = np.zeros((1, width), np.int32)
                 self._slots = admit(self.model, self.variables, self._shelf, self._slots, slot, place, tokens, one)
-                if not self.model.model_config.is_encoder_decoder:
+                if self._reuses:
+                    args = self._shelf, self._slots, slot, place, tokens, one, slot, one
+                    self._slots = admit_after(self.model, self.variables, *args)
                     score_text(self.model, TOPS, self.variables, self._shelf, place, tokens[0], one)
             for samples, truncates in ((False, False), (True, False), (True, True)):
                 for tops in (0, TOPS):
                     how = How(samples, truncates, tops)
                     picked = pick(self.model.model_config, self._of_model, self.ends, how, self._slots, self._rules)
             idle = np.zeros(len(self._running), bool)
-            self._slots = feed(self.model, self.variables, self._shelf, self._slots, picked.tokens, idle)
+            for width in self.widths:
+                tokens = picked.tokens
+                self._slots = feed(self.model, width, self.variables, self._shelf, self._slots, tokens, idle)
             jax.block_until_ready(self._slots)
 
     @staticmethod
     def programs() -> int:
         """Returns how many programs of serving the process has compiled."""
-        from prefix_jax.decoding.bank import filled
+        from prefix_jax.decoding.shelf import filled
 
-        programs: tuple[Any, ...] = (admit, pick, feed, score_text, filled)
+        programs: tuple[Any, ...] = (admit, admit_after, pick, feed, score_text, filled)
         return sum(one._cache_size() for one in programs)
 
     @property
@@ -293,7 +312,7 @@ class Engine:
     def _admit(self) -> bool:
         """Moves requests from the queue to free slots; returns whether there was any."""
         any_ = False
-        while self._waiting and None in self._running:
+        while self._waiting and self._cached.free:
             request = self._waiting.popleft()
             any_ = True
             if request.scored:
@@ -301,14 +320,41 @@ class Engine:
             if request.sampling.max_tokens < 1:
                 self._finish(request, End("length"))
                 continue
-            slot = request.slot = self._running.index(None)
-            self._running[slot] = request
-            tokens = self._padded(request.ids)
-            length, place = np.int32(len(request.ids)), np.int32(request.place)
-            at = np.int32(slot)
-            self._slots = admit(self.model, self.variables, self._shelf, self._slots, at, place, tokens[None], length)
-            _set_rules(self._rules, slot, request.sampling)
+            self._start(request)
         return any_
+
+    def _start(self, request: Request) -> None:
+        """Puts a request into a free slot; computes what of its prompt is not in a cache."""
+        beginning = self._beginning(request)
+        slot = request.slot = self._cached.take(beginning)
+        self._running[slot] = request
+        request.cached = 0 if beginning is None else beginning.kept
+        rest = request.ids[request.cached :]
+        args = np.int32(slot), np.int32(request.place), self._padded(rest)[None], np.int32(len(rest))
+        whole = self.model, self.variables, self._shelf, self._slots
+        if beginning is None:
+            self._slots = admit(*whole, *args)
+        else:
+            self._slots = admit_after(*whole, *args, np.int32(beginning.slot), np.int32(beginning.kept))
+        self._cached.hold(slot, request.name, request.ids)
+        _set_rules(self._rules, slot, request.sampling)
+
+    @property
+    def _reuses(self) -> bool:
+        """Whether the cache of a prompt's first tokens does not depend on the others."""
+        return not self.model.model_config.is_encoder_decoder
+
+    def _beginning(self, request: Request) -> Beginning | None:
+        """Returns where the beginning of a request's prompt is cached, if that saves anything."""
+        if not self._reuses:
+            return None
+        found = self._cached.longest(request.name, request.ids)
+        if found is None:
+            return None
+        # The last place of a full cache is written again by every step.
+        found = found._replace(kept=min(found.kept, self.capacity - 1))
+        count = len(request.ids)
+        return found if self._width(count - found.kept) < self._width(count) else None
 
     def _scored(self, request: Request) -> Scores:
         tokens, length = self._padded(request.ids), np.int32(len(request.ids))
@@ -323,9 +369,18 @@ class Engine:
             )
         )
 
+    def _width_read(self) -> int:
+        """Returns the width of the caches that a step has to read."""
+        running = [one for one in self._running if one is not None]
+        if self.model.model_config.is_encoder_decoder:
+            return self._width(max(max(len(one.ids), one.made + 1) for one in running))
+        return self._width(max(len(one.ids) + one.made for one in running))
+
+    def _width(self, tokens: int) -> int:
+        return next(width for width in self.widths if width >= tokens)
+
     def _padded(self, ids: list[int]) -> np.ndarray:
-        width = next(width for width in self.widths if width >= len(ids))
-        tokens = np.zeros(width, np.int32)
+        tokens = np.zeros(self._width(len(ids)), np.int32)
         tokens[: len(ids)] = ids
         return tokens
 
@@ -346,15 +401,16 @@ class Engine:
         with self._lock:
             if request.slot >= 0:
                 self._running[request.slot] = None
+                self._cached.give_back(request.slot)
                 request.slot = -1
             if request.name is not None:
                 self.bank.release(request.name)
         request.emit(end)
 
 
-def _widths(capacity: int) -> tuple[int, ...]:
+def _widths(capacity: int, narrowest: int) -> tuple[int, ...]:
     """Returns the widths to which prompts are padded: doubled up to the capacity."""
-    widths = [min(NARROWEST, capacity)]
+    widths = [min(narrowest, capacity)]
     while widths[-1] < capacity:
         widths.append(min(2 * widths[-1], capacity))
     return tuple(widths)

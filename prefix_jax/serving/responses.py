@@ -123,11 +123,11 @@ class Envelope:
         self.form = form
         self._fields = {"id": f"{form.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, choices: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
         """Returns a response."""
         return {**self._fields, "object": self.form.whole, "choices": choices, "usage": usage}
 
-    def part(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> dict[str, Any]:
+    def part(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> dict[str, Any]:
         """Returns a piece of a stream; the last has `usage` and no choices, if it was asked for."""
         more = {} if usage is None else {"usage": usage}
         return {**self._fields, "object": self.form.part, "choices": choices, **more}

@@ -20,13 +20,19 @@ class Telemetry:
         self._registry = registry = CollectorRegistry()
         label = ["model_name"]
 
-        def gauge(name: str, about: str, value: Any) -> None:
-            Gauge(f"vllm:{name}", about, registry=registry).set_function(value)
+        def gauge(name: str, about: str, value: Any, owner: str = "vllm") -> None:
+            Gauge(f"{owner}:{name}", about, registry=registry).set_function(value)
 
+        gauge("compiled_programs", "Programs compiled so far; constant while serving.", engine.programs, "prefix_jax")
         gauge("num_requests_running", "Requests in slots.", lambda: engine.counts[0])
         gauge("num_requests_waiting", "Requests in the queue.", lambda: engine.counts[1])
         gauge("kv_cache_usage_perc", "The used share of the caches, 1 for all.", lambda: engine.used)
         self._read = Counter("vllm:prompt_tokens", "Tokens of prompts.", label, registry=registry)
+        cached = "Tokens of prompts that were known from earlier ones."
+        self._cached = Counter("vllm:prefix_cache_hits", cached, label, registry=registry)
+        self._asked = Counter(
+            "vllm:prefix_cache_queries", "Tokens of prompts, cached or not.", label, registry=registry
+        )
         self._made = Counter("vllm:generation_tokens", "New tokens.", label, registry=registry)
         ends = [*label, "finished_reason"]
         self._ended = Counter("vllm:request_success", "Requests that ended.", ends, registry=registry)
@@ -59,11 +65,13 @@ class Clock:
         histogram.labels(self._model).observe(now - self._last)
         self._any, self._last = True, now
 
-    def end(self, reasons: list[str], usage: dict[str, int]) -> None:
+    def end(self, reasons: list[str], usage: dict[str, Any]) -> None:
         """Notes the end of a request, with the reason of each of its answers."""
         found = self._telemetry
         found._whole.labels(self._model).observe(time.perf_counter() - self._start)
         found._read.labels(self._model).inc(usage["prompt_tokens"])
+        found._asked.labels(self._model).inc(usage["prompt_tokens"])
+        found._cached.labels(self._model).inc(usage["prompt_tokens_details"]["cached_tokens"])
         found._made.labels(self._model).inc(usage["completion_tokens"])
         for reason in reasons:
             found._ended.labels(self._model, reason).inc()

@@ -46,8 +46,9 @@ def alone(lm, folders):
     return {None: lm.generate(TEXTS, **SAMPLE)} | {n: one.generate(TEXTS, **SAMPLE) for n, one in tuned.items()}
 
 
-def test_each_text_is_that_of_its_tuned_state_alone(lm, folders, alone):
-    bank, which = pj.Bank(lm, folders), ["long", None, "lora", "short", "long"]
+@pytest.mark.parametrize("slots", [1, 1024])
+def test_each_text_is_that_of_its_tuned_state_alone(lm, folders, alone, slots):
+    bank, which = pj.Bank(lm, folders, slots=slots), ["long", None, "lora", "short", "long"]
     found = bank.generate(TEXTS, which, **SAMPLE)
     assert found == [alone[name][row] for row, name in enumerate(which)]
     assert len(set(map(tuple, alone.values()))) == 4

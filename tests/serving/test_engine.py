@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from prefix_jax import decoding
-from prefix_jax.decoding.bank import Kind
+from prefix_jax.decoding.shelf import Kind
 from prefix_jax.errors import UserError
 from prefix_jax.serving.engine import Busy, End, Engine, Request, Sampling, Scores, Token
 from tests.decoding import reference
 from tests.decoding.test_bank import prefixes
 
-KIND = Kind(16, False, False)
+KIND = Kind(16)
 LENGTHS = (3, 9, 1, 5, 7, 2)
 # Cases of windows, of relative positions, and with three sites and learned positions.
 SAMPLINGS = {
@@ -25,7 +25,7 @@ SAMPLINGS = {
 
 
 def engine_of(pair, **changes) -> Engine:
-    options = dict(slots=3, capacity=32, kind=KIND, prefixes=4) | changes
+    options = dict(slots=3, capacity=32, kind=KIND, prefixes=4, narrowest=8) | changes
     return Engine(pair.model, pair.variables, **options)
 
 
@@ -115,6 +115,53 @@ def test_log_probabilities_are_those_of_transformers(pair):
         np.testing.assert_allclose(token.score, expected[place, token.id], atol=1e-4)
         best = np.sort(expected[place])[::-1][:2]
         np.testing.assert_allclose([score for _, score in token.tops], best, atol=1e-4)
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_not_computed_again(pair):
+    """From a slot that is free, that runs, and from an answer, as the next turn of a conversation is."""
+    engine, own = engine_of(pair, slots=4), prefixes(pair.model_config)
+    engine.warm()
+    engine.put("a", own["long"])
+    programs, shared = engine.programs(), list(range(3, 17))
+    greedy = Sampling(6, min_tokens=6, temperature=0)
+
+    def run(ids, name="a"):
+        heard = Heard(ids, name, greedy)
+        engine.submit(heard.request)
+        finish(engine)
+        assert heard.tokens == alone(pair, own["long"] if name else None, ids, greedy)
+        return heard
+
+    first = run([*shared, 20])
+    assert first.request.cached == 0
+    assert run([*shared, 21]).request.cached == len(shared)
+    assert run([*shared, 20, *first.tokens[:4], 9]).request.cached == len(shared) + 5
+    assert run([*shared, 21], None).request.cached == 0  # without the prefix
+    running, other = Heard([*shared, 30, 31], None, greedy), Heard([*shared, 30, 32], None, greedy)
+    engine.submit(running.request)
+    engine.step()
+    engine.submit(other.request)
+    finish(engine)
+    assert other.request.cached == len(shared) + 1
+    assert other.tokens == alone(pair, None, [*shared, 30, 32], greedy)
+    assert run([*shared, 33, 34]).request.cached == len(shared)
+    engine.put("a", own["long"])  # another of that name
+    assert run([*shared, 33, 35]).request.cached == 0
+    assert engine.programs() == programs
+
+
+def test_a_full_cache_is_not_reused_beyond_what_steps_leave(pair):
+    engine, ids = engine_of(pair, slots=2, capacity=16), list(range(3, 14))
+    greedy = Sampling(5, min_tokens=5, temperature=0)
+    first, other = Heard(ids, None, greedy), Heard([5, 6], None, Sampling(9, min_tokens=9, temperature=0))
+    engine.submit(first.request)
+    engine.submit(other.request)
+    finish(engine)
+    again = Heard([*ids, *first.tokens[:4]], None, Sampling(1, temperature=0))
+    engine.submit(again.request)
+    finish(engine)
+    assert again.request.cached == 14
+    assert again.tokens == first.tokens[4:]
 
 
 def test_cancelled_requests_leave_and_their_prefixes_with_them(pair):

@@ -53,7 +53,7 @@ class T5Config(ModelConfig):
         return self.decoder_start_id
 
 
-def relative_buckets(distance: Int[Array, "T S"], bidirectional: bool, buckets: int, furthest: int) -> Array:
+def relative_buckets(distance: Int[Array, "... T S"], bidirectional: bool, buckets: int, furthest: int) -> Array:
     """Returns the bucket of each distance (key column minus query column): exact when near, logarithmic when far."""
     side = jnp.zeros_like(distance)
     if bidirectional:
@@ -68,9 +68,9 @@ def relative_buckets(distance: Int[Array, "T S"], bidirectional: bool, buckets: 
     return side + jnp.where(distance < exact, distance, far)
 
 
-def bias_of(table: Float[Array, "buckets H"], buckets: Int[Array, "T S"]) -> Float[Array, "H 1 T S"]:
+def bias_of(table: Float[Array, "buckets H"], buckets: Int[Array, "*rows T S"]) -> Float[Array, "*rows H 1 T S"]:
     """Returns the bias of the logits from each head's bias of a bucket."""
-    return jnp.moveaxis(jnp.take(table.astype(jnp.float32), buckets, axis=0), -1, 0)[:, None]
+    return jnp.moveaxis(jnp.take(table.astype(jnp.float32), buckets, axis=0), -1, -3)[..., None, :, :]
 
 
 class T5Side(Side):
@@ -95,11 +95,11 @@ class T5Side(Side):
             self.relative_bias = self.param("relative_bias", nn.initializers.normal(0.1), (s.buckets, s.heads))
         self.final_norm = RMSNorm(s.norm_epsilon)
 
-    def buckets(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Int[Array, "T S"]:
-        distance = keys[None, :] - queries[:, None]
+    def buckets(self, queries: Int[Array, "*rows T"], keys: Int[Array, "... S"]) -> Int[Array, "*rows T S"]:
+        distance = keys[..., None, :] - queries[..., :, None]
         return relative_buckets(distance, not self.decoder, self.model_config.buckets, self.model_config.max_distance)
 
-    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Array:
+    def bias(self, queries: Int[Array, "*rows T"], keys: Int[Array, "... S"]) -> Array:
         return bias_of(self.relative_bias, self.buckets(queries, keys))
 
     def end(self, x: Float[Array, "*batch T E"]) -> Float[Array, "*batch T E"]:

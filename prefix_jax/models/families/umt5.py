@@ -43,7 +43,7 @@ class UMT5Side(t5.T5Side):
         s = self.model_config
         return BiasedAttention(s.heads, 1, s.head_dim, scale=1.0, buckets=s.buckets)
 
-    def bias(self, queries: Int[Array, "T"], keys: Int[Array, "S"]) -> Array:
+    def bias(self, queries: Int[Array, "*rows T"], keys: Int[Array, "... S"]) -> Array:
         """Returns the buckets, which each layer turns into biases."""
         return self.buckets(queries, keys)
 
