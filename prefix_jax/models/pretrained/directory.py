@@ -13,7 +13,7 @@ from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.pretrained import causes, safetensors_file, torch_file
 
 # The name of a file beside another.
-_NAME = re.compile(r"[\w-][\w. -]{0,200}")
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")
 _READERS = {
     "model.safetensors": lambda path: safetensors_file.read(path)[0],
     "pytorch_model.bin": torch_file.read,
@@ -65,7 +65,7 @@ def _shards(index: Path, reader: Any) -> dict[str, Leaf]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) and _NAME.fullmatch(v) for v in places.values()):
         raise UserError(f"{index} has no weight_map from tensors to files beside it; download it again")
-    absent = [name for name in sorted(set(places.values())) if not (index.parent / name).is_file()]
+    absent = [name for name in sorted(set(places.values())) if not os.path.isfile(index.parent / name)]
     if absent:
         raise UserError(
             f"{index} names the shard {absent[0]}, which is not beside it ({len(absent)} of "

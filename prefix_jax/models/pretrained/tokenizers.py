@@ -146,7 +146,7 @@ def tokenizer_files(path: Path) -> dict[str, Path]:
     files = {file.relative_to(path).as_posix(): file for file in found if file.is_file()}
     for name in _named_files(path / "tokenizer_config.json"):
         for file in (path / name, Path(name)):  # identical if the name is absolute
-            if file.is_file():
+            if os.path.isfile(file):  # also where a name is too long for a file
                 files[name] = file
                 break
     return files
@@ -160,7 +160,7 @@ def _named_files(config: Path) -> Iterator[str]:
         return
     for value in values:
         for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and 0 < len(name) < 200 and "\0" not in name and "\n" not in name:
+            if isinstance(name, str) and 0 < len(name) < 1024 and "\0" not in name and "\n" not in name:
                 yield name
 
 
