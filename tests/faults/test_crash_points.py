@@ -174,6 +174,7 @@ def swept(rows: list[Row], workdir: Path, changes: Changes) -> dict[str, Any]:
     with watched(changes):
         sweep(rows, workdir, OPTIONS, [])
     found: dict[str, Any] = {"table": (workdir / "table.md").read_text()}
+    found["hidden"] = sorted(p.relative_to(workdir).as_posix() for p in workdir.rglob(".*"))
     for row in read_sweep(workdir)["rows"]:
         run = workdir / row["directory"]
         about = {name: value for name, value in row.items() if name not in _TIMED}
