@@ -35,6 +35,8 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("max_prefix", None, "Greatest length of a prefix; by default 32, or that of --tuned.", 1)
     flags.DEFINE_integer("max_adapters", 64, "Tuned states on the devices; the least recently used are reloaded.", 1)
+    flags.DEFINE_integer("beams", 0, "Beams of requests with use_beam_search; 0: they are refused.", 0)
+    flags.DEFINE_integer("beam_tokens", 128, "Most new tokens of a beam search.", 1)
     flags.DEFINE_integer("queue", 256, "Waiting requests, beyond which others get the status 429.", 1)
     flags.DEFINE_integer("max_body", 1 << 20, "Largest body of a request, in bytes.", 1)
     flags.DEFINE_float("timeout", 600.0, "Longest time for a request, in seconds.", 0.1)
@@ -106,6 +108,8 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
         kind=kind,
         prefixes=options.max_adapters,
         queue=options.queue,
+        beams=options.beams,
+        beam_tokens=options.beam_tokens,
         of_model=OfModel(found.forced_bos, found.forced_eos, (), found.banned_tokens),
         more_ends=found.more_ends,
     )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from prefix_jax.decoding import beam, sampling
 from prefix_jax.decoding.bank import Bank, grouped
-from prefix_jax.decoding.generation_config import GenerationConfig, check_for, check_ids, check_window, end_ids
+from prefix_jax.decoding.generation_config import GenerationConfig, Limits, check_for, check_ids, check_window, end_ids
 from prefix_jax.decoding.kv_cache import Inputs
 from prefix_jax.decoding.shelf import NONE, Kind, Shelf, empty, rows_of
 from prefix_jax.errors import UserError
@@ -89,6 +89,29 @@ def _generate(
     lengths = jnp.where(inputs.lengths > 0, lengths, 0)
     kept = jnp.arange(tokens.shape[1]) < lengths[:, None]
     return Generated(jnp.where(kept, tokens, model.model_config.pad_id), lengths, jnp.where(lengths > 0, scores, 0.0))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def search_one(
+    model: Model,
+    options: GenerationConfig,
+    variables: dict,
+    shelf: Shelf,
+    place: Int[Array, ""],
+    tokens: Int[Array, "1 W"],
+    length: Int[Array, ""],
+    limits: Limits,
+) -> tuple[Int[Array, "max_length"], Int[Array, ""], Float[Array, ""]]:
+    """Returns the best sequence of a beam search, its length and its score, with the state at `place` of a shelf.
+
+    Args:
+      options: `max_length` bounds `limits.most`.
+      tokens: right-padded; `length` of them are the prompt.
+    """
+    own = rows_of(shelf, place[None])
+    inputs = Inputs(tokens, length[None], jnp.zeros(1, jnp.int32))
+    found = beam.search(model, own.onto(variables), own.prefix, inputs, options, limits)
+    return found[0][0], found[1][0], found[2][0]
 
 
 def make_inputs(token_lists: Sequence[Sequence[int]], width: int, batch: int, rows: Sequence[int]) -> Inputs:

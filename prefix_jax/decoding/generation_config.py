@@ -53,6 +53,16 @@ def of_model(config: Mapping[str, Any], model_config: ModelConfig) -> OfModel:
     return found
 
 
+class Limits(NamedTuple):
+    """Numbers of a text that need not be known when its program is compiled: the least and most new tokens, and the
+    power of the length by which beam search divides scores. Numbers of Python, or scalars.
+    """
+
+    least: Any
+    most: Any
+    length_penalty: Any
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """Decoding options, with the names and meanings of `transformers`' generation options where they exist.
@@ -129,6 +139,10 @@ class GenerationConfig:
     def width(self) -> int:
         """Number of sequences per input."""
         return self.beams if self.strategy == "beam" else 1
+
+    @property
+    def limits(self) -> "Limits":
+        return Limits(self.min_length, self.max_length, self.length_penalty)
 
     def program(self) -> "GenerationConfig":
         """Returns the options that affect the compiled program, with the others at their defaults."""

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from prefix_jax.decoding.generation_config import GenerationConfig, end_ids
+from prefix_jax.decoding.generation_config import GenerationConfig, Limits, end_ids
 from prefix_jax.decoding.kv_cache import Prompt
 from prefix_jax.models import ModelConfig
 
@@ -23,11 +23,14 @@ def allowed(
     prompt: Prompt,
     tokens: Int[Array, "B N T"],
     index: Array,
+    limits: Limits | None = None,
 ) -> Float[Array, "B N V"]:
     """Returns the scores of new token number `index`, with -inf for tokens that the options ban.
 
-    `tokens` are the new tokens of every beam, the first `index` of which are valid.
+    `tokens` are the new tokens of every beam, the first `index` of which are valid. `limits` are by default those of
+    the options.
     """
+    least, most, _ = limits or options.limits
     # Masks over the vocabulary rather than scatters, which would copy the logits. In transformers' order.
     vocab_size = scores.shape[-1]
     if options.no_repeat_ngram or options.banned_sequences:
@@ -37,13 +40,13 @@ def allowed(
         if options.banned_sequences:
             banned = completing(history, length, options.banned_sequences, vocab_size)
             scores = jnp.where(banned, -jnp.inf, scores)
-    if options.min_length:
+    if isinstance(least, Array) or least:
         end = ends(jnp.arange(vocab_size), options, model_config)
-        scores = jnp.where(end & (index < options.min_length), -jnp.inf, scores)
+        scores = jnp.where(end & (index < least), -jnp.inf, scores)
     if options.forced_bos is not None:
         scores = jnp.where(index == 0, only((options.forced_bos,), vocab_size), scores)
     if options.forced_eos:
-        scores = jnp.where(index == options.max_length - 1, only(options.forced_eos, vocab_size), scores)
+        scores = jnp.where(index == most - 1, only(options.forced_eos, vocab_size), scores)
     if options.banned_tokens:
         scores = jnp.where(among(options.banned_tokens, vocab_size), -jnp.inf, scores)
     return scores

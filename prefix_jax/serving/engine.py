@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from prefix_jax.decoding.bank import Bank
-from prefix_jax.decoding.generation_config import OfModel, check_ids
+from prefix_jax.decoding.generate import search_one
+from prefix_jax.decoding.generation_config import GenerationConfig, Limits, OfModel, check_ids
 from prefix_jax.decoding.shelf import NONE, Kind
 from prefix_jax.decoding.slots import How, Rules, admit, admit_after, empty_slots, feed, pick, score_text
 from prefix_jax.errors import UserError
@@ -33,7 +34,7 @@ class Unknown(UserError):
 
 class Sampling(NamedTuple):
     """How a request picks its tokens; as `decoding.slots.Rules`, but `tops` is None where no log-probabilities are
-    wanted.
+    wanted. With `beams`, the text is that of a beam search.
     """
 
     max_tokens: int
@@ -44,6 +45,8 @@ class Sampling(NamedTuple):
     seed: int = 0
     row: int = 0
     tops: int | None = None
+    beams: bool = False
+    length_penalty: float = 1.0
 
 
 class Token(NamedTuple):
@@ -101,6 +104,8 @@ class Engine:
         prefixes: int = 64,
         queue: int = 256,
         narrowest: int = 32,
+        beams: int = 0,
+        beam_tokens: int = 128,
         of_model: OfModel = OfModel(),  # noqa: B008
         more_ends: tuple[int, ...] = (),
     ):
@@ -110,6 +115,8 @@ class Engine:
           kind: the greatest sizes of tuned states, and how prefixes are seen.
           prefixes: largest number of tuned states.
           queue: largest number of waiting requests.
+          beams: of a beam search; 0: requests for one are refused.
+          beam_tokens: most new tokens of a beam search.
           narrowest: shortest width to which prompts are padded, and in which caches are read; wider ones double.
           of_model: tokens that the model forces and bans.
           more_ends: end tokens beside those of the model.
@@ -123,9 +130,13 @@ class Engine:
         config = model.model_config
         self.model, self.variables, self.capacity, self.queue = model, variables, capacity, queue
         self.bank = Bank(config, prefixes, kind)
-        self._kind, self._of_model = kind, of_model
+        self._kind, self._of_model, self.beams = kind, of_model, beams
         self.ends = (*config.eos_ids, *(id for id in more_ends if id not in config.eos_ids))
         self.widths = _widths(capacity, narrowest)
+        self._beam_options = GenerationConfig(
+            beams=max(beams, 1), max_length=min(beam_tokens, capacity), more_ends=more_ends,
+            forced_bos=of_model.forced_bos, forced_eos=of_model.forced_eos, banned_tokens=of_model.banned_tokens,
+        ).program()  # fmt: skip
         self._slots = empty_slots(model, variables, slots, capacity, self.widths[-1])
         self._running: list[Request | None] = [None] * slots
         self._waiting: deque[Request] = deque()
@@ -181,6 +192,12 @@ class Engine:
             raise UserError("the prompt has no tokens; give it text")
         check_ids([ids], config)
         new, room = max(sampling.max_tokens, 0), self.room(name)
+        if sampling.beams:
+            most = self._beam_options.max_length
+            if self.beams < 2:
+                raise UserError("the server has no beam search; leave use_beam_search out, or start it with --beams 5")
+            if not sampling.min_tokens <= sampling.max_tokens <= most:
+                raise UserError(f"a beam search has at most {most} new tokens; lower max_tokens, or set --beam_tokens")
         if (max(len(ids), new) if config.is_encoder_decoder else len(ids) + new) > room:
             raise UserError(
                 f"the maximum context length is {room} tokens, and the request has {len(ids)} in the prompt and asks "
@@ -288,6 +305,10 @@ class Engine:
                 args = self._shelf, self._slots, slot, place, tokens, one, slot, one
                 self._slots = admit_after(self.model, self.variables, *args)
                 score_text(self.model, TOPS, self.variables, self._shelf, place, tokens[0], one)
+            if self.beams > 1:
+                limits = Limits(np.int32(0), np.int32(1), np.float32(1))
+                args = self.variables, self._shelf, place, tokens, one, limits
+                search_one(self.model, self._beam_options, *args)
         for samples, truncates in ((False, False), (True, False), (True, True)):
             for tops in (0, TOPS):
                 how = How(samples, truncates, tops)
@@ -301,7 +322,7 @@ class Engine:
         """Returns how many programs of serving the process has compiled."""
         from prefix_jax.decoding.shelf import filled
 
-        programs: tuple[Any, ...] = (admit, admit_after, pick, feed, score_text, filled)
+        programs: tuple[Any, ...] = (admit, admit_after, pick, feed, score_text, search_one, filled)
         return sum(one._cache_size() for one in programs)
 
     @property
@@ -324,9 +345,33 @@ class Engine:
                 request.emit(self._scored(request))
             if request.sampling.max_tokens < 1:
                 self._finish(request, End("length"))
-                continue
-            self._start(request)
+            elif request.sampling.beams:
+                self._search(request)
+                break  # those that run have a token in between
+            else:
+                self._start(request)
         return any_
+
+    def _search(self, request: Request) -> None:
+        """Gives a request the whole text of a beam search, for which others wait."""
+        sampling = request.sampling
+        limits = Limits(
+            np.int32(sampling.min_tokens), np.int32(sampling.max_tokens), np.float32(sampling.length_penalty)
+        )
+        args = self._padded(request.ids)[None], np.int32(len(request.ids)), limits
+        whole = self.model, self._beam_options, self.variables, self._shelf, np.int32(request.place)
+        tokens, length, score = jax.device_get(search_one(*whole, *args))
+        if not np.isfinite(score):
+            self._finish(request, End("error", self._not_finite()))
+            return
+        request.made, ids = int(length), tokens[:length].tolist()
+        ended = bool(ids) and ids[-1] in self.ends
+        for id in ids[:-1] if ended else ids:
+            request.emit(Token(id, float("nan")))
+        self._finish(request, End("stop" if ended else "length"))
+
+    def _not_finite(self) -> str:
+        return f"the model's outputs are not finite: {finite.blame(self.variables, TunedState())}"
 
     def _start(self, request: Request) -> None:
         """Puts a request into a free slot; computes what of its prompt is not in a cache."""
@@ -393,8 +438,7 @@ class Engine:
         """Gives a request its token, and ends it where that was the last."""
         request.made += 1
         if not np.isfinite(token.score):
-            said = f"the model's outputs are not finite: {finite.blame(self.variables, TunedState())}"
-            self._finish(request, End("error", said))
+            self._finish(request, End("error", self._not_finite()))
         elif token.id in self.ends:
             self._finish(request, End("stop"))
         else:

@@ -103,6 +103,8 @@ def sampling_of(body: Generation, prompt: Prompt, engine: Engine, name: str | No
         config = engine.model.model_config
         room = engine.room(name)
         most = max(room - (0 if config.is_encoder_decoder else len(prompt.ids)), 1)
+    if body.use_beam_search and ((body.n or 1) > 1 or tops is not None or body.temperature):
+        raise Refused("use_beam_search gives one text, without logprobs and temperature; leave them out")
     return Sampling(
         max_tokens=most,
         min_tokens=body.min_tokens,
@@ -112,6 +114,8 @@ def sampling_of(body: Generation, prompt: Prompt, engine: Engine, name: str | No
         seed=secrets.randbits(32) if body.seed is None else body.seed,
         row=row,
         tops=tops,
+        beams=body.use_beam_search,
+        length_penalty=body.length_penalty,
     )
 
 

@@ -39,6 +39,8 @@ class Generation(BaseModel):
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: Annotated[StrictInt, Field(ge=-1)] = 0
     n: Annotated[StrictInt, Field(ge=1, le=128)] | None = None
+    use_beam_search: StrictBool = False
+    length_penalty: Number = 1.0
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] | None = None
     stop: StrictStr | Annotated[list[StrictStr], Field(max_length=16)] | None = None
     stream: StrictBool | None = None

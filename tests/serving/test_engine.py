@@ -93,6 +93,32 @@ def test_each_request_generates_what_it_generates_alone(family):
     assert some > 15
 
 
+def test_a_beam_search_is_that_of_its_prefix_alone():
+    """Of several lengths and penalties, by one program."""
+    pair = reference.network("t5")
+    engine, own = engine_of(pair, beams=3, beam_tokens=9, capacity=8), prefixes(pair.model_config)
+    engine.put("long", own["long"])
+    engine.warm()
+    programs = engine.programs()
+    for most, least, penalty, name in ((8, 3, 0.3, "long"), (5, 0, 1.0, None)):
+        ids = [5 + most, 9, 4, 7]
+        sampling = Sampling(most, least, beams=True, length_penalty=penalty)
+        heard = Heard(ids, name, sampling)
+        engine.submit(heard.request)
+        finish(engine)
+        options = decoding.GenerationConfig(
+            beams=3, max_length=sampling.max_tokens, min_length=least, length_penalty=penalty
+        )
+        prefix = None if name is None else own[name]
+        assert heard.tokens == decoding.decode_all(pair.model, pair.variables, prefix, [ids], options, 1)[0]
+        assert heard.end.reason in ("stop", "length")
+    assert engine.programs() == programs
+    with pytest.raises(UserError, match="at most 8 new tokens"):
+        engine.submit(Heard([3], None, Sampling(9, beams=True)).request)
+    with pytest.raises(UserError, match="no beam search"):
+        engine_of(pair).submit(Heard([3], None, Sampling(3, beams=True)).request)
+
+
 @pytest.fixture(scope="module")
 def pair():
     return reference.network("llama")

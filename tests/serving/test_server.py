@@ -158,6 +158,8 @@ BAD = [
     ({"model": "formal", "prompt": "x", "temprature": 1}, 'did you mean "temperature"'),
     ({"model": "formal", "prompt": "x", "temperature": "hot"}, "temperature is 'hot'"),
     ({"model": "formal", "prompt": "x", "top_p": 0}, "top_p is 0"),
+    ({"model": "formal", "prompt": "x", "use_beam_search": True}, "no beam search"),
+    ({"model": "formal", "prompt": "x", "use_beam_search": True, "n": 2}, "use_beam_search gives one text"),
     ({"model": "formal", "prompt": "x", "presence_penalty": 1}, "not supported"),
     ({"model": "formal", "prompt": "x", "max_tokens": 1000}, "maximum context length is 128 tokens"),
     ({"model": "formal", "prompt": [3, 99999]}, "99999"),
