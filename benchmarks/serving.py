@@ -1,11 +1,12 @@
-"""`python -m benchmarks.serving [--what bank,many,server,soak] [--model smollm2-135m]`: many prefixes on one model.
+"""`python -m benchmarks.serving [--what bank,many,first,server,soak] [--model NAME]`: many prefixes on one model.
 
 bank: 32 inputs with 32 prefixes in a batch, beside 32 inputs with one prefix. many: a bank of 1,000 prefixes beside one
-of 10: memory and speed. server: clients with prefixes of their own, whose requests arrive at random moments (a Poisson
-process), at our server and at transformers with PEFT behind the same API, which answers one request at a time with
-`set_adapter`. soak: requests of all kinds, some of whose clients leave: what is lost, the memory of the server, and
-how many programs it compiles. Prefixes are random numbers, on which time does not depend. Writes
-`benchmarks/results/serving_*.json`.
+of 10: memory and speed. first: the time to the first token with a prefix, beside that with as many tokens of text
+before the input, computed and cached. server: clients with prefixes of their own, whose requests arrive at random
+moments (a Poisson process), at our server and at transformers with PEFT behind the same API, which answers one request
+at a time with `set_adapter`. soak: requests of all kinds, some of whose clients leave: what is lost, the memory of the
+server, and how many programs it compiles. Prefixes are random numbers, on which time does not depend. Writes
+`benchmarks/results/serving_NAME.json`.
 """
 
 import argparse
@@ -33,8 +34,10 @@ from benchmarks.run import RESULTS, write
 from prefix_jax import decoding
 from prefix_jax.decoding.bank import Bank
 from prefix_jax.decoding.generate import decode_from_bank
+from prefix_jax.decoding.shelf import Kind
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, PrefixKV
+from prefix_jax.serving.engine import Engine, Request, Sampling
 
 ROWS, NEW, LENGTH, ROUNDS = 32, 32, 10, 5
 CLIENTS, TENANTS = 16, 8
@@ -120,6 +123,29 @@ def many_case(lm: pj.LanguageModel) -> dict[str, Any]:
         "bytes of the bank": held,
         "memory over files": round(held / (1000 * size), 3),
         "speed of 1000 over 10": round(found.ratio, 3),
+    }
+
+
+def first_case(lm: pj.LanguageModel, length: int = 128) -> dict[str, Any]:
+    """Measures the first token after a prefix, and after a text as long as it."""
+    engine = Engine(lm.model, lm.variables, slots=2, capacity=512, kind=Kind(length), prefixes=1)
+    engine.put("prefix", random_prefix(lm.config, 0, length))
+    dice = random.Random(0)
+    text = lambda count: [dice.randrange(100, lm.config.vocab_size) for _ in range(count)]
+    known, own = text(length), len(inputs(lm, 1)[0])
+
+    def run(ids: list[int], name: str | None) -> None:
+        engine.submit(Request(ids, name, Sampling(1, temperature=0), lambda event: None))
+        engine.step()
+
+    computed = compared(lambda: run(text(length + own), None), lambda: run(text(own), "prefix"))
+    cached = compared(lambda: run([*known, *text(own)], None), lambda: run(text(own), "prefix"))
+    seconds = {"text": computed.first, "cached text": cached.first, "prefix": computed.second}
+    return {
+        "tokens": {"prefix or text": length, "input": own},
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "text over prefix": round(computed.ratio, 2),
+        "cached text over prefix": round(cached.ratio, 2),
     }
 
 
@@ -316,7 +342,7 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / f"serving_{options.model}.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    cases = {"bank": bank_case, "many": many_case}
+    cases = {"bank": bank_case, "many": many_case, "first": first_case}
     for what in options.what.split(","):
         if what in cases:
             found[what] = cases[what](pj.load_model(options.model, dtype=options.dtype))

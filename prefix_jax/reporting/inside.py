@@ -68,7 +68,7 @@ def _distances(found: Mapping[str, Any]) -> list[Markup]:
 
 
 def _matrices(found: Mapping[str, Any]) -> list[Markup]:
-    matrices = _mapping(found.get("attention"))
+    matrices = {site: one for site, one in _mapping(found.get("attention")).items() if _fits(one)}
     if not matrices:
         return []
     text = f"“{found.get('source')}” with the target “{found.get('target')}”"
@@ -81,6 +81,13 @@ def _matrices(found: Mapping[str, Any]) -> list[Markup]:
         chart = attention_map(one["weights"], one["slots"], one["queries"], one["keys"], title=name)
         drawn.append(tag("figure", _caption(name), tag("div", chart, class_="scroll"), class_="card"))
     return [tag("p", about, class_="about more"), tag("div", drawn, class_="stack")]
+
+
+def _fits(head: Mapping[str, Any]) -> bool:
+    """Returns whether a head's weights are those of its queries and keys, the first of which are slots."""
+    columns, rows = len(head["keys"]), len(head["queries"])
+    shaped = len(head["weights"]) == rows > 0 and all(len(row) == columns for row in head["weights"])
+    return shaped and head["slots"] <= columns and all(0 <= weight <= 2 for row in head["weights"] for weight in row)
 
 
 def _next_words(found: Mapping[str, Any]) -> Markup | None:
@@ -116,12 +123,10 @@ def _parameters(run: Run) -> list[Markup]:
     if not counts:
         return []
     model = str(_mapping(_mapping(run.record.get("config")).get("model")).get("source")).rpartition("/")[2]
-    charts = [
-        _titled("What each method trains and stores", methods_chart(_mapping(counts.get("by_method")), model)),
-        _titled(
-            "The same against the number of virtual tokens", lengths_chart(_mapping(counts.get("by_length")), model)
-        ),
-    ]
+    methods, lengths = _mapping(counts.get("by_method")), _mapping(counts.get("by_length"))
+    charts = [_titled("What each method trains and stores", methods_chart(methods, model))] if methods else []
+    if len(lengths) > 1 and "length" in lengths and len({len(values) for values in lengths.values()}) == 1:
+        charts.append(_titled("The same against the number of virtual tokens", lengths_chart(lengths, model)))
     drawn = [tag("figure", tag("div", one, class_="scroll"), class_="card") for one in charts]
     about = f"Counted on {model}, from its shapes; adapters have the width at which they are that share of it."
     return [tag("p", about, class_="about more"), tag("div", drawn, class_="stack")]

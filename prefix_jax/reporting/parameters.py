@@ -23,7 +23,7 @@ def lengths_chart(found: Mapping[str, Sequence[int]], model: str) -> Markup:
     """Returns line plots of all entries against "length", both axes logarithmic."""
     names = [name for name in found if name != "length"]
     kinds = ("line", "points", "faint")
-    lines = [Series(n, list(found["length"]), list(found[n]), k) for n, k in zip(names, kinds, strict=True)]
+    lines = [Series(n, list(found["length"]), list(found[n]), k) for n, k in zip(names, kinds)]
     return line_chart(
         lines, title=f"Parameters by length, {model}", x_label="virtual tokens", y_label="numbers", width=700,
         height=300, log=True, at_points=True,

@@ -82,11 +82,11 @@ def read_sweep(workdir: Path) -> Sweep:
     record = files.read_sweep(workdir)
     if not record:
         raise UserError(f"{workdir} holds no sweep; give the --workdir of a sweep")
-    rows = record["rows"]
+    rows = record.get("rows", [])
     options = [o for o in dict.fromkeys(o for row in rows for o in row["options"]) if o != SEED]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(json.dumps([row["options"][o] for o in options]), []).append(row)
+        groups.setdefault(json.dumps([row["options"].get(o) for o in options]), []).append(row)
     results = [_result(workdir, options, same) for same in groups.values()]
     metrics = list(dict.fromkeys(m for result in results for m in result.values))
     about: dict[str, Any] = {FORGETTING: {"decimals": 3, "higher_is_better": False}}
@@ -111,7 +111,7 @@ def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, A
             values.setdefault(LOSS, []).append(loss)
     values = {m: values[m] for m in sorted(values, key=lambda m: (m == LOSS, m == FORGETTING))}
     states = [row["status"] + (FAILED if row.get("verdict") else "") for row in rows]
-    return Result({o: rows[0]["options"][o] for o in options}, states, values)
+    return Result({o: rows[0]["options"].get(o) for o in options}, states, values)
 
 
 def _lowest_loss(workdir: Path) -> float | None:
@@ -149,7 +149,7 @@ def page(found: Sweep) -> str:
     """Returns the report of a sweep as one HTML page."""
     states = [state.removesuffix(FAILED) for result in found.results for state in result.states]
     done = sum(state in ("scored", "diverged") for state in states)
-    rows = len(found.record["rows"])
+    rows = len(found.record.get("rows", []))
     name = found.workdir.resolve().name
     varied = ", ".join(_word(o, found.options).replace("_", " ") for o in found.options) or "the seed"
     lede = f"{rows} runs that differ in {varied}; {done} of them done. "
@@ -232,7 +232,7 @@ def _runs(found: Sweep) -> Markup:
         said = row.get("error") or (f"this run looks failed: {against}" if against else "")
         return tag("li", name, f": {row['status']}", f" ({said})" if said else None)
 
-    items = tag("ul", [item(row) for row in found.record["rows"]])
+    items = tag("ul", [item(row) for row in found.record.get("rows", [])])
     return tag("div", items, class_="card")
 
 

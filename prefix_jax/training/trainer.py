@@ -26,7 +26,7 @@ from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.given import Given
 from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
 from prefix_jax.training.plain_text import is_plain, token_ids
-from prefix_jax.training.selection import text_pairs
+from prefix_jax.training.selection import hashes, text_pairs
 from prefix_jax.training.session import Session
 from prefix_jax.training.step import TrainState, initial_state
 from prefix_jax.training.token_sets import audited, fitting
@@ -170,13 +170,24 @@ def prepare_together(
     members = _members(session, runs, total, given)
     evaluated = options.evaluate_every
     validation = _batches(longest, "validation", audit, shuffle=False, given=given) if evaluated else None
+    inputs = _inputs(longest, *(["train"] if validation is None else ["train", "validation"]))
+    for (_, workdir), before in zip(runs, known, strict=True) if distributed.is_primary() else ():
+        sameness.say_other_inputs(workdir, before, inputs)
     for member in members:
         capacities = dataclasses.astuple(batches.shape)
-        run_directory.claim(member.workdir, member.config, member.counts, argv, capacities, ground, audit)
+        run_directory.claim(member.workdir, member.config, member.counts, argv, capacities, ground, audit, inputs)
     bare = None
     if validation is not None and longest.method.reserved:
         bare = _batches(longest, "validation", {}, shuffle=False, bare=True, given=given)
     return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total, bare, given)
+
+
+def _inputs(session: Session, *splits: str) -> dict[str, dict[str, str]]:
+    """Returns the hashes of the files that splits are read from, in the process that writes them down."""
+    if not distributed.is_primary():
+        return {}
+    found = {split: hashes(session.config, split, session.held) for split in splits}
+    return {split: files for split, files in found.items() if files}
 
 
 def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
