@@ -156,7 +156,7 @@ def write_inspection(workdir: Path, record: Mapping[str, Any]) -> None:
 
 def read_study(workdir: Path) -> list[dict[str, Any]]:
     """Returns the questions and answers about a document that were written so far."""
-    return [row for row in _read_lines(workdir / QUESTIONS) if isinstance(row.get("number"), int)]
+    return [row for row in _read_lines(workdir / QUESTIONS) if not schema.problem(row, schemas.Question)]
 
 
 def write_study(workdir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -172,8 +172,17 @@ def write_study_splits(workdir: Path, splits: Mapping[str, Iterable[Mapping[str,
 
 
 def read_distillation(workdir: Path) -> dict[str, Any]:
-    """Returns `distillation.json`: the document, and how near its prefixes come to it."""
-    return _read_object(workdir / DISTILLATION)
+    """Returns `distillation.json`: the document, and how near its prefixes come to it; empty if there is none.
+
+    Raises:
+      UserError: the file is damaged, so that nothing says which document the directory is about.
+    """
+    path = workdir / DISTILLATION
+    found = _read_object(path)
+    said = schema.problem(found, schemas.Distillation) if path.exists() else None
+    if said:
+        raise UserError(f"{path} is damaged ({said}); choose another --workdir")
+    return found
 
 
 def write_distillation(workdir: Path, record: Mapping[str, Any]) -> None:

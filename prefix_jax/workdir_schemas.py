@@ -36,6 +36,24 @@ class Finding(TypedDict):
     detail: str
 
 
+class Question(TypedDict):
+    """A line of `questions.jsonl`."""
+
+    number: int
+    source: str
+    target: str
+
+
+class Distillation(TypedDict):
+    """`distillation.json`."""
+
+    document: dict[str, Any]
+    model: dict[str, Any]
+    asking: dict[str, Any]
+    given: str
+    method: NotRequired[str]
+
+
 class About(TypedDict):
     """A metric that is not a built-in task's."""
 

@@ -154,8 +154,8 @@ class Case:
         if method in ("first", "chunks"):
             return {"first": reading.first, "chunks": reading.spread}[method](self.teacher, length), {}
         if method != "train":
-            start = time.perf_counter()
-            prefix, errors = closed_form.compress(self.teacher, self.queries[method], length)
+            queries, start = self.queries[method], time.perf_counter()
+            prefix, errors = closed_form.compress(self.teacher, queries, length)
             means = {part: float(error.mean()) for part, error in errors._asdict().items()}
             return prefix, {"errors": means, "seconds": round(time.perf_counter() - start, 1)}
         chosen = distill.Options(length=length, method="train", held_out=16, chat=False, asking=ASKING)

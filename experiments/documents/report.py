@@ -85,6 +85,7 @@ def write() -> None:
         write_text(FOLDER / f"recovery-{seed}.svg", standalone(chart(lines)))
         commits = ", ".join(sorted({f"`{line['commit']}`" for line in lines}))
         one = lines[0]
-        head = f"**{one['model']}, document {seed}: {one['tokens']} tokens, {one['facts']} facts (commit {commits})**"
+        about = f"{one['tokens']} tokens, asked for {one['facts']} facts"
+        head = f"**{one['model']}, document {seed}: {about} (commit {commits})**"
         parts.append(f"{head}\n\n{markdown_table(rows(lines), COLUMNS)}")
     write_between_markers(FOLDER / "README.md", "\n\n".join(parts))

@@ -103,6 +103,23 @@ def test_the_same_command_resumes_and_another_document_is_refused(session, train
         distill.distill(session, TEXT, folder, options, given=ASKED[:-1], progress=False)
 
 
+def test_from_python_with_questions_of_ones_own(session, trained, tmp_path):
+    lm = pj.LanguageModel(session)
+    short = pj.distill(lm, TEXT, length=8, questions=ASKED, held_out=2)
+    assert short.record["fidelity"]["closed_form"]["recovery"] > short.record["fidelity"]["first"]["recovery"]
+    again = pj.load(short.save(tmp_path / "saved"), lm)
+    how = dict(strategy="greedy", max_length=4)
+    assert again.generate(ASKED[0], **how) == short.generate(ASKED[0], **how)
+    for wrong, said in [
+        (dict(text=" "), "no text"),
+        (dict(text=TEXT, method="best"), "one of closed_form"),
+        (dict(text=TEXT, options={"prefix.lenght": 3}), "lenght.*did you mean"),
+        (dict(text=TEXT, length=8, questions=ASKED[:2], held_out=2, method="train"), "no train question"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            pj.distill(lm, **wrong)
+
+
 def test_questions_are_the_same_whatever_others_are_asked(session, tmp_path):
     frame = framing.framed(session, TEXT)
     own = session.of(distill.with_document(session.config, frame, len(frame.ids), tmp_path))
