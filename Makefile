@@ -12,7 +12,7 @@ demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/de
 test: $(VENV)/.ready-dev  ## all tests, the slow ones too, but for the nightly ones
 	$(BIN)/python -m pytest -q
 
-nightly: $(VENV)/.ready-dev  ## the comparisons with transformers of families built of the parts of others
+nightly: $(VENV)/.ready-dev  ## the tests that repeat others with more families, methods and moments
 	$(BIN)/python -m pytest -q -m nightly
 
 fuzz: $(VENV)/.ready-dev  ## 20,000 damaged files of outside, read or refused in a sentence; COUNT, SEED and READER choose

@@ -120,7 +120,7 @@ def opened_with(config: Any, cached: dict[str, session.Session]) -> session.Sess
     return replace(cached[key], sharder=SimpleNamespace(row_shards=shards) if shards > 1 else None)  # pyright: ignore
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bart"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("bart", marks=pytest.mark.nightly)])
 def test_every_option_is_an_input_of_the_keys_or_changes_nothing(tiny_models, folder, family):
     base = options.default_config()
     base.model.source = str(tiny_models[family])
