@@ -28,6 +28,11 @@ SAMPLES = "samples.jsonl"
 INSPECTION = "inspection.json"
 REPORT = "report.html"
 
+# A run directory of a distilled document, beside these.
+QUESTIONS = "questions.jsonl"
+STUDY = "study"
+DISTILLATION = "distillation.json"
+
 # A sweep's directory.
 SWEEP = "sweep.json"
 RUNS = "runs"
@@ -147,6 +152,32 @@ def read_inspection(workdir: Path, notes: list[str] | None = None) -> dict[str, 
 
 def write_inspection(workdir: Path, record: Mapping[str, Any]) -> None:
     write_text(workdir / INSPECTION, json.dumps(record) + "\n")
+
+
+def read_study(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the questions and answers about a document that were written so far."""
+    return [row for row in _read_lines(workdir / QUESTIONS) if isinstance(row.get("number"), int)]
+
+
+def write_study(workdir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(workdir / QUESTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_study_splits(workdir: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Path:
+    """Writes the questions and answers of each split, and returns the folder, which a task reads."""
+    for split, rows in splits.items():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(workdir / STUDY / f"{split}.jsonl", text)
+    return workdir / STUDY
+
+
+def read_distillation(workdir: Path) -> dict[str, Any]:
+    """Returns `distillation.json`: the document, and how near its prefixes come to it."""
+    return _read_object(workdir / DISTILLATION)
+
+
+def write_distillation(workdir: Path, record: Mapping[str, Any]) -> None:
+    write_text(workdir / DISTILLATION, json.dumps(record, indent=2) + "\n")
 
 
 def read_about_prefix(workdir: Path, notes: list[str] | None = None) -> dict[str, Any]:

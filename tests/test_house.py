@@ -17,7 +17,7 @@ FLOORS = (
     "errors", "lean_imports", "plugins", "options", "disk", "schema", "workdir_schemas", "workdir", "verdict",
     "checksums", "cache", "compile_cache", "dependencies", "hub", "models", "tuning",
     "config", "data", "metrics", "tasks", "parallel", "training", "decoding", "reporting", "planning", "evaluation",
-    "inference", "serving", "inspection", "sharing", "sweeping",
+    "inference", "serving", "inspection", "distillation", "sharing", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 

@@ -147,6 +147,7 @@ from absl import flags
 from prefix_jax import cli
 shared = set(flags.FLAGS)
 names = "train evaluate generate inspect sweep plan demo convert score share preview serve chat reporting.__main__"
+names += " documents"
 for name in names.split():
     importlib.import_module(f"prefix_jax.{name}").define_flags()
     for option in set(flags.FLAGS) - shared:
