@@ -11,6 +11,7 @@ from prefix_jax.config import changed
 from prefix_jax.errors import UserError
 from prefix_jax.evaluation import scorers
 from prefix_jax.models.pretrained import identity_of
+from prefix_jax.options import flat
 from prefix_jax.parallel import distributed
 from prefix_jax.sweeping.groups import groups, holding
 from prefix_jax.sweeping.rows import Row, value_of
@@ -128,8 +129,8 @@ class SweepState:
             return False
         record, wanted = files.read_config(folder), json.loads(row.config.to_json())
         sameness.refuse_other(folder, record, wanted, self._ground(row.config.model.source))
-        ran = record["config"]
-        return all(ran["training"][name] == wanted["training"][name] for name in ("steps", "epochs"))
+        ran, asked = flat(record["config"]), flat(wanted)
+        return all(ran.get(name) == asked[name] for name in ("training.steps", "training.epochs"))
 
     def asked(self, row: Row) -> dict[str, Any]:
         """Returns the options that affect a row's scores besides its tuned state."""

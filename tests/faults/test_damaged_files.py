@@ -1,7 +1,5 @@
 """Damaged files of outside, a thousand of a fixed seed: read, or refused in a sentence (`make fuzz`: 20,000)."""
 
-import contextlib
-import io
 import json
 import random
 
@@ -19,8 +17,7 @@ COUNT, SEED = 1000, 20
 def test_damaged_files_are_read_or_refused_in_a_sentence(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setenv("PREFIX_JAX_CACHE", str(tmp_path / "cache"))
     samples = Samples(tmp_path, tiny_models)
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        found, seconds = instrument.run(samples, SEED, COUNT)
+    found, seconds = instrument.run(samples, SEED, COUNT)
     assert not sum(one.failed for one in found.values()), instrument.summary(found, seconds)
     refused, read = (sum(getattr(one, name) for one in found.values()) for name in ("refused", "read"))
     assert refused > COUNT // 3 and read > COUNT // 5, "the damage is neither none nor all there is"
