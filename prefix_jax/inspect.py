@@ -6,6 +6,7 @@ prefix. Writes `inspection.json`, which `report.html` shows.
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def main(options: flags.FlagValues) -> None:
     tuned = inference.open_tuned(workdir, cli.overrides(options))
     other = _prefix_of(options.against, tuned) if options.against else None
     name = Path(options.against or "").resolve().name
-    record = inspection.write(workdir, tuned.session, tuned.kept, options.split, options.limit, other, name)
+    record = inspection.write(
+        workdir, tuned.session, tuned.kept, options.split, options.limit, other, name, shlex.join(cli.command_line())
+    )
     if is_run(workdir):
         write_report(workdir)
     if options.json:
