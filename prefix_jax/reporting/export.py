@@ -5,10 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefix_jax.disk import write_text
+from prefix_jax.disk import replacing, write_text
 from prefix_jax.errors import UserError
 from prefix_jax.reporting.figures import Figure
 from prefix_jax.reporting.svg.standalone import standalone
+
+_MISSING = "PDF files need matplotlib (pip install 'prefix_jax[figures]')"
 
 
 def write_figures(folder: Path, figures: Sequence[Figure], about: str) -> list[Path]:
@@ -29,12 +31,29 @@ def write_figures(folder: Path, figures: Sequence[Figure], about: str) -> list[P
         raise UserError(f"{folder} cannot be created ({error.strerror or error})") from None
     paths = [path for figure in drawn for path in _texts(folder, figure, f"{figure.title}. {about}.")]
     if importlib.util.find_spec("matplotlib") is None:
-        print("no PDF files: they need matplotlib (pip install 'prefix_jax[figures]')", file=sys.stderr)
+        print(_MISSING, file=sys.stderr)
         return paths
-    from prefix_jax.reporting.paper import write_pdf
+    for figure in drawn:
+        if figure.drawn is not None:
+            paths.append(folder / f"{figure.name}.pdf")
+            write_pdf(figure, paths[-1], f"{figure.title}. {about}.")
+    return paths
 
-    pdf = [(figure, folder / f"{figure.name}.pdf") for figure in drawn]
-    return paths + [path for figure, path in pdf if write_pdf(figure, path, f"{figure.title}. {about}.")]
+
+def write_pdf(figure: Figure, path: Path, caption: str) -> None:
+    """Writes a figure as a PDF for a paper.
+
+    Raises:
+      UserError: matplotlib is not installed, or the file cannot be written.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(_MISSING)
+    if figure.drawn is None:
+        raise UserError(f"{figure.title} has no form as PDF; save it as .svg")
+    from prefix_jax.reporting import paper
+
+    with replacing(path) as file:
+        paper.write_pdf(figure, file, caption)
 
 
 def _texts(folder: Path, figure: Figure, caption: str) -> list[Path]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from prefix_jax.reporting.svg.attention_map import attention_map
 from prefix_jax.reporting.svg.heat import heat_map, limits
 from prefix_jax.reporting.svg.markup import Markup, join, printable, tag
 from prefix_jax.reporting.svg.page import scrolling
@@ -30,6 +31,7 @@ class Curves:
     at_points: bool
     low: float | None = None
     largest: float | None = None
+    covers: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def _curves(series: Sequence[Series], x_label: str, y_label: str, options: Mappi
     log_x = at_points and x[0] > 0 and x[-1] / x[0] > 8
     log_y = is_logarithmic([*ends, *options.get("covers", ())], options.get("log"), from_zero)
     low = 0.0 if from_zero else None
-    return Curves(series, x_label, y_label, log_x, log_y, at_points, low, options.get("largest"))
+    covers = options.get("covers", ())
+    return Curves(series, x_label, y_label, log_x, log_y, at_points, low, options.get("largest"), covers)
 
 
 def heat(
@@ -141,6 +144,16 @@ def heat(
     rows = [[a, b, value] for a, row in zip(row_names, values) for b, value in zip(column_names, row)]
     drawn = Matrix(values, row_names, column_names, row_label, column_label, scale or limits([values]))
     return Figure(name, title, chart, [row_label, column_label, "value"], rows, told, drawn)
+
+
+def attention(
+    name: str, title: str, weights: Sequence[Sequence[float]], slots: int, queries: Sequence[str], keys: Sequence[str]
+) -> Figure:
+    """Returns the attention of one head (see `attention_map`)."""
+    chart = attention_map(weights, slots, queries, keys, title=title)
+    rows = [[query, *row] for query, row in zip(queries, weights)]
+    drawn = Matrix(weights, queries, keys, "query", "key", (0.0, 1.0))
+    return Figure(name, title, chart, ["query", *keys], rows, drawn=drawn, scrolls=True)
 
 
 def card(figure: Figure) -> Markup:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_jax.reporting.figures import Figure, Matrix, card, heat, lines
+from prefix_jax.reporting.figures import Figure, attention, card, heat, lines
 from prefix_jax.reporting.parameters import lengths_figure, methods_figure
 from prefix_jax.reporting.run import Run
-from prefix_jax.reporting.svg.attention_map import attention_map
 from prefix_jax.reporting.svg.heat import limits
 from prefix_jax.reporting.svg.markup import Markup, join, tag
 from prefix_jax.reporting.svg.page import scrolling
@@ -48,11 +47,8 @@ def attention_figures(run: Run) -> list[Figure]:
     for site, one in _mapping(run.inspection.get("attention")).items():
         share = f"{100 * one['share']:.0f}\u00a0% to the prefix"
         title = f"{site.capitalize()}, layer {one['layer']}, head {one['head']}: {share}"
-        chart = attention_map(one["weights"], one["slots"], one["queries"], one["keys"], title=title)
-        rows = [[query, *row] for query, row in zip(one["queries"], one["weights"])]
-        matrix = Matrix(one["weights"], one["queries"], one["keys"], "query", "key", (0.0, 1.0))
-        columns = ["query", *one["keys"]]
-        figures.append(Figure(f"attention_{site}", title, chart, columns, rows, drawn=matrix, scrolls=True))
+        words = one["queries"], one["keys"]
+        figures.append(attention(f"attention_{site}", title, one["weights"], one["slots"], *words))
     return figures
 
 

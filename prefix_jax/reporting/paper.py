@@ -1,7 +1,6 @@
 """Figures as PDF for a paper, drawn by matplotlib: vectors, text as text, the size of a column."""
 
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -21,10 +20,9 @@ _KINDS = {
 }
 
 
-def write_pdf(figure: Figure, path: Path, caption: str) -> bool:
-    """Writes the figure as a PDF, unless it has no form that matplotlib draws; returns whether it is written."""
-    if figure.drawn is None:
-        return False
+def write_pdf(figure: Figure, file: BinaryIO, caption: str) -> None:
+    """Writes a figure that has a drawn form as a PDF."""
+    assert figure.drawn is not None
     with matplotlib.rc_context(STYLE):
         drawing = Drawing(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = drawing.add_subplot()
@@ -33,8 +31,7 @@ def write_pdf(figure: Figure, path: Path, caption: str) -> bool:
         else:
             _matrix(drawing, axes, figure.drawn)
         metadata = {"Title": caption, "Creator": "prefix_jax", "CreationDate": None}
-        FigureCanvasPdf(drawing).print_pdf(path, metadata=metadata)
-    return True
+        FigureCanvasPdf(drawing).print_pdf(file, metadata=metadata)
 
 
 def _curves(axes: Any, drawn: Curves) -> None:
@@ -56,12 +53,17 @@ def _curves(axes: Any, drawn: Curves) -> None:
         x = sorted({value for one in drawn.series for value in one.x})
         axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
         axes.minorticks_off()
+    if drawn.covers:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, *drawn.covers), max(high, *drawn.covers))
     if drawn.low is not None:
         axes.set_ylim(bottom=drawn.low)
     if drawn.largest is not None and axes.get_ylim()[1] > drawn.largest:
         axes.set_ylim(top=drawn.largest)
     if len(drawn.series) > 1:
-        axes.legend(frameon=False, fontsize=7)
+        longest = max(len(one.name) for one in drawn.series)
+        columns = len(drawn.series) if longest * len(drawn.series) < 40 else 1
+        axes.figure.legend(loc="outside upper right", ncols=columns, frameon=False, fontsize=7)
 
 
 def _matrix(drawing: Any, axes: Any, drawn: Matrix) -> None:

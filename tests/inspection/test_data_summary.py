@@ -87,7 +87,7 @@ def test_the_command(tiny_models, tmp_path, capsys):
     assert code == 0 and "\x1b" not in out and out.count("\n") < 50
     assert "{name" in out and "which names no split: 40 records divided 80/10/10" in out
     page = (tmp_path / "data.html").read_text(encoding="utf-8")
-    assert page.count('class="chart"') == 6 and 'class="token target"' in page
+    assert page.count("<figure") == 6 and 'class="token target"' in page
     code, out, _ = run([*words, "--json", "--config.data.limit=8"], capsys)
     assert code == 0 and json.loads(out)["splits"]["train"]["records"] == 8
     code, _, err = run(["--data", file + "x"], capsys)

@@ -19,7 +19,7 @@ CHART = """
 .chart .mark { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .chart .line { stroke: var(--accent); stroke-width: 2; }
 .chart .faint { stroke: var(--bare); stroke-width: 1; }
-.chart .mark.spread { stroke-width: 1.2; stroke: var(--soft); }
+.chart .mark.spread { stroke-width: 1.2; stroke: var(--soft); stroke-dasharray: none; }
 .chart path.points { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 1 4; }
 .chart circle.points { fill: var(--card); stroke: var(--ink); stroke-width: 1.6; }
 .chart circle.line { fill: var(--accent); stroke: none; }
