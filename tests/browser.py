@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,9 @@ class Browser:
         found = self._send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(found["data"]))
 
-    def wait_until(self, condition: str) -> None:
+    def wait_until(self, condition: str, seconds: float = 10.0) -> None:
         """Waits until an expression is true in the page."""
-        self.evaluate(
-            f"new Promise(done => {{ const ask = () => ({condition}) ? done() : setTimeout(ask, 5); ask(); }})"
-        )
+        self._wait(lambda: self.evaluate(f"Boolean({condition})"), condition, seconds)
 
     def save_downloads(self, folder: Path) -> None:
         """Saves the files that the page offers into a folder, under their names."""
@@ -84,10 +82,13 @@ class Browser:
 
     def wait_for(self, path: Path, seconds: float = 10.0) -> None:
         """Waits for a file that the browser writes."""
+        self._wait(path.exists, f"{path.name} is saved", seconds)
+
+    def _wait(self, reached: Callable[[], bool], what: str, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not path.exists() and time.monotonic() < end:
+        while not reached():
+            assert time.monotonic() < end, f"not after {seconds} s: {what}"
             time.sleep(0.02)
-        assert path.exists(), f"{path.name} has not been saved"
 
     def _send(self, method: str, **values: object) -> dict[str, Any]:
         self._number += 1

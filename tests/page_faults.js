@@ -11,6 +11,14 @@
 
   const clips = element => ["hidden", "clip", "auto", "scroll"].includes(getComputedStyle(element).overflowX);
   const box = ({left, right, top, bottom}) => [[left, top], [right, top], [right, bottom], [left, bottom]];
+  // A panel beside the screen, which a button opens.
+  const inClosedDrawer = element => {
+    for (let outer = element; outer; outer = outer.parentElement) {
+      const {left, right} = outer.getBoundingClientRect();
+      if (getComputedStyle(outer).position === "fixed" && (right <= 0 || left >= room)) return true;
+    }
+    return false;
+  };
   // The texts that are shown, each as the four corners of its lines.
   const texts = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -18,7 +26,7 @@
     const parent = node.parentElement;
     if (!node.data.trim() || ["SCRIPT", "STYLE", "TITLE", "NOSCRIPT"].includes(parent.tagName.toUpperCase())) continue;
     if (!parent.checkVisibility({checkOpacity: true, checkVisibilityCSS: true})) continue;
-    if (parent.closest(".skip") || parent.closest("option")) continue;
+    if (parent.closest(".skip") || parent.closest("option") || inClosedDrawer(parent)) continue;
     let quads;
     if (parent instanceof SVGElement) {
       const own = parent.closest("text"), size = own.getBBox(), matrix = own.getScreenCTM();
@@ -75,6 +83,7 @@
   for (const one of document.querySelectorAll("*")) {
     const style = getComputedStyle(one);
     if (!["auto", "scroll"].includes(style.overflowX) || one.scrollWidth <= one.clientWidth + 1) continue;
+    if (!one.clientWidth || inClosedDrawer(one)) continue;
     if (!style.backgroundImage.includes("gradient"))
       faults.push(`${one.tagName}.${one.className} of ${one.clientWidth} scrolls to ${one.scrollWidth} without a hint`);
   }

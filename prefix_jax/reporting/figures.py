@@ -138,7 +138,7 @@ def heat(
     told: str = "",
 ) -> Figure:
     """Returns a heat map (see `heat_map`)."""
-    labels = {"row_label": row_label, "column_label": column_label}
+    labels: dict[str, Any] = {"row_label": row_label, "column_label": column_label}
     row_names, column_names = row_names or range(len(values)), column_names or range(len(values[0]))
     chart = heat_map(values, title=title, row_names=row_names, column_names=column_names, scale=scale, **labels)
     rows = [[a, b, value] for a, row in zip(row_names, values) for b, value in zip(column_names, row)]

@@ -84,8 +84,8 @@ def _by_place(found: Mapping[str, Any]) -> list[Figure]:
     if not isinstance(changes, list) or not changes:
         return []
     series = [Series("change", list(range(1, len(changes) + 1)), changes, "points")]
-    name, labels = "Change of the next token's distribution", {"x_label": "target token", "y_label": "nats"}
-    return [lines("change_by_place", name, series, from_zero=True, **labels)]
+    title = "Change of the next token's distribution"
+    return [lines("change_by_place", title, series, from_zero=True, x_label="target token", y_label="nats")]
 
 
 def _distances(found: Mapping[str, Any]) -> list[Figure]:

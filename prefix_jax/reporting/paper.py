@@ -2,9 +2,9 @@
 
 from typing import Any, BinaryIO
 
-import matplotlib
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.figure import Figure as Drawing
+import matplotlib  # type: ignore[import-not-found]
+from matplotlib.backends.backend_pdf import FigureCanvasPdf  # type: ignore[import-not-found]
+from matplotlib.figure import Figure as Drawing  # type: ignore[import-not-found]
 
 from prefix_jax.reporting.figures import Curves, Figure, Matrix
 from prefix_jax.reporting.svg.axes import bar_ends

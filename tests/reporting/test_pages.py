@@ -1,5 +1,6 @@
 """Pages as Chromium shows them, on a desk and on a phone, light and dark: no text overlaps, is cut, faint or tiny."""
 
+import functools
 import http.server
 import json
 import shutil
@@ -91,6 +92,21 @@ def server():
     found.shutdown()
 
 
+class _Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The address of the documentation, whose colours follow the reader's only where it comes from a server."""
+    handler = functools.partial(_Files, directory=str(SITE.parent))
+    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{found.server_port}/"
+    found.shutdown()
+
+
 @pytest.mark.parametrize("size, dark", VIEWS)
 @pytest.mark.parametrize("name", ["run_page", "page_of_a_sweep", "page_of_data"])
 def test_a_page_is_shown_without_faults(chromium, request, name, size, dark):
@@ -112,8 +128,10 @@ def test_the_page_of_a_server_is_shown_without_faults(chromium, server, size, da
 
 @pytest.mark.skipif(not SITE.exists(), reason="the documentation is not built: make docs")
 @pytest.mark.parametrize("size, dark", VIEWS)
-def test_the_front_page_of_the_documentation_is_shown_without_faults(chromium, size, dark):
-    chromium.open(SITE.as_uri(), size, dark)
+def test_the_front_page_of_the_documentation_is_shown_without_faults(chromium, site, size, dark):
+    chromium.open(site, size, dark)
+    wanted = "slate" if dark else "default"
+    chromium.wait_until(f"document.body.getAttribute('data-md-color-scheme') == '{wanted}'")
     assert chromium.faults() == []
 
 

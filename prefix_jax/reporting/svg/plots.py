@@ -85,7 +85,10 @@ def line_chart(
     if at_points:
         # Marks and bars stay clear of the frame and its labels.
         x_axis = point_axis(sorted({x for x, _ in points}), left + _INSET, width - RIGHT - _INSET)
-    parts = [_grid(x_axis, y_axis, labels, (left, width - RIGHT), (width, height), (x_label, y_label)), legend]
+    parts: list[object] = [
+        _grid(x_axis, y_axis, labels, (left, width - RIGHT), (width, height), (x_label, y_label)),
+        legend,
+    ]
     order = {"faint": 0, "line": 1, "points": 2}
     for one in sorted(series, key=lambda one: order[one.kind]):
         parts.extend(_bars(one, x_axis, y_axis, largest))
