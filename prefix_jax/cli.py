@@ -23,6 +23,8 @@ BAD_INPUT = 2
 FAILED_RUN = 3
 _PIPE_CLOSED = 141  # exit code of shells for a program ended by SIGPIPE
 
+# Options of a run that `train` and `data` have short names for.
+_SHORT = {"model.source": "model", "data.path": "data", "data.task": "task", "method": "method"}
 _OVERRIDES = "Options that replace the run's."
 _OF_HOSTS = ("coordinator", "processes", "process", "wait_seconds")
 
@@ -36,7 +38,17 @@ _SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, err
 
 def fail(message: object) -> None:
     """Prints one sentence to stderr and exits with code 2."""
-    _end(f"error: {one_line(message)}", BAD_INPUT)
+    _end(f"error: {_with_short_names(one_line(message))}", BAD_INPUT)
+
+
+def _with_short_names(sentence: str) -> str:
+    """Names `--data` in place of `--config.data.path` and the like, where the command has these options."""
+    if not {"model", "data"} <= set(flags.FLAGS):
+        return sentence
+    for option, name in _SHORT.items():
+        if name in flags.FLAGS:
+            sentence = re.sub(rf"--config\.{re.escape(option)}\b", f"--{name}", sentence)
+    return sentence
 
 
 def _end(sentence: str, code: int) -> None:
@@ -337,6 +349,12 @@ def define_recipe_or_run() -> None:
 def names_a_recipe() -> bool:
     """Returns whether the command line has `--config FILE`."""
     return any(word.partition("=")[0] in ("--config", "-config") for word in sys.argv[1:])
+
+
+def say_next(done: str, *words: object) -> None:
+    """Says on stderr where a command's result lies, and the command to run next."""
+    rest = f"; next: {' '.join(map(str, words))}" if words else ""
+    print(f"{done}{rest}", file=sys.stderr)
 
 
 def configured(options: flags.FlagValues) -> Any:

@@ -40,12 +40,13 @@ def main(options: flags.FlagValues) -> None:
     record = inspection.write(
         workdir, tuned.session, tuned.kept, options.split, options.limit, other, name, shlex.join(cli.command_line())
     )
-    if is_run(workdir):
-        write_report(workdir)
+    report = write_report(workdir) if is_run(workdir) else None
     if options.json:
         print(json.dumps(record))
     else:
         _show(record)
+    if report is not None:
+        cli.say_next(f"the report: {report}")
 
 
 def _prefix_of(folder: str, tuned: Any) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import io
+import itertools
 import json
 import sys
 import traceback
@@ -84,7 +85,7 @@ class Lines(io.TextIOBase):
 def asked(words: Sequence[str]) -> tuple[bool, bool]:
     """Returns whether a command line asks for `--quiet` and for `--log=json`, before it is parsed."""
     words = list(words[: words.index("--")] if "--" in words else words)
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = itertools.pairwise([*words, ""])
     as_json = any(word in ("--log=json", "-log=json") or (word in ("--log", "-log") and after == "json")
                   for word, after in pairs)  # fmt: skip
     return any(word in ("--quiet", "-quiet", "--quiet=true") for word in words), as_json
