@@ -5,7 +5,6 @@ otherwise: `/v1/completions`, `/v1/chat/completions` and `/v1/models`, where `mo
 `--tuned_dir`, every run directory in a folder is a prefix, without a restart. Needs `pip install 'prefix_jax[serve]'`.
 """
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from prefix_jax import cli
+from prefix_jax import cli, extras
 from prefix_jax.errors import UserError
 
 # Length of the longest prefix where no option names it and the given ones are shorter.
@@ -43,8 +42,7 @@ def define_flags() -> None:
 
 def main(options: flags.FlagValues) -> None:
     for name in ("starlette", "uvicorn", "prometheus_client", "pydantic"):
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"the package {name} is not installed; pip install 'prefix_jax[serve]'")
+        extras.require(name, "serve")
     named = dict(_named(one) for one in options.tuned or ())
     if not (options.model or named):
         raise UserError("--model is missing; name the model, or give --tuned NAME=DIR")

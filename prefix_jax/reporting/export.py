@@ -1,16 +1,14 @@
 """Figures as files for other programs: SVG, CSV, and PDF where matplotlib is installed."""
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefix_jax import extras
 from prefix_jax.disk import replacing, write_text
 from prefix_jax.errors import UserError
 from prefix_jax.reporting.figures import Figure
 from prefix_jax.reporting.svg.standalone import standalone
-
-_MISSING = "PDF files need matplotlib (pip install 'prefix_jax[figures]')"
 
 
 def write_figures(folder: Path, figures: Sequence[Figure], about: str) -> list[Path]:
@@ -30,8 +28,8 @@ def write_figures(folder: Path, figures: Sequence[Figure], about: str) -> list[P
     except OSError as error:
         raise UserError(f"{folder} cannot be created ({error.strerror or error})") from None
     paths = [path for figure in drawn for path in _texts(folder, figure, f"{figure.title}. {about}.")]
-    if importlib.util.find_spec("matplotlib") is None:
-        print(_MISSING, file=sys.stderr)
+    if not extras.is_installed("matplotlib"):
+        print("no PDF files: they need the package matplotlib; pip install 'prefix_jax[figures]'", file=sys.stderr)
         return paths
     for figure in drawn:
         if figure.drawn is not None:
@@ -46,8 +44,7 @@ def write_pdf(figure: Figure, path: Path, caption: str) -> None:
     Raises:
       UserError: matplotlib is not installed, or the file cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(_MISSING)
+    extras.require("matplotlib", "a PDF file")
     if figure.drawn is None:
         raise UserError(f"{figure.title} has no form as PDF; save it as .svg")
     from prefix_jax.reporting import paper
