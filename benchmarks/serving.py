@@ -1,9 +1,12 @@
-"""`python -m benchmarks.serving [--what bank,many,server] [--model smollm2-135m]`: many prefixes on one model.
+"""`python -m benchmarks.serving [--what bank,many,first,server,soak] [--model NAME]`: many prefixes on one model.
 
 bank: 32 inputs with 32 prefixes in a batch, beside 32 inputs with one prefix. many: a bank of 1,000 prefixes beside one
-of 10: memory and speed. server: clients with prefixes of their own, whose requests arrive at random moments (a Poisson
-process), at our server and at transformers with PEFT behind the same API, which answers one request at a time with
-`set_adapter`. Prefixes are random numbers, on which time does not depend. Writes `benchmarks/results/serving_*.json`.
+of 10: memory and speed. first: the time to the first token with a prefix, beside that with as many tokens of text
+before the input, computed and cached. server: clients with prefixes of their own, whose requests arrive at random
+moments (a Poisson process), at our server and at transformers with PEFT behind the same API, which answers one request
+at a time with `set_adapter`. soak: requests of all kinds, some of whose clients leave: what is lost, the memory of the
+server, and how many programs it compiles. Prefixes are random numbers, on which time does not depend. Writes
+`benchmarks/results/serving_NAME.json`.
 """
 
 import argparse
@@ -18,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +34,10 @@ from benchmarks.run import RESULTS, write
 from prefix_jax import decoding
 from prefix_jax.decoding.bank import Bank
 from prefix_jax.decoding.generate import decode_from_bank
+from prefix_jax.decoding.shelf import Kind
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, PrefixKV
+from prefix_jax.serving.engine import Engine, Request, Sampling
 
 ROWS, NEW, LENGTH, ROUNDS = 32, 32, 10, 5
 CLIENTS, TENANTS = 16, 8
@@ -56,16 +63,27 @@ def inputs(lm: pj.LanguageModel, count: int) -> list[list[int]]:
     return [lm.tokenizer(sources[i % len(sources)])["input_ids"] for i in range(count)]
 
 
-def interleaved(runs: dict[str, Any], rounds: int = ROUNDS) -> dict[str, float]:
-    """Returns the median seconds of some functions, which take turns; the first turn compiles."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+class Compared(NamedTuple):
+    """Two functions that took turns: the median of the seconds of each, and of the ratio of two that follow."""
+
+    first: float
+    second: float
+    ratio: float
+
+
+def compared(first: Callable[[], Any], second: Callable[[], Any], rounds: int = ROUNDS) -> Compared:
+    """Returns the times of two functions, which take turns in changing order; the first turn compiles."""
+    seconds: list[dict[int, float]] = []
     for turn in range(rounds + 1):
-        for name, run in runs.items():
+        found: dict[int, float] = {}
+        for place in (0, 1) if turn % 2 else (1, 0):
             began = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+            (first, second)[place]()
+            found[place] = time.perf_counter() - began
+        seconds.append(found)
+    known = seconds[1:]
+    middle = lambda place: statistics.median(one[place] for one in known)
+    return Compared(middle(0), middle(1), statistics.median(one[0] / one[1] for one in known))
 
 
 def bank_case(lm: pj.LanguageModel) -> dict[str, Any]:
@@ -76,14 +94,12 @@ def bank_case(lm: pj.LanguageModel) -> dict[str, Any]:
     for i in range(ROWS):
         bank.put(str(i), random_prefix(config, i))
     one, names = random_prefix(config, 0), [str(i) for i in range(ROWS)]
-    seconds = interleaved(
-        {
-            "one": lambda: decoding.decode_all(lm.model, lm.variables, one, ids, options, ROWS),
-            "own": lambda: decode_from_bank(lm.model, lm.variables, bank, names, ids, options, ROWS),
-        }
+    found = compared(
+        lambda: decoding.decode_all(lm.model, lm.variables, one, ids, options, ROWS),
+        lambda: decode_from_bank(lm.model, lm.variables, bank, names, ids, options, ROWS),
     )
-    rates = {name: ROWS * NEW / value for name, value in seconds.items()}
-    return {"tokens_per_second": rates, "own over one": round(rates["own"] / rates["one"], 3)}
+    rates = {"one": round(ROWS * NEW / found.first, 1), "own": round(ROWS * NEW / found.second, 1)}
+    return {"tokens_per_second": rates, "own over one": round(found.ratio, 3)}
 
 
 def many_case(lm: pj.LanguageModel) -> dict[str, Any]:
@@ -101,12 +117,35 @@ def many_case(lm: pj.LanguageModel) -> dict[str, Any]:
     run = lambda count: decode_from_bank(
         lm.model, lm.variables, banks[count], [str(i * count // ROWS) for i in range(ROWS)], ids, options, ROWS
     )
-    seconds = interleaved({str(count): lambda count=count: run(count) for count in banks})
+    found = compared(lambda: run(10), lambda: run(1000))
     return {
         "bytes of 1000 prefixes": 1000 * size,
         "bytes of the bank": held,
         "memory over files": round(held / (1000 * size), 3),
-        "speed of 1000 over 10": round(seconds["10"] / seconds["1000"], 3),
+        "speed of 1000 over 10": round(found.ratio, 3),
+    }
+
+
+def first_case(lm: pj.LanguageModel, length: int = 128) -> dict[str, Any]:
+    """Measures the first token after a prefix, and after a text as long as it."""
+    engine = Engine(lm.model, lm.variables, slots=2, capacity=512, kind=Kind(length), prefixes=1)
+    engine.put("prefix", random_prefix(lm.config, 0, length))
+    dice = random.Random(0)
+    text = lambda count: [dice.randrange(100, lm.config.vocab_size) for _ in range(count)]
+    known, own = text(length), len(inputs(lm, 1)[0])
+
+    def run(ids: list[int], name: str | None) -> None:
+        engine.submit(Request(ids, name, Sampling(1, temperature=0), lambda event: None))
+        engine.step()
+
+    computed = compared(lambda: run(text(length + own), None), lambda: run(text(own), "prefix"))
+    cached = compared(lambda: run([*known, *text(own)], None), lambda: run(text(own), "prefix"))
+    seconds = {"text": computed.first, "cached text": cached.first, "prefix": computed.second}
+    return {
+        "tokens": {"prefix or text": length, "input": own},
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "text over prefix": round(computed.ratio, 2),
+        "cached text over prefix": round(cached.ratio, 2),
     }
 
 
@@ -116,14 +155,26 @@ def _arrays(shelf: Any) -> list[Any]:
     return jax.tree.leaves(shelf)
 
 
+def tenants(source: str, dtype: str, folder: Path) -> pj.LanguageModel:
+    """Writes prefixes as tuned states, and for PEFT; returns their model."""
+    lm = pj.load_model(source, dtype=dtype)
+    for i in range(TENANTS):
+        tuned = pj.Tuned.from_prefix(lm, random_prefix(lm.config, i))
+        tuned.save(folder / "ours" / f"t{i}")
+        tuned.to_peft(folder / "peft" / f"t{i}")
+    return lm
+
+
+def our_server(source: str, dtype: str, folder: Path) -> list[str]:
+    """Returns the words of the command that serves the tenants."""
+    sizes = [f"--slots={CLIENTS}", "--context=256", f"--config.model.dtype={dtype}"]
+    return ["-m", "prefix_jax.serve", "--model", source, "--tuned_dir", f"{folder}/ours", *sizes]
+
+
 def server_case(source: str, dtype: str, requests: int, rate: float) -> dict[str, Any]:
     """Measures both servers under the same arrivals."""
     with tempfile.TemporaryDirectory() as folder:
-        lm = pj.load_model(source, dtype=dtype)
-        for i in range(TENANTS):
-            tuned = pj.Tuned.from_prefix(lm, random_prefix(lm.config, i))
-            tuned.save(Path(folder) / "ours" / f"t{i}")
-            tuned.to_peft(Path(folder) / "peft" / f"t{i}")
+        lm = tenants(source, dtype, Path(folder))
         prompts = inputs(lm, requests)
         lm.tokenizer.save_pretrained(f"{folder}/base")
         del lm
@@ -138,23 +189,20 @@ def server_case(source: str, dtype: str, requests: int, rate: float) -> dict[str
             stdout=subprocess.DEVNULL,
         )
         commands = {
-            "ours": [
-                "-m", "prefix_jax.serve", "--model", source, "--tuned_dir", f"{folder}/ours", f"--slots={CLIENTS}",
-                "--context=256", f"--config.model.dtype={dtype}",
-            ],
+            "ours": our_server(source, dtype, Path(folder)),
             "peft": ["-m", "benchmarks.peft_server", f"{folder}/base", f"{folder}/peft", dtype],
-        }  # fmt: skip
+        }
         results = {}
         for side, words in commands.items():
-            with serving(words) as url:
+            with serving(words) as (url, _):
                 results[side] = asyncio.run(load(url, prompts, rate))
     ratio = results["ours"]["tokens_per_second"] / results["peft"]["tokens_per_second"]
     return {**results, "requests": requests, "arrivals a second": rate, "throughput over PEFT's": round(ratio, 2)}
 
 
 @contextlib.contextmanager
-def serving(words: list[str]) -> Iterator[str]:
-    """Runs a server on a free port until the block ends; yields its address."""
+def serving(words: list[str]) -> Iterator[tuple[str, int]]:
+    """Runs a server on a free port until the block ends; yields its address and its process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -167,7 +215,7 @@ def serving(words: list[str]) -> Iterator[str]:
             if process.poll() is not None:
                 raise SystemExit(f"{words} ended with {process.returncode}")
             time.sleep(0.2)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         process.wait(60)
@@ -217,6 +265,73 @@ async def load(url: str, prompts: list[list[int]], rate: float) -> dict[str, Any
     }
 
 
+def soak_case(source: str, dtype: str, requests: int) -> dict[str, Any]:
+    """Sends requests of all kinds, eight at a time; returns what became of them, of memory and of programs."""
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = inputs(tenants(source, dtype, Path(folder)), 64)
+        with serving(our_server(source, dtype, Path(folder))) as (url, pid):
+            asyncio.run(soak(url, prompts, requests // 10))  # after which all memory is in use
+            before = memory(pid), programs(url)
+            began = time.perf_counter()
+            ends = asyncio.run(soak(url, prompts, requests))
+            seconds = time.perf_counter() - began
+            after = memory(pid), programs(url)
+    return {
+        "requests": requests,
+        "seconds": round(seconds, 1),
+        "ends": ends,
+        "MiB before and after": [round(before[0], 1), round(after[0], 1)],
+        "programs before and after": [before[1], after[1]],
+    }
+
+
+async def soak(url: str, prompts: list[list[int]], requests: int) -> dict[str, int]:
+    """Sends requests with random options, of which one in ten leaves early; returns how many ended how."""
+    from openai import AsyncOpenAI
+
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+    dice, gate, ends = random.Random(requests), asyncio.Semaphore(8), Counter[str]()
+
+    async def one(ids: list[int], leaves: bool, options: dict[str, Any]) -> None:
+        async with gate:
+            stream = await client.completions.create(prompt=ids, stream=True, **options)
+            async for part in stream:
+                if leaves:
+                    await stream.close()
+                    ends["left"] += 1
+                    return
+                if part.choices and part.choices[0].finish_reason:
+                    ends[part.choices[0].finish_reason] += 1
+
+    def options() -> dict[str, Any]:
+        name = f"t{dice.randrange(TENANTS)}"
+        other = f"t{dice.randrange(TENANTS)}"
+        return dict(
+            model=dice.choice([name, name, f"{name}+{other}" if name != other else name]),
+            max_tokens=dice.randrange(1, 24),
+            temperature=dice.choice([0, 0.7, 1.3]),
+            top_p=dice.choice([1, 0.9]),
+            logprobs=dice.choice([None, None, 5]),
+            seed=dice.randrange(1000),
+        )
+
+    await asyncio.gather(*(one(dice.choice(prompts), dice.random() < 0.1, options()) for _ in range(requests)))
+    return dict(ends)
+
+
+def memory(pid: int) -> float:
+    """Returns the resident memory of a process, in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").split("\n")
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
+
+
+def programs(url: str) -> int:
+    """Returns how many programs a server has compiled."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        lines = answer.read().decode().split("\n")
+    return int(float(next(line for line in lines if line.startswith("prefix_jax:compiled_programs")).split()[1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--what", default="bank,many,server")
@@ -227,10 +342,12 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / f"serving_{options.model}.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    cases = {"bank": bank_case, "many": many_case}
+    cases = {"bank": bank_case, "many": many_case, "first": first_case}
     for what in options.what.split(","):
         if what in cases:
             found[what] = cases[what](pj.load_model(options.model, dtype=options.dtype))
+        elif what == "soak":
+            found[what] = soak_case(options.model, options.dtype, options.requests)
         else:
             found[what] = server_case(options.model, options.dtype, options.requests, options.rate)
         print(what, json.dumps(found[what], indent=1), flush=True)

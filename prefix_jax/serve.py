@@ -1,10 +1,12 @@
 """`prefix-jax serve --model flan-t5-small --tuned formal=DIR --tuned casual=DIR`
 
-Serves a model and tuned prefixes of it by OpenAI's API, on http://127.0.0.1:8000 unless `--host` and `--port` say
-otherwise: `/v1/completions`, `/v1/chat/completions` and `/v1/models`, where `model` is the name of a prefix. With
-`--tuned_dir`, every run directory in a folder is a prefix, without a restart. Needs `pip install 'prefix_jax[serve]'`.
+Serves a model and what was tuned on it (prefixes, prompts, LoRA) by OpenAI's API, on http://127.0.0.1:8000 unless
+`--host` and `--port` say otherwise: `/v1/completions`, `/v1/chat/completions` and `/v1/models`, where `model` is the
+name of one of these. With `--tuned_dir`, every run directory in a folder is served, without a restart. Needs
+`pip install 'prefix_jax[serve]'`.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -22,8 +24,8 @@ _KEY = "PREFIX_JAX_API_KEY"
 
 def define_flags() -> None:
     cli.define_path("model", None, "The model: a name, a directory, a hub id or a GGUF file; else that of --tuned.")
-    flags.DEFINE_multi_string("tuned", None, "NAME=DIR: a tuned prefix; may be given several times.")
-    cli.define_path("tuned_dir", None, "A folder of tuned prefixes, which are served by their folders' names.")
+    flags.DEFINE_multi_string("tuned", None, "NAME=DIR: a prefix, a prompt or LoRA; may be given several times.")
+    cli.define_path("tuned_dir", None, "A folder of run directories, which are served by their names.")
     flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; 0.0.0.0 for all.")
     flags.DEFINE_integer("port", 8000, "The port to listen on; 0 for a free one.", 0, 65535)
     flags.DEFINE_integer("slots", 8, "Requests that run together.", 1)
@@ -31,7 +33,7 @@ def define_flags() -> None:
         "context", None, "Longest prompt with its answer, in tokens; by default 1024 or the model's.", 1
     )
     flags.DEFINE_integer("max_prefix", None, "Greatest length of a prefix; by default 32, or that of --tuned.", 1)
-    flags.DEFINE_integer("max_adapters", 64, "Prefixes on the devices; the least recently used ones are reloaded.", 1)
+    flags.DEFINE_integer("max_adapters", 64, "Tuned states on the devices; the least recently used are reloaded.", 1)
     flags.DEFINE_integer("queue", 256, "Waiting requests, beyond which others get the status 429.", 1)
     flags.DEFINE_integer("max_body", 1 << 20, "Largest body of a request, in bytes.", 1)
     flags.DEFINE_float("timeout", 600.0, "Longest time for a request, in seconds.", 0.1)
@@ -88,7 +90,8 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
         config = default_config()
         config.update_from_flattened_dict(overrides)
         session, tuned = open_session(config), {}
-    kind = _kind([one.kept.prefix for one in tuned.values()], options.max_prefix)
+    folder = None if options.tuned_dir is None else Path(options.tuned_dir)
+    kind = _kind([one.kept for one in (*tuned.values(), *_not_prefixes(folder, session))], options.max_prefix)
     window = session.model_config.context_length
     found = decoding_options(session)
     if found.banned_sequences:
@@ -104,7 +107,7 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
         of_model=OfModel(found.forced_bos, found.forced_eos, (), found.banned_tokens),
         more_ends=found.more_ends,
     )
-    adapters = Adapters(session, engine, None if options.tuned_dir is None else Path(options.tuned_dir))
+    adapters = Adapters(session, engine, folder)
     for name, one in tuned.items():
         adapters.add(name, one)
     if options.warm:
@@ -117,14 +120,29 @@ def _server(options: flags.FlagValues, named: dict[str, Path]) -> Any:
     return Server(engine, adapters, name, options.api_key or os.environ.get(_KEY, ""), limits)
 
 
-def _kind(prefixes: list[Any], longest: int | None) -> Any:
-    """Returns what the prefixes of the bank share: a greatest length, and the position biases of the first."""
-    from prefix_jax.decoding.bank import Kind, kind_of
+def _kind(states: list[Any], longest: int | None) -> Any:
+    """Returns the kind of the bank's only shelf, on which all these states fit: how prefixes are seen is that of the
+    first one, their greatest length the given one, if any.
+    """
+    from prefix_jax.decoding.shelf import Kind, kind_of, widest
     from prefix_jax.models.prefix import length
 
-    known = [prefix for prefix in prefixes if prefix is not None]
-    distances = kind_of(known[0]).distances if known else False
-    return Kind(longest or max([_PREFIX, *map(length, known)]), False, distances)
+    prefixes = [state.prefix for state in states if state.prefix is not None]
+    found = widest([*(kind_of(state) for state in states if state.prefix is not None), *map(kind_of, states), Kind(1)])
+    return found._replace(infix=False, capacity=longest or max([_PREFIX, *map(length, prefixes)]))
+
+
+def _not_prefixes(folder: Path | None, session: Any) -> list[Any]:
+    """Returns the prompts and LoRA in a folder, for which the bank needs room; what cannot be loaded is left out."""
+    from prefix_jax.serving.adapters import opened
+    from prefix_jax.tuning import store
+
+    found = []
+    for path in sorted(folder.iterdir()) if folder is not None else ():
+        with contextlib.suppress(UserError):
+            if store.COLLECTIONS.find(path):
+                found.append(opened(path, session))
+    return found
 
 
 if __name__ == "__main__":

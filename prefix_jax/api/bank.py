@@ -16,9 +16,10 @@ from prefix_jax.training.session import Session
 
 
 class Bank:
-    """Many tuned states of one model by name; texts with different prefixes share batches.
+    """Many tuned states of one model by name; texts with different prefixes, prompts or LoRA share batches.
 
-    LoRA, prompts and labels by likelihood have batches of their own. Each text is that of its tuned state alone.
+    Adapters, fine-tuned weights and labels by likelihood have batches of their own. Each text is that of its tuned
+    state alone.
 
     >>> bank = pj.Bank(lm, {"gulls": tuned, "own": tuned.prefix})
     >>> texts = [pairs[0][0], pairs[1][0]]
@@ -31,7 +32,7 @@ class Bank:
         """Args:
           model: what `load_model` returned, or what it takes.
           tuned: by name, what `put` takes.
-          slots: largest number of prefixes on the devices; the least recently used leave and return when needed.
+          slots: largest number of tuned states on the devices; the least recently used leave and return when needed.
 
         Raises:
           UserError: as `put`.

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from prefix_jax.decoding import beam, sampling
-from prefix_jax.decoding.bank import NONE, Bank, Kind, Shelf, empty, grouped, rows_of
+from prefix_jax.decoding.bank import Bank, grouped
 from prefix_jax.decoding.generation_config import GenerationConfig, check_for, check_ids, check_window, end_ids
 from prefix_jax.decoding.kv_cache import Inputs
+from prefix_jax.decoding.shelf import NONE, Kind, Shelf, empty, rows_of
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model
 from prefix_jax.models.prefix import Prefix, check
@@ -60,7 +61,7 @@ def generate(
 def generate_from_shelf(
     model: Model, variables: dict, shelf: Shelf, slots: Int[np.ndarray, "B"], inputs: Inputs, options: GenerationConfig
 ) -> Generated:
-    """Decodes one batch in which each row has the prefix of its slot; the rest is as in `generate`."""
+    """Decodes one batch in which each row has the tuned state of its slot; the rest is as in `generate`."""
     check_for(options, model.model_config)
     lengths, offsets = np.asarray(inputs.lengths), np.asarray(shelf.offsets)[slots]
     for length, offset in zip(lengths.tolist(), offsets.tolist(), strict=True):
@@ -72,7 +73,8 @@ def generate_from_shelf(
 def _from_shelf(
     model: Model, options: GenerationConfig, variables: dict, shelf: Shelf, slots: Array, inputs: Inputs, seed: Array
 ) -> Generated:
-    return _generate(model, options, variables, rows_of(shelf, slots), inputs, seed)
+    own = rows_of(shelf, slots)
+    return _generate(model, options, own.onto(variables), own.prefix, inputs, seed)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -142,9 +144,9 @@ def decode_from_bank(
     progress: Callable[[int], None] | None = None,
     numbers: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Does what `decode_all` does, each input with the prefix that it names in a bank; None: without one.
+    """Does what `decode_all` does, each input with the tuned state that it names in a bank; None: without one.
 
-    Inputs whose prefixes lie on one shelf share batches.
+    Inputs whose states lie on one shelf share batches. Those of a prompt begin with its reserved places.
 
     Raises:
       UserError: a name is not in the bank, or any error of `decode_all`.
@@ -154,7 +156,7 @@ def decode_from_bank(
         def run(kind: Kind, rows: Sequence[int], inputs: Inputs) -> Generated:
             slots = np.full(batch, NONE, np.int32)
             slots[: len(rows)] = [NONE if (place := places[row]) is None else place.slot for row in rows]
-            shelf = bank.shelves.get(kind) or empty(model.model_config, 2, *kind)
+            shelf = bank.shelves.get(kind) or empty(model.model_config, 2, kind)
             return generate_from_shelf(model, variables, shelf, slots, inputs, options)
 
         return _decoded(grouped(places), run, model, token_lists, options, batch, progress, numbers)

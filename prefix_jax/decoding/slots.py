@@ -16,12 +16,13 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from prefix_jax.decoding.bank import Shelf, rows_of
 from prefix_jax.decoding.generation_config import OfModel
 from prefix_jax.decoding.kv_cache import Inputs, prefill
 from prefix_jax.decoding.logits_processing import among, best, draw, normaliser, only
+from prefix_jax.decoding.shelf import Shelf, rows_of
 from prefix_jax.models import Model, ModelConfig
-from prefix_jax.models.prefix import KeyValues, Past, Prefix
+from prefix_jax.models.prefix import KeyValues, Past
+from prefix_jax.tuning import TunedState
 
 # Positions whose logits are computed together when a text is scored.
 SCORED = 64
@@ -32,7 +33,7 @@ class Slots:
     """The state of sequences; `capacity` is the number of tokens that a slot's cache holds.
 
     `logits` are those of each slot's next token. `cross` are the keys and values of encoder states, `inputs` of them a
-    slot. `prefixes` are the slots of a shelf (see `decoding.bank`).
+    slot. `states` are the slots of a shelf (see `decoding.shelf`).
     """
 
     cache: KeyValues
@@ -41,7 +42,7 @@ class Slots:
     filled: Int[Array, "slots"]
     index: Int[Array, "slots"]
     logits: Float[Array, "slots vocab"]
-    prefixes: Int[Array, "slots"]
+    states: Int[Array, "slots"]
 
 
 class Rules(NamedTuple):
@@ -114,13 +115,14 @@ def admit(
     tokens: Int[Array, "1 W"],
     length: Int[Array, ""],
 ) -> Slots:
-    """Returns the slots with a prompt in one of them, computed after the prefix at `place` of the shelf.
+    """Returns the slots with a prompt in one of them, computed with the state at `place` of the shelf.
 
     Args:
       tokens: right-padded; `length` of them are the prompt.
     """
     inputs = Inputs(tokens, length[None], jnp.zeros(1, jnp.int32))
-    prompt, logits = prefill(model, variables, rows_of(shelf, place[None]), inputs)
+    own = rows_of(shelf, place[None])
+    prompt, logits = prefill(model, own.onto(variables), own.prefix, inputs)
     put = partial(jax.tree.map, lambda whole, row: _inserted(whole, row, slot))
     set_ = lambda leaf, value: leaf.at[slot].set(value)
     return Slots(
@@ -130,7 +132,7 @@ def admit(
         filled=set_(slots.filled, prompt.lengths[0]),
         index=set_(slots.index, 0),
         logits=set_(slots.logits, logits[0]),
-        prefixes=set_(slots.prefixes, place),
+        states=set_(slots.states, place),
     )
 
 
@@ -155,15 +157,16 @@ def admit_after(
       tokens: the rest of the prompt, right-padded; `length` of them are tokens. At most the capacity fits after `kept`.
     """
     columns, capacity = jnp.arange(tokens.shape[1]), slots.cache.key.shape[3]
-    own = KeyValues(*(lax.dynamic_slice_in_dim(leaf, source, 1, axis=1) for leaf in slots.cache))
-    at = jnp.arange(capacity)
+    cached = KeyValues(*(lax.dynamic_slice_in_dim(leaf, source, 1, axis=1) for leaf in slots.cache))
+    at, own = jnp.arange(capacity), rows_of(shelf, place[None])
+    variables = own.onto(variables)
     hidden, new = model.apply(
         variables,
         tokens,
         (kept + columns)[None],
         (columns < length).astype(jnp.int32)[None],
-        prefix=rows_of(shelf, place[None]),
-        past=(Past(*own, (at < kept)[None, None, None, None], at),),
+        prefix=own.prefix,
+        past=(Past(*cached, (at < kept)[None, None, None, None], at),),
         after=(columns == length - 1)[None],
         method="hidden",
     )
@@ -173,7 +176,7 @@ def admit_after(
         longer = jnp.pad(old, ((0, 0),) * 3 + ((0, tokens.shape[1]), (0, 0)))
         return lax.dynamic_update_slice_in_dim(longer, fresh.astype(old.dtype), kept, axis=3)[:, :, :, :capacity]
 
-    cache = KeyValues(*(_inserted(w, row(o, n), slot) for w, o, n in zip(slots.cache, own, new, strict=True)))
+    cache = KeyValues(*(_inserted(w, row(o, n), slot) for w, o, n in zip(slots.cache, cached, new, strict=True)))
     logits = model.apply(variables, jnp.take(hidden[0], length - 1, axis=0)[None], method="logits")
     set_ = lambda leaf, value: leaf.at[slot].set(value)
     return dataclasses.replace(
@@ -183,7 +186,7 @@ def admit_after(
         filled=set_(slots.filled, kept + length),
         index=set_(slots.index, 0),
         logits=set_(slots.logits, logits[0]),
-        prefixes=set_(slots.prefixes, place),
+        states=set_(slots.states, place),
     )
 
 
@@ -252,8 +255,7 @@ def feed(
     Args:
       width: number of tokens that are read of each slot's caches; no running slot may have more.
     """
-    prefix = rows_of(shelf, slots.prefixes)
-    logits, new = _one_token(model, variables, prefix, _narrowed(slots, width), tokens)
+    logits, new = _one_token(model, variables, rows_of(shelf, slots.states), _narrowed(slots, width), tokens)
     at = jnp.minimum(slots.filled, slots.cache.key.shape[3] - 1)
     write = partial(jax.tree.map, lambda whole, fresh: _written(whole, fresh, at))
     return dataclasses.replace(
@@ -272,14 +274,15 @@ def _narrowed(slots: Slots, width: int) -> Slots:
 
 
 def _one_token(
-    model: Model, variables: dict, prefix: Prefix, slots: Slots, tokens: Int[Array, "S"]
+    model: Model, variables: dict, own: TunedState, slots: Slots, tokens: Int[Array, "S"]
 ) -> tuple[Float[Array, "S V"], KeyValues]:
     """Returns the logits after a token of each slot, and the token's keys and values."""
     args, method = (tokens[:, None], slots.filled[:, None]), "hidden"
     if slots.cross is not None:
         seen = jnp.arange(slots.cross.key.shape[3]) < slots.inputs[:, None]
         args, method = (*args, slots.cross, seen), "decode"
-    hidden, new = model.apply(variables, *args, prefix=prefix, past=(_past(slots),), method=method)
+    variables = own.onto(variables)
+    hidden, new = model.apply(variables, *args, prefix=own.prefix, past=(_past(slots),), method=method)
     return model.apply(variables, hidden[:, 0], method="logits"), new
 
 
@@ -315,10 +318,11 @@ def score_text(
     tokens: Int[Array, "W"],
     length: Int[Array, ""],
 ) -> TextScores:
-    """Scores a text of a decoder-only model after the prefix at `place` of the shelf; its first token has score 0."""
+    """Scores a text of a decoder-only model with the state at `place` of the shelf; its first token has score 0."""
     segments = (jnp.arange(tokens.shape[0]) < length).astype(jnp.int32)[None]
-    prefix = rows_of(shelf, place[None])
-    hidden, _ = model.apply(variables, tokens[None], segment_ids=segments, prefix=prefix, method="hidden")
+    own = rows_of(shelf, place[None])
+    variables = own.onto(variables)
+    hidden, _ = model.apply(variables, tokens[None], segment_ids=segments, prefix=own.prefix, method="hidden")
     rows = -(-tokens.shape[0] // SCORED) * SCORED
     pad = lambda x: jnp.pad(x, ((0, rows - len(x)), *((0, 0),) * (x.ndim - 1)))
     following = jnp.concatenate([tokens[1:], tokens[:1]])

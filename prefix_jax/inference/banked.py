@@ -6,15 +6,15 @@ from typing import NamedTuple
 from prefix_jax import decoding
 from prefix_jax.data.files import Row
 from prefix_jax.data.records import Record
-from prefix_jax.decoding.bank import PLUS, Bank, joined
+from prefix_jax.decoding.bank import PLUS, Bank
 from prefix_jax.decoding.generate import decode_from_bank
+from prefix_jax.decoding.shelf import OF_ROWS, joined
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.evaluation.answers import by_likelihood
 from prefix_jax.inference.answering import outputs, unanswered
 from prefix_jax.inference.generation import decoding_options, source_ids, with_progress
 from prefix_jax.inference.opening import Tuned
 from prefix_jax.models import finite
-from prefix_jax.models.prefix import Prefix
 from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
@@ -30,13 +30,13 @@ class Answer(NamedTuple):
 class TunedBank:
     """Tuned states of one model, by name.
 
-    Prefixes lie in a bank and share batches. Inputs of others (LoRA, a prompt, fine-tuned weights), and those that are
-    answered by likelihood, have batches of their own.
+    Prefixes, prompts and LoRA lie in a bank; those of similar sizes share batches. Inputs of others (adapters,
+    fine-tuned weights), and those that are answered by likelihood, have batches of their own.
     """
 
     def __init__(self, session: Session, slots: int = 1024):
         """Args:
-          slots: largest number of prefixes on the devices.
+          slots: largest number of tuned states on the devices.
 
         Raises:
           UserError: `slots` is below 1.
@@ -58,7 +58,7 @@ class TunedBank:
             raise UserError(f'"{name}" cannot be the name of a tuned state; give it a name without "{PLUS}"')
         self._bank.forget(name)
         self._tuned[name] = tuned
-        if _is_prefix(tuned.kept):
+        if _in_rows(tuned.kept):
             self._place(name)
 
     def remove(self, name: str) -> None:
@@ -118,13 +118,15 @@ class TunedBank:
         """Returns the answers of some names, which share their options, by row."""
         names: list[str | None] = []
         ids: list[list[int]] = []
+        pad = self._session.model_config.pad_id
         for name, own in members.items():
             if name is not None:
                 self._place(name)
             sources = [record.source for record in own]
-            found = source_ids(sessions[name], sources, name or "input", 0, rows[name])
+            reserved = 0 if name is None else self._bank.reserved(name)
+            found = source_ids(sessions[name], sources, name or "input", reserved, rows[name])
             names += [name] * len(own)
-            ids += [found[i].tolist() for i in range(len(own))]
+            ids += [[pad] * reserved + found[i].tolist() for i in range(len(own))]
         numbers = [row for name in members for row in rows[name]]
         opened = self._session
         decode = lambda done: decode_from_bank(
@@ -141,25 +143,22 @@ class TunedBank:
         return dict(zip(numbers, map(Answer, records, texts), strict=True))
 
     def _place(self, name: str) -> None:
-        """Puts a prefix, or several side by side, into the bank unless it is there."""
-        if name in self._bank:
-            return
-        self._bank.put(name, self._prefix(name))
+        """Puts a tuned state, or several prefixes side by side, into the bank unless it is there."""
+        if name not in self._bank:
+            self._bank.put(name, self._state(name))
 
-    def _prefix(self, name: str) -> Prefix:
+    def _state(self, name: str) -> TunedState:
+        if PLUS not in name:
+            return self._of(name).kept
         prefixes = [prefix for part in name.split(PLUS) if (prefix := self._of(part).kept.prefix) is not None]
-        return joined(prefixes, self._session.model_config)
+        return TunedState(joined(prefixes, self._session.model_config))
 
     def _session_of(self, name: str | None) -> Session:
         """Returns the session whose formats and options a name has: of several, those of the first."""
         return self._session if name is None else self._of(name.split(PLUS)[0]).session
 
     def _kept(self, name: str | None) -> TunedState | None:
-        if name is None:
-            return None
-        if PLUS not in name:
-            return self._of(name).kept
-        return TunedState(self._prefix(name))
+        return None if name is None else self._state(name)
 
     def _shares(self, name: str | None) -> bool:
         """Returns whether the rows of a name share batches with others.
@@ -173,13 +172,18 @@ class TunedBank:
         bare = [part for part in parts if not _is_prefix(self._of(part).kept)]
         if bare and len(parts) > 1:
             raise UserError(f'"{bare[0]}" is no prefix alone, so it cannot be a part of "{name}"; join prefixes only')
-        return not bare
+        return len(parts) > 1 or _in_rows(self._of(name).kept)
 
     def _of(self, name: str) -> Tuned:
         if name not in self._tuned:
             known = ", ".join(f'"{one}"' for one in self.names[:10]) or "none"
             raise UserError(f'there is no tuned state "{name}"{did_you_mean(name, self.names)}; known are {known}')
         return self._tuned[name]
+
+
+def _in_rows(kept: TunedState) -> bool:
+    """Returns whether rows of a batch can have such a state of their own."""
+    return set(kept.collections) <= set(OF_ROWS)
 
 
 def _is_prefix(kept: TunedState) -> bool:
@@ -189,9 +193,9 @@ def _is_prefix(kept: TunedState) -> bool:
 def _parts(members: Mapping[str | None, list[Record]], slots: int) -> list[dict[str | None, list[Record]]]:
     """Returns the members in parts of at most as many prefixes as a bank has slots; the bare model is in the first."""
     named = [name for name in members if name is not None]
-    parts = [{name: members[name] for name in named[i : i + slots]} for i in range(0, len(named), slots)] or [{}]
-    bare = {None: members[None]} if None in members else {}
-    return [{**bare, **parts[0]}, *parts[1:]]
+    bare: list[str | None] = [None] if None in members else []
+    parts = [[*bare, *named[:slots]], *(named[i : i + slots] for i in range(slots, len(named), slots))]
+    return [{name: members[name] for name in part} for part in parts]
 
 
 def _rows_by_name(which: Sequence[str | None]) -> dict[str | None, list[int]]:

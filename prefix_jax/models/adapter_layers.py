@@ -3,14 +3,14 @@ collection beside `params`, present only if a method adds it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.matmul import matmul, save_residual
+from prefix_jax.models.matmul import batched, matmul, save_residual
 
 LORA = "lora"
 ADAPTER = "adapter"
@@ -23,7 +23,8 @@ PARTS = ("query", "key", "value")
 def low_rank(x: Float[Array, "... C"], tree: Mapping[str, Any], outputs: tuple[int, ...]) -> Array:
     """Returns `(x a) b`, `[..., *outputs]`, for a projection: one pair, or one per part of a fused kernel.
 
-    A pair is `{"a": [C, rank], "b": [rank, *outputs]}` (Hu et al. 2021); the scale is folded into `b`.
+    A pair is `{"a": [C, rank], "b": [rank, *outputs]}` (Hu et al. 2021); the scale is folded into `b`. With an axis
+    before these, each row of a batch has a pair of its own.
     """
     if "a" in tree:
         return _pair(x, tree, outputs)
@@ -37,6 +38,11 @@ def low_rank(x: Float[Array, "... C"], tree: Mapping[str, Any], outputs: tuple[i
 
 
 def _pair(x: Array, pair: Mapping[str, Array], outputs: tuple[int, ...]) -> Array:
+    if pair["a"].ndim > 2:
+        rows = x.reshape(len(pair["a"]), -1, x.shape[-1])
+        b = pair["b"].reshape(*pair["b"].shape[:2], -1)
+        wide = batched(batched(rows, pair["a"], b.dtype), b, b.dtype).astype(x.dtype)
+        return wide.reshape(*x.shape[:-1], *outputs)
     narrow = save_residual(matmul(x, pair["a"]))
     wide = matmul(narrow, pair["b"].reshape(pair["b"].shape[0], -1))
     return wide.reshape(*x.shape[:-1], *outputs)
@@ -56,9 +62,29 @@ class Adapter(nn.Module):
         return x + matmul(inner, up["kernel"]) + up["bias"].astype(x.dtype)
 
 
-def with_prompt(embedded: Float[Array, "*batch T E"], positions: Array, prompt: Any) -> Array:
-    """Replaces the first P positions of each segment, which are reserved, by the rows of a prompt `[P, E]`."""
+class Prompt(NamedTuple):
+    """Embeddings before the input, `[P, E]`; or of each row, `[rows, P, E]`, of which the first `reserved` are used."""
+
+    embeddings: Array
+    reserved: Int[Array, "rows"] | None = None
+
+
+def prompt_of(module: nn.Module) -> Prompt | None:
+    """Returns the prompt among the variables of a module."""
+    get = lambda name: module.get_variable(PROMPT, name) if module.has_variable(PROMPT, name) else None
+    embeddings = get("embeddings")
+    return None if embeddings is None else Prompt(embeddings, get("reserved"))
+
+
+def with_prompt(embedded: Float[Array, "*batch T E"], positions: Array, prompt: Prompt | None) -> Array:
+    """Replaces the first positions of each segment, which are reserved, by the rows of a prompt."""
     if prompt is None:
         return embedded
-    rows = jnp.take(prompt, jnp.clip(positions, 0, len(prompt) - 1), axis=0).astype(embedded.dtype)
-    return jnp.where((positions < len(prompt))[..., None], rows, embedded)
+    count = prompt.embeddings.shape[-2]
+    if prompt.reserved is None:
+        rows = jnp.take(prompt.embeddings, jnp.clip(positions, 0, count - 1), axis=0).astype(embedded.dtype)
+        return jnp.where((positions < count)[..., None], rows, embedded)
+    places = jnp.broadcast_to(positions, embedded.shape[:-1]).reshape(len(prompt.reserved), -1)
+    rows = jnp.take_along_axis(prompt.embeddings, jnp.clip(places, 0, count - 1)[..., None], axis=1)
+    own = (places < prompt.reserved[:, None]).reshape(embedded.shape[:-1])
+    return jnp.where(own[..., None], rows.reshape(embedded.shape).astype(embedded.dtype), embedded)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prefix_jax.models import masks
-from prefix_jax.models.adapter_layers import PROMPT, with_prompt
+from prefix_jax.models.adapter_layers import prompt_of, with_prompt
 from prefix_jax.models.attention import rotary_angles
 from prefix_jax.models.context import LayerContext, linear_biases, window_masks
 from prefix_jax.models.layers import Embedding, Sharder, gather_columns
@@ -115,8 +115,7 @@ class DecoderOnly(nn.Module):
         if positions is None:
             positions = jnp.arange(tokens.shape[-1]) if segment_ids is None else masks.segment_positions(segment_ids)
         seen = after if prefix is not None and prefix.infix else None
-        prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
-        put = partial(with_prompt, positions=positions, prompt=prompt)
+        put = partial(with_prompt, positions=positions, prompt=prompt_of(self))
         moved = positions + (offset(prefix) if seen is None else jnp.where(seen, offset(prefix), 0))
         sees = None if seen is None else masks.mask_pair(seen[..., None, None, :, None])
         segments = jnp.ones_like(tokens) if segment_ids is None else segment_ids

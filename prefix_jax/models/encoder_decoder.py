@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prefix_jax.models.adapter_layers import PROMPT, with_prompt
+from prefix_jax.models.adapter_layers import prompt_of, with_prompt
 from prefix_jax.models.context import LayerContext
 from prefix_jax.models.layers import Embedding, Projection, Sharder, gather_columns, heads_first
 from prefix_jax.models.masks import (
@@ -176,8 +176,7 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Float[Array, "B S E"], KeyValues]:
         """Returns the final encoder states and the keys and values of its layers."""
         positions = segment_positions(segment_ids) if positions is None else positions
-        prompt = self.get_variable(PROMPT, "embeddings") if self.has_variable(PROMPT, "embeddings") else None
-        embedded = with_prompt(self.embedding(tokens), positions, prompt)
+        embedded = with_prompt(self.embedding(tokens), positions, prompt_of(self))
         context = LayerContext(shared_by_layers(self._same_segment(segment_ids, segment_ids)))
         return self.encoder(embedded, positions, jnp.arange(tokens.shape[-1]), context, prefix)
 

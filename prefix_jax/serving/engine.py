@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from prefix_jax.decoding.bank import NONE, Bank, Kind
+from prefix_jax.decoding.bank import Bank
 from prefix_jax.decoding.generation_config import OfModel, check_ids
+from prefix_jax.decoding.shelf import NONE, Kind
 from prefix_jax.decoding.slots import How, Rules, admit, admit_after, empty_slots, feed, pick, score_text
 from prefix_jax.errors import UserError
 from prefix_jax.models import Model, finite
@@ -27,7 +28,7 @@ class Busy(UserError):
 
 
 class Unknown(UserError):
-    """No prefix has that name."""
+    """No tuned state has that name."""
 
 
 class Sampling(NamedTuple):
@@ -68,7 +69,7 @@ class Scores(NamedTuple):
 
 @dataclass(eq=False)
 class Request:
-    """A prompt in token ids, the name of its prefix, and the function that receives its `Token`s and its `End`.
+    """A prompt in token ids, the name of its tuned state, and the function that receives its `Token`s and its `End`.
 
     With `scored`, it has `Scores` of its prompt before them. `emit` is called in the engine's thread. `cached` is the
     number of tokens of the prompt that were known from an earlier one.
@@ -87,7 +88,7 @@ class Request:
 
 
 class Engine:
-    """Slots, a bank of prefixes, and a queue of requests; one thread calls `step`, any may call the rest."""
+    """Slots, a bank of tuned states, and a queue of requests; one thread calls `step`, any may call the rest."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class Engine:
         *,
         slots: int = 8,
         capacity: int = 1024,
-        kind: Kind = Kind(64, False, False),  # noqa: B008
+        kind: Kind = Kind(64),  # noqa: B008
         prefixes: int = 64,
         queue: int = 256,
         narrowest: int = 32,
@@ -106,8 +107,8 @@ class Engine:
         """Args:
           slots: number of requests that run together.
           capacity: longest prompt and new tokens together; of an encoder-decoder, the longest of each.
-          kind: of all prefixes: their greatest length, and how they are seen.
-          prefixes: largest number of them.
+          kind: the greatest sizes of tuned states, and how prefixes are seen.
+          prefixes: largest number of tuned states.
           queue: largest number of waiting requests.
           narrowest: shortest width to which prompts are padded, and in which caches are read; wider ones double.
           of_model: tokens that the model forces and bans.
@@ -132,18 +133,18 @@ class Engine:
         self._rules = _idle_rules(slots)
         self._lock, self._work = threading.RLock(), threading.Condition()
 
-    def put(self, name: str, prefix: Prefix) -> None:
-        """Adds a prefix, or replaces the one of that name; compiles nothing.
+    def put(self, name: str, state: TunedState | Prefix) -> None:
+        """Adds a tuned state, or replaces the one of that name; compiles nothing.
 
         Raises:
           UserError: it does not fit, or is in use.
         """
         with self._lock:
-            self.bank.put(name, prefix)
+            self.bank.put(name, state)
             self._cached.forget(name)
 
     def remove(self, name: str) -> None:
-        """Removes a prefix.
+        """Removes a tuned state.
 
         Raises:
           UserError: there is none of that name, or it is in use.
@@ -152,7 +153,7 @@ class Engine:
             self.bank.remove(name)
 
     def forget(self, name: str) -> None:
-        """Removes a prefix, and those that it is a part of; there need not be any.
+        """Removes a tuned state, and those that it is a part of; there need not be any.
 
         Raises:
           UserError: one is in use.
@@ -190,7 +191,7 @@ class Engine:
         """Returns how many tokens a prompt and its answer may have, or each in an encoder-decoder.
 
         Raises:
-          Unknown: no prefix has that name.
+          Unknown: no tuned state has that name.
         """
         offset, window = self._offset(name), self.model.model_config.context_length
         return self.capacity if window is None else min(self.capacity, window - offset)
@@ -202,6 +203,11 @@ class Engine:
             if name not in self.bank:
                 raise Unknown(f'the model "{name}" does not exist')
             return self.bank.offset(name)
+
+    def reserved(self, name: str | None) -> int:
+        """Returns how many places at the start of a prompt hold virtual tokens of the state of that name."""
+        with self._lock:
+            return self.bank.reserved(name) if name is not None and name in self.bank else 0
 
     def submit(self, request: Request) -> None:
         """Queues a request.
@@ -288,7 +294,7 @@ class Engine:
     @staticmethod
     def programs() -> int:
         """Returns how many programs of serving the process has compiled."""
-        from prefix_jax.decoding.bank import filled
+        from prefix_jax.decoding.shelf import filled
 
         programs: tuple[Any, ...] = (admit, admit_after, pick, feed, score_text, filled)
         return sum(one._cache_size() for one in programs)

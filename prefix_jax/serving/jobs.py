@@ -21,12 +21,19 @@ DEFAULT_TOKENS = 16
 
 
 class Prompt(NamedTuple):
-    """A prompt: its token ids, its text as `echo` shows it, and whether the answer's ends are stripped."""
+    """A prompt: its token ids, of which the first are `reserved`, its text as `echo` shows it, and whether the answer's
+    ends are stripped.
+    """
 
     ids: list[int]
     text: str
     strip: bool = False
     stops: tuple[str, ...] = ()
+    reserved: int = 0
+
+    def after(self, reserved: int, pad: int) -> "Prompt":
+        """Returns the prompt with reserved places before it, for the virtual tokens of a tuned prompt."""
+        return self._replace(ids=[pad] * reserved + self.ids, reserved=reserved)
 
 
 class Piece(NamedTuple):
@@ -143,6 +150,8 @@ class Job:
           UserError: one does not fit; the others are cancelled.
         """
         again()
+        reserved, pad = engine.reserved(name), engine.model.model_config.pad_id
+        prompts = [prompt.after(reserved, pad) for prompt in prompts] if reserved else prompts
         loop, events = asyncio.get_running_loop(), asyncio.Queue()
         requests: list[Request] = []
         streams: list[TextStream] = []
@@ -189,7 +198,8 @@ class Job:
                     continue
                 stream = self.streams[index]
                 if isinstance(event, Scores):
-                    yield Piece(index, scores=event)
+                    reserved = self.prompts[index * len(self.prompts) // len(self.requests)].reserved
+                    yield Piece(index, scores=Scores(event.tokens[reserved:]))
                     continue
                 if isinstance(event, Token):
                     waiting[index].append(event)
@@ -216,7 +226,7 @@ class Job:
     @property
     def usage(self) -> dict[str, Any]:
         """The numbers of tokens, as OpenAI counts them; of each prompt, only the first answer may read it anew."""
-        read = sum(len(prompt.ids) for prompt in self.prompts)
+        read = sum(len(prompt.ids) - prompt.reserved for prompt in self.prompts)
         made = sum(request.made for request in self.requests)
         cached = sum(one.cached for one in self.requests[:: len(self.requests) // len(self.prompts)])
         counts = {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from prefix_jax import decoding
-from prefix_jax.decoding.bank import kind_of
 from prefix_jax.decoding.generation_config import OfModel
+from prefix_jax.decoding.shelf import kind_of
 from prefix_jax.errors import UserError
 from prefix_jax.inference.generation import decoding_options, source_ids
 from prefix_jax.serving.engine import End, Engine, Request, Sampling, Scores, Token
@@ -100,7 +100,7 @@ class Streamer:
             prefix = self._kept.prefix
             engine = Engine(
                 self._opened.model, self._kept.onto(self._opened.base), slots=1, capacity=capacity,
-                kind=kind_of(prefix), prefixes=1, of_model=of_model, more_ends=options.more_ends,
+                kind=kind_of(TunedState(prefix)), prefixes=1, of_model=of_model, more_ends=options.more_ends,
             )  # fmt: skip
             if prefix is not None:
                 engine.put(_OWN, prefix)

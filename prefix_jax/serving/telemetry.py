@@ -20,16 +20,19 @@ class Telemetry:
         self._registry = registry = CollectorRegistry()
         label = ["model_name"]
 
-        def gauge(name: str, about: str, value: Any) -> None:
-            Gauge(f"vllm:{name}", about, registry=registry).set_function(value)
+        def gauge(name: str, about: str, value: Any, owner: str = "vllm") -> None:
+            Gauge(f"{owner}:{name}", about, registry=registry).set_function(value)
 
+        gauge("compiled_programs", "Programs compiled so far; constant while serving.", engine.programs, "prefix_jax")
         gauge("num_requests_running", "Requests in slots.", lambda: engine.counts[0])
         gauge("num_requests_waiting", "Requests in the queue.", lambda: engine.counts[1])
         gauge("kv_cache_usage_perc", "The used share of the caches, 1 for all.", lambda: engine.used)
         self._read = Counter("vllm:prompt_tokens", "Tokens of prompts.", label, registry=registry)
         cached = "Tokens of prompts that were known from earlier ones."
         self._cached = Counter("vllm:prefix_cache_hits", cached, label, registry=registry)
-        self._asked = Counter("vllm:prefix_cache_queries", "Tokens that were looked for.", label, registry=registry)
+        self._asked = Counter(
+            "vllm:prefix_cache_queries", "Tokens of prompts, cached or not.", label, registry=registry
+        )
         self._made = Counter("vllm:generation_tokens", "New tokens.", label, registry=registry)
         ends = [*label, "finished_reason"]
         self._ended = Counter("vllm:request_success", "Requests that ended.", ends, registry=registry)

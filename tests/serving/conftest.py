@@ -67,31 +67,33 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     for seed, (name, length) in enumerate((("formal", 3), ("casual", 9), ("dir/late", 3))):
         pj.Tuned.from_prefix(lm, random_prefix(lm.config, length, seed)).save(folder / name)
-    options = {"training.batch": 2, "training.tensorboard": False}
-    pj.tune(lm, PAIRS, pj.LoRA(rank=2), steps=1, options=options, workdir=folder / "dir" / "lora")
+    options = {"training.batch": 2, "training.tensorboard": False, "optimizer.learning_rate": 0.3}
+    for name, method in (("lora", pj.LoRA(rank=2)), ("prompt", pj.Prompt(length=3)), ("adapter", pj.Adapter(width=2))):
+        place = folder / ("" if name == "adapter" else "dir") / name
+        pj.tune(lm, PAIRS, method, steps=2, options=options, workdir=place)
     return model, lm, folder
 
 
 @pytest.fixture(scope="session")
 def running(served):
     """The server, warm, with a key and short limits."""
-    from prefix_jax.decoding.bank import Kind
+    from prefix_jax.decoding.shelf import Kind, kind_of, widest
     from prefix_jax.serving.adapters import Adapters
     from prefix_jax.serving.app import Limits, Server
     from prefix_jax.serving.engine import Engine
 
     model, lm, folder = served
     session = lm._session
+    names = ("formal", "casual", "dir/late", "dir/lora", "dir/prompt")
+    tuned = {name.rpartition("/")[2]: pj.load(folder / name, lm) for name in names}
+    kind = widest([Kind(16), *(kind_of(one._kept) for one in tuned.values())])
     engine = Engine(
-        session.model, session.base, slots=4, capacity=128, kind=Kind(16, False, False), prefixes=8, queue=64,
+        session.model, session.base, slots=4, capacity=128, kind=kind, prefixes=8, queue=64,
         more_ends=session.more_ends,
     )  # fmt: skip
     adapters = Adapters(session, engine, folder / "dir")
-    tuned = {}
     for name in ("formal", "casual"):
         adapters.load(name, folder / name)
-        tuned[name] = pj.load(folder / name, lm)
-    tuned["late"] = pj.load(folder / "dir" / "late", lm)
     engine.warm()
     server = Server(engine, adapters, "tiny-llama", KEY, Limits(body=1 << 16, answers=16, seconds=60))
     with listening(server) as url:

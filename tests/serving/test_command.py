@@ -35,7 +35,7 @@ def command(served, port=0):
     assert process.stderr is not None
     try:
         said = next(line for line in process.stderr if "serving" in line)
-        assert re.match(r"serving tiny-llama with formal, late, lora on http://127\.0\.0\.1:\d+ \(Ctrl-C", said)
+        assert re.match(r"serving tiny-llama with formal, late, lora, prompt on http://127\.0\.0\.1:\d+ \(Ctrl-C", said)
         yield process, re.search(r"http://\S+", said)[0]
     finally:
         process.kill()
@@ -90,8 +90,8 @@ MISTAKES = [
     (["--tuned=runs/a"], "has no name; give it one, as --tuned formal=runs/a"),
     (["--model={model}", "--tuned_dir={folder}/nothing"], "is not a directory"),
     (["--model={model}", "--tuned=a={folder}/nothing"], "nothing"),
-    (["--model={model}", "--tuned=a={folder}/dir/lora"], "takes prefixes alone"),
-    (["--model={model}", "--tuned=a+b={folder}/formal"], "cannot be the name of a prefix"),
+    (["--model={model}", "--tuned=a={folder}/adapter"], "the server takes prefixes, prompts and LoRA"),
+    (["--model={model}", "--tuned=a+b={folder}/formal"], "cannot be the name of a tuned state"),
     (["--model={model}", "--tuned=tiny-llama={folder}/formal", "--nowarm"], "name of the model and of a prefix"),
     (["--model={model}", "--tuned=a={folder}/casual", "--max_prefix=4"], "has 9 virtual tokens"),
     (["--model={model}", "--host=256.1.1.1", "--nowarm"], "cannot listen on 256.1.1.1:8000"),

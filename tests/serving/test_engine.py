@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from prefix_jax import decoding
-from prefix_jax.decoding.bank import Kind
+from prefix_jax.decoding.shelf import Kind
 from prefix_jax.errors import UserError
 from prefix_jax.serving.engine import Busy, End, Engine, Request, Sampling, Scores, Token
 from tests.decoding import reference
 from tests.decoding.test_bank import prefixes
 
-KIND = Kind(16, False, False)
+KIND = Kind(16)
 LENGTHS = (3, 9, 1, 5, 7, 2)
 # Cases of windows, of relative positions, and with three sites and learned positions.
 SAMPLINGS = {

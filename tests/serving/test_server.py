@@ -145,8 +145,8 @@ def test_adapters_come_and_go(running, client):
     for path in ("../formal", "/etc"):
         status, _, body = request(running, "/v1/adapters", {"lora_name": "x", "lora_path": path})
         assert status == 403 and "outside the server's --tuned_dir" in body.decode()
-    with pytest.raises(openai.BadRequestError, match="takes prefixes alone"):
-        client.completions.create(model="lora", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="join prefixes only"):
+        client.completions.create(model="formal+lora", prompt="x")
 
 
 BAD = [
@@ -227,6 +227,7 @@ def test_a_client_that_leaves_ends_its_request(running, client):
 def test_metrics_have_the_names_of_vllm(running, client):
     client.completions.create(model="formal", prompt=SOURCE, max_tokens=3)
     found = request(running, "/metrics")[2].decode()
+    assert f"prefix_jax:compiled_programs {running.server.engine.programs():.1f}" in found
     for name in (
         "vllm:num_requests_running 0.0",
         'vllm:generation_tokens_total{model_name="formal"}',
