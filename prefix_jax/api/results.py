@@ -41,7 +41,7 @@ class Plot:
         matplotlib.
 
         Raises:
-          UserError: the ending is another, or matplotlib is not installed.
+          UserError: the file has an unknown ending, or matplotlib is not installed.
         """
         path = Path(path)
         if path.suffix == ".pdf":
