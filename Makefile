@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test nightly lint docs bench planner setup lock clean
+.PHONY: demo test nightly fuzz lint docs bench planner setup lock clean
 
 demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/demo/report.html
 	$(BIN)/python -m prefix_jax.demo --workdir runs/demo
@@ -12,8 +12,11 @@ demo: $(VENV)/.ready  ## tune a prefix on FLAN-T5-small, score it, write runs/de
 test: $(VENV)/.ready-dev  ## all tests, the slow ones too, but for the nightly ones
 	$(BIN)/python -m pytest -q
 
-nightly: $(VENV)/.ready-dev  ## the comparisons with transformers of families built of the parts of others
+nightly: $(VENV)/.ready-dev  ## the tests that repeat others with more families, methods and moments
 	$(BIN)/python -m pytest -q -m nightly
+
+fuzz: $(VENV)/.ready-dev  ## 20,000 damaged files of outside, read or refused in a sentence; COUNT, SEED and READER choose
+	$(BIN)/python -m tests.faults --count $(or $(COUNT),20000) --seed $(or $(SEED),0) --reader "$(READER)"
 
 bench: $(VENV)/.ready-dev  ## speed and memory beside PEFT: benchmarks/results, benchmarks/README.md
 	$(BIN)/python -m benchmarks.run

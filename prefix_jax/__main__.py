@@ -8,6 +8,7 @@ COMMANDS = {
     "demo": ("demo", "tune a prefix on a small model and data set, score it, write a report"),
     "data": ("preview", "what a recipe's data become: counts, lengths, findings, rows as tokens"),
     "train": ("train", "tune a prefix or another method; the same command resumes"),
+    "distill": ("documents", "make a short prefix that stands for a document"),
     "evaluate": ("evaluate", "score what was tuned, with and without it"),
     "generate": ("generate", "write text with what was tuned"),
     "chat": ("chat", "talk to what was tuned, or to a model"),

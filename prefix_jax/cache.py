@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prefix_jax import checksums
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError
 
 # Name of the checksum file in each directory of `kept_directory`.
@@ -63,7 +64,7 @@ def kept_directory(target: Path, make: Callable[[Path], None]) -> Path:
 def damage(folder: Path) -> str | None:
     """Returns a description of the damage to a directory of `kept_directory`; None if its files are intact."""
     try:
-        expected = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        expected = from_json((folder / _CHECKSUMS).read_bytes())
         found = checksums.of_files(folder)
     except OSError as error:
         return os.strerror(error.errno or errno.EIO).lower()

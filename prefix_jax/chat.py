@@ -45,7 +45,7 @@ def main(options: flags.FlagValues) -> None:
             break
         try:
             for piece in chat.said(line):
-                print(piece, end="", flush=True)
+                print(cli.for_stdout(piece), end="", flush=True)
             print(flush=True)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

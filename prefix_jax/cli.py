@@ -16,7 +16,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from prefix_jax import disk, messages, surroundings
-from prefix_jax.errors import UserError, did_you_mean, one_line
+from prefix_jax.errors import UserError, did_you_mean, one_line, spelled_out
 from prefix_jax.workdir import RUNS
 
 BAD_INPUT = 2
@@ -496,6 +496,11 @@ def _with_recipes(argv: list[str]) -> list[str]:
         words.append(word)
         config = named and not equals
     return words
+
+
+def for_stdout(text: str) -> str:
+    """Returns a text of a model as standard output takes it: a terminal obeys control characters, a file does not."""
+    return spelled_out(text) if sys.stdout.isatty() else text
 
 
 def enable_compile_cache() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prefix_jax import checksums
 from prefix_jax.cache import cache_dir
-from prefix_jax.disk import make_way, replacing
+from prefix_jax.disk import from_json, make_way, replacing
 
 _ZLIB = b"\x78"  # first byte of zlib data
 
@@ -58,7 +58,7 @@ def remove_damaged(folder: Path) -> None:
 
 def _known(book: Path) -> dict[str, str]:
     try:
-        known = json.loads(book.read_text(encoding="utf-8"))
+        known = from_json(book.read_bytes())
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

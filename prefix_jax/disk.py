@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 from prefix_jax.errors import UserError
 
+# Levels of nested objects and lists in JSON.
+_DEEPEST = 100
 # Temporary names of `replacing`: the file's name between a dot and eight letters or digits.
 _LEFTOVER = re.compile(r"\..+\.(json|jsonl|safetensors|html|md|txt|npz|svg|bin)-[a-z0-9_]{8}")
 
@@ -27,6 +29,36 @@ def lines(text: str) -> list[str]:
     return found if found[-1] else found[:-1]
 
 
+def from_json(content: bytes | str) -> Any:
+    """Returns the value of JSON text in a small file: a configuration, a header, a record.
+
+    Raises:
+      ValueError: it is not JSON or not UTF-8, is nested too deeply, or has a whole number of more than 64 bits.
+    """
+    with contextlib.suppress(RecursionError):
+        value = json.loads(content, parse_int=_whole_number)
+        if not is_deep(value):
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def is_deep(value: Any) -> bool:
+    """Returns whether a value of JSON is nested more deeply than functions that call themselves can follow."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = [child for children in inner for child in children]
+        if not level:
+            return False
+    return True
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20 or abs(number := int(digits)) >= 2**64:
+        raise ValueError(f"a whole number has {len(digits)} digits")
+    return number
+
+
 def read_json_lines(path: Path) -> list[Any]:
     """Returns the values of a JSON Lines file in the form this package writes.
 
@@ -35,12 +67,13 @@ def read_json_lines(path: Path) -> list[Any]:
       ValueError: the file is not UTF-8, or a line is not JSON.
     """
     # Read as bytes: text mode would translate line endings.
-    return [json.loads(line) for line in lines(path.read_bytes().decode("utf-8")) if line.strip()]
+    return [from_json(line) for line in lines(path.read_bytes().decode("utf-8")) if line.strip()]
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file that atomically replaces `path`, synced to disk, when the block ends without an exception.
+    """Yields a file that atomically replaces `path` when the block ends without an exception; it then outlasts a power
+    loss too.
 
     Raises:
       OSError: the file cannot be written; an existing one is left unchanged.
@@ -53,6 +86,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             _to_disk(file)
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -136,6 +170,24 @@ def make_way(path: Path) -> None:
     """Removes a directory in place of a file to be written: `os.replace` overwrites files and links only."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder (new files, renames), are on disk, where the system can say so."""
+    with contextlib.suppress(OSError):  # file systems without it, and Windows
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_below(folder: Path) -> None:
+    """Waits until all files and folders below one are on disk, as `sync`."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(place, name))
+        sync(Path(place))
 
 
 def _to_disk(file: BinaryIO) -> None:

@@ -4,8 +4,12 @@
 class UserError(Exception):
     """Bad input. The message is one clear sentence that names the thing and the fix.
 
-    Command lines print it without a traceback and exit with code 2.
+    Command lines print it without a traceback and exit with code 2. Messages quote what users and files say: their text
+    has no control characters, and the middle of a long one is elided.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def first_line(error: object) -> str:
@@ -21,6 +25,13 @@ def one_line(message: object, most: int = 1500) -> str:
     """
     text = "".join(c if c.isprintable() else _spelled(c) for c in str(message).strip())
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-most // 3 :]}"
+
+
+def spelled_out(text: str) -> str:
+    """Returns a text of any lines for a terminal, which obeys control characters: those but line ends and tabs are
+    escaped.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else _spelled(c) for c in text)
 
 
 def _spelled(character: str) -> str:

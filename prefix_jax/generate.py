@@ -62,7 +62,8 @@ def main(options: flags.FlagValues) -> None:
         if options.json:
             print(json.dumps(line, ensure_ascii=False))
         else:
-            print(*(" ".join(_LINE_END.split(line[key])) for key in ("tuned", "output") if key in line), sep="\t")
+            parts = (" ".join(_LINE_END.split(line[key])) for key in ("tuned", "output") if key in line)
+            print(cli.for_stdout("\t".join(parts)))
     sys.stdout.flush()
 
 
@@ -123,7 +124,7 @@ def _stream(session: Any, kept: Any, source: str) -> None:
     from prefix_jax.serving.streaming import Streamer
 
     for piece in Streamer(session, kept).of_source(source):
-        print(_LINE_END.sub(" ", piece), end="", flush=True)
+        print(cli.for_stdout(_LINE_END.sub(" ", piece)), end="", flush=True)
     print()
 
 

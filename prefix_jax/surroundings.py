@@ -5,6 +5,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -76,12 +77,16 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     leave(INTERRUPTED)
 
 
+# What a terminal would obey in messages that quote files and models; progress bars move and clear lines.
+_OBEYED = re.compile("[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\x1b(?!\\[[AK])")
+
+
 class Messages(io.TextIOWrapper):
-    """Standard error that ignores write errors, such as a closed stream or a full disk."""
+    """Standard error that escapes control characters, and ignores write errors, such as a closed stream."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            return super().write(text)
+            super().write(_OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
         return len(text)
 
     def flush(self) -> None:

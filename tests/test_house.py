@@ -14,10 +14,10 @@ from prefix_jax.tasks import TASKS
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "extras", "lean_imports", "plugins", "options", "disk", "workdir", "verdict", "checksums", "cache",
-    "compile_cache", "dependencies", "hub", "models", "tuning",
+    "errors", "extras", "lean_imports", "plugins", "options", "disk", "schema", "workdir_schemas", "workdir",
+    "verdict", "checksums", "cache", "compile_cache", "dependencies", "hub", "models", "tuning",
     "config", "data", "metrics", "tasks", "parallel", "training", "decoding", "reporting", "planning", "evaluation",
-    "inference", "serving", "inspection", "sharing", "sweeping",
+    "inference", "serving", "inspection", "distillation", "sharing", "sweeping",
 )  # fmt: skip
 PACKAGE = ROOT / "prefix_jax"
 
@@ -279,3 +279,16 @@ def test_no_file_is_opened_to_read_text():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "open":
                 modes = [value.value for value in node.args[1:2] if isinstance(value, ast.Constant)]
                 assert modes and modes[0] not in ("r", "rt"), f"{path.relative_to(ROOT)}, line {node.lineno}"
+
+
+# Where JSON is read otherwise: rows of data, whose numbers may be long; what other processes send; the verified cache.
+OWN_JSON = {"disk.py", "json_files.py", "conversations.py", "rows.py", "distributed.py", "audit.py", "loading.py"}
+
+
+def test_json_of_outside_is_read_in_one_way():
+    """`disk.from_json` also refuses what is nested too deeply, and numbers that no program here writes."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "json.loads" and path.name not in OWN_JSON:
+                copied = re.match(r"json\.dumps\(|.*\.to_json\(\)$", ast.unparse(node.args[0]))
+                assert copied, f"{path.relative_to(ROOT)}, line {node.lineno}: use disk.from_json"

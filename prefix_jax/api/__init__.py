@@ -1,6 +1,7 @@
 """The public names of prefix_jax in Python, which `import prefix_jax as pj` offers; see docs/python.md."""
 
 from prefix_jax.api.bank import Bank
+from prefix_jax.api.documents import distill
 from prefix_jax.api.language_model import LanguageModel
 from prefix_jax.api.opening import load, load_model
 from prefix_jax.api.pure import hyperparameters, prefix
@@ -30,6 +31,7 @@ __all__ = [
     "Scores",
     "Tuned",
     "UserError",
+    "distill",
     "hyperparameters",
     "initial_state",
     "load",

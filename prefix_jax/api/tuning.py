@@ -85,7 +85,7 @@ def tune(
         columns = selection.columns(with_options(default_config(), _of_reading(options or {})))
         task = str((options or {}).get("data.task", ""))
         found = source_of(data, validation, dataclasses.replace(columns, source=source, target=target), task)
-        folder = _folder(workdir, stack)
+        folder = folder_of(workdir, stack)
         named = {
             "training.steps": steps,
             "training.epochs": epochs,
@@ -114,7 +114,8 @@ def _check_given(optimizer: Any, loss: Any, learning_rate: float | None) -> None
         raise UserError(f"loss is {type(loss).__name__}; it must be a function such as prefix_jax.loss")
 
 
-def _folder(workdir: str | os.PathLike | None, stack: ExitStack) -> Path:
+def folder_of(workdir: str | os.PathLike | None, stack: ExitStack) -> Path:
+    """Returns a run directory; a temporary one, which `stack` removes, where none is named."""
     if workdir is not None:
         folder = Path(workdir).expanduser()
         if folder.exists() and not folder.is_dir():

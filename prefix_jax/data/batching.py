@@ -10,7 +10,7 @@ import numpy as np
 
 from prefix_jax.data import packing
 from prefix_jax.data.packing import EpochPlan, Plan, Shape, choose_shape, make_plan
-from prefix_jax.data.tokens import Ragged, TokenisedSet
+from prefix_jax.data.tokens import Ragged, SoftTargets, TokenisedSet
 from prefix_jax.dependencies import PackingPlan
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
@@ -27,6 +27,7 @@ class Batch:
     start and the target's but the last, beside its source in the same row of the encoder with the same segment id.
     `target_positions` are the columns whose hidden state predicts `targets`; `weights` are 1 there. On padding they and
     `targets` are 0, and `target_positions` is the row's last column, which never holds a source.
+    `soft_ids` and `soft_log_probs` are a teacher's likeliest tokens at the place of each target, if there is a teacher.
     `alone`: in this run each row holds one record at most, on which a compiled step may rely.
     """
 
@@ -39,6 +40,8 @@ class Batch:
     encoder_tokens: Array | None = None  # int32 [B, S]
     encoder_positions: Array | None = None
     encoder_segment_ids: Array | None = None
+    soft_ids: Array | None = None  # int32 [B, M, k]
+    soft_log_probs: Array | None = None  # float32 [B, M, k]
     alone: bool = field(default=False, metadata=dict(static=True))
 
 
@@ -176,7 +179,21 @@ class PackedBatches:
         row, column, _, _, flat = _spread(self._scored, records, rows, targets, _starts(rows, targets))
         places = self._places[_flat(self._scored.offsets[records], targets)]
         first = np.repeat(starts + data.sources.lengths[records] - 1, targets)
-        return Batch(tokens, positions, segment_ids, *_targets(shape, row, column, first + places, flat))
+        batch = Batch(tokens, positions, segment_ids, *_targets(shape, row, column, first + places, flat))
+        if data.soft is None:
+            return batch
+        soft_ids, soft_log_probs = self._soft(data.soft, records, targets, row, column)
+        return replace(batch, soft_ids=soft_ids, soft_log_probs=soft_log_probs)
+
+    def _soft(
+        self, soft: SoftTargets, records: np.ndarray, targets: np.ndarray, row: np.ndarray, column: np.ndarray
+    ) -> SoftTargets:
+        """Returns a teacher's tokens and log probabilities [rows, targets per row, k]."""
+        shape, flat = (self.shape.rows, self.shape.second), _flat(self._scored.offsets[records], targets)
+        found = SoftTargets(*(np.zeros((*shape, part.shape[1]), part.dtype) for part in soft))
+        for whole, part in zip(found, soft, strict=True):
+            whole[row, column] = part[flat]
+        return found
 
     def _encoder_decoder(self, records: np.ndarray, rows: np.ndarray) -> Batch:
         shape, data, pad = self.shape, self.data, self.layout.pad

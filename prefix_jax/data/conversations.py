@@ -10,6 +10,7 @@ from typing import Any
 
 from prefix_jax.data.files import ABSENT, EmptyField, Row, field_of
 from prefix_jax.data.records import normal_text
+from prefix_jax.disk import is_deep
 from prefix_jax.errors import UserError, did_you_mean
 
 ASSISTANT, SYSTEM, USER = "assistant", "system", "user"
@@ -105,11 +106,18 @@ def of_row(row: Row, source: str = "source", target: str = "target", unicode: st
       UserError: there are no such columns, or a message is no message; `EmptyField` if one has no text.
     """
     columns = row[1]
+    if is_deep(columns):
+        raise UserError(f"{row[0]} is nested too deeply; correct the row.")
     messages = _messages(row, source, target)
     system = field_of(columns, "system")
     if isinstance(system, str) and system.strip() and messages[0]["role"] != SYSTEM:
         messages = [{"role": SYSTEM, "content": system}, *messages]
     beside = {name: _without_none(_of_json(columns.get(name))) for name in _BESIDE}
+    if (options := beside["chat_template_kwargs"]) and not isinstance(options, dict):
+        raise UserError(
+            f'{row[0]} has "chat_template_kwargs" that are {type(options).__name__}; give an object of names and '
+            "values."
+        )
     whole = Conversation(tuple(messages), {name: value for name, value in beside.items() if value})
     return parse(json.dumps(_normalised(json.loads(whole.text()), unicode), ensure_ascii=False)) if unicode else whole
 

@@ -205,16 +205,20 @@ def _arrow(path: Path) -> Iterator[Row]:
 
 
 def _of_table(table: Any, path: Path) -> Iterator[Row]:
+    import pyarrow
+
     names = table.column_names
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f'{path} has two columns named "{twice}"; rename one.')
     columns = {}
     for name in names:
         try:
+            # `to_pylist` takes offsets and lengths as they are, also from outside the file.
+            table.column(name).validate(full=True)
             columns[name] = table.column(name).to_pylist()
-        except UnicodeDecodeError:
-            raise UserError(f'{path} has a "{name}" that is not UTF-8; convert the column.') from None
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+            if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
+                raise UserError(f'{path} has a "{name}" that is not UTF-8; convert the column.') from None
             reason = first_line(error)
             raise UserError(f'{path} has a "{name}" that cannot be read ({reason}); remove the column.') from None
     for number in range(table.num_rows):

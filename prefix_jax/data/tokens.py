@@ -61,13 +61,20 @@ class Ragged(NamedTuple):
         return Ragged(self.ids[np.repeat(self.offsets[places], lengths) + within], offsets)
 
 
+class SoftTargets(NamedTuple):
+    """A teacher's likeliest tokens in place of each target that has a loss, in the order of `TokenisedSet.scored`."""
+
+    ids: np.ndarray  # int32 [scored targets, k]
+    log_probs: np.ndarray  # float32 [scored targets, k]
+
+
 @dataclass(frozen=True)
 class TokenisedSet:
     """Token ids of every record's source and target, in record order.
 
     `whole` holds the source lengths before truncation; None if no source was truncated. `trained` marks the target
     tokens that have a loss, of which each target begins and ends with one; None: all. `owners` are the places of the
-    records that the sequences are of; None: each is a record.
+    records that the sequences are of; None: each is a record. `soft` are a teacher's distributions over next tokens.
     """
 
     sources: Ragged
@@ -75,6 +82,7 @@ class TokenisedSet:
     whole: np.ndarray | None = None  # int64 [count]
     trained: np.ndarray | None = None  # bool [targets' total]
     owners: np.ndarray | None = None  # int64 [count]
+    soft: SoftTargets | None = None
 
     def __len__(self) -> int:
         return len(self.sources.offsets) - 1
@@ -83,7 +91,11 @@ class TokenisedSet:
         """Returns the records at these places."""
         whole, owners = (None if own is None else own[places] for own in (self.whole, self.owners))
         marked = None if self.trained is None else Ragged(self.trained, self.targets.offsets).at(places).ids
-        return TokenisedSet(self.sources.at(places), self.targets.at(places), whole, marked, owners)
+        soft = None
+        if self.soft is not None:
+            offsets = self.scored()[0].offsets
+            soft = SoftTargets(*(_rows_at(part, offsets, places) for part in self.soft))
+        return TokenisedSet(self.sources.at(places), self.targets.at(places), whole, marked, owners, soft)
 
     def reserving(self, count: int) -> "TokenisedSet":
         """Prepends `count` placeholder ids (0) to each source for the virtual tokens of a prompt."""
@@ -104,6 +116,11 @@ class TokenisedSet:
             return targets, places
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.trained)])
         return Ragged(targets.ids[self.trained], before[targets.offsets]), places[self.trained]
+
+
+def _rows_at(rows: np.ndarray, offsets: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns the rows of the sequences at these places; sequence i has rows `offsets[i]` to `offsets[i + 1]`."""
+    return rows[Ragged(np.arange(len(rows)), offsets).at(places).ids]
 
 
 def default_formats(tokenizer: Any, encoder_decoder: bool, source: str = "", target: str = "") -> Formats:

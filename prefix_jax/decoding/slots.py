@@ -92,16 +92,23 @@ def empty_slots(model: Model, variables: dict, count: int, capacity: int, width:
         shape = (like.key.shape[0], count, like.key.shape[2], length, like.key.shape[-1])
         return KeyValues(jnp.zeros(shape, like.key.dtype), jnp.zeros(shape, like.value.dtype))
 
-    zeros = lambda: jnp.zeros(count, jnp.int32)
-    return Slots(
-        cache(prompt.past, capacity),
-        None if prompt.cross is None else cache(prompt.cross, width),
-        zeros(),
-        zeros(),
-        zeros(),
-        jnp.zeros((count, logits.shape[-1]), jnp.float32),
-        zeros(),
-    )
+    @jax.jit
+    def made() -> Slots:
+        zeros = jnp.zeros(count, jnp.int32)
+        cross = None if prompt.cross is None else cache(prompt.cross, width)
+        rows = jnp.zeros((count, logits.shape[-1]), jnp.float32)
+        return _placed(model, Slots(cache(prompt.past, capacity), cross, zeros, zeros, zeros, rows, zeros))
+
+    return made()
+
+
+def _placed(model: Model, slots: Slots) -> Slots:
+    """Returns the slots as they lie on a mesh, always alike, so that a program is compiled once."""
+    if model.sharder is None:
+        return slots
+    placed = jax.tree.map(model.sharder.everywhere, dataclasses.replace(slots, cache=None, cross=None))
+    caches = jax.tree.map(model.sharder.cache, (slots.cache, slots.cross))
+    return dataclasses.replace(placed, cache=caches[0], cross=caches[1])
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -125,7 +132,7 @@ def admit(
     prompt, logits = prefill(model, own.onto(variables), own.prefix, inputs)
     put = partial(jax.tree.map, lambda whole, row: _inserted(whole, row, slot))
     set_ = lambda leaf, value: leaf.at[slot].set(value)
-    return Slots(
+    found = Slots(
         cache=put(slots.cache, prompt.past),
         cross=None if slots.cross is None else put(slots.cross, prompt.cross),
         inputs=set_(slots.inputs, length),
@@ -134,6 +141,7 @@ def admit(
         logits=set_(slots.logits, logits[0]),
         states=set_(slots.states, place),
     )
+    return _placed(model, found)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -179,7 +187,7 @@ def admit_after(
     cache = KeyValues(*(_inserted(w, row(o, n), slot) for w, o, n in zip(slots.cache, cached, new, strict=True)))
     logits = model.apply(variables, jnp.take(hidden[0], length - 1, axis=0)[None], method="logits")
     set_ = lambda leaf, value: leaf.at[slot].set(value)
-    return dataclasses.replace(
+    found = dataclasses.replace(
         slots,
         cache=cache,
         inputs=set_(slots.inputs, kept + length),
@@ -188,6 +196,7 @@ def admit_after(
         logits=set_(slots.logits, logits[0]),
         states=set_(slots.states, place),
     )
+    return _placed(model, found)
 
 
 def _inserted(whole: Float[Array, "L S K C D"], row: Float[Array, "L 1 K W D"], slot: Array) -> Array:
@@ -258,13 +267,14 @@ def feed(
     logits, new = _one_token(model, variables, rows_of(shelf, slots.states), _narrowed(slots, width), tokens)
     at = jnp.minimum(slots.filled, slots.cache.key.shape[3] - 1)
     write = partial(jax.tree.map, lambda whole, fresh: _written(whole, fresh, at))
-    return dataclasses.replace(
+    found = dataclasses.replace(
         slots,
         cache=write(slots.cache, new),
         filled=slots.filled + running,
         index=slots.index + running,
         logits=jnp.where(running[:, None], logits, slots.logits),
     )
+    return _placed(model, found)
 
 
 def _narrowed(slots: Slots, width: int) -> Slots:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from prefix_jax import disk, hub, tasks
-from prefix_jax.config import default_config
+from prefix_jax.config import ConfigDict, default_config
 from prefix_jax.data.tokens import plain_formats
 from prefix_jax.errors import UserError
 from prefix_jax.models.adapter_layers import LORA, TUNED
@@ -111,7 +111,8 @@ def _source(folder: Path, meta: dict[str, Any]) -> str:
       UserError: neither exists.
     """
     recorded = meta["model"].get("name") or ""
-    asked = ((meta.get("config") or {}).get("model") or {}).get("source") or recorded
+    saved = (meta.get("config") or {}).get("model")
+    asked = (saved.get("source") if isinstance(saved, dict) else "") or recorded
     if not recorded:
         raise UserError(f"{folder} does not say which model it was tuned on; add --config.model.source=DIR")
     if meta["model"].get("source") == "directory" and not os.path.isabs(recorded):  # shared without its place
@@ -119,9 +120,9 @@ def _source(folder: Path, meta: dict[str, Any]) -> str:
             f'{folder} was tuned on a model in a directory "{recorded}", which has no name on the hub; say where it is '
             "with --config.model.source=DIR"
         )
-    if not os.path.isabs(recorded) or Path(recorded).is_dir():
+    if not os.path.isabs(recorded) or os.path.isdir(recorded):
         return recorded
-    if Path(asked).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(asked)):
         return asked  # its weights are compared later
     raise UserError(
         f"the model that {folder} was tuned on was in {recorded}, which does not exist now; say where it is with "
@@ -150,21 +151,38 @@ def with_merged_lora(tuned: Tuned) -> Tuned:
     return dataclasses.replace(tuned, session=whole, kept=TunedState(tuned.kept.prefix, others))
 
 
+def _restore(section: Config, option: str, value: Any, path: str) -> None:
+    """Sets an option of a run, whose type is that of its default."""
+    kind = type(section[option])
+    try:
+        if value is None and section[option] is not None:
+            raise TypeError
+        section[option] = value
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"the configuration saved with what was tuned has {path}={value!r}, which must be of type "
+            f"{kind.__name__}; copy it again from the run"
+        ) from None
+
+
 def merged(saved: dict[str, Any], overrides: dict[str, Any]) -> Config:
     """Returns the defaults, updated with a run's options and then the overrides.
 
     The mesh is that of the current devices, not of those used for training.
+
+    Raises:
+      UserError: an option of the run has another type.
     """
     config = default_config(str(saved.get("method", default_config().method)))
     for name, section in saved.items():
         if name not in config or name == "mesh":
             continue
-        if isinstance(section, dict):
-            config[name].update(
-                {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k in config[name]}
-            )
-        else:
-            config[name] = section
+        if not isinstance(section, dict):
+            _restore(config, name, section, name)
+            continue
+        for option, value in section.items() if isinstance(config[name], ConfigDict) else ():
+            if option in config[name]:
+                _restore(config[name], option, tuple(value) if isinstance(value, list) else value, f"{name}.{option}")
     config.update_from_flattened_dict(overrides)
     config.data.task = tasks.current_name(config.data.task)
     return config

@@ -20,7 +20,7 @@ from prefix_jax.inference.opening import Tuned, configured, open_configured
 from prefix_jax.options import Config, option
 from prefix_jax.parallel import distributed
 from prefix_jax.training.plain_text import is_plain
-from prefix_jax.training.selection import text_inputs
+from prefix_jax.training.selection import hashes, text_inputs
 from prefix_jax.training.session import Session
 from prefix_jax.tuning import TunedState
 from prefix_jax.workdir import SAMPLES, read_metrics
@@ -85,6 +85,8 @@ def evaluate_opened(
     if not is_plain(config):
         _say_of_references(found.session, records, split)
     scored = SplitScores(workdir, split, found, records, about)
+    if distributed.is_primary():
+        scored.entry["inputs"] = hashes(config, split)
     if not tuned and not scored.has("tuned"):
         raise UserError(f"{workdir} has no scores of this prefix on these records to keep; leave out --notuned")
     if plain_text is not None and text is not None:
@@ -238,8 +240,9 @@ def _earlier(
     wanted = {"spread": None, "keep_special_tokens": None, "choices": None, **about}
     same = all(_plain(entry.get(key)) == _plain(value) for key, value in wanted.items())
     if not same or not files.same_records(rows, records):
-        if entry.get("records", 0) > about["records"] and distributed.is_primary():
-            print(f"replacing the scores of {entry['records']} records of {split} by those of fewer", file=sys.stderr)
+        earlier = entry.get("records")
+        if isinstance(earlier, int) and earlier > about["records"] and distributed.is_primary():
+            print(f"replacing the scores of {earlier} records of {split} by those of fewer", file=sys.stderr)
         kept = {key: entry[key] for key in ("prefix", "forgetting") if key in entry}  # not of these records
         return about | kept, {"tuned": [], "bare": []}
     texts = {name: [row.get(name) for row in rows] for name in ("tuned", "bare")}

@@ -17,7 +17,7 @@ from prefix_jax.models.masks import Interval
 from prefix_jax.models.matmul import matmul, matmul_transposed, operand, save_residual
 from prefix_jax.models.prefix import KeyValues
 
-# Collection of attention weights, filled if the caller passes it as `mutable`.
+# Collection of attention weights and queries, filled if the caller passes it as `mutable`.
 INTERMEDIATES = "observed"
 
 # By the names that `config.json` has for them.
@@ -42,6 +42,10 @@ class Sharder(Protocol):
     def gathered(self, x: Float[Array, "*batch E"], layer: Any) -> Any: ...
 
     def table(self, tokens: Float[Array, "V E"]) -> Float[Array, "V E"]: ...
+
+    def cache(self, x: Float[Array, "layers rows K S D"]) -> Float[Array, "layers rows K S D"]: ...
+
+    def everywhere(self, x: Array) -> Array: ...
 
     def own_rows_of(self, run: Callable, rows: tuple[Array, ...], rest: Any) -> Array: ...
 
@@ -323,14 +327,16 @@ class CrossAttention(nn.Module):
 def observe(
     module: nn.Module, query: Array, sources: tuple[KVSource, ...], scale: float, cap: float | None = None
 ) -> None:
-    """Leaves an attention's weights in the collection `observed`, where the caller of the model asks for it.
+    """Leaves an attention's weights and scaled queries in the collection `observed`, where the caller asks for it.
 
-    The shares of sinks are left out, as they belong to no slot and no token.
+    The shares of sinks are left out, as they belong to no slot and no token. What the caller does not use is not
+    computed in a compiled program.
     """
     if module.is_mutable_collection(INTERMEDIATES):
         weights = attention_weights(query, sources, scale, cap)
         sinks = int(isinstance(module, SinkAttention))
         module.put_variable(INTERMEDIATES, "weights", weights[..., sinks:])
+        module.put_variable(INTERMEDIATES, "queries", query.astype(jnp.float32) * scale)
 
 
 class GatedMLP(nn.Module):

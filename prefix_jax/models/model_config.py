@@ -118,6 +118,11 @@ class ModelConfig:
         return None
 
     @property
+    def soft_cap(self) -> float | None:
+        """Returns the soft cap of attention logits; None: they have none."""
+        return None
+
+    @property
     def layer_pattern(self) -> tuple[LayerKind, ...]:
         """Returns the kind of each layer (of the decoder, in an encoder-decoder)."""
         return (LayerKind(),) * self.layers

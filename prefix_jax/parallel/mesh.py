@@ -84,6 +84,15 @@ class MeshSharder:
         spec = self._spec(("vocabulary", None), tokens.shape)
         return jax.lax.with_sharding_constraint(tokens, NamedSharding(self.mesh, spec))
 
+    def cache(self, x: Array) -> Array:
+        """Constrains cached keys or values `[layers, rows, kv_heads, length, head_dim]` to shards of rows and heads."""
+        spec = self._spec((None, "rows", "kv_heads", None, None), x.shape)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def everywhere(self, x: Array) -> Array:
+        """Constrains an array to be whole on every device."""
+        return jax.lax.with_sharding_constraint(x, self.replicated)
+
     def own_rows_of(self, run: Callable, rows: tuple[Array, ...], rest: PyTree) -> Array:
         """Calls `run(*rows, rest)` with each device's own rows of a batch, so that a sort moves none between devices.
 

@@ -45,6 +45,8 @@ def attention_figures(run: Run) -> list[Figure]:
     """Returns the attention of one record at each site."""
     figures = []
     for site, one in _mapping(run.inspection.get("attention")).items():
+        if not _fits(one):
+            continue
         share = f"{100 * one['share']:.0f}\u00a0% to the prefix"
         title = f"{site.capitalize()}, layer {one['layer']}, head {one['head']}: {share}"
         words = one["queries"], one["keys"]
@@ -58,8 +60,11 @@ def parameter_figures(run: Run) -> list[Figure]:
     if not counts:
         return []
     model = _model(run)
-    by_method, by_length = _mapping(counts.get("by_method")), _mapping(counts.get("by_length"))
-    return [methods_figure(by_method, model), lengths_figure(by_length, model)]
+    methods, lengths = _mapping(counts.get("by_method")), _mapping(counts.get("by_length"))
+    figures = [methods_figure(methods, model)] if methods else []
+    if len(lengths) > 1 and "length" in lengths and len({len(values) for values in lengths.values()}) == 1:
+        figures.append(lengths_figure(lengths, model))
+    return figures
 
 
 def _shares(shares: Mapping[str, Any]) -> list[Figure]:
@@ -112,6 +117,13 @@ def _matrices(run: Run) -> list[Markup]:
     text = f"“{found.get('source')}” with the target “{found.get('target')}”"
     about = f"The attention of {text}, of the head that gives the prefix the most: the stronger the colour, the more."
     return [tag("p", about, class_="about more"), tag("div", [card(one) for one in figures], class_="stack")]
+
+
+def _fits(head: Mapping[str, Any]) -> bool:
+    """Returns whether a head's weights are those of its queries and keys, the first of which are slots."""
+    columns, rows = len(head["keys"]), len(head["queries"])
+    shaped = len(head["weights"]) == rows > 0 and all(len(row) == columns for row in head["weights"])
+    return shaped and head["slots"] <= columns and all(0 <= weight <= 2 for row in head["weights"] for weight in row)
 
 
 def _next_words(found: Mapping[str, Any]) -> Markup | None:

@@ -32,7 +32,7 @@ def lengths_figure(found: Mapping[str, Sequence[int]], model: str) -> Figure:
     """Returns lines of all entries against "length", both axes logarithmic."""
     names = [name for name in found if name != "length"]
     kinds = ("line", "points", "faint")
-    series = [Series(n, list(found["length"]), list(found[n]), k) for n, k in zip(names, kinds, strict=True)]
+    series = [Series(n, list(found["length"]), list(found[n]), k) for n, k in zip(names, kinds)]
     return lines(
         "parameters_by_length", f"Parameters against the number of virtual tokens, {model}", series,
         x_label="virtual tokens", y_label="numbers", width=700, height=300, log=True, at_points=True,

@@ -10,7 +10,7 @@ import numpy as np
 from prefix_jax.workdir import (
     prefix_files,
     read_about_prefix,
-    read_config,
+    read_config_for_display,
     read_curves,
     read_inspection,
     read_samples,
@@ -76,15 +76,15 @@ def read_run(workdir: Path | str) -> Run:
         UserError: the directory does not exist, or has no readable `config.json`.
     """
     workdir = Path(workdir)
-    record = read_config(workdir)
+    record = read_config_for_display(workdir)
     notes: list[str] = []
     prefix = read_about_prefix(workdir, notes)
-    samples = [line for line in read_samples(workdir, notes) if "source" in line]
+    samples = read_samples(workdir, notes)
     return Run(
         workdir=workdir,
         record=record,
         metrics=read_curves(workdir, notes),
-        scores={split: entry for split, entry in read_scores(workdir, notes).items() if isinstance(entry, dict)},
+        scores=read_scores(workdir, notes),
         samples=[line for line in samples if line.get("split") == samples[0].get("split")],  # the one scored last
         prefix=prefix,
         inspection=read_inspection(workdir, notes),

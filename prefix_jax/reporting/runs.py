@@ -51,7 +51,7 @@ def differences(one: Path, other: Path) -> list[list[Any]]:
     Raises:
       UserError: one of them is not a run.
     """
-    left, right = (flat(files.read_config(path).get("config", {})) for path in (one, other))
+    left, right = (flat(files.read_config(path)["config"]) for path in (one, other))
     names = list(dict.fromkeys([*left, *right]))
     return [[name, left.get(name), right.get(name)] for name in names if left.get(name) != right.get(name)]
 
@@ -69,7 +69,7 @@ def _below(folder: Path) -> Iterator[Path]:
 def _is_model(path: Path) -> bool:
     """Returns whether a folder's `config.json` is not a run's."""
     try:
-        return "config" not in files.read_config(path)
+        return "config" not in files.read_config_for_display(path)
     except UserError:
         return False  # damaged: it is listed
 

@@ -77,11 +77,11 @@ def read_sweep(workdir: Path) -> Sweep:
     record = files.read_sweep(workdir)
     if not record:
         raise UserError(f"{workdir} holds no sweep; give the --workdir of a sweep")
-    rows = record["rows"]
+    rows = record.get("rows", [])
     options = [o for o in dict.fromkeys(o for row in rows for o in row["options"]) if o != SEED]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(json.dumps([row["options"][o] for o in options]), []).append(row)
+        groups.setdefault(json.dumps([row["options"].get(o) for o in options]), []).append(row)
     results = [_result(workdir, options, same) for same in groups.values()]
     metrics = list(dict.fromkeys(m for result in results for m in result.values))
     about: dict[str, Any] = {FORGETTING: {"decimals": 3, "higher_is_better": False}}
@@ -106,7 +106,7 @@ def _result(workdir: Path, options: Sequence[str], rows: Sequence[Mapping[str, A
             values.setdefault(LOSS, []).append(loss)
     values = {m: values[m] for m in sorted(values, key=lambda m: (m == LOSS, m == FORGETTING))}
     states = [row["status"] + (FAILED if row.get("verdict") else "") for row in rows]
-    return Result({o: rows[0]["options"][o] for o in options}, states, values)
+    return Result({o: rows[0]["options"].get(o) for o in options}, states, values)
 
 
 def _lowest_loss(workdir: Path) -> float | None:

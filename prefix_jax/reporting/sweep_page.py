@@ -45,7 +45,7 @@ def page(found: Sweep) -> str:
     """Returns the report of a sweep as one HTML page."""
     states = [state.removesuffix(FAILED) for result in found.results for state in result.states]
     done = sum(state in ("scored", "diverged") for state in states)
-    rows = len(found.record["rows"])
+    rows = len(found.record.get("rows", []))
     varied = _varied(found)
     seeds = " and seed" if found.options and any(len(result.states) > 1 for result in found.results) else ""
     lede = f"{rows} runs that differ in {varied}{seeds}; {done} of them done. "
@@ -67,7 +67,7 @@ def page(found: Sweep) -> str:
 
 def title(found: Sweep) -> str:
     """Returns such as "Prefix tuning of flan-t5-small on lighthouse by prefix length", from its runs."""
-    configs = [config for row in found.record["rows"] if (config := _config(found.workdir / row["directory"]))]
+    configs = [config for row in found.record.get("rows", []) if (config := _config(found.workdir / row["directory"]))]
     if not configs:
         return f"Sweep by {_varied(found)}"
     methods = _one_or_count([method_title(config) for config in configs], "methods")
@@ -184,7 +184,7 @@ def _runs(found: Sweep) -> Markup:
         said = row.get("error") or (f"this run looks failed: {against}" if against else "")
         return tag("li", name, f": {row['status']}", f" ({said})" if said else None)
 
-    items = tag("ul", [item(row) for row in found.record["rows"]])
+    items = tag("ul", [item(row) for row in found.record.get("rows", [])])
     return tag("div", items, class_="card")
 
 

@@ -41,10 +41,10 @@ def text_table(rows: Sequence[Sequence[object]], columns: Sequence[str], title: 
         columns: the header.
         title: line above the table.
     """
-    cells = [[cell_text(cell) for cell in row] for row in rows]
+    cells, columns = [[cell_text(cell) for cell in row] for row in rows], [_clean(name) for name in columns]
     widths = [max(text_width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     right = _right_aligned(rows, len(columns))
-    lines = [title] if title else []
+    lines = [_clean(title)] if title else []
     lines.append("  ".join(_pad(name, width, to_right) for name, width, to_right in zip(columns, widths, right)))
     lines.append("  ".join("─" * width for width in widths))
     for row in cells:
@@ -60,7 +60,9 @@ def markdown_table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> 
 
     right = _right_aligned(rows, len(columns))
     marks = "| " + " | ".join("---:" if to_right else "---" for to_right in right) + " |"
-    return "\n".join([line(columns), marks, *(line([cell_text(cell) for cell in row]) for row in rows)])
+    return "\n".join(
+        [line([_clean(name) for name in columns]), marks, *(line([cell_text(cell) for cell in row]) for row in rows)]
+    )
 
 
 def score_rows(

@@ -30,11 +30,14 @@ from prefix_jax.serving.protocol import (
     LoadAdapter,
     Refused,
     UnloadAdapter,
+    decoded,
     parsed,
 )
 from prefix_jax.serving.responses import Chat, Completions, Envelope, Form
 
 Handler = Callable[[Request], Awaitable[Response]]
+# The page's script and style are in it, and it asks this server alone.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -276,7 +279,8 @@ class Server:
         return Response(self.telemetry.text(), media_type=telemetry.CONTENT_TYPE)
 
     async def _page(self, _: Request) -> Response:
-        return HTMLResponse(resources.files("prefix_jax.serving").joinpath("page.html").read_text(encoding="utf-8"))
+        text = resources.files("prefix_jax.serving").joinpath("page.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"content-security-policy": POLICY})
 
     async def _not_found(self, request: Request, error: Any) -> Response:
         said = f"there is no {request.method} {request.url.path}; see /v1/models, /v1/completions"
@@ -293,10 +297,7 @@ class Server:
             data += chunk
             if len(data) > most:
                 raise Refused(f"the body has more than {most:,} bytes; send less", 413)
-        try:
-            return json.loads(data)
-        except (UnicodeDecodeError, ValueError, RecursionError):
-            raise Refused("the body is not JSON; send a JSON object") from None
+        return decoded(data)
 
     def _word(self, token: int) -> str:
         return self.adapters.session.tokenizer.decode([token], clean_up_tokenization_spaces=False)

@@ -272,24 +272,29 @@ class Engine:
 
     def warm(self) -> None:
         """Compiles every program that serving can need, for an engine without requests."""
-        slot, place, one = np.int32(0), np.int32(NONE), np.int32(1)
         with self._lock:
-            for width in self.widths:
-                tokens = np.zeros((1, width), np.int32)
-                self._slots = admit(self.model, self.variables, self._shelf, self._slots, slot, place, tokens, one)
-                if self._reuses:
-                    args = self._shelf, self._slots, slot, place, tokens, one, slot, one
-                    self._slots = admit_after(self.model, self.variables, *args)
-                    score_text(self.model, TOPS, self.variables, self._shelf, place, tokens[0], one)
-            for samples, truncates in ((False, False), (True, False), (True, True)):
-                for tops in (0, TOPS):
-                    how = How(samples, truncates, tops)
-                    picked = pick(self.model.model_config, self._of_model, self.ends, how, self._slots, self._rules)
-            idle = np.zeros(len(self._running), bool)
-            for width in self.widths:
-                tokens = picked.tokens
-                self._slots = feed(self.model, width, self.variables, self._shelf, self._slots, tokens, idle)
+            # On a mesh, the first programs see arrays that no program has placed yet.
+            for _ in range(1 if self.model.sharder is None else 2):
+                self._run_all()
             jax.block_until_ready(self._slots)
+
+    def _run_all(self) -> None:
+        """Runs every program once."""
+        slot, place, one = np.int32(0), np.int32(NONE), np.int32(1)
+        for width in self.widths:
+            tokens = np.zeros((1, width), np.int32)
+            self._slots = admit(self.model, self.variables, self._shelf, self._slots, slot, place, tokens, one)
+            if self._reuses:
+                args = self._shelf, self._slots, slot, place, tokens, one, slot, one
+                self._slots = admit_after(self.model, self.variables, *args)
+                score_text(self.model, TOPS, self.variables, self._shelf, place, tokens[0], one)
+        for samples, truncates in ((False, False), (True, False), (True, True)):
+            for tops in (0, TOPS):
+                how = How(samples, truncates, tops)
+                picked = pick(self.model.model_config, self._of_model, self.ends, how, self._slots, self._rules)
+        idle = np.zeros(len(self._running), bool)
+        for width in self.widths:
+            self._slots = feed(self.model, width, self.variables, self._shelf, self._slots, picked.tokens, idle)
 
     @staticmethod
     def programs() -> int:

@@ -4,12 +4,13 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.serving.engine import TOPS
 
 # Fields that say something of the caller, and nothing of the text.
 _IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-Ids = list[Annotated[StrictInt, Field(ge=0)]]
+Ids = list[Annotated[StrictInt, Field(ge=0, lt=2**31)]]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -89,6 +90,18 @@ class UnloadAdapter(BaseModel):
 
 
 Body = TypeVar("Body", bound=BaseModel)
+
+
+def decoded(data: bytes) -> Any:
+    """Returns the JSON value of a body.
+
+    Raises:
+      Refused: it is not JSON.
+    """
+    try:
+        return from_json(data)
+    except ValueError:
+        raise Refused("the body is not JSON; send a JSON object") from None
 
 
 def parsed(kind: type[Body], body: Any) -> Body:

@@ -1,5 +1,6 @@
 """The card of a repository: what the hub reads in its front matter, and a page for people."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 from prefix_jax import hub, tasks
 from prefix_jax.config import default_config
 from prefix_jax.data.data_set import IN_MEMORY
+from prefix_jax.errors import one_line
 from prefix_jax.metrics.metric import kind_of
 from prefix_jax.options import flat
 from prefix_jax.tuning.methods import METHODS
@@ -70,7 +72,7 @@ class Card:
 
     def text(self) -> str:
         """Returns the card, in Markdown after the front matter."""
-        parts = [f"# {self.title}", _intro(self), _scores(self), _use(self), _training(self)]
+        parts = [f"# {_plain(self.title)}", _intro(self), _scores(self), _use(self), _training(self)]
         body = "\n\n".join(part for part in parts if part)
         return f"{self.front_matter()}\n{body}\n"
 
@@ -107,9 +109,32 @@ def _results(card: Card) -> Sequence[Mapping[str, Any]]:
     for split, entry in card.scores.items():
         for name, value in _numbers(entry.get("tuned")).items():
             about = {"dataset_type": _data(card).lower(), "dataset_name": card.task.name, "dataset_split": split}
-            metric = {"metric_type": kind_of(name, card.task.decimals).lower(), "metric_name": name}
+            metric = {"metric_type": (kind_of(name, card.task.decimals) or name).lower(), "metric_name": name}
             found.append({"task_type": card.tag, **about, **metric, "metric_value": round(value, 4)})
     return found
+
+
+def _line(text: object) -> str:
+    """Returns a text as one line that ends no block of code."""
+    return one_line(text).replace("`", "'")
+
+
+def _plain(text: object) -> str:
+    """Returns a text as one line outside of code, without markup of HTML."""
+    return _line(text).replace("<", "&lt;")
+
+
+def _cell(text: object) -> str:
+    return _plain(text).replace("|", "\\|")
+
+
+def _score(card: Card, entry: Mapping[str, Any], name: str, value: float | None) -> str:
+    """Returns a score with the decimals of its task, or of a metric of one's own."""
+    if value is None:
+        return "-"
+    own = (entry.get("metrics") or {}).get(name) or {}
+    known = card.task.decimals
+    return f"{value:.{own.get('decimals', known.get(kind_of(name, known), 2))}f}"
 
 
 def _numbers(scores: Any) -> dict[str, float]:
@@ -119,13 +144,13 @@ def _numbers(scores: Any) -> dict[str, float]:
 
 def _intro(card: Card) -> str:
     titles = " and ".join(METHODS[name].title for name in card.method.split("+"))
-    base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else f"`{card.source}`"
+    base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else f"`{_line(card.source)}`"
     said = f"{titles} of {base} for the task `{card.task.name}`, with {card.numbers:,} numbers beside the frozen model"
     lines = [f"{said}. Made with prefix_jax: `tuned/` holds the numbers in its format."]
     if card.is_rounded:
         lines.append(
-            f"It was tuned on `{card.source}`, a copy of the base model with rounded weights; on the base model itself "
-            "its outputs may differ."
+            f"It was tuned on `{_line(card.source)}`, a copy of the base model with rounded weights; on the base model "
+            "itself its outputs may differ."
         )
     if not card.base:
         lines.append("The base model is not on the hub: give its directory as `model.source`.")
@@ -139,42 +164,44 @@ def _scores(card: Card) -> str:
         tuned, bare = _numbers(entry.get("tuned")), _numbers(entry.get("bare"))
         if not tuned:
             continue
-        show = card.task.format
         head = ["metric", "tuned", *(["bare model"] if bare else [])]
         rows = [head, ["---"] * len(head)]
         for name, value in tuned.items():
-            rows.append([name, show(name, value), *([show(name, bare.get(name))] if bare else [])])
+            values = [value, bare.get(name)] if bare else [value]
+            rows.append([_cell(name), *(_score(card, entry, name, one) for one in values)])
         count = entry.get("records")
-        about = f"## Scores of {split}" + (f" ({count:,} records)" if isinstance(count, int) else "")
-        parts.append("\n".join([about, "", *(f"| {' | '.join(row)} |" for row in rows)]))
+        title = f"## Scores of {_plain(split)}" + (f" ({count:,} records)" if isinstance(count, int) else "")
+        parts.append("\n".join([title, "", *(f"| {' | '.join(row)} |" for row in rows)]))
     return "\n\n".join(parts)
 
 
 def _use(card: Card) -> str:
     where = "" if card.base or not card.source else ', options={"model.source": "DIR"}'
+    name, base = _line(card.name), _line(card.base or card.source)
     lines = [
-        "## Use", "", "```python", "import prefix_jax as pj", "", f'tuned = pj.load("{card.name}"{where})',
-        'tuned.generate("...")', "```", "", "```", f'prefix-jax generate --tuned {card.name} --input "..."', "```", "",
+        "## Use", "", "```python", "import prefix_jax as pj", "", f"tuned = pj.load({json.dumps(name)}{where})",
+        'tuned.generate("...")', "```", "", "```", f'prefix-jax generate --tuned {shlex.quote(name)} --input "..."',
+        "```", "",
     ]  # fmt: skip
     if card.in_peft:
-        return "\n".join([*lines, f"Without files for PEFT: {card.in_peft.partition(';')[0]}."])
+        return "\n".join([*lines, f"Without files for PEFT: {_plain(card.in_peft.partition(';')[0])}."])
     kind = "AutoModelForSeq2SeqLM" if card.is_encoder_decoder else "AutoModelForCausalLM"
     return "\n".join(
         [
             *lines, "With PEFT, on PyTorch:", "", "```python", "from peft import PeftModel",
             f"from transformers import {kind}", "",
-            f'base = {kind}.from_pretrained("{card.base or card.source}")',
-            f'model = PeftModel.from_pretrained(base, "{card.name}")', "```",
+            f"base = {kind}.from_pretrained({json.dumps(base)})",
+            f"model = PeftModel.from_pretrained(base, {json.dumps(name)})", "```",
         ]
     )  # fmt: skip
 
 
 def _training(card: Card) -> str:
-    lines = ["## Training", "", f"{card.step:,} steps. The same options again:", "", "```", command(card), "```"]
+    lines = ["## Training", "", f"{card.step:,} steps. The same options again:", "", "```", _line(command(card)), "```"]
     if card.data_name == IN_MEMORY:
         lines += ["", "FILE stands for the records, which a program in Python held."]
     if card.versions:
-        lines += ["", ", ".join(f"{name} {version}" for name, version in card.versions.items()) + "."]
+        lines += ["", ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in card.versions.items()) + "."]
     return "\n".join(lines)
 
 

@@ -7,15 +7,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
-from prefix_jax import disk, extras
+from prefix_jax import disk, extras, schema
 from prefix_jax.errors import UserError, first_line
+from prefix_jax.schema import matching
 
 # Options that submitit accepts for every cluster; the others are SLURM's.
 _COMMON = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 _DEFAULTS: dict[str, Any] = {"timeout_min": 24 * 60}
 _JOB = "job.json"
+
+
+class _Record(TypedDict):
+    """`job.json`."""
+
+    job: matching(r"^[1-9][0-9]{0,17}(_[0-9]+)?$")
+    cluster: Literal["local", "slurm"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,10 @@ class Jobs:
     def started(self, folder: Path) -> Job | None:
         """Returns the job that an earlier call started in a folder, unless it has ended."""
         try:
-            record = json.loads((folder / _JOB).read_text("utf-8"))
+            record = disk.from_json((folder / _JOB).read_bytes())
         except (OSError, ValueError):
+            return None
+        if schema.problem(record, _Record):
             return None
         slurm = record["cluster"] == "slurm"
         handle = self._submitit.SlurmJob(folder=folder, job_id=record["job"]) if slurm else None

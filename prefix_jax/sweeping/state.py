@@ -117,7 +117,7 @@ class SweepState:
             return waiting
         if not self._still(row, kept["status"]):
             return waiting
-        if kept["status"] == "scored" and kept["asked"] != self.asked(row):
+        if kept["status"] == "scored" and kept.get("asked") != self.asked(row):
             return {"status": "trained"}
         return kept
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+import prefix_jax.workdir as files
 from prefix_jax import checksums, disk, inference
 from prefix_jax.compile_cache import keep_programs
 from prefix_jax.data import text_files
@@ -49,7 +50,7 @@ def sweep(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Seque
     _try_scorers(rows, options)
     with distributed.holding(workdir):
         if distributed.is_primary():
-            disk.drop_leftovers(workdir)
+            disk.drop_leftovers(workdir, *(workdir / files.RUNS / row.name for row in rows))
         state = _state(rows, workdir, options, argv)
         runner = _Runner(state, options, list(argv))
         for group in state.chosen:

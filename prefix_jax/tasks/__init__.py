@@ -4,7 +4,7 @@ from prefix_jax.data.data_set import SPLITS, Columns, check_split
 from prefix_jax.metrics.metric import Measured
 from prefix_jax.tasks.registry import ANY_ROWS, CHAT, TASKS, current_name, find
 from prefix_jax.tasks.scoring import check_scored, measure, metrics_of, notes, score, try_out
-from prefix_jax.tasks.splits import check, inputs, pairs, prompt, read, shared_choices
+from prefix_jax.tasks.splits import check, files, inputs, pairs, prompt, read, shared_choices
 from prefix_jax.tasks.task import Task
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check_scored",
     "check_split",
     "current_name",
+    "files",
     "find",
     "inputs",
     "measure",

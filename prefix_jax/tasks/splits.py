@@ -1,5 +1,7 @@
 """Two views of a task's split: one record per text (`pairs`), or one per input (`inputs`)."""
 
+from pathlib import Path
+
 from prefix_jax.data import data_set, rows
 from prefix_jax.data.data_set import DEFAULT_COLUMNS, Columns
 from prefix_jax.data.files import Row
@@ -52,6 +54,18 @@ def prompt(task: str, row: Row, columns: Columns = DEFAULT_COLUMNS) -> tuple[str
     found = find(task)
     source, choices = (found.data.prompt or rows.prompt)(row, columns)
     return found.as_read(source), choices
+
+
+def files(task: str, split: str, path: str = "", columns: Columns = DEFAULT_COLUMNS) -> tuple[Path, ...]:
+    """Returns the files of which `read` makes a split; none where the set is embedded or of the hub.
+
+    Raises:
+      UserError: as `check`.
+    """
+    found = find(task)
+    of = "train" if columns.validation_fraction and split == "validation" else split
+    where = data_set.find(found.data, found.name, of, path)
+    return () if isinstance(where, str) else where.files
 
 
 def check(task: str, split: str, path: str = "") -> None:

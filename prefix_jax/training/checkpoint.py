@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from prefix_jax import disk
 from prefix_jax.errors import UserError, first_line
 from prefix_jax.parallel import distributed
 from prefix_jax.training import soundness
@@ -58,6 +59,7 @@ class Checkpoints:
             self._damaged = self._sorted_out()
             tempfile.TemporaryFile(dir=self._folder).close()  # fails now, not after hours, if it is not writable
         self._link: Path | None = None
+        self._synced = -1
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -128,8 +130,20 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(values))
         with _disk_errors(self._folder):
             self._for_orbax()
-            self._manager.wait_until_finished()
+            self._finish()
             self._manager.save(step, args=args)
+
+    def _finish(self) -> None:
+        """Waits for the save before, until it outlasts a power loss: the next one removes what is older."""
+        self._manager.wait_until_finished()
+        self._sync()
+
+    def _sync(self) -> None:
+        """Syncs the newest checkpoint, of which orbax syncs the arrays alone."""
+        if distributed.is_primary() and (steps := self._steps()) and steps[0] != self._synced:
+            disk.sync_below(self._folder / str(steps[0]))
+            disk.sync(self._folder)
+            self._synced = steps[0]
 
     def restore(self, like: TrainState, best: PyTree) -> Restored | None:
         """Returns the newest intact checkpoint, with the shapes, dtypes and shardings of `like` and `best`.
@@ -247,6 +261,7 @@ class Checkpoints:
                 with _disk_errors(self._folder):
                     manager.wait_until_finished()
                 manager.close()
+                self._sync()
         finally:
             self._unlink()
 

@@ -235,7 +235,12 @@ class _Run:
                 if options.evaluate_every and (self.at.step % options.evaluate_every == 0 or last):
                     bar.update(self.at.step, self._validate())
                 if self.at.step % options.checkpoint_every == 0:
-                    self.at.save(self.checkpoints, self.seconds)
+                    self._save()
+        self._save()
+
+    def _save(self) -> None:
+        for writer in self.writers:
+            writer.sync()
         self.at.save(self.checkpoints, self.seconds)
 
     def _log(self) -> dict[str, float]:

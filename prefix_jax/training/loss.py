@@ -3,7 +3,7 @@
 The batch contains the shift (`target_positions` are the columns that predict the targets); nothing is shifted here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -57,26 +57,70 @@ def loss_sums(
     >>> bool(total / weight > 0)
     True
     """
-    inputs = model_inputs(batch)
-    if batch.alone and model.kernel == "cudnn":
-        inputs |= dict(segment_ids=None)  # no token sees the padding behind it: the kernel needs no mask
-    hidden = model.apply(variables, **inputs, prefix=prefix, method="target_hidden")
-    losses = _of_targets(model, variables, hidden, batch.targets)
+    hidden = _target_hidden(model, variables, prefix, batch)
+    losses = _of_targets(model, variables, hidden, (batch.targets,), token_losses)
     return jnp.sum(losses * batch.weights), jnp.sum(batch.weights)
 
 
+def divergence_sums(
+    model: Model, variables: Mapping[str, Any], prefix: Prefix | None, batch: Batch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns the sum of weighted divergences from a teacher, in nats, and the sum of the weights.
+
+    Context distillation: the batch has the teacher's likeliest tokens (`Batch.soft_ids`), and the model's distribution
+    at each target is compared with the teacher's (see `divergences`).
+    """
+    assert batch.soft_ids is not None and batch.soft_log_probs is not None, "the batch comes from a teacher"
+    hidden = _target_hidden(model, variables, prefix, batch)
+    losses = _of_targets(model, variables, hidden, (batch.soft_ids, batch.soft_log_probs), divergences)
+    return jnp.sum(losses * batch.weights), jnp.sum(batch.weights)
+
+
+def divergences(
+    logits: Float[Array, "... V"], ids: Int[Array, "... k"], log_probs: Float[Array, "... k"]
+) -> Float[Array, "..."]:
+    """Returns the Kullback-Leibler divergence of a distribution from a teacher's, of which k tokens are known.
+
+    All other tokens together are one more outcome, so that it is 0 where the two agree, and at most the divergence over
+    all tokens.
+    """
+    total = nn.logsumexp(logits, axis=-1, keepdims=True)
+    own = jnp.take_along_axis(logits, ids, axis=-1) - total
+    rest, own_rest = (_log_of_rest(part) for part in (log_probs, own))
+    return jnp.sum(jnp.exp(log_probs) * (log_probs - own), -1) + jnp.exp(rest) * (rest - own_rest)
+
+
+def _log_of_rest(log_probs: Float[Array, "... k"]) -> Float[Array, "..."]:
+    """Returns the log probability of all tokens but those given, of at least about float32's accuracy."""
+    return jnp.log(jnp.maximum(1 - jnp.sum(jnp.exp(log_probs), -1), 1e-6))
+
+
+def _target_hidden(
+    model: Model, variables: Mapping[str, Any], prefix: Prefix | None, batch: Batch
+) -> Float[Array, "B M E"]:
+    inputs = model_inputs(batch)
+    if batch.alone and model.kernel == "cudnn":
+        inputs |= dict(segment_ids=None)  # no token sees the padding behind it: the kernel needs no mask
+    return model.apply(variables, **inputs, prefix=prefix, method="target_hidden")
+
+
 def _of_targets(
-    model: Model, variables: Mapping[str, Any], hidden: Float[Array, "B M E"], targets: Int[Array, "B M"]
+    model: Model,
+    variables: Mapping[str, Any],
+    hidden: Float[Array, "B M E"],
+    targets: tuple[Array, ...],
+    loss: Callable[..., Array],
 ) -> Float[Array, "B M"]:
-    """Returns the losses of targets; of many logits, some columns at a time, computed again for the gradient."""
+    """Returns `loss(logits, *targets)`; of many logits, some columns at a time, computed again for the gradient."""
 
-    def losses(part: tuple[Array, Array]) -> Array:
-        return token_losses(model.apply(variables, part[0], method="logits"), part[1])
+    def losses(part: tuple[Array, ...]) -> Array:
+        return loss(model.apply(variables, part[0], method="logits"), *part[1:])
 
-    count, devices = targets.shape[1], 1 if model.sharder is None else model.sharder.row_shards
-    parts = min(-(-targets.size * model.model_config.vocab_size // (MOST_LOGITS * devices)), count)
+    count, devices = hidden.shape[1], 1 if model.sharder is None else model.sharder.row_shards
+    size = hidden.shape[0] * count * model.model_config.vocab_size
+    parts = min(-(-size // (MOST_LOGITS * devices)), count)
     if parts < 2:
-        return losses((hidden, targets))
+        return losses((hidden, *targets))
     width = -(-count // parts)
     more = -count % width
 
@@ -84,8 +128,8 @@ def _of_targets(
         x = jnp.pad(x, ((0, 0), (0, more)) + ((0, 0),) * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(x.shape[0], -1, width, *x.shape[2:]), 1, 0)
 
-    found = lax.map(jax.checkpoint(losses), (apart(hidden), apart(targets)))
-    return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :count]
+    found = lax.map(jax.checkpoint(losses), tuple(apart(part) for part in (hidden, *targets)))
+    return jnp.moveaxis(found, 0, 1).reshape(hidden.shape[0], -1)[:, :count]
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:

@@ -46,12 +46,14 @@ def claim(
     batch_shape: Sequence[int],
     ground: Mapping[str, Any] | None = None,
     audit: dict[str, Any] | None = None,
+    inputs: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Writes `config.json`, unless the directory belongs to a different configuration.
 
     `batch_shape` are the rows of a step and the two capacities of a row: a resumed run keeps them, and so its batches,
     on any devices. `ground` identifies the model and the tokenizer (see `sameness.ground`); a resumed run keeps the
-    original tokenizer's, so that an edit is reported every time. `audit` are the findings about the data, by split.
+    original tokenizer's, so that an edit is reported every time. `audit` are the findings about the data, and `inputs`
+    the hashes of their files, by split.
 
     Raises:
       UserError: the directory holds a run with different options.
@@ -69,6 +71,7 @@ def claim(
         "parameters": parameters,
         **on,
         **({"tokenizer": before["tokenizer"]} if before.get("tokenizer") else {}),
+        "inputs": dict(inputs or {}),
         "audit": audit or {},
     }
     if distributed.is_primary():

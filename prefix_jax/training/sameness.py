@@ -105,6 +105,18 @@ def say_other_tokenizer(workdir: Path, before: Mapping[str, Any], now: Mapping[s
         )
 
 
+def say_other_inputs(workdir: Path, before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
+    """Prints a warning for each split whose files differ from those at the start of the run."""
+    for split, files in now.items():
+        earlier = before.get("inputs", {}).get(split)
+        if earlier and sorted(earlier.values()) != sorted(files.values()):
+            print(
+                f"warning: the files of the {split} split ({', '.join(files)}) are not those with which the run in "
+                f"{workdir} began, by their hashes: restore them, or choose another --workdir",
+                file=sys.stderr,
+            )
+
+
 def spelled(config: Any, before: Mapping[str, Any]) -> Any:
     """Returns the configuration with methods in the order of the earlier run, which determines their initialisation."""
     method = before.get("config", {}).get("method", config.method)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import sys
 
 from prefix_jax import tasks
@@ -68,6 +69,15 @@ def reading_of(config: Config, split: str, held: InMemory | None = None) -> tupl
     """Returns what is read of a split, without saying so, and those of its records, one a text, that are used."""
     reading = _reading(config, split, held)
     return reading, _limited(config, split, _wanted(config, split, reading.records))
+
+
+def hashes(config: Config, split: str, held: InMemory | None = None) -> dict[str, str]:
+    """Returns the SHA-256 of each file that a split is read from, by name; none where there are no files."""
+    found: dict[str, str] = {}
+    for path in tasks.files(config.data.task, split, config.data.path, columns(config)) if held is None else ():
+        with open(path, "rb") as file:
+            found[path.name if path.name not in found else str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _reading(config: Config, split: str, held: InMemory | None) -> Reading:

@@ -26,7 +26,7 @@ from prefix_jax.training.conversations import is_chat
 from prefix_jax.training.given import Given
 from prefix_jax.training.optimizer import Hyperparameters, hyperparameters_from, make_optimizer
 from prefix_jax.training.plain_text import is_plain, token_ids
-from prefix_jax.training.selection import text_pairs
+from prefix_jax.training.selection import hashes, text_pairs
 from prefix_jax.training.session import Session
 from prefix_jax.training.step import TrainState, initial_state
 from prefix_jax.training.token_sets import audited, fitting
@@ -164,18 +164,30 @@ def prepare_together(
     longest = session.of(max((config for config, _ in runs), key=slots))
     shape = _known_shape(known)
     audit: dict[str, Any] = {}
-    batches = _batches(longest, "train", audit, shuffle=True, shape=shape)
+    batches = _batches(longest, "train", audit, shuffle=True, shape=shape, given=given)
     options = longest.config.training
     total = options.steps or max(1, round(options.epochs * batches.steps_per_epoch))
-    members = _members(session, runs, total)
-    validation = _batches(longest, "validation", audit, shuffle=False) if options.evaluate_every else None
+    members = _members(session, runs, total, given)
+    evaluated = options.evaluate_every
+    validation = _batches(longest, "validation", audit, shuffle=False, given=given) if evaluated else None
+    inputs = _inputs(longest, *(["train"] if validation is None else ["train", "validation"]))
+    for (_, workdir), before in zip(runs, known, strict=True) if distributed.is_primary() else ():
+        sameness.say_other_inputs(workdir, before, inputs)
     for member in members:
         capacities = dataclasses.astuple(batches.shape)
-        run_directory.claim(member.workdir, member.config, member.counts, argv, capacities, ground, audit)
+        run_directory.claim(member.workdir, member.config, member.counts, argv, capacities, ground, audit, inputs)
     bare = None
     if validation is not None and longest.method.reserved:
-        bare = _batches(longest, "validation", {}, shuffle=False, bare=True)
+        bare = _batches(longest, "validation", {}, shuffle=False, bare=True, given=given)
     return Trainer(session.of(runs[0][0]), folder, members, batches, validation, total, bare, given)
+
+
+def _inputs(session: Session, *splits: str) -> dict[str, dict[str, str]]:
+    """Returns the hashes of the files that splits are read from, in the process that writes them down."""
+    if not distributed.is_primary():
+        return {}
+    found = {split: hashes(session.config, split, session.held) for split in splits}
+    return {split: files for split, files in found.items() if files}
 
 
 def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
@@ -183,7 +195,9 @@ def _known_shape(earlier: Sequence[dict[str, Any]]) -> Shape | None:
     return shapes[0] if shapes else None
 
 
-def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps: int) -> tuple[Member, ...]:
+def _members(
+    session: Session, runs: Sequence[tuple[Config, Path]], total_steps: int, given: Given
+) -> tuple[Member, ...]:
     """Returns the members; those with equal methods share a method object, so that programs are compiled once."""
     known: dict[str, tuple[Method, dict[str, int]]] = {}
     members = []
@@ -191,7 +205,7 @@ def _members(session: Session, runs: Sequence[tuple[Config, Path]], total_steps:
         sections = (config[name].to_json() for name in tuning.names(config))
         section = f"{config.method} {' '.join(sections)}"
         if section not in known:
-            method = session.of(config).method
+            method = given.started(session.of(config).method, config)
             known[section] = method, parameter_counts(method, session.base)._asdict()
         method, counts = known[section]
         members.append(Member(config, workdir, method, hyperparameters_from(config.optimizer, total_steps), counts))
@@ -224,12 +238,16 @@ def _batches(
     shuffle: bool,
     shape: Shape | None = None,
     bare: bool = False,
+    given: Given = Given(),  # noqa: B008 (immutable)
 ) -> PackedBatches:
     """Returns a split's batches, without reserved positions if `bare`; stores findings about texts in `audit`."""
     config = session.config
     most = 0 if shuffle else config.training.evaluate_records
     shards = session.sharder.row_shards if session.sharder else 1
-    if is_plain(config):
+    if split_name in given.sets:
+        data = given.sets[split_name]
+        data = data.at(np.asarray(subsets.evenly_spaced(range(len(data)), most))) if most else data
+    elif is_plain(config):
         data = token_ids(session, text_pairs(config, split_name, session.held))
         data = data.at(np.asarray(subsets.evenly_spaced(range(len(data)), most))) if most else data
     elif is_chat(config):

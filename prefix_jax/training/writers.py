@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsFloat, SupportsInt
 
+from prefix_jax import disk
 from prefix_jax.disk import write_text
 from prefix_jax.errors import UserError
 from prefix_jax.workdir import METRICS, TENSORBOARD, WANDB_ID, is_run, read_config, read_metrics, step_of
@@ -19,7 +20,8 @@ from prefix_jax.workdir import METRICS, TENSORBOARD, WANDB_ID, is_run, read_conf
 class MetricWriter:
     """Writes the scalars of a run per step; only the primary process owns one.
 
-    `metrics.jsonl` is authoritative: one JSON object per line, on disk when `write` returns.
+    `metrics.jsonl` is authoritative: one JSON object per line, which outlasts the process when `write` returns, and a
+    power loss when `sync` does.
 
     Args:
         workdir: run directory; created if absent.
@@ -74,6 +76,12 @@ class MetricWriter:
             self._write_tensorboard(int(step), scalars)
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=int(step))
+
+    def sync(self) -> None:
+        """Waits until all lines are on disk: a checkpoint may only follow the lines of its steps."""
+        if self._path.exists():
+            disk.sync(self._path)
+            disk.sync(self._workdir)
 
     def last(self, name: str) -> float | None:
         """Returns the latest value of a scalar in `metrics.jsonl`; None if absent."""
@@ -162,7 +170,7 @@ def _spelled(value: float) -> str:
 
 def _step_of(line: str) -> int:
     try:
-        return step_of(json.loads(line))
+        return step_of(disk.from_json(line))
     except ValueError:
         return -1
 

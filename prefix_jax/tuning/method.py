@@ -1,5 +1,6 @@
 """A tuning method on a model: a few pure functions, and the counts of its parameters."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Method(NamedTuple):
       resize: `(trainable, slots) -> trainable` with the first `slots` virtual tokens, zeros where there were fewer.
       positions: how many of the model's positions lie before the first token of an input.
       reserved: how many of them are places in the input itself, which hold the virtual tokens of a prompt.
+      fixed_positions: whether a shorter prefix leaves as many positions before the first token.
     """
 
     init: Callable[[Array, Variables], PyTree]
@@ -33,6 +35,7 @@ class Method(NamedTuple):
     resize: Callable[[PyTree, int], PyTree] = lambda trainable, slots: trainable
     positions: int = 0
     reserved: int = 0
+    fixed_positions: bool = False
 
     def materialise(self, trainable: PyTree, base: Variables, key: Array | None = None) -> tuple[Variables, Any]:
         """Returns the variables and the prefix that `model.apply` takes."""
@@ -44,7 +47,12 @@ class Method(NamedTuple):
 
         def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
             kept = self.export(trainable, base, key)
-            return kept if kept.prefix is None else TunedState(shortened(kept.prefix, length), kept.collections)
+            if kept.prefix is None:
+                return kept
+            short = shortened(kept.prefix, length)
+            if self.fixed_positions:
+                short = dataclasses.replace(short, position_offset=kept.prefix.position_offset)
+            return TunedState(short, kept.collections)
 
         return self._replace(export=export)
 

@@ -129,4 +129,5 @@ def _together(methods: Mapping[str, Method]) -> Method:
         resize=lambda trainable, slots: {n: m.resize(trainable[n], slots) for n, m in methods.items()},
         positions=sum(method.positions for method in methods.values()),
         reserved=sum(method.reserved for method in methods.values()),
+        fixed_positions=any(method.fixed_positions for method in methods.values()),
     )

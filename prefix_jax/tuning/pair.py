@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 import prefix_jax
+from prefix_jax import schema
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig, model_config_json
 from prefix_jax.models.pretrained import safetensors_file
@@ -20,12 +22,25 @@ from prefix_jax.workdir import TUNED
 FORMAT = 1
 
 
+class Description(TypedDict):
+    """What the JSON of any pair says."""
+
+    format: int
+    model: dict[str, str | None]
+    spec: NotRequired[dict[str, Any] | None]
+    version: NotRequired[str]
+    sha256: NotRequired[str | None]
+    method: NotRequired[str]
+    step: NotRequired[schema.Size]
+    config: NotRequired[dict[str, Any] | None]
+
+
 @dataclass(frozen=True)
 class Pair:
-    """`NAME.safetensors` and `NAME.json` in a run's `tuned/`; without the keys `needed` the JSON is useless."""
+    """`NAME.safetensors` and `NAME.json` in a run's `tuned/`; `schema` is the JSON's."""
 
     name: str
-    needed: tuple[str, ...] = ()
+    schema: Any
 
     @property
     def tensors(self) -> str:
@@ -55,15 +70,12 @@ class Pair:
         """
         path = folder / self.about
         try:
-            about = json.loads(path.read_text("utf-8"))
+            about = from_json(path.read_bytes())
         except (ValueError, OSError) as error:
             raise UserError(f"{path} cannot be read as JSON ({error}); copy it again from the run") from None
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise UserError(f'{path} is not of format {FORMAT} (its "format" must say so); copy it again from the run')
-        missing = [name for name in ("model", *self.needed) if name not in about]
-        if missing or not isinstance(about["model"], dict):
-            raise UserError(f"{path} is incomplete or damaged{f' (no {missing[0]})' if missing else ''}; copy it again")
-        return about
+        return schema.checked(about, self.schema, path, "copy it again from the run")
 
     def read_tensors(self, folder: Path, about: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Returns the tensors that the JSON describes, in float32.

@@ -1,6 +1,7 @@
 """Prefix tuning (Li & Liang 2021): keys and values themselves, or an embedding and an MLP that makes them.
 
-The trainable tree is a dictionary of sites. Direct: `{"key", "value"}` as in `models.prefix.PrefixKV`. Through the MLP:
+The trainable tree is a dictionary of sites. Direct: `{"key", "value"}` as in `models.prefix.PrefixKV`; the first slots
+may be `{"frozen_key", "frozen_value"}`, which never move. Through the MLP:
 `{"embedding": [P, E], "hidden": {kernel [E, H], bias}, "out": {kernel [H, layers, 2, K, D], bias}}`, tanh between the
 two.
 """
@@ -27,6 +28,10 @@ from prefix_jax.tuning.method import Method, everything
 from prefix_jax.tuning.method_options import MethodOptions
 from prefix_jax.tuning.tuned_state import TunedState, Variables
 
+# The value of `initialisation` for a prefix that the caller has (see `trainable_of`).
+GIVEN = "given"
+# What the names of leaves of slots that never move begin with.
+_FROZEN = "frozen_"
 # Frequent words whose keys and values give the scale of a random start.
 _STATISTICS_WORDS = 64
 
@@ -43,13 +48,17 @@ class Prefix(MethodOptions):
       hidden: width of the MLP's hidden layer.
       embedding: width of the MLP's embedding; 0: the model's own width.
       initialisation: "random" (at the model's own scale of keys and values), "vocabulary" (its keys and values for
-        frequent words), or "text" (its keys and values for the words of `text`).
+        frequent words), "text" (its keys and values for the words of `text`), or "given" (a prefix that the caller has,
+        such as a document's; see `prefix_jax.distill`).
       text: the words of `initialisation="text"`.
       trained: "both", or only its "keys" or "values" (without an MLP); the others stay as initialised.
+      frozen: number of first slots that stay as initialised (without an MLP). Much attention goes to a text's first
+        token, and training that moves its keys forgets more (2506.06266).
       gate: above 0, each slot's logits get a trained bias that begins at minus this; 16 begins as the model without it.
       dropout: share of the prefix's numbers dropped in a training step.
       layers: "all", or layers and ranges such as "0-5,11".
       position_offset: where the tokens' positions start: "length" (after the prefix; the paper and PEFT) or "zero".
+      offset: the position where they start in place of that, if above 0: after a document that the slots stand for.
       alibi: in models with ALiBi: "none" (every query sees the slots alike, however far it is) or "distance" (slots
         stand before the tokens, and have the bias of their distance, as in PEFT).
 
@@ -66,10 +75,12 @@ class Prefix(MethodOptions):
     initialisation: str = "vocabulary"
     text: str = ""
     trained: str = "both"
+    frozen: int = 0
     gate: float = 0.0
     dropout: float = 0.0
     layers: str = "all"
     position_offset: str = "length"
+    offset: int = 0
     alibi: str = "none"
 
 
@@ -85,7 +96,7 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: 
     def init(key: Array, base: Variables) -> PyTree:
         return _init(key, base, model, section, layers, init_token_ids)
 
-    offset = section.length if section.position_offset == "length" else 0
+    offset = section.offset or (section.length if section.position_offset == "length" else 0)
     distances = section.alibi == "distance"
     if distances and (model_config.alibi is None or infix or not offset):
         raise UserError(
@@ -96,6 +107,7 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: 
     def export(trainable: PyTree, base: Variables, key: Array | None = None) -> TunedState:
         sites: dict[str, PrefixKV] = {}
         for name, leaves in trainable.items():
+            leaves = _whole(leaves)
             pair = mlp_output(leaves) if "embedding" in leaves else jnp.stack([leaves["key"], leaves["value"]])
             if key is not None and section.dropout:
                 pair = _dropout(jax.random.fold_in(key, SITES.index(name)), pair, section.dropout)
@@ -106,10 +118,11 @@ def method(model: Model, section: Config, init_token_ids: Sequence[int], infix: 
 
     def mask(trainable: PyTree) -> PyTree:
         still = {"keys": ("value",), "values": ("key",), "both": ()}[section.trained]
-        return {site: {name: name not in still for name in leaves} for site, leaves in trainable.items()}
+        moving = lambda name: name not in still and not name.startswith(_FROZEN)
+        return {site: {name: moving(name) for name in leaves} for site, leaves in trainable.items()}
 
     moves = mask if section.reparameterisation == "none" else everything
-    return Method(init, export, mask=moves, resize=resize, positions=offset)
+    return Method(init, export, mask=moves, resize=resize, positions=offset, fixed_positions=bool(section.offset))
 
 
 def chosen_sites(section: Config, model_config: ModelConfig) -> tuple[str, ...]:
@@ -132,17 +145,68 @@ def chosen_sites(section: Config, model_config: ModelConfig) -> tuple[str, ...]:
 def resize(trainable: PyTree, slots: int) -> PyTree:
     """Returns the trainable tree with the first `slots` virtual tokens, and zeros where it had fewer."""
 
-    def resized(leaf: Array, axis: int) -> Array:
+    def resized(leaf: Array, axis: int, slots: int) -> Array:
         missing = [(0, max(slots - leaf.shape[axis], 0) if i == axis else 0) for i in range(leaf.ndim)]
         return lax.slice_in_dim(jnp.pad(leaf, missing), 0, slots, axis=axis)
 
     def site(leaves: PyTree) -> PyTree:
         if "embedding" in leaves:
-            gate = {"gate": resized(leaves["gate"], 2)} if "gate" in leaves else {}
-            return {**leaves, "embedding": resized(leaves["embedding"], 0), **gate}
-        return {name: resized(leaf, 2) for name, leaf in leaves.items()}
+            gate = {"gate": resized(leaves["gate"], 2, slots)} if "gate" in leaves else {}
+            return {**leaves, "embedding": resized(leaves["embedding"], 0, slots), **gate}
+        still, moving = _parts(leaves)
+        left = slots - (still["key"].shape[2] if still else 0)
+        return {**leaves, **{name: resized(leaf, 2, left) for name, leaf in moving.items()}}
 
     return {name: site(leaves) for name, leaves in trainable.items()}
+
+
+def trainable_of(prefix: pytree.Prefix, section: Config) -> PyTree:
+    """Returns the trainable tree, without an MLP, whose prefix is the one given; see `Prefix` for the section.
+
+    Raises:
+      UserError: the section describes another prefix: of other length, of some sites or layers, through an MLP, or
+        without a gate where slots have biases.
+    """
+    if section.reparameterisation != "none":
+        raise UserError("a given prefix is trained without an MLP; set --config.prefix.reparameterisation=none")
+    if (section.sites, section.layers) != ("all", "all"):
+        raise UserError("a given prefix is trained whole; leave prefix.sites and prefix.layers out")
+    found = {}
+    for name in SITES:
+        if (site := pytree.prefix_of(prefix, name)) is None:
+            continue
+        if site.key.shape[-2] != section.length:
+            raise UserError(f"the given prefix has {site.key.shape[-2]} slots, and prefix.length is {section.length}")
+        leaves = {"key": site.key, "value": site.value}
+        if section.gate:
+            bias = jnp.zeros(site.key.shape[:-1]) if site.bias is None else site.bias
+            leaves["gate"] = bias / section.gate
+        elif site.bias is not None:
+            raise UserError(
+                "the given prefix has biases of slots, which prefix.gate=1 trains; set --config.prefix.gate"
+            )
+        found[name] = _divided(leaves, section.frozen)
+    return found
+
+
+def _divided(leaves: PyTree, frozen: int) -> PyTree:
+    """Returns the leaves of a site with those of its first slots apart."""
+    if not frozen:
+        return leaves
+    before = {_FROZEN + name: leaf[:, :, :frozen] for name, leaf in leaves.items()}
+    return {**before, **{name: leaf[:, :, frozen:] for name, leaf in leaves.items()}}
+
+
+def _parts(leaves: PyTree) -> tuple[PyTree, PyTree]:
+    """Returns the leaves of a site's frozen slots, and the others."""
+    before = {name.removeprefix(_FROZEN): leaf for name, leaf in leaves.items() if name.startswith(_FROZEN)}
+    return before, {name: leaf for name, leaf in leaves.items() if not name.startswith(_FROZEN)}
+
+
+def _whole(leaves: PyTree) -> PyTree:
+    """Inverts `_divided`."""
+    before, rest = _parts(leaves)
+    return {name: jnp.concatenate([before[name], leaf], 2) if before else leaf for name, leaf in rest.items()}
 
 
 def _check(section: Config, model_config: ModelConfig, init_token_ids: Sequence[int]) -> None:
@@ -153,10 +217,15 @@ def _check(section: Config, model_config: ModelConfig, init_token_ids: Sequence[
             f'prefix.trained is "{section.trained}", and an MLP makes keys and values together; set '
             "--config.prefix.reparameterisation=none"
         )
-    if model_config.context_length is not None and section.length >= model_config.context_length:
+    if section.frozen and (section.reparameterisation != "none" or section.frozen >= section.length):
         raise UserError(
-            f"prefix.length is {section.length}, but the model's window has only {model_config.context_length} "
-            "positions"
+            f"prefix.frozen is {section.frozen}, which must be below prefix.length={section.length}, and needs "
+            "--config.prefix.reparameterisation=none"
+        )
+    name, most = max(("length", section.length), ("offset", section.offset), key=lambda one: one[1])
+    if model_config.context_length is not None and most >= model_config.context_length:
+        raise UserError(
+            f"prefix.{name} is {most}, but the model's window has only {model_config.context_length} positions"
         )
 
 
@@ -177,7 +246,7 @@ def _init(
     mean, deviation = _statistics(key_words, base, model, length)
     start = (
         None
-        if section.initialisation == "random"
+        if section.initialisation in ("random", GIVEN)
         else _word_key_values(key_words, base, model, section, init_token_ids)
     )
     trainable = {}
@@ -195,6 +264,7 @@ def _init(
         if section.gate:
             # Times `gate`, the slots' logit bias: it opens in about 1 / learning rate steps of Adam.
             trainable[name]["gate"] = jnp.full((*sigma.shape[1:3], length), -1.0)
+        trainable[name] = _divided(trainable[name], section.frozen)
     return trainable
 
 
@@ -297,19 +367,19 @@ def _facts(section: Section, saved: Section) -> list[Fact]:
 
 RANGES: Mapping[str, Sequence[str]] = {
     "at least 1": ("length", "hidden"),
-    "at least 0": ("embedding", "gate"),
+    "at least 0": ("embedding", "gate", "frozen", "offset"),
     "at least 0 and below 1": ("dropout",),
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "reparameterisation": ("mlp", "none"),
-    "initialisation": ("random", "vocabulary", "text"),
+    "initialisation": ("random", "vocabulary", "text", GIVEN),
     "position_offset": ("length", "zero"),
     "alibi": ("none", "distance"),
     "trained": ("both", "keys", "values"),
 }
 _SITE = r"(encoder|decoder|cross)"
 AXES = (
-    (rf"{_SITE}/(key|value)", ("layers", "kv_heads", "slots", "head")),
+    (rf"{_SITE}/(frozen_)?(key|value)", ("layers", "kv_heads", "slots", "head")),
     (rf"{_SITE}/out/kernel", ("bottleneck", "layers", "pair", "kv_heads", "head")),
     (rf"{_SITE}/out/bias", ("layers", "pair", "kv_heads", "head")),
 )

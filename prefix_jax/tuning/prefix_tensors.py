@@ -6,16 +6,30 @@ The tensors are float32, `SITE.key`, `SITE.value` and, where slots have one, `SI
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import jax.numpy as jnp
 import numpy as np
 
 from prefix_jax.errors import UserError
 from prefix_jax.models.prefix import SITES, Prefix, PrefixKV, length, prefix_of
-from prefix_jax.tuning.pair import Pair
+from prefix_jax.schema import Size, within
+from prefix_jax.tuning.pair import Description, Pair
 
-PAIR = Pair("prefix", ("method", "spec", "sites", "layers", "position_offset"))
+
+class _Description(Description):
+    """`prefix.json`."""
+
+    method: str
+    spec: dict[str, Any] | None
+    sites: list[str]
+    layers: dict[str, list[Size] | None]
+    position_offset: within(0, 2**31 - 1)
+    infix: NotRequired[bool]
+    distances: NotRequired[bool]
+
+
+PAIR = Pair("prefix", _Description)
 
 
 def tensors_of(prefix: Prefix) -> dict[str, Any]:
@@ -50,8 +64,6 @@ def read(folder: Path, meta: Mapping[str, Any]) -> Prefix:
     Raises:
       UserError: the two files are damaged or do not belong together.
     """
-    if not isinstance(meta["layers"], dict):
-        raise UserError(f"{folder / PAIR.about} is incomplete or damaged (its layers are not a table); copy it again")
     path, table = folder / PAIR.tensors, PAIR.read_tensors(folder, meta)
     sites = {}
     for name in meta["sites"]:
@@ -61,19 +73,16 @@ def read(folder: Path, meta: Mapping[str, Any]) -> Prefix:
                 f'{path} has no keys and values of the site "{name}" that {PAIR.about} names; copy both again'
             )
         sites[name] = _site(path, name, parts, meta["layers"].get(name))
-    try:
-        # A leaf, and so an array: another value does not compile a new program.
-        offset, infix, distances = jnp.int32(meta["position_offset"]), meta.get("infix"), meta.get("distances")
-        return Prefix(**sites, position_offset=offset, infix=bool(infix), distances=bool(distances))
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{folder / PAIR.about} has no whole number as position_offset; copy it again") from None
+    # A leaf, and so an array: another value does not compile a new program.
+    offset, infix, distances = jnp.int32(meta["position_offset"]), meta.get("infix"), meta.get("distances")
+    return Prefix(**sites, position_offset=offset, infix=bool(infix), distances=bool(distances))
 
 
 def _site(path: Path, name: str, parts: dict[str, np.ndarray], chosen: list[int] | None) -> PrefixKV:
     shape = parts["key"].shape
     if len(shape) != 4 or parts["value"].shape != shape or parts.get("bias", parts["key"][..., 0]).shape != shape[:3]:
         raise UserError(f"{path} has {name} keys, values and biases whose shapes do not agree; copy it again")
-    if chosen is not None and (not all(type(layer) is int for layer in chosen) or len(chosen) != shape[0]):
+    if chosen is not None and len(chosen) != shape[0]:
         raise UserError(f"{path} has {shape[0]} {name} layers, but {PAIR.about} names {chosen}; copy both again")
     arrays = {part: jnp.array(leaf) for part, leaf in parts.items()}
     layers = None if chosen is None else tuple(chosen)

@@ -12,7 +12,6 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.tuning import store
 from prefix_jax.tuning.formats import COLLECTIONS, FORMATS, peft
-from prefix_jax.tuning.formats.layout import read_json
 from prefix_jax.tuning.tuned_state import TunedState
 from prefix_jax.workdir import METRICS, TUNED
 
@@ -59,7 +58,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     if not is_adapter(folder):
         return store.read_about(folder)
-    config, kind = read_json(folder / peft.CONFIG), peft.kind(folder)
+    config, kind = peft.read_config(folder), peft.kind(folder)
     name = _collection(kind) or "prefix"
     if name == "prefix" and kind not in _PREFIXES:
         peft.read(folder, None)  # which refuses it

@@ -22,11 +22,18 @@ from prefix_jax.models.prefix import check
 from prefix_jax.models.pretrained import check_same_model
 from prefix_jax.models.pretrained.loading import flatten, unflatten
 from prefix_jax.tuning import prefix_tensors
-from prefix_jax.tuning.pair import Pair, described
+from prefix_jax.tuning.pair import Description, Pair, described
 from prefix_jax.tuning.tuned_state import TunedState
 from prefix_jax.workdir import TUNED
 
-COLLECTIONS = Pair("collections", ("sha256",))
+
+class _Collections(Description):
+    """`collections.json`."""
+
+    sha256: str
+
+
+COLLECTIONS = Pair("collections", _Collections)
 PREFIX = prefix_tensors.PAIR
 
 # What a tuned state does not depend on: which tokens begin, end and pad a text, and whose matrix the vocabulary is.

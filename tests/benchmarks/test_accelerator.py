@@ -18,7 +18,7 @@ def small(monkeypatch):
     return shapes.from_hf(shapes.KNOWN["small"])
 
 
-@pytest.mark.parametrize("attention", ["plain", "fused"])
+@pytest.mark.parametrize("attention", ["plain", pytest.param("fused", marks=pytest.mark.nightly)])
 def test_flops_are_those_counted_by_hand(small, attention):
     """Forwards and to the input through frozen products, attention seven products, the prefix's MLP three a matrix.
 

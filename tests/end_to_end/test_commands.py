@@ -27,6 +27,7 @@ print([module for module in flags.FLAGS.flags_by_module_dict() if module.startsw
 def test_all_commands_can_be_imported_together_and_define_no_flags():
     names = (
         "train evaluate generate inspect sweep plan demo convert score runs preview completion lm_eval serve chat share"
+        " documents"
     )
     assert {*names.split(), "__main__"} == set(COMMANDS)
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -71,6 +72,7 @@ def test_a_shell_completes_commands_options_and_names():
     assert "--bare" in completed("prefix-jax", "evaluate", "--")
     assert completed("prefix-jax", "train", "--config", "=", "e2e_fl") == ["e2e_flan_t5_small"]
     assert completed("prefix-jax", "train", "--method", "lo") == ["lora"]
+    assert completed("prefix-jax", "distill", "--method", "closed") == ["closed_form"]
     assert completed("prefix-jax", "train", "--data", "plain") == ["plain_text.md"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests import runs
 
 
-@pytest.fixture(scope="module", params=["llama", "t5"])
+@pytest.fixture(scope="module", params=["t5", pytest.param("llama", marks=pytest.mark.nightly)])
 def finished(request, tiny_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     recipe = runs.write_recipe(folder, tiny_models[request.param])

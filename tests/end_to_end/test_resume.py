@@ -36,7 +36,7 @@ def test_resume_after_sigkill_at_random_moments_is_bit_equal(uninterrupted, tmp_
     folder, words = uninterrupted
     moments = random.Random()
     workdir, killed = tmp_path / "run", []
-    for _ in range(3):
+    for _ in range(2):
         process = runs.start("train", *words, "--workdir", str(workdir), cache=folder / "cache")
         wait_for_step(process, workdir, min(runs.steps_written(workdir) + moments.randint(1, 9), 38))
         time.sleep(moments.uniform(0, 0.05))

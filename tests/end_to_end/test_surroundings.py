@@ -53,6 +53,15 @@ def test_streams_that_are_closed_full_or_narrow(around, code, said, tmp_path):
     assert (ended, "\n".join(shown)) == (code, said)
 
 
+def test_control_characters_of_files_and_models_do_not_reach_a_terminal(monkeypatch):
+    program = "import sys\nsys.stderr.write('\\r\\x1b[Kbar \\x1b[31m\\x1b]0;x\\x07 \\u202e \\x9b1m\\n\\tend')"
+    assert shell(program) == (0, "\r\x1b[Kbar \\x1b[31m\\x1b]0;x\\x07 \\u202e \\x9b1m\n\tend")
+    text = "a\x1b[31m\tb\u202e\né"
+    assert cli.for_stdout(text) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.for_stdout(text) == "a\\x1b[31m\tb\\u202e\né"
+
+
 @pytest.mark.parametrize(
     ("around", "named"),
     [
@@ -138,6 +147,7 @@ from absl import flags
 from prefix_jax import cli
 shared = set(flags.FLAGS)
 names = "train evaluate generate inspect sweep plan demo convert score share preview serve chat reporting.__main__"
+names += " documents"
 for name in names.split():
     importlib.import_module(f"prefix_jax.{name}").define_flags()
     for option in set(flags.FLAGS) - shared:

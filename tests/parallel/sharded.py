@@ -1,4 +1,6 @@
-"""One training step on one device and on meshes of eight, in a process of its own: prints JSON.
+"""One training step, and requests to an engine, on one device and on meshes of eight, in a process of its own.
+
+Prints JSON.
 
 `python -m tests.parallel.sharded ROWS FOLDER '[{"name": ..., "source": DIR, "meshes": [[data, fsdp, tensor], ...],
 "options": {"option": value}}, ...]'`
@@ -15,9 +17,12 @@ import numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
 
 from prefix_jax.config import default_config  # noqa: E402
+from prefix_jax.decoding.shelf import Kind  # noqa: E402
+from prefix_jax.serving.engine import Engine, Request, Sampling, Token  # noqa: E402
 from prefix_jax.training import session  # noqa: E402
 from prefix_jax.training.step import make_step  # noqa: E402
 from prefix_jax.training.trainer import prepare  # noqa: E402
+from tests.models.torch_models import random_prefix  # noqa: E402
 
 
 def step(source: str, rows: str, mesh: list[int], devices: list, workdir: str, options: dict) -> dict:
@@ -84,11 +89,36 @@ def measure(rows: str, workdir: str, source: str, meshes: list[list[int]], optio
     return {"alone": {"base": alone["base"], "state": alone["state"]}, "meshes": found}
 
 
+def served(source: str, mesh: list[int], devices: list) -> dict:
+    """Returns the tokens of requests with and without a prefix, and how many programs they compiled."""
+    config = default_config()
+    config.model.source = source
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
+    opened = session.open_session(config, devices)
+    engine = Engine(opened.model, opened.base, slots=2, capacity=32, kind=Kind(8))
+    engine.put("prefix", random_prefix(opened.model_config, 3, 1))
+    engine.warm()
+    programs, tokens = engine.programs(), []
+    for row, name in enumerate(("prefix", None, "prefix")):
+        tokens.append(found := [])
+        emit = lambda event, found=found: found.append(event.id if isinstance(event, Token) else event.reason)
+        ids = list(range(5 + row, 9 + row))
+        engine.submit(Request(ids, name, Sampling(6, min_tokens=6, temperature=0), emit))
+    while engine.step():
+        pass
+    return {"tokens": tokens, "compiled": engine.programs() - programs}
+
+
 def main() -> None:
     rows, folder, cases = sys.argv[1:]
     found = {}
     for case in json.loads(cases):
         name = case.pop("name")
+        if meshes := case.pop("serve", ()):
+            alone = served(case["source"], [1, 1, 1], jax.devices()[:1])
+            found[f"serve {name}"] = {
+                "alone": alone, "meshes": [served(case["source"], mesh, jax.devices()) for mesh in meshes]
+            }  # fmt: skip
         found[name] = measure(rows, f"{folder}/runs/{name}", **case)
     print(json.dumps(found))
 

@@ -29,6 +29,9 @@ CASES = {
 }
 
 
+SERVED = {"llama": [[2, 2, 2]], "t5": [[1, 1, 8]]}
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """One step on one device and on eight, of models with 8 heads, by case."""
@@ -37,6 +40,7 @@ def measured(tmp_path_factory):
     for name, (family, meshes, options) in CASES.items():
         source = tiny.save_model(folder / "models" / family, family, heads=8)
         cases.append(dict(name=name, source=str(source), meshes=meshes, options=options))
+        cases[-1]["serve"] = SERVED.get(name, ())
     words = [str(rows), str(folder), json.dumps(cases)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.parallel.sharded", *words], cwd=ROOT, capture_output=True, text=True, check=False
@@ -50,6 +54,14 @@ def measured(tmp_path_factory):
 def test_meshes_give_one_devices_losses_and_gradients(case, measured):
     for row in measured[case]["meshes"]:
         assert row["loss"] < 2e-6 and row["norm"] < 2e-6 and row["gradient"] < 2e-6, row
+
+
+@pytest.mark.parametrize("case", SERVED)
+def test_requests_have_one_devices_tokens_on_every_mesh(case, measured):
+    found = measured[f"serve {case}"]
+    assert found["alone"]["compiled"] == 0 and len(set(map(tuple, found["alone"]["tokens"]))) > 1
+    for mesh in found["meshes"]:
+        assert mesh == found["alone"]
 
 
 def test_each_device_holds_its_share_counted_by_hand(measured):

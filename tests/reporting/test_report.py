@@ -360,7 +360,9 @@ def test_how_to_reproduce_drops_nothing(workdir):
     scores = json.loads((workdir / "scores.json").read_text())
     scores["test"]["command"] = "python -m prefix_jax.evaluate --workdir w --split test --limit 9 --spread --bare"
     (workdir / "scores.json").write_text(json.dumps(scores))
-    (workdir / "inspection.json").write_text(json.dumps({"split": "test", "records": 7}))
+    (workdir / "inspection.json").write_text(
+        json.dumps({"split": "test", "records": 7, "change": 0.5, "changed_words": 0.5})
+    )
     lines = command_lines(read_run(workdir))
     assert lines[0] == "git checkout 3f1d8c9ab0172ee5" and lines[1].startswith("# its files had changes")
     assert lines[2:4] == [record()["command"], scores["test"]["command"]]

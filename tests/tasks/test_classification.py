@@ -79,7 +79,7 @@ def test_labels_without_training_data_must_be_named(tmp_path):
     assert len(tasks.read("classification", "test", str(tmp_path), Columns(labels="x,y")).records) == 1
 
 
-@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("llama", marks=pytest.mark.nightly)])
 def test_a_run_is_scored_by_likelihood(tiny_models, tmp_path, family):
     config = tiny.configuration(tiny_models[family], tmp_path)
     config.data.update(task="classification", path=save(tmp_path))

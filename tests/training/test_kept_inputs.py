@@ -23,8 +23,9 @@ ROWS = "rows.jsonl"
 # Options that are inputs of all three, those of the audit alone, and those of plans alone. Methods take positions of
 # the model's context.
 IDS = {
-    "method", "model.source", "prefix.length", "prefix.position_offset", 
-    "infix.length", "infix.position_offset", "prompt.length", "data.task", "data.path", "data.source_column",
+    "method", "model.source", "prefix.length", "prefix.position_offset", "prefix.offset",
+    "infix.length", "infix.position_offset", "infix.offset",
+    "prompt.length", "data.task", "data.path", "data.source_column",
     "data.target_column", "data.max_source_length", "data.max_target_length", "data.source_format",
     "data.target_format", "data.too_long", "data.validation_fraction",
     "data.validation_seed", "data.limit", "data.limit_seed", "data.categories", "training.evaluate_records",
@@ -59,6 +60,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "data.validation_seed": {"data.validation_fraction": 0.25},
     "prefix.trained": {"prefix.reparameterisation": "none"},
     "infix.trained": {"infix.reparameterisation": "none"},
+    "prefix.frozen": {"prefix.reparameterisation": "none"},
+    "infix.frozen": {"infix.reparameterisation": "none"},
 }
 
 
@@ -120,7 +123,7 @@ def opened_with(config: Any, cached: dict[str, session.Session]) -> session.Sess
     return replace(cached[key], sharder=SimpleNamespace(row_shards=shards) if shards > 1 else None)  # pyright: ignore
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bart"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("bart", marks=pytest.mark.nightly)])
 def test_every_option_is_an_input_of_the_keys_or_changes_nothing(tiny_models, folder, family):
     base = options.default_config()
     base.model.source = str(tiny_models[family])

@@ -9,7 +9,8 @@ from prefix_jax import tuning
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
 from prefix_jax.models import build, from_hf
-from prefix_jax.tuning import TunedState, store
+from prefix_jax.training.given import Given
+from prefix_jax.tuning import TunedState, prefix, store
 from prefix_jax.tuning.method import count
 from tests.training.test_loss import SPEC as LLAMA
 from tests.training.test_loss import random_base
@@ -93,6 +94,57 @@ def counts(config: dict, **options) -> tuple[int, int]:
     trainable = jax.eval_shape(method.init, jax.random.key(0), base)
     kept = jax.eval_shape(lambda t, b: method.export(t, b, None), trainable, base)
     return count(trainable), kept.count()
+
+
+def test_frozen_slots_are_leaves_that_never_move():
+    """Together with the others they are the prefix that is not frozen; a shorter or longer tree keeps them."""
+    options = dict(length=5, reparameterisation="none", initialisation="text", gate=2.0)
+    method, base, _ = method_for(LLAMA, frozen=2, **options)
+    trainable = method.init(jax.random.key(0), base)
+    mask = method.mask(trainable)["decoder"]
+    assert {name for name, moves in mask.items() if not moves} == {"frozen_key", "frozen_value", "frozen_gate"}
+    assert trainable["decoder"]["frozen_key"].shape[2] == 2 and trainable["decoder"]["key"].shape[2] == 3
+    expected = prefix_for(LLAMA, **options)
+    for slots in (5, 3, 7):
+        found = method.materialise(method.resize(trainable, slots), base)[1].decoder
+        assert found.key.shape[2] == found.bias.shape[2] == slots
+        common = min(slots, 5)
+        np.testing.assert_allclose(found.key[:, :, :common], expected.decoder.key[:, :, :common], rtol=1e-6)
+        np.testing.assert_allclose(found.bias[:, :, :common], expected.decoder.bias[:, :, :common], rtol=1e-6)
+
+
+def test_positions_after_a_document_stay_whatever_the_length():
+    method, base, _ = method_for(LLAMA, length=5, reparameterisation="none", offset=20)
+    trainable = method.init(jax.random.key(0), base)
+    assert method.positions == 20 and int(method.materialise(trainable, base)[1].position_offset) == 20
+    short = method.of_length(jnp.int32(3)).materialise(trainable, base)[1]
+    assert int(short.position_offset) == 20 and (short.decoder.bias[..., 3:] == -jnp.inf).all()
+
+
+def test_a_given_prefix_is_where_training_starts():
+    start = prefix_for(LLAMA, length=4, reparameterisation="none", gate=16.0, initialisation="text", offset=9)
+    options = dict(length=4, reparameterisation="none", gate=0.5, frozen=1, initialisation="given", offset=9)
+    method, base, _ = method_for(LLAMA, **options)
+    config = default_config()
+    config.prefix.update(options)
+    found = method.materialise(prefix.trainable_of(start, config.prefix), base)[1]
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(start), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    given = Given(start=start)
+    assert given.started(method, config).init(None, None)["decoder"]["key"].shape[2] == 3
+    for wrong, said in [
+        ({"prefix.length": 5}, "4 slots"),
+        ({"prefix.gate": 0.0}, "prefix.gate"),
+        ({"prefix.layers": "0"}, "layers"),
+        ({"prefix.reparameterisation": "mlp"}, "MLP"),
+        ({"method": "prefix+lora"}, "method=prefix"),
+    ]:
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict(wrong)
+        with pytest.raises(UserError, match=said):
+            given.started(method, other)
+    with pytest.raises(UserError, match="given"):
+        Given().started(method, config)
 
 
 def test_parameter_counts_of_the_paper():

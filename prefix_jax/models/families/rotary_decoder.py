@@ -96,6 +96,10 @@ class RotaryConfig(ModelConfig):
         return self.query_scale
 
     @property
+    def soft_cap(self) -> float | None:
+        return self.attention_cap
+
+    @property
     def normed_heads(self) -> bool:
         return self.head_norm
 

@@ -5,7 +5,6 @@ Wrappers around a model are removed instead (`unwrapped`), and tensors of other 
 is reported in one line.
 """
 
-import json
 import re
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ def of_folder(path: Path) -> str:
 
 def _base_of_adapter(file: Path) -> str:
     try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = from_json(file.read_bytes()).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
         return ""
     return base if isinstance(base, str) else ""

@@ -1,14 +1,19 @@
 """Hugging Face checkpoint directories: `config.json` and safetensors or torch files, single or sharded."""
 
-import json
+import errno
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf
 from prefix_jax.models.pretrained import causes, safetensors_file, torch_file
 
+# The name of a file beside another.
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")
 _READERS = {
     "model.safetensors": lambda path: safetensors_file.read(path)[0],
     "pytorch_model.bin": torch_file.read,
@@ -58,9 +63,9 @@ def _generation(file: Path) -> dict[str, Any]:
 
 def _shards(index: Path, reader: Any) -> dict[str, Leaf]:
     places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(v, str) and Path(v).name == v for v in places.values()):
+    if not isinstance(places, dict) or not all(isinstance(v, str) and _NAME.fullmatch(v) for v in places.values()):
         raise UserError(f"{index} has no weight_map from tensors to files beside it; download it again")
-    absent = [name for name in sorted(set(places.values())) if not (index.parent / name).is_file()]
+    absent = [name for name in sorted(set(places.values())) if not os.path.isfile(index.parent / name)]
     if absent:
         raise UserError(
             f"{index} names the shard {absent[0]}, which is not beside it ({len(absent)} of "
@@ -82,9 +87,11 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is absent or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = from_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist; a checkpoint is a directory with config.json and weights") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({os.strerror(error.errno or errno.EIO).lower()})") from None
     except ValueError as error:
         causes.refuse_other_bytes(path)
         raise UserError(f"{path} is not JSON ({error}); download it again") from None

@@ -36,7 +36,9 @@ def dequantised(config: dict[str, Any], table: Mapping[str, Leaf]) -> tuple[dict
 
 
 def _scaled(name: str, leaf: Leaf, scale: Leaf, block: Any) -> Leaf:
-    sizes = tuple(block) if block else leaf.shape
+    sizes = tuple(block) if isinstance(block, list) and block else leaf.shape
+    if len(sizes) != 2 or not all(type(step) is int and step > 0 for step in sizes):
+        raise UserError(f"weight_block_size={block!r} in the configuration is not two whole numbers; download it again")
     grid = tuple(-(-size // step) for size, step in zip(leaf.shape, sizes, strict=True))
     if scale.shape != grid and (block or scale.shape not in ((), (1,))):
         raise UserError(f'the scales of the checkpoint\'s tensor "{name}" are {scale.shape}, and its blocks {grid}')

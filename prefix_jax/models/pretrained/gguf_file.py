@@ -3,20 +3,22 @@
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prefix_jax.errors import UserError, did_you_mean
+from prefix_jax.errors import UserError, did_you_mean, first_line
 from prefix_jax.models import families
 from prefix_jax.models.families.family import Gguf
 from prefix_jax.models.leaves import Leaf, merge, shifted, split, transpose
+from prefix_jax.models.pretrained import gguf_header
 
 # The tensors of factors of scaled rotary frequencies.
 _FACTORS = ("rope_freqs", "rope_factors_short", "rope_factors_long")
@@ -54,6 +56,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     Raises:
       UserError: the file is damaged, a part is missing, or the architecture is not supported.
     """
+    with _damage(path):
+        return _read(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Leaf]]:
     readers = [_reader(part) for part in _parts(path)]
     tensors = {tensor.name: _leaf(tensor) for reader in readers for tensor in reader.tensors}
     factors = {name: tensors.pop(f"{name}.weight").all() for name in _FACTORS if f"{name}.weight" in tensors}
@@ -96,10 +103,18 @@ def _parts(path: Path) -> list[Path]:
 def _reader(path: Path) -> Any:
     import gguf
 
-    try:
+    with _damage(path):
+        gguf_header.check(path)
         return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise UserError(f"{path} is not a whole GGUF file ({error}); download it again") from None
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Converts what numbers and values of other types raise into a sentence."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{path} is not a whole GGUF file ({first_line(error)}); download it again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({os.strerror(error.errno or errno.EIO).lower()})") from None
 
@@ -140,8 +155,11 @@ def vocabulary(path: Path) -> Vocabulary:
     Raises:
       UserError: the file has another kind of tokenizer.
     """
-    fields = _reader(path).fields
+    with _damage(path):
+        return _vocabulary(path, _reader(path).fields)
 
+
+def _vocabulary(path: Path, fields: Mapping[str, Any]) -> Vocabulary:
     def get(key: str) -> Any:
         return fields[f"tokenizer.{key}"].contents() if f"tokenizer.{key}" in fields else None
 

@@ -54,7 +54,7 @@ def language_part(config: dict[str, Any], table: Mapping[str, Leaf]) -> tuple[di
       UserError: it is multimodal, and its language model is not supported.
     """
     kind = config.get("model_type")
-    if kind not in _MODELS:
+    if not isinstance(kind, str) or kind not in _MODELS:
         _refuse_others(config)
         return config, dict(table)
     text = _text(config, kind)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prefix_jax import extras
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.leaves import Leaf, affine, from_array, transpose
 
 _QUANTIZED = "_quantized"
@@ -25,7 +25,7 @@ def read(data: bytes, name: str) -> dict[str, Leaf]:
       name: name for error messages.
 
     Raises:
-      UserError: the bytes are not an ONNX model.
+      UserError: the bytes are not an ONNX model, or lack the scale or the numbers of a weight.
     """
     extras.require("onnx", f"{name}, which is an ONNX file,")
     import onnx
@@ -45,9 +45,13 @@ def read(data: bytes, name: str) -> dict[str, Leaf]:
         scale, zero = to_array(arrays[f"{stem}_scale"]), to_array(arrays[f"{stem}_zero_point"])
         return affine(from_array(to_array(arrays[weight])), np.asarray(scale), np.asarray(zero))
 
-    table = {n: leaf(n) for n in arrays if n.endswith((".weight", f".weight{_QUANTIZED}"))}
-    for path, weight in _products(graph, arrays):
-        table[path] = transpose(leaf(weight), (1, 0))
+    try:
+        table = {n: leaf(n) for n in arrays if n.endswith((".weight", f".weight{_QUANTIZED}"))}
+        for path, weight in _products(graph, arrays):
+            table[path] = transpose(leaf(weight), (1, 0))
+    # Absent parts, types and sizes that onnx does not know, and numbers that do not fill a shape.
+    except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
+        raise UserError(f"{name} is a damaged ONNX model ({first_line(error)}); download it again") from None
     return {path.removesuffix(_QUANTIZED): value for path, value in table.items()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from prefix_jax import checksums
 from prefix_jax.cache import disk_errors
-from prefix_jax.disk import replacing
+from prefix_jax.disk import from_json, replacing
 from prefix_jax.errors import UserError
 from prefix_jax.models.leaves import Leaf, from_array
 from prefix_jax.models.pretrained import causes
@@ -102,7 +102,7 @@ def _header(path: Path, size: int) -> tuple[int, dict[str, Any]]:
             causes.refuse_other_bytes(path)
             raise _damaged(path, "it is truncated or of another format")
         try:
-            header = json.loads(file.read(length))
+            header = from_json(file.read(length))
         except ValueError:
             raise _damaged(path, "its header is not JSON") from None
     if not isinstance(header, dict):

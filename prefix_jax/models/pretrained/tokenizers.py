@@ -7,7 +7,6 @@ is slow.
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefix_jax import dependencies
 from prefix_jax.cache import cache_dir, cache_path, damage, kept_directory
+from prefix_jax.disk import from_json
 from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.pretrained import gguf_file
 
@@ -146,7 +146,7 @@ def tokenizer_files(path: Path) -> dict[str, Path]:
     files = {file.relative_to(path).as_posix(): file for file in found if file.is_file()}
     for name in _named_files(path / "tokenizer_config.json"):
         for file in (path / name, Path(name)):  # identical if the name is absolute
-            if file.is_file():
+            if os.path.isfile(file):  # also where a name is too long for a file
                 files[name] = file
                 break
     return files
@@ -155,7 +155,7 @@ def tokenizer_files(path: Path) -> dict[str, Path]:
 def _named_files(config: Path) -> Iterator[str]:
     """Yields the strings in tokenizer_config.json that may be file names, such as its `vocab_file`."""
     try:
-        values = json.loads(config.read_text(encoding="utf-8")).values()
+        values = from_json(config.read_bytes()).values()
     except (OSError, ValueError, AttributeError):
         return
     for value in values:
@@ -216,7 +216,10 @@ def _check_pieces(path: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
 
     # SentencePiece's own pieces, without the beginning and the end that a tokenizer may add.
     text = "A word, 1"
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(files[0])).encode(text, out_type=str)
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(files[0])).encode(text, out_type=str)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{files[0]} is not a whole SentencePiece model ({first_line(error)}); copy it again") from None
     if tokenizer.tokenize(text, add_special_tokens=False) != pieces:
         raise UserError(
             f"{files[0]} alone does not say how transformers must use it (it would cut other pieces than "
@@ -233,7 +236,7 @@ def _refuse_forms(path: Path) -> None:
         return any(found for pattern in patterns for found in path.glob(pattern))
 
     # The special tokens and the words that tiktoken cuts are in its user's code.
-    ranks = [*path.glob("*.tiktoken"), *(file for file in path.glob("*.model") if _is_ranks(file))]
+    ranks = [*path.glob("*.tiktoken"), *(file for file in path.glob("*.model") if file.is_file() and _is_ranks(file))]
     if ranks:
         raise UserError(
             f"{ranks[0]} is a vocabulary of tiktoken, without its special tokens and its rule for words; copy the "

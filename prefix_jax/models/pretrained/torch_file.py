@@ -6,16 +6,19 @@ few globals that a state dict needs are allowed; any other is rejected before lo
 
 import collections
 import io
+import math
 import pickle
+import pickletools
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from prefix_jax.errors import UserError
+from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.leaves import Leaf, from_array
 from prefix_jax.models.pretrained import causes
 
@@ -47,6 +50,15 @@ _LOOPS = {
     b"param_groups": "an optimizer",
 }
 _SECTIONS = ("state_dict", "model_state_dict", "model", "module")
+# What damaged archives and pickles raise.
+_DAMAGE = (
+    pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, IndexError, AttributeError, OverflowError,
+    NotImplementedError, RuntimeError, OSError, RecursionError, zlib.error,
+)  # fmt: skip
+# Opcodes that make the unpickler's memo as long as their argument says.
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
+# Numbers that a tensor may have beyond those of its storage, as where it was expanded.
+_EXPANDED = 1 << 24
 
 
 def read(path: Path) -> dict[str, Leaf]:
@@ -65,8 +77,8 @@ def read(path: Path) -> dict[str, Leaf]:
         raise UserError(
             f"{path} is truncated or older than torch 1.6; download it again, or save it as safetensors"
         ) from None
-    except (pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} is not a state dict ({error}); save it as safetensors") from None
+    except _DAMAGE as error:
+        raise UserError(f"{path} is not a state dict ({first_line(error)}); save it as safetensors") from None
     return {str(name): from_array(value) for name, value in state.items()}
 
 
@@ -108,7 +120,7 @@ class _RebuildTensor:
         if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
             raise pickle.UnpicklingError("a tensor has an impossible shape")
         last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset - 1
-        if last >= storage.size:
+        if last >= storage.size or math.prod(size) > storage.size + _EXPANDED:
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
         strides = tuple(s * storage.itemsize for s in stride)
         # As bytes, because numpy's buffer protocol does not support all of these dtypes.
@@ -149,19 +161,33 @@ _GLOBALS = {
 }
 
 
+def _check_memo(program: bytes) -> None:
+    """Raises UnpicklingError where a pickle has a memo with more places than it has operations."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+        if opcode.name in _MEMO and isinstance(argument, int) and argument > count:
+            raise pickle.UnpicklingError("its memo is longer than it")
+
+
 class _Reader(pickle.Unpickler):
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise pickle.UnpicklingError("it has no data.pkl")
         self._root = pickles[0].removesuffix("data.pkl")
-        order = f"{self._root}byteorder"
-        if order in archive.namelist() and archive.read(order).strip() != b"little":
-            raise pickle.UnpicklingError("it is big-endian")
         self._archive = archive
         self._mapped = np.asarray(np.memmap(path, np.uint8, "r"))
-        self._program = archive.read(pickles[0])
+        order = f"{self._root}byteorder"
+        if order in archive.namelist() and self._member(order).strip() != b"little":
+            raise pickle.UnpicklingError("it is big-endian")
+        self._program = self._member(pickles[0])
+        _check_memo(self._program)
         super().__init__(io.BytesIO(self._program))
+
+    def _member(self, name: str) -> bytes:
+        """Returns a member, which may not be larger than the file."""
+        if self._archive.getinfo(name).file_size > self._mapped.size:
+            raise pickle.UnpicklingError(f"{name} is larger than the file")
+        return self._archive.read(name)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:

@@ -1,7 +1,7 @@
 """The end of a report: the configuration, and how to reproduce the run."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prefix_jax.config import default_config
 from prefix_jax.options import flat, option
@@ -9,6 +9,14 @@ from prefix_jax.reporting.run import Run
 from prefix_jax.reporting.sections.values import main_scores, quoted_workdir
 from prefix_jax.reporting.svg.markup import Markup, join, tag
 from prefix_jax.reporting.svg.page import scrolling
+
+# Of the fields of a model's identity.
+_HASHES = {
+    "sha256": "the wheel (SHA-256)",
+    "revision": "commit on the hub",
+    "numbers": "type and hash of all its weights",
+    "weights": "fingerprint",
+}
 
 
 def options(run: Run) -> Markup | None:
@@ -46,7 +54,8 @@ def reproduce(run: Run) -> Markup:
         about = "The same training without its recipe: every option that is not at its default."
         parts.append(tag("p", about, class_="about below"))
         parts.append(tag("pre", tag("code", shlex.join(words)), tabindex="0", aria_label="Command without a recipe"))
-    return tag("div", *parts, table, class_="stack")
+    inputs = _option_table("Inputs, by what they hold", ("input", "hash"), list(_inputs(run)))
+    return tag("div", *parts, inputs, table, class_="stack")
 
 
 def command_lines(run: Run) -> list[str]:
@@ -88,6 +97,27 @@ def _inspected(run: Run) -> list[str]:
     split, records = run.inspection.get("split", "validation"), run.inspection.get("records", 32)
     command = f"python -m prefix_jax.inspect --workdir {quoted_workdir(run)} --split {split} --limit {records}"
     return [str(run.inspection.get("command") or command)]
+
+
+def _inputs(run: Run) -> Iterator[tuple[str, object]]:
+    """Yields what a number was made of and its hash: model, tokenizer, data files, what was tuned."""
+    model = run.record.get("model")
+    if isinstance(model, Mapping):
+        for name in ("sha256", "revision", "numbers", "weights"):
+            if model.get(name):
+                yield f"model, {_HASHES[name]}", model[name]
+    yield "tokenizer, its files", run.record.get("tokenizer") or "unknown"
+    found = run.record.get("inputs")
+    splits = {split: files for split, files in (found.items() if isinstance(found, Mapping) else ())}
+    for split, entry in run.scores.items():
+        splits.setdefault(split, entry.get("inputs"))
+    for split, files in splits.items():
+        for name, sha256 in files.items() if isinstance(files, Mapping) else ():
+            yield f"{split}, {name} (SHA-256)", sha256
+    yield "what was tuned (SHA-256)", run.prefix.get("sha256") or "unknown"
+    for split, entry in run.scores.items():
+        if entry.get("prefix"):
+            yield f"what was scored on {split} (SHA-256)", entry["prefix"]
 
 
 def _option_table(

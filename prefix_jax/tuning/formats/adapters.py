@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +20,27 @@ from prefix_jax.errors import UserError
 from prefix_jax.models import families
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, PrefixKV, prefix_of
+from prefix_jax.schema import Size, within
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
 _LOCATIONS = {"encoder": "encoder_prefix", "decoder": "self_prefix", "cross": "cross_prefix"}
 _KEY = re.compile(r"(?:.*\.)?prefix_tuning\.prefix_tunings\.(.+)\.(encoder|self|cross)_prefix\.(.+)")
+
+
+class _Prefix(TypedDict):
+    architecture: NotRequired[str | None]
+    use_gating: NotRequired[bool | None]
+    leave_out: NotRequired[list[Size] | None]
+    prefix_length: NotRequired[within(1, 2**31)]
+
+
+class _Config(TypedDict):
+    """What is read of `adapter_config.json`."""
+
+    config: _Prefix
+    model_name: NotRequired[str | None]
 
 
 def is_mine(folder: Path) -> bool:
@@ -41,7 +56,7 @@ def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[s
     Raises:
       UserError: the adapter is of another kind, gated or damaged, does not fit the spec, or has no spec.
     """
-    whole = layout.read_json(folder / CONFIG)
+    whole = layout.read_json(folder / CONFIG, _Config)
     config = whole["config"]
     if config.get("architecture") != "prefix_tuning":
         raise UserError(f'{folder} holds an adapter of architecture "{config.get("architecture")}", not a prefix')
@@ -49,6 +64,8 @@ def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[s
         raise UserError(
             f"{folder} holds a gated prefix, whose gate depends on the input; only fixed prefixes can be converted"
         )
+    if "prefix_length" not in config:
+        raise UserError(f"{folder / CONFIG} does not say its prefix_length; copy it again")
     if model_config is None:
         raise UserError(f"{folder} does not say the model's heads and layers; name the model with --model")
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -167,10 +184,7 @@ def _read_site(
             raise UserError(f"a flat prefix of {numbers.size:,} numbers has no {length} slots; copy the folder again")
         flat = numbers.reshape(length, -1)
     else:
-        try:
-            flat = layout.mlp_output(tensors, "wte.weight", "control_trans")
-        except (KeyError, ValueError) as error:
-            raise UserError(f"the prefix's MLP is incomplete ({error}); copy the folder again") from None
+        flat = layout.mlp_output(tensors, "wte.weight", "control_trans")
     site = layout.from_flat(flat, model_config.heads, model_config.head_dim, layers)
     groups = model_config.heads // model_config.kv_heads
     if groups == 1:

@@ -4,7 +4,6 @@ A prefix of P slots, L layers, K KV heads and D numbers a head is `[P, 2 L K D]`
 0 for keys and 1 for values.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from prefix_jax.errors import UserError
+from prefix_jax import schema
+from prefix_jax.disk import from_json
+from prefix_jax.errors import UserError, first_line
 from prefix_jax.models import families
 from prefix_jax.models.attention import rotary_angles, rotate
 from prefix_jax.models.model_config import ModelConfig
@@ -136,27 +137,39 @@ def read_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     raise UserError(f"{folder} has no weights ({' or '.join(names)}); copy the folder again")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kind: Any = None) -> dict[str, Any]:
     """Returns the object in a JSON file.
 
+    Args:
+      kind: its schema (see `schema`); None: any object.
+
     Raises:
-      UserError: it is absent or holds no JSON object.
+      UserError: it is absent, holds no JSON object, or not one of the schema.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = from_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); copy it again") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object; copy it again")
-    return value
+    return value if kind is None else schema.checked(value, kind, path, "copy it again")
 
 
 def mlp_output(tensors: Mapping[str, np.ndarray], embedding: str, layers: str) -> np.ndarray:
-    """Returns what the reparameterisation makes: linear layers `LAYERS.0`, `.2`, ... with tanh between."""
-    out = tensors[embedding].astype(np.float32)
-    index = 0
-    while f"{layers}.{index}.weight" in tensors:
-        out = np.tanh(out) if index else out
-        out = out @ tensors[f"{layers}.{index}.weight"].astype(np.float32).T + tensors[f"{layers}.{index}.bias"]
-        index += 2
+    """Returns what the reparameterisation makes: linear layers `LAYERS.0`, `.2`, ... with tanh between.
+
+    Raises:
+      UserError: a tensor is absent or of another shape.
+    """
+    try:
+        out = tensors[embedding].astype(np.float32)
+        index = 0
+        while f"{layers}.{index}.weight" in tensors:
+            out = np.tanh(out) if index else out
+            out = out @ tensors[f"{layers}.{index}.weight"].astype(np.float32).T + tensors[f"{layers}.{index}.bias"]
+            index += 2
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the prefix's MLP is incomplete ({first_line(error)}); copy the folder again") from None
+    if out.ndim != 2:
+        raise UserError(f"the prefix has {out.ndim} axes, and 2 are expected; copy the folder again")
     return out

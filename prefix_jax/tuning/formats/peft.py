@@ -7,7 +7,7 @@ has them; the prefix stands at positions 0 to P - 1, so tokens start at P, and w
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax.numpy as jnp
 from safetensors.numpy import save as safetensors_bytes
@@ -16,6 +16,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.prefix import Prefix, PrefixKV, length
 from prefix_jax.models.pretrained.aliases import hub_id
+from prefix_jax.schema import Size
 from prefix_jax.tuning.formats import layout
 
 CONFIG = "adapter_config.json"
@@ -25,18 +26,47 @@ TENSOR = "prompt_embeddings"
 VERSION = "0.21.2"
 
 
+class Config(TypedDict):
+    """What is read of `adapter_config.json`."""
+
+    peft_type: NotRequired[str]
+    task_type: NotRequired[str | None]
+    base_model_name_or_path: NotRequired[str | None]
+    num_attention_heads: NotRequired[Size | None]
+    num_layers: NotRequired[Size | None]
+    num_transformer_submodules: NotRequired[Size | None]
+    num_virtual_tokens: NotRequired[Size | None]
+    token_dim: NotRequired[Size | None]
+    r: NotRequired[Size | None]
+    lora_alpha: NotRequired[float | None]
+    rank_pattern: NotRequired[dict[str, Size] | None]
+    alpha_pattern: NotRequired[dict[str, float] | None]
+    use_rslora: NotRequired[bool | None]
+    bias: NotRequired[str | None]
+    init_lora_weights: NotRequired[bool | str | None]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the configuration of an adapter folder.
+
+    Raises:
+      UserError: it is absent or damaged.
+    """
+    return layout.read_json(folder / CONFIG, Config)
+
+
 def is_mine(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and "peft_type" in layout.read_json(folder / CONFIG)
 
 
 def kind(folder: Path) -> str:
     """Returns the type of an adapter folder."""
-    return str(layout.read_json(folder / CONFIG).get("peft_type"))
+    return str(read_config(folder).get("peft_type"))
 
 
 def base_of(folder: Path) -> str:
     """Returns the name of the model that an adapter folder is for; empty where it does not say."""
-    return layout.read_json(folder / CONFIG).get("base_model_name_or_path") or ""
+    return read_config(folder).get("base_model_name_or_path") or ""
 
 
 def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[str, Any]]:
@@ -45,7 +75,7 @@ def read(folder: Path, model_config: ModelConfig | None) -> tuple[Prefix, dict[s
     Raises:
       UserError: the adapter is of another kind, of an encoder-decoder, damaged, or has more heads than the model.
     """
-    config = layout.read_json(folder / CONFIG)
+    config = read_config(folder)
     if config.get("peft_type") not in ("PREFIX_TUNING", "CARTRIDGE"):
         raise UserError(
             f"{folder} holds a {config.get('peft_type')} adapter, not a prefix (PREFIX_TUNING or CARTRIDGE), a prompt "

@@ -23,7 +23,7 @@ from prefix_jax.models.families.family import Module
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained.aliases import hub_id
 from prefix_jax.tuning.formats import layout
-from prefix_jax.tuning.formats.peft import CONFIG, VERSION, WEIGHTS
+from prefix_jax.tuning.formats.peft import CONFIG, VERSION, WEIGHTS, read_config
 
 _ROOT = "base_model.model."
 _TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
@@ -56,7 +56,7 @@ def read(folder: Path, model_config: ModelConfig) -> Tree:
     Raises:
       UserError: it holds what LoRA here cannot express, it is damaged, or it is of another model.
     """
-    config = layout.read_json(folder / CONFIG)
+    config = read_config(folder)
     _check_config(folder, config)
     known: dict[str, tuple[list[Module], int]] = {}
     for one in families.of(model_config).modules(model_config):
@@ -176,8 +176,13 @@ def _scale(folder: Path, config: Mapping[str, Any], module: str, found: int) -> 
         hits = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", module))
         return next(hits, default)
 
-    rank = of(config.get("rank_pattern"), config.get("r"))
-    alpha = of(config.get("alpha_pattern"), config.get("lora_alpha"))
+    try:
+        rank = of(config.get("rank_pattern"), config.get("r"))
+        alpha = of(config.get("alpha_pattern"), config.get("lora_alpha"))
+    except re.error as error:
+        raise UserError(
+            f"{folder / CONFIG} has a pattern of modules that is not a regular expression ({error}); copy it again"
+        ) from None
     if rank != found or not isinstance(alpha, int | float):
         raise UserError(
             f'{folder} has a rank of {found} for "{module}", and {CONFIG} says r={rank}, lora_alpha={alpha}; copy both '

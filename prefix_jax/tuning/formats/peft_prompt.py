@@ -16,7 +16,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.models.model_config import ModelConfig
 from prefix_jax.models.pretrained.aliases import hub_id
 from prefix_jax.tuning.formats import layout
-from prefix_jax.tuning.formats.peft import CONFIG, TENSOR, VERSION, WEIGHTS
+from prefix_jax.tuning.formats.peft import CONFIG, TENSOR, VERSION, WEIGHTS, read_config
 
 
 def read(folder: Path, model_config: ModelConfig | None) -> dict[str, np.ndarray]:
@@ -25,7 +25,7 @@ def read(folder: Path, model_config: ModelConfig | None) -> dict[str, np.ndarray
     Raises:
       UserError: it holds more than a prompt, is damaged, or is of another model, or PEFT embeds its texts otherwise.
     """
-    config = layout.read_json(folder / CONFIG)
+    config = read_config(folder)
     tensors = layout.read_tensors(folder, WEIGHTS)
     if more := sorted(set(tensors) - {TENSOR}):
         raise UserError(f"{folder} holds more than a prompt ({more[0]}), which would be lost; save a prompt alone")

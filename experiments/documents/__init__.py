@@ -1,0 +1,1 @@
+"""Documents whose facts are known, as prefixes of several lengths; see README.md."""

@@ -1,0 +1,1 @@
+"""Faults: files of outside with anything in them, processes that end anywhere, disks that fill."""
