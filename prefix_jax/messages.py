@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from prefix_jax import disk
+
 _LEVEL_WORDS = {"error:": "error", "warning:": "warning"}
 
 
@@ -112,6 +114,6 @@ def installed(command: str, quiet: bool, as_json: bool) -> Iterator[None]:
 
 def _is_object(line: str) -> bool:
     try:
-        return line.startswith("{") and isinstance(json.loads(line), dict)
+        return line.startswith("{") and isinstance(disk.from_json(line), dict)
     except ValueError:
         return False
