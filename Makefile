@@ -54,11 +54,13 @@ build/docs/.ready: requirements-docs.lock
 	build/docs/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.lock
 	@touch $@
 
+OWN := -r requirements.txt -r requirements-metrics.txt -r requirements-onnx.txt -r requirements-slurm.txt
+
 lock:  ## resolve requirements*.txt anew into the lock files
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install -q -r requirements.txt
+	build/lock/bin/python -m pip install -q $(OWN)
 	build/lock/bin/python -m pip freeze > requirements.lock
-	build/lock/bin/python -m pip install -q -r requirements.txt -r requirements-dev.txt
+	build/lock/bin/python -m pip install -q $(OWN) -r requirements-dev.txt
 	build/lock/bin/python -m pip freeze > requirements-dev.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install -q -r requirements-docs.txt

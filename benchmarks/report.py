@@ -83,9 +83,10 @@ def plots(found: dict[str, Any]) -> list[Markup]:
                 Series("FLOPs", x, [row["flops"] / first["flops"] for row in rows], "faint"),
             ]
             chart = line_chart(
-                lines, title=f"{source}: a step against {what}", x_label=what, y_label=f"over {what} {x[0]}"
-            )
-            figures.append(tag("figure", chart))
+                lines, title=f"{source}: a step against {what}", x_label=what, y_label=f"over {what} {x[0]}",
+                at_points=True,
+            )  # fmt: skip
+            figures.append(tag("figure", tag("figcaption", tag("h3", f"{source}, {what}")), chart, class_="card"))
     return figures
 
 

@@ -1,4 +1,4 @@
-"""`python -m experiments.overview`: README.md's tables of stored results, ours beside the paper's."""
+"""`python -m experiments.overview`: tables of stored results in README.md and docs/results.md, beside the paper's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from experiments.readme import spread_text, values
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
 FOLDER = Path(__file__).parent
-README = FOLDER.parent / "README.md"
+README, PAGE = FOLDER.parent / "README.md", FOLDER.parent / "docs" / "results.md"
 
 
 class Column(NamedTuple):
@@ -71,4 +71,4 @@ def _printed(scores: Mapping[str, float]) -> list[str]:
 
 if __name__ == "__main__":
     write_between_markers(README, whole_test_set(), "scores of e2e")
-    write_between_markers(README, table())
+    write_between_markers(PAGE, table())

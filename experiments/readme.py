@@ -1,7 +1,7 @@
 """Generated parts of a study's README: a table for each scale and task, and figures."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import published, results
@@ -10,9 +10,9 @@ from experiments.study import Figure, Study
 from prefix_jax.disk import write_text
 from prefix_jax.reporting.svg.dots import Spread, spread_rows
 from prefix_jax.reporting.svg.markup import Markup
-from prefix_jax.reporting.svg.plots import Series, line_chart
+from prefix_jax.reporting.svg.plots import Series, line_chart, spans
 from prefix_jax.reporting.svg.standalone import standalone
-from prefix_jax.reporting.tables import markdown_table, write_between_markers
+from prefix_jax.reporting.tables import largest_of, markdown_table, write_between_markers
 from prefix_jax.tasks import TASKS
 
 KINDS = ("line", "points", "faint")
@@ -26,9 +26,11 @@ def write_readme(study: Study) -> None:
         for figure in study.figures:
             if not values(same, figure.metric):
                 continue
-            name = f"{same[0].scale}-{figure.metric}.svg"
-            write_text(study.folder / name, standalone(chart(study, figure, same)))
-            parts.append(f"![{figure.metric} against {figure.along}]({name})")
+            name, told = f"{same[0].scale}-{figure.metric}.svg", f"{figure.metric} against {figure.along}"
+            models = ", ".join(dict.fromkeys(result.option("model.source") for result in same))
+            caption = f"{told}: {models} on {same[0].option('data.task')}"
+            write_text(study.folder / name, standalone(chart(study, figure, same), caption))
+            parts.append(f"![{told}]({name})")
     write_between_markers(study.folder / "README.md", "\n\n".join(parts) or "No runs yet.")
 
 
@@ -92,19 +94,30 @@ def spread_text(task: str, metric: str, found: Sequence[float]) -> str:
 
 
 def chart(study: Study, figure: Figure, found: Sequence[Result]) -> Markup:
-    """Returns a figure as an SVG: lines along a number, or one row of dots per name."""
+    """Returns a figure as an SVG: lines along a number, or one row of dots per name.
+
+    Lines of metrics with the same largest value have one scale in all figures of the study.
+    """
     lines = _points(study, figure, found)
     title = f"{figure.metric} against {figure.along}"
     if any(isinstance(x, str) for points in lines.values() for x, _, _ in points):
         rows = [Spread(*point) for points in lines.values() for point in points]
-        return spread_rows(rows, title=title, x_label=figure.metric)
+        return spread_rows(rows, title=title, x_label=figure.metric, largest=largest_of(figure.metric))
+    largest = largest_of(figure.metric)
+    beside = [other for other in study.figures if largest is not None and largest_of(other.metric) == largest]
+    covers = [end for other in beside for end in spans(_series(_points(study, other, found)), largest)]
+    return line_chart(
+        _series(lines), title=title, x_label=figure.along, y_label=figure.metric, log=False, at_points=True, width=440,
+        largest=largest, covers=covers,
+    )  # fmt: skip
+
+
+def _series(lines: Mapping[str, Sequence[tuple[Any, float, float]]]) -> list[Series]:
     series = []
     for (name, points), kind in zip(lines.items(), KINDS, strict=False):
         x, y, deviations = zip(*sorted(points), strict=True)
         series.append(Series(name, x, y, kind, deviations))
-    return line_chart(
-        series, title=title, x_label=figure.along, y_label=figure.metric, log=False, at_points=True, width=440
-    )
+    return series
 
 
 def _points(study: Study, figure: Figure, found: Sequence[Result]) -> dict[str, list[tuple[Any, float, float]]]:

@@ -6,20 +6,27 @@ import importlib
 import logging as standard_logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-from prefix_jax import disk, surroundings
+from prefix_jax import disk, messages, surroundings
 from prefix_jax.errors import UserError, did_you_mean, one_line, spelled_out
 from prefix_jax.workdir import RUNS
 
 BAD_INPUT = 2
 FAILED_RUN = 3
 _PIPE_CLOSED = 141  # exit code of shells for a program ended by SIGPIPE
+
+# Options of a run that `train` and `data` have short names for.
+_SHORT = {"model.source": "model", "data.path": "data", "data.task": "task", "method": "method"}
+_OVERRIDES = "Options that replace the run's."
+_OF_HOSTS = ("coordinator", "processes", "process", "wait_seconds")
 
 # Flags defined by functions here are listed by `--help` as the calling program's.
 flags.disclaim_key_flags()
@@ -31,7 +38,17 @@ _SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, err
 
 def fail(message: object) -> None:
     """Prints one sentence to stderr and exits with code 2."""
-    _end(f"error: {one_line(message)}", BAD_INPUT)
+    _end(f"error: {_with_short_names(one_line(message))}", BAD_INPUT)
+
+
+def _with_short_names(sentence: str) -> str:
+    """Names `--data` in place of `--config.data.path` and the like, where the command has these options."""
+    if not {"model", "data"} <= set(flags.FLAGS):
+        return sentence
+    for option, name in _SHORT.items():
+        if name in flags.FLAGS:
+            sentence = re.sub(rf"--config\.{re.escape(option)}\b", f"--{name}", sentence)
+    return sentence
 
 
 def _end(sentence: str, code: int) -> None:
@@ -121,8 +138,8 @@ def run(
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.set_verbosity(logging.WARNING)
     standard_logging.raiseExceptions = False  # a failed log write must not stop anything
-    with user_errors():
-        define_flags()
+    with messages.installed(_command(), *messages.asked(sys.argv[1:])), user_errors():
+        _define(define_flags)
         app.run(guarded, flags_parser=parse or _parse)
 
 
@@ -142,10 +159,11 @@ def call(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], No
     before, outside = set(flags.FLAGS), sys.argv
     sys.argv = ["prefix_jax", *argv]  # where ml_collections looks for the options of --config
     try:
-        define_flags()
-        _parse(sys.argv)
-        with user_errors():
-            main(flags.FLAGS)
+        _define(define_flags)
+        with messages.installed("prefix_jax", *messages.asked(argv)):
+            _parse(sys.argv)
+            with user_errors():
+                main(flags.FLAGS)
         return 0
     except SystemExit as ended:
         return int(ended.code or 0)
@@ -153,6 +171,56 @@ def call(main: Callable[[flags.FlagValues], None], define_flags: Callable[[], No
         sys.argv = outside
         flags.FLAGS.remove_flag_values({name: flags.FLAGS[name] for name in set(flags.FLAGS) - before})
         flags.FLAGS.unparse_flags()
+
+
+def _define(define_flags: Callable[[], None]) -> None:
+    """Defines a command's flags, and those of all commands."""
+    before = set(flags.FLAGS)
+    define_flags()
+    define_messages()
+    if {"--help", "-h", "-help"} & set(sys.argv[1:]):
+        print(usage(sorted(set(flags.FLAGS) - before)))
+        raise SystemExit(0)
+
+
+def define_messages() -> None:
+    """Defines `--quiet` and `--log`, which `messages` reads before the command line is parsed."""
+    flags.DEFINE_bool("quiet", False, "Say only warnings and errors.")
+    flags.DEFINE_enum("log", "text", ["text", "json"], "The form of messages on stderr.")
+
+
+def usage(names: Sequence[str]) -> str:
+    """Returns what a command is and its options, one each, but for `--config.SECTION.OPTION`."""
+    known = [flags.FLAGS[name] for name in names if not name.startswith("config.") and name not in _OF_HOSTS]
+    known = [flag for flag in known if flag.help != _OVERRIDES]
+    known.sort(key=lambda flag: flag.name in ("log", "quiet"))
+    shown = [(_spelled(flag), str(flag.help or "").rpartition(">: ")[2]) for flag in known]
+    if set(_OF_HOSTS) <= set(names):
+        shown.append((", ".join(f"--{name}" for name in _OF_HOSTS), "for several processes"))
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    left = min(max((len(name) for name, _ in shown), default=0), 30) + 4
+    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "options:"]
+    for name, about in shown:
+        first = f"  {name}".ljust(left) if len(name) + 2 < left else f"  {name}  "
+        lines.append(textwrap.fill(about, width, initial_indent=first, subsequent_indent=" " * left))
+    if "config" in names:
+        lines.append("\n--config.SECTION.OPTION=VALUE sets any other option; --helpfull lists them.")
+    return "\n".join(lines)
+
+
+def _spelled(flag: flags.Flag) -> str:
+    if flag.boolean:
+        return f"--{flag.name}" if not flag.default else f"--no{flag.name}"
+    values = getattr(flag.parser, "enum_values", None)
+    kind = {"int": "N", "float": "X", "path": "PATH"}.get(flag.flag_type(), "TEXT")
+    default = f" ({flag.default})" if flag.default not in (None, "", [], 0, -1) and flag.name != "config" else ""
+    return f"--{flag.name} {'|'.join(values) if values else 'FILE' if flag.name == 'config' else kind}{default}"
+
+
+def _command() -> str:
+    """The name of this program's command, such as "train"."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name.removesuffix(".__main__").rpartition(".")[2] if spec else Path(sys.argv[0]).stem
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -261,8 +329,7 @@ def define_overrides() -> None:
 
     from prefix_jax.config import default_config
 
-    about = "Options that replace the run's."
-    parsed(lambda: [str(config_flags.DEFINE_config_dict("config", default_config(), about, lock_config=True))])
+    parsed(lambda: [str(config_flags.DEFINE_config_dict("config", default_config(), _OVERRIDES, lock_config=True))])
 
 
 def define_recipe_or_run() -> None:
@@ -271,7 +338,7 @@ def define_recipe_or_run() -> None:
     Without a recipe `--config.SECTION.OPTION=VALUE` changes the defaults.
     """
     define_recipe() if names_a_recipe() else define_overrides()
-    flags.declare_key_flag("config")  # so that --help lists it
+    flags.FLAGS["config"].help = "The recipe: a Python file with get_config(), or the name of one."
     define_path("model", None, "The frozen model: a name, a directory, a hub id or a GGUF file.")
     define_path("data", None, "A file or a folder of rows, or a task's name.")
     flags.DEFINE_string("task", None, "The task of the rows in --data; by default pairs of source and target.")
@@ -282,6 +349,12 @@ def define_recipe_or_run() -> None:
 def names_a_recipe() -> bool:
     """Returns whether the command line has `--config FILE`."""
     return any(word.partition("=")[0] in ("--config", "-config") for word in sys.argv[1:])
+
+
+def say_next(done: str, *words: object) -> None:
+    """Says on stderr where a command's result lies, and the command to run next."""
+    rest = f"; next: {' '.join(map(str, words))}" if words else ""
+    print(f"{done}{rest}", file=sys.stderr)
 
 
 def configured(options: flags.FlagValues) -> Any:

@@ -38,6 +38,7 @@ def main(options: flags.FlagValues) -> None:
     print(samples_side_by_side(read_samples(workdir)[:4]))
     inspection.write(workdir, tuned.session, tuned.kept, "test")
     print(f"\nThe report: {write_report(workdir)}")
+    cli.say_next("the same on your own rows", "prefix-jax train --model flan-t5-small --data rows.jsonl")
     cli.end_failed_run(entry["verdict"], config.evaluation.failed_run)
 
 

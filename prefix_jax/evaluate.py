@@ -7,6 +7,7 @@ with `--forgetting FILE`, the losses of a plain text with and without what was t
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,16 @@ def _finish(workdir: Path, entry: dict[str, Any], tuned: Any, options: flags.Fla
 
     if options.inspect:
         inspection.write(workdir, tuned.session, tuned.kept, options.split)
-    if is_run(workdir):
-        write_report(workdir)
+    report = write_report(workdir) if is_run(workdir) else None
     if options.json:
         print(json.dumps(entry["tuned"]))
         if options.forgetting:
             print(forgetting_line(entry["forgetting"]), file=sys.stderr)
     else:
         print(entry_table(entry, f"{entry['task']}, {entry['records']} {options.split} records"))
+    if report is not None:
+        where = shlex.quote(str(workdir))
+        cli.say_next(f"the report: {report}", "prefix-jax generate --workdir", where, "--input TEXT")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ prefix. Writes `inspection.json`, which `report.html` shows.
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,16 @@ def main(options: flags.FlagValues) -> None:
     tuned = inference.open_tuned(workdir, cli.overrides(options))
     other = _prefix_of(options.against, tuned) if options.against else None
     name = Path(options.against or "").resolve().name
-    record = inspection.write(workdir, tuned.session, tuned.kept, options.split, options.limit, other, name)
-    if is_run(workdir):
-        write_report(workdir)
+    record = inspection.write(
+        workdir, tuned.session, tuned.kept, options.split, options.limit, other, name, shlex.join(cli.command_line())
+    )
+    report = write_report(workdir) if is_run(workdir) else None
     if options.json:
         print(json.dumps(record))
     else:
         _show(record)
+    if report is not None:
+        cli.say_next(f"the report: {report}")
 
 
 def _prefix_of(folder: str, tuned: Any) -> Any:

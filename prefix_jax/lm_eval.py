@@ -5,11 +5,10 @@ All arguments are those of the command `lm_eval`; `--model` is `prefix_jax` here
 options of the run by dotted name, such as `model.dtype=bfloat16`.
 """
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 
-from prefix_jax import cli, lean_imports
+from prefix_jax import cli, extras, lean_imports
 from prefix_jax.errors import UserError
 
 _DEFAULTS = {("--model", "-M"): "prefix_jax", ("--batch_size", "-b"): "16"}
@@ -28,8 +27,8 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the harness's command line."""
-    if importlib.util.find_spec("lm_eval") is None:
-        cli.fail("the package lm_eval is not installed; pip install 'prefix_jax[lm_eval]'")
+    with cli.user_errors():
+        extras.require("lm_eval", "lm_eval")
     lean_imports.allow_torch()  # of its metrics and model classes, some use it
     from lm_eval.__main__ import cli_evaluate
 

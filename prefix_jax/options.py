@@ -55,6 +55,11 @@ def flat(tree: Any, above: str = "") -> dict[str, Any]:
     return found
 
 
+def option(name: str, value: Any) -> str:
+    """Returns an option as a word of a command line, such as "--config.prefix.length=10"."""
+    return f"--{name}={tuple(value) if isinstance(value, list | tuple) else value}"
+
+
 BLEU_TOKENIZERS = ("none", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores101", "flores200")
 # What is written for the code of a language now and then.
 _LANGUAGES = {

@@ -1,7 +1,7 @@
 """`python -m prefix_jax.plan --config configs/NAME.py --topology v5e:4x4 [--config.model.source=gpt2-xl] [--search]`
 
 Compiles the training step of a configuration for a TPU topology, from shapes alone, and reports its cost per chip and
-whether it fits. Requires libtpu (`pip install 'jax[tpu]'`) but no TPU.
+whether it fits. Requires libtpu (`pip install 'prefix_jax[plan]'`) but no TPU.
 """
 
 import json

@@ -6,8 +6,10 @@ and three rows as tokens: masked, source, and target, which has the loss. No wei
 
 import json
 import os
+import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,18 @@ def main(options: flags.FlagValues) -> None:
     terminal = sys.stdout is not None and sys.stdout.isatty()
     colour = terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
     print(data_text(summary, min(shutil.get_terminal_size((100, 40)).columns, 140), colour))
+    cli.say_next("nothing is trained yet", "prefix-jax train", shlex.join(_of_training(sys.argv[1:])))
+
+
+def _of_training(words: Sequence[str]) -> list[str]:
+    """Returns the words of a command line without the options that `train` does not have."""
+    kept, own, skip = [], ("rows", "report"), False
+    for word in words:
+        name, equals, _ = word.lstrip("-").partition("=")
+        if not skip and name not in (*own, "json"):
+            kept.append(word)
+        skip = word.startswith("-") and name in own and not equals
+    return kept
 
 
 def _configuration(options: flags.FlagValues) -> Any:

@@ -7,7 +7,6 @@ name of one of these. With `--tuned_dir`, every run directory in a folder is ser
 """
 
 import contextlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from prefix_jax import cli
+from prefix_jax import cli, extras
 from prefix_jax.errors import UserError
 
 # Length of the longest prefix where no option names it and the given ones are shorter.
@@ -47,8 +46,7 @@ def define_flags() -> None:
 
 def main(options: flags.FlagValues) -> None:
     for name in ("starlette", "uvicorn", "prometheus_client", "pydantic"):
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"the package {name} is not installed; pip install 'prefix_jax[serve]'")
+        extras.require(name, "serve")
     named = dict(_named(one) for one in options.tuned or ())
     if not (options.model or named):
         raise UserError("--model is missing; name the model, or give --tuned NAME=DIR")

@@ -7,6 +7,7 @@ command resumes a stopped or killed sweep. With `--jobs=slurm` each program is a
 """
 
 import json
+import shlex
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -82,7 +83,7 @@ def _end(states: list[str], split: Any, workdir: Path) -> None:
     elif failed := states.count("failed"):
         cli.fail(f"{failed} of {len(states)} rows failed; {workdir / SWEEP} says why")
     else:
-        print(f"\nThe report: {workdir / REPORT}", file=sys.stderr)
+        cli.say_next(f"the report: {workdir / REPORT}", "prefix-jax runs", shlex.quote(str(workdir)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Started once per host, processes find each other under SLURM, Open MPI, Cloud TP
 `--coordinator HOST:PORT --processes N --process I`.
 """
 
+import shlex
 import sys
 
 from absl import flags
@@ -36,7 +37,8 @@ def main(options: flags.FlagValues) -> None:
     if not outcome.finished and distributed.is_primary():
         print(f"stopped at step {outcome.step}; run the same command again to resume", file=sys.stderr)
     elif distributed.is_primary():
-        print(f"the tuned state is in {workdir}; next: prefix-jax evaluate --workdir {workdir}", file=sys.stderr)
+        where = shlex.quote(str(workdir))
+        cli.say_next(f"the tuned state is in {where}", "prefix-jax evaluate --workdir", where, "--bare")
     cli.end_failed_run(pipeline.judged(outcome), config.evaluation.failed_run)
 
 

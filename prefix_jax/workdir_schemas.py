@@ -91,6 +91,7 @@ class Scores(TypedDict):
     details: NotRequired[dict[str, dict[str, Any]]]
     forgetting: NotRequired[Forgetting]
     verdict: NotRequired[list[Finding]]
+    command: NotRequired[str]
 
 
 class Sample(TypedDict):
@@ -145,6 +146,7 @@ class Inspection(TypedDict):
     source: NotRequired[str]
     target: NotRequired[str]
     against: NotRequired[str]
+    command: NotRequired[str]
     prefix_share: NotRequired[dict[str, Matrix]]
     change_by_place: NotRequired[list[float]]
     attention: NotRequired[dict[str, Head]]

@@ -14,8 +14,8 @@ from prefix_jax.tasks import TASKS
 from tests.conftest import ROOT
 
 FLOORS = (
-    "errors", "lean_imports", "plugins", "options", "disk", "schema", "workdir_schemas", "workdir", "verdict",
-    "checksums", "cache", "compile_cache", "dependencies", "hub", "models", "tuning",
+    "errors", "extras", "lean_imports", "plugins", "options", "disk", "schema", "workdir_schemas", "workdir",
+    "verdict", "checksums", "cache", "compile_cache", "dependencies", "hub", "models", "tuning",
     "config", "data", "metrics", "tasks", "parallel", "training", "decoding", "reporting", "planning", "evaluation",
     "inference", "serving", "inspection", "distillation", "sharing", "sweeping",
 )  # fmt: skip

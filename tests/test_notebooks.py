@@ -68,6 +68,7 @@ def test_prefix_length(tiny_models, tmp_path, monkeypatch):
     more = f"DATA = dict(task='text', path={data(tmp_path)!r})\nLENGTHS, SEEDS = (1, 3), (1, 2)"
     found = outputs(executed("prefix_length", settings(tiny_models["llama"], more), tmp_path, monkeypatch))
     assert "numbers stored" in found and "image/svg+xml" in found and "2 scored" in found
+    assert (tmp_path / "run" / "scores.csv").read_text().startswith("series,prefix length,")
     together = json.loads((tmp_path / "run" / "sweep.json").read_text())["groups"]
     assert [len(group) for group in together] == [4]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from prefix_jax.disk import write_text
 from prefix_jax.inspection.counting import parameters_by_length, parameters_by_method
 from prefix_jax.planning.shapes import spec_of
-from prefix_jax.reporting.parameters import lengths_chart, methods_chart
+from prefix_jax.reporting.parameters import lengths_figure, methods_figure
 from prefix_jax.reporting.svg.standalone import standalone
 from prefix_jax.reporting.tables import markdown_table, write_between_markers
 
@@ -29,8 +29,12 @@ def rows() -> list[list[object]]:
 def main() -> None:
     table = markdown_table(rows(), ["model", "method", "trained", "stored", "stored, of the model"])
     write_between_markers(FOLDER / "README.md", table)
-    write_text(FOLDER / "by_method.svg", standalone(methods_chart(parameters_by_method(spec_of(DRAWN)), DRAWN)))
-    write_text(FOLDER / "by_length.svg", standalone(lengths_chart(parameters_by_length(spec_of(DRAWN)), DRAWN)))
+    drawn = spec_of(DRAWN)
+    by_method = methods_figure(parameters_by_method(drawn), DRAWN)
+    by_length = lengths_figure(parameters_by_length(drawn), DRAWN)
+    for name, figure in (("by_method", by_method), ("by_length", by_length)):
+        assert figure.chart is not None
+        write_text(FOLDER / f"{name}.svg", standalone(figure.chart, figure.title))
 
 
 if __name__ == "__main__":

@@ -31,12 +31,14 @@ def write() -> None:
     costs = [result for name, result in found.items() if name.startswith("costs_")]
     parts = [text for result in costs for text in (f"**{_costs_title(result)}**", cost_table(result))]
     for result in costs:
-        write_text(FOLDER / f"growth_{result['model']}.svg", standalone(growth(result)))
+        caption = f"Cost against prefix length: {result['model']}"
+        write_text(FOLDER / f"growth_{result['model']}.svg", standalone(growth(result), caption))
     if latency := found.get("latency"):
         parts += [f"**{_latency_title(latency)}**", latency_table(latency)]
     if budget := found.get("budget"):
         parts += [f"**{_budget_title(budget)}**", budget_table(budget)]
-        write_text(FOLDER / "budget.svg", standalone(budget_chart(budget)))
+        caption = f"Loss against prefix length in a full context: {budget['model']}"
+        write_text(FOLDER / "budget.svg", standalone(budget_chart(budget), caption))
     parts += ["**Scores of both, where other studies here have them**", score_table()]
     write_between_markers(FOLDER / "README.md", "\n\n".join(parts))
 
@@ -102,7 +104,7 @@ def growth(result: dict[str, Any]) -> Markup:
     ]
     return line_chart(
         lines, title=f"{result['model']}: cost against prefix length", x_label="prefix length",
-        y_label=f"over length {x[0]}", width=640, height=280, log=False,
+        y_label=f"over length {x[0]}", width=640, height=280, log=False, at_points=True,
     )  # fmt: skip
 
 
@@ -163,5 +165,5 @@ def budget_chart(result: dict[str, Any]) -> Markup:
     ]
     return line_chart(
         lines, title="Loss against prefix length in a full context", x_label="prefix length", y_label="nats a token",
-        width=640, height=280, log=False,
+        width=640, height=280, log=False, at_points=True,
     )  # fmt: skip

@@ -10,9 +10,10 @@ from typing import Any
 from prefix_jax import disk
 from prefix_jax.errors import UserError, did_you_mean
 from prefix_jax.inspection import Attention
-from prefix_jax.reporting.svg.attention_map import attention_map
+from prefix_jax.reporting import export
+from prefix_jax.reporting.figures import Figure, attention, lines
 from prefix_jax.reporting.svg.markup import Markup, tag
-from prefix_jax.reporting.svg.plots import Series, line_chart
+from prefix_jax.reporting.svg.plots import Series
 from prefix_jax.reporting.svg.standalone import standalone
 from prefix_jax.reporting.tables import text_table
 
@@ -26,15 +27,30 @@ class Plot:
     >>> plot
     Plot('loss')
     >>> path = plot.save(tmp / "loss.svg")
+    >>> plot.save(tmp / "loss.csv").read_text().split()[0]
+    'series,step,loss'
     """
 
-    def __init__(self, title: str, chart: Markup):
-        self.title, self.svg = title, standalone(chart)
+    def __init__(self, title: str, figure: Figure):
+        if figure.chart is None or "<svg" not in figure.chart:
+            raise UserError(f"there is nothing to draw of {title} yet")
+        self.title, self.svg, self._figure = title, standalone(figure.chart), figure
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Writes the SVG to a file, and returns its path."""
-        disk.write_text(Path(path), self.svg)
-        return Path(path)
+        """Writes a file by its ending, and returns its path: `.svg`, `.csv` (the numbers), `.pdf` for a paper, by
+        matplotlib.
+
+        Raises:
+          UserError: the file has an unknown ending, or matplotlib is not installed.
+        """
+        path = Path(path)
+        if path.suffix == ".pdf":
+            export.write_pdf(self._figure, path, self.title)
+        elif path.suffix in (".svg", ".csv"):
+            disk.write_text(path, self.svg if path.suffix == ".svg" else self._figure.csv())
+        else:
+            raise UserError(f"{path.name} ends in neither .svg, .csv nor .pdf; name a file that does")
+        return path
 
     def __repr__(self) -> str:
         return f"Plot({self.title!r})"
@@ -94,7 +110,8 @@ class History(list[dict[str, float]]):
                 for column, label in others.items()
                 if column in self.columns
             ]
-        return Plot(name, line_chart(series, title=name.replace("_", " ").capitalize(), width=520, height=280))
+        title = name.replace("_", " ")
+        return Plot(name, lines(name, title.capitalize(), series, width=520, height=280, y_label=title))
 
     def text(self) -> str:
         """Returns the lines as those of a run's metrics."""
@@ -166,7 +183,7 @@ class AttentionMaps(dict[str, Attention]):
             raise UserError(f"{site} has {share.shape[0]} layers of {share.shape[1]} heads, and no {layer}, {head}")
         title = f"{site}, layer {layer}, head {head}"
         weights = found.weights[layer, head].tolist()
-        return Plot(title, attention_map(weights, found.slots, found.queries, found.keys, title=title))
+        return Plot(title, attention(f"attention_{site}", title, weights, found.slots, found.queries, found.keys))
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site} {list(found.weights.shape)}" for site, found in self.items())

@@ -76,6 +76,16 @@ def spoken(message: Message) -> str:
     return message.get("content") or (json.dumps(calls, ensure_ascii=False) if calls else "")
 
 
+def transcript(text: str) -> list[tuple[str, str]] | None:
+    """Returns the roles and texts of a source that is a conversation as JSON; None for any other text."""
+    if not text.startswith('{"messages": ['):
+        return None
+    messages = parse(text).messages
+    if not all(isinstance(message, Mapping) and isinstance(message.get("role"), str) for message in messages):
+        return None
+    return [(message["role"], str(spoken(message))) for message in messages]
+
+
 def is_conversation(columns: Mapping[str, Any]) -> bool:
     """Returns whether a row is a conversation by its columns: a list of messages, or a prompt that is one."""
     lists = [columns.get(name) for name in (*LISTS, _ASKED)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from prefix_jax.errors import UserError
 from prefix_jax.evaluation import answers, files, forgetting, scorers
 from prefix_jax.inference.answering import likelihoods, outputs
 from prefix_jax.inference.opening import Tuned, configured, open_configured
-from prefix_jax.options import Config
+from prefix_jax.options import Config, option
 from prefix_jax.parallel import distributed
 from prefix_jax.training.plain_text import is_plain
 from prefix_jax.training.selection import hashes, text_inputs
@@ -94,6 +95,11 @@ def evaluate_opened(
     for name in wanted:
         # Warnings about the sources are printed once.
         scored.decode(name, "" if name == "bare" and tuned else split)
+    words = ["--spread"] if spread and limit else []
+    words += ["--limit", str(limit)] if limit else []
+    words += ["--forgetting", str(plain_text)] if plain_text is not None else []
+    words += [option(f"config.{name}", value) for name, value in (overrides or {}).items()]
+    scored.command = ["python", "-m", "prefix_jax.evaluate", "--workdir", str(workdir), "--split", split, *words]
     entry = distributed.by_primary(lambda: scored.score(wanted))
     if entry["verdict"] and distributed.is_primary():
         print(f"warning: {verdict.sentence(entry['verdict'])}", file=sys.stderr)
@@ -125,6 +131,7 @@ class SplitScores:
 
     def __init__(self, workdir: Path, split: str, found: Tuned, records: Sequence[Record], about: dict[str, Any]):
         self.workdir, self.split, self.found, self.records = workdir, split, found, records
+        self.command: list[str] = []
         self.config = found.session.config
         samples = files.known_samples(workdir)
         self.others = [row for row in samples if row["split"] != split]
@@ -177,6 +184,8 @@ class SplitScores:
             entry["metrics"] = about
         entry.pop("unscored", None)
         entry["verdict"] = self._verdict()
+        if self.command:
+            entry["command"] = shlex.join([*self.command, *(["--bare"] if self.texts["bare"] else [])])
         files.write_scores(self.workdir, self.split, entry)
         self._write_samples()
         return entry

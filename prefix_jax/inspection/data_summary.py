@@ -52,7 +52,7 @@ def data_summary(config: Config, rows: int = 3) -> dict[str, Any]:
             continue
         trained = records if split == "train" else trained
         splits[split] = _split(session, reading, records, {_text(record) for record in trained})
-    shown = subsets.evenly_spaced(trained, rows) if trained else []
+    shown = subsets.evenly_spaced(trained, rows) if trained and rows else []
     return {
         "task": config.data.task,
         "model": config.model.source,

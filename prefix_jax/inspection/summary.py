@@ -67,11 +67,13 @@ def write(
     limit: int = 32,
     against: Prefix | None = None,
     name: str = "",
+    command: str = "",
 ) -> dict[str, Any]:
     """Writes the summary of a split's first records to `inspection.json`, which the report shows, and returns it.
 
     Args:
       against: another run's prefix; `name` is the run's name.
+      command: the command line that measures the same, for the report.
 
     Raises:
       UserError: see `summary`; or the file cannot be written.
@@ -82,6 +84,8 @@ def write(
     record = {"split": split, **summary(opened, kept, records, against)}
     if against is not None:
         record["against"] = name
+    if command:
+        record["command"] = command
     write_inspection(workdir, record)
     return record
 

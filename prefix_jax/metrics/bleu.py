@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from prefix_jax import extras
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.rows import Row
 
@@ -18,6 +19,7 @@ _DOWNLOAD_SECONDS = 30
 
 @cache
 def _tokenizer_13a():
+    extras.require("sacrebleu", "BLEU")
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     return Tokenizer13a()
@@ -55,6 +57,7 @@ def signed_bleu(
 
 
 def _metric(tokenize: str, lowercase: bool, smooth: str) -> Any:
+    extras.require("sacrebleu", "BLEU")
     from sacrebleu.metrics.bleu import BLEU
 
     # `force` silences a warning about tokenised text, which is what some tasks score.
@@ -120,6 +123,7 @@ def chrf(rows: Sequence[Row]) -> tuple[float, str]:
 
     Each row's best reference counts, with character n-grams up to 6.
     """
+    extras.require("sacrebleu", "chrF")
     from sacrebleu.metrics.chrf import CHRF
 
     metric = CHRF()
@@ -136,6 +140,7 @@ def ter_edits(rows: Sequence[Row], characters: bool = False) -> tuple[list[tuple
       characters: each Chinese character and each run of kana is a word (tercom's normalisation with support of Asian
         languages).
     """
+    extras.require("sacrebleu", "TER")
     from sacrebleu.metrics.ter import TER
 
     metric = TER(normalized=characters, asian_support=characters)

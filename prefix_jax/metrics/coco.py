@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from typing import IO
 
+from prefix_jax import extras
 from prefix_jax.errors import UserError
 from prefix_jax.metrics.rows import Row
 
@@ -67,6 +68,7 @@ def tokenize(texts: Sequence[str]) -> list[str]:
     All texts pass through one stream in order, as in the official scorer: the tokeniser looks past the end of a line to
     decide whether a full stop ends an abbreviation.
     """
+    extras.require("pycocoevalcap", "the tokeniser of METEOR, ROUGE-L and CIDEr")
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
     jar = os.path.join(_package("tokenizer"), STANFORD_CORENLP_3_4_1_JAR)
@@ -106,6 +108,7 @@ def meteor(
     Raises:
       UserError: Java is missing, or its process ends early.
     """
+    extras.require("pycocoevalcap", "METEOR")
     from pycocoevalcap.meteor.meteor import METEOR_JAR
 
     name, normalised = language or ("en", True)
@@ -202,6 +205,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def rouge_l(tokenized: Sequence[Row]) -> float:
     """Returns the mean ROUGE-L of rows from `tokenize_rows`, in [0, 1]: COCO's F-measure with beta 1.2."""
+    extras.require("pycocoevalcap", "ROUGE-L")
     from pycocoevalcap.rouge.rouge import Rouge
 
     return float(Rouge().compute_score(*_by_row(tokenized))[0])
@@ -209,6 +213,7 @@ def rouge_l(tokenized: Sequence[Row]) -> float:
 
 def cider(tokenized: Sequence[Row]) -> float:
     """Returns CIDEr-D of rows from `tokenize_rows`, in [0, 10] (Vedantam et al. 2015)."""
+    extras.require("pycocoevalcap", "CIDEr")
     from pycocoevalcap.cider.cider import Cider
 
     if not any(text for row in tokenized for text in row["references"]):

@@ -6,6 +6,8 @@ Source: `evaluation/` of github.com/Yale-LILY/dart, whose `run_eval_on_webnlg.sh
 
 import re
 
+from prefix_jax import extras
+
 _NOT_WORD = re.compile(r"(\W)")
 
 
@@ -33,6 +35,7 @@ def _split_punctuation(text: str) -> str:
 
 
 def _ascii(text: str) -> str:
+    extras.require("unidecode", "the normalisation of texts")
     from unidecode import unidecode
 
     # A lone surrogate has no ASCII form and is silently dropped.

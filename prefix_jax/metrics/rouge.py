@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from prefix_jax import lean_imports
+from prefix_jax import extras, lean_imports
 from prefix_jax.metrics.languages import ENGLISH, Language
 from prefix_jax.metrics.rows import Row
 
@@ -90,6 +90,7 @@ def _has_english(row: Row) -> bool:
 
 @cache
 def _scorer(kinds: tuple[str, ...], english: bool, spaced: bool) -> Any:
+    extras.require("rouge_score", "ROUGE")
     with lean_imports.without("scipy.stats"):
         from rouge_score.rouge_scorer import RougeScorer
         from rouge_score.tokenizers import Tokenizer
@@ -104,6 +105,7 @@ def _scorer(kinds: tuple[str, ...], english: bool, spaced: bool) -> Any:
 
 
 def _english_words() -> Callable[[str], list[str]]:
+    extras.require("rouge_score", "ROUGE")
     with lean_imports.without("scipy.stats"):
         from rouge_score.tokenizers import DefaultTokenizer
 

@@ -8,9 +8,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import util
 from typing import Any
 
+from prefix_jax import extras
 from prefix_jax.errors import UserError, did_you_mean, first_line
 
 GIB = 2**30
@@ -107,11 +107,7 @@ def devices(topology: Topology) -> Sequence[Any]:
     Raises:
       UserError: libtpu is not installed, or does not know the topology.
     """
-    if util.find_spec("libtpu") is None:
-        raise UserError(
-            "planning asks the TPU's compiler, which is in the package libtpu: pip install 'jax[tpu]' "
-            "(no TPU is needed)"
-        )
+    extras.require("libtpu", "plan asks the TPU's compiler, without a TPU, and")
     from jax.experimental import topologies
 
     options = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}

@@ -6,9 +6,10 @@ from typing import Any
 
 from prefix_jax.disk import write_text
 from prefix_jax.reporting.data_terminal import COLUMNS, cell_text_of_token
+from prefix_jax.reporting.figures import NARROW, WIDE, Figure, card
 from prefix_jax.reporting.svg.bars import bars
 from prefix_jax.reporting.svg.markup import Markup, join, tag
-from prefix_jax.reporting.svg.page import document, section
+from prefix_jax.reporting.svg.page import document, scrolling, section
 
 FOOTER = "Written by prefix_jax; this page fetches nothing."
 _MOST = 400  # tokens of a part that are shown
@@ -60,7 +61,7 @@ def _splits(splits: Mapping[str, Any]) -> Markup:
         rows.append(tag("tr", tag("th", split, scope="row"), numbers))
     heads = [tag("th", name, scope="col", class_="number" if i else None) for i, name in enumerate(COLUMNS)]
     table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows))
-    return join([tag("div", tag("div", table, class_="scroll"), class_="card"), tag("ul", read, class_="about below")])
+    return join([tag("div", scrolling(table, "Splits"), class_="card"), tag("ul", read, class_="about below")])
 
 
 def _lengths(splits: Mapping[str, Any]) -> Markup | None:
@@ -69,8 +70,12 @@ def _lengths(splits: Mapping[str, Any]) -> Markup | None:
         for side in ("source", "target"):
             if side in entry:
                 name = f"Tokens of a {entry.get('names', {}).get(side, side)}, {split}"
-                picture = bars(entry[side]["histogram"], title=name, x_label="tokens", y_label="records")
-                cards.append(tag("figure", tag("figcaption", tag("h3", name)), picture, class_="card"))
+                rows = entry[side]["histogram"]
+                both = [
+                    bars(rows, title=name, x_label="tokens", y_label="records", width=width) for width in (WIDE, NARROW)
+                ]
+                columns = ("tokens from", "to", "records")
+                cards.append(card(Figure(f"lengths_{split}_{side}", name, both[0], columns, rows, narrow=both[1])))
     return tag("div", cards, class_="charts two") if cards else None
 
 

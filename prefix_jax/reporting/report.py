@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import prefix_jax.workdir as files
-from prefix_jax.reporting.inside import inside
+from prefix_jax.reporting.figures import Figure
+from prefix_jax.reporting.inside import inside, inside_figures
 from prefix_jax.reporting.run import Run, read_run
 from prefix_jax.reporting.sections import confusion, curves, options, overview, samples, scores
 from prefix_jax.reporting.svg.markup import Markup, tag
 from prefix_jax.reporting.svg.page import document, section
+
+title = overview.title
 
 SECTIONS: tuple[tuple[str, str, Callable[[Run], Markup | None]], ...] = (
     ("tuned", "What was tuned", overview.tuned),
@@ -31,6 +34,12 @@ def write_report(workdir: Path | str) -> Path:
     """
     run = read_run(workdir)
     return files.write_report(run.workdir, page(run))
+
+
+def figures_of(run: Run) -> list[Figure]:
+    """Returns the figures of the page, in its order."""
+    parts = (curves.training_figures, confusion.confusion_figures, curves.prefix_figures, inside_figures)
+    return [figure for part in parts for figure in part(run)]
 
 
 def page(run: Run) -> str:

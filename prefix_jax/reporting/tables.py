@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefix_jax.data.conversations import transcript
 from prefix_jax.disk import write_text
 from prefix_jax.tasks import TASKS
 
@@ -192,7 +193,7 @@ def text_width(text: str) -> int:
 def _sample_text(sample: Mapping[str, object], width: int) -> str:
     references = sample.get("references") or []
     first = references[0] if isinstance(references, Sequence) and references else None
-    lines = _labelled("input", sample.get("source"), width)
+    lines = _source(sample.get("source"), width)
     if first is not None:
         lines += _labelled("reference", first, width)
     if sample.get("bare") is None:
@@ -203,6 +204,14 @@ def _sample_text(sample: Mapping[str, object], width: int) -> str:
     height = max(len(left), len(right))
     left, right = left + [""] * (height - len(left)), right + [""] * (height - len(right))
     return "\n".join(lines + [f"{_pad(a, half, False)} │ {b}".rstrip() for a, b in zip(left, right)])
+
+
+def _source(source: object, width: int) -> list[str]:
+    """The input; of a conversation its turns, a line each at least."""
+    turns = transcript(str(source).strip())
+    if not turns:
+        return _labelled("input", source, width)
+    return [line for role, text in turns for line in _labelled(_clean(role)[:9], text, width)]
 
 
 def _labelled(label: str, text: object, width: int) -> list[str]:

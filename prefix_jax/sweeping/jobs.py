@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from prefix_jax import disk, schema
+from prefix_jax import disk, extras, schema
 from prefix_jax.errors import UserError, first_line
 from prefix_jax.schema import matching
 
@@ -69,10 +69,9 @@ class Jobs:
     """Starts jobs on a cluster; `options` as on the command line: `timeout_min=240`, `partition=gpu`."""
 
     def __init__(self, cluster: str, options: Sequence[str]):
-        try:
-            import submitit
-        except ImportError:
-            raise UserError("jobs need submitit, which is not installed: pip install submitit") from None
+        extras.require("submitit", "--jobs")
+        import submitit
+
         self._submitit, self.cluster, self._options = submitit, cluster, {**_DEFAULTS, **parse(options)}
 
     def start(self, folder: Path, work: Work) -> Job:

@@ -1,5 +1,6 @@
 """Runs a sweep group by group: trains, scores and records each, so that a killed sweep resumes."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from prefix_jax.errors import UserError, one_line
 from prefix_jax.evaluation import scorers
 from prefix_jax.parallel import distributed
 from prefix_jax.reporting.report import write_report
-from prefix_jax.reporting.sweep import write_sweep
+from prefix_jax.reporting.sweep_page import write_sweep
 from prefix_jax.sweeping.jobs import Job, Jobs, Work, follow
 from prefix_jax.sweeping.rows import Row
 from prefix_jax.sweeping.state import SweepState
@@ -131,7 +132,7 @@ def _state(rows: Sequence[Row], workdir: Path, options: SweepOptions, argv: Sequ
     scoring: dict[str, Any] = {"split": options.split, "limit": options.limit}
     scoring |= {"spread": True} if options.spread else {}
     scoring |= {"forgetting": checksums.of_bytes(text.encode())} if (text := _plain_text(options)) else {}
-    about = {"command": " ".join(argv)}
+    about = {"command": shlex.join(argv)}
     state = SweepState(workdir, rows, options.members, scoring, about, options.only, job)
     distributed.barrier("sweep")
     return state

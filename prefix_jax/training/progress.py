@@ -38,7 +38,7 @@ class Progress:
         shown: Sequence[str] = ("loss", "validation_loss", "tokens_per_second"),
         stream: Any = None,
         clock: Callable[[], float] = time.monotonic,
-        line_seconds: float = 60.0,
+        line_seconds: float = 30.0,
     ):
         self.total, self.start, self.label, self.shown = total, start, label, shown
         self._stream = sys.stderr if stream is None else stream
@@ -62,15 +62,6 @@ class Progress:
             self._first = (step, now)
         if self._due(now):
             self._draw(now)
-
-    def message(self, text: str) -> None:
-        """Prints a separate line, above the bar on a terminal."""
-        if not self._terminal:
-            self._put(text + "\n")
-            return
-        self._put(f"\r{self._padded(text)}\n" if self._notebook else f"\r\x1b[K{text}\n")
-        if self._drawn_step is not None:
-            self._draw(self._clock())
 
     def __enter__(self) -> "Progress":
         if self._terminal and self.start < self.total:
@@ -96,6 +87,10 @@ class Progress:
 
     def _draw(self, now: float) -> None:
         self._drawn_at, self._drawn_step = now, self._step
+        if report := getattr(self._stream, "progress", None):  # a stream of events rather than of text
+            values = {name: self._values[name] for name in self.shown if name in self._values}
+            report(self.label, self._step, self.total, values)
+            return
         fields = self._fields(now)
         if not self._terminal:
             self._put("  ".join(fields) + "\n")

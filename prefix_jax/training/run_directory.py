@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -61,7 +62,7 @@ def claim(
     before, on = earlier(workdir, config, ground), ground or {}
     record = {
         "config": json.loads(config.to_json()),
-        "command": " ".join(argv),
+        "command": shlex.join(argv),
         "started": before.get("started", now),
         "batch_shape": list(batch_shape),
         "commit": commit(),

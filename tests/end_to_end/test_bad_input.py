@@ -242,7 +242,7 @@ def test_help_names_the_options_that_programs_share():
     done = subprocess.run(
         [sys.executable, "-m", "prefix_jax.train", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert all(f"--{name}:" in done.stdout for name in ("config", "workdir", "coordinator", "processes"))
+    assert all(f"--{name}" in done.stdout for name in ("config", "workdir", "coordinator", "processes"))
 
 
 def test_a_second_process_in_the_same_directory_is_refused(setting, tmp_path, monkeypatch):

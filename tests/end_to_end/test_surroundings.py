@@ -179,6 +179,7 @@ def test_every_option_that_is_a_path_expands_a_tilde():
         "file",
         "folder",
         "tuned_dir",
+        "figures",
     } | (paths - texts)
 
 

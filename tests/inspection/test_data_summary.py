@@ -83,15 +83,16 @@ def run(words, capsys):
 def test_the_command(tiny_models, tmp_path, capsys):
     file = str(tiny.save_rows(tmp_path / "rows.jsonl", 40))
     words = ["--data", file, "--model", str(tiny_models["t5"])]
-    code, out, _ = run([*words, "--report", str(tmp_path / "data.html")], capsys)
+    code, out, err = run([*words, "--rows", "2", "--report", str(tmp_path / "data.html")], capsys)
+    assert err.endswith(f"next: prefix-jax train {' '.join(words)}\n")
     assert code == 0 and "\x1b" not in out and out.count("\n") < 50
     assert "{name" in out and "which names no split: 40 records divided 80/10/10" in out
     page = (tmp_path / "data.html").read_text(encoding="utf-8")
-    assert page.count('class="chart"') == 6 and 'class="token target"' in page
-    code, out, _ = run([*words, "--json", "--config.data.limit=8"], capsys)
+    assert page.count("<figure") == 6 and 'class="token target"' in page
+    code, out, _ = run([*words, "--json", "--rows=0", "--config.data.limit=8"], capsys)
     assert code == 0 and json.loads(out)["splits"]["train"]["records"] == 8
     code, _, err = run(["--data", file + "x"], capsys)
-    assert code == 2 and "does not exist" in err
+    assert code == 2 and "does not exist; set --data to a file" in err  # its short name, not --config.data.path
 
 
 def test_colours_are_for_terminals(tiny_models, tmp_path):

@@ -6,7 +6,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from prefix_jax.reporting.svg.plots import Series, bar_pair, heat_map, line_chart, nice_ticks, smoothed, tick_text
+from prefix_jax.reporting.svg.axes import nice_ticks, tick_text
+from prefix_jax.reporting.svg.heat import bar_pair, heat_map
+from prefix_jax.reporting.svg.plots import Series, line_chart, smoothed
 
 
 def chart(*series: Series, **options) -> ElementTree.Element:
@@ -97,7 +99,8 @@ def test_heat_maps_of_any_size(shape):
 def test_bars_share_a_scale():
     element = ElementTree.fromstring(bar_pair(25.0, 100.0))
     assert [bar.attrib["width"] for bar in element if "bar" in bar.attrib["class"].split()] == ["50.0", "200.0"]
-    assert len(ElementTree.fromstring(bar_pair(None, 3.0))) == 2
+    assert len(ElementTree.fromstring(bar_pair(None, 3.0, 10.0))) == 2
+    assert bar_pair(None, 3.0) is None  # it would fill its own scale
     ElementTree.fromstring(bar_pair(0.0, 0.0))
     element = ElementTree.fromstring(bar_pair(2.5, 5.0, 100.0))
     assert [bar.attrib["width"] for bar in element if "bar" in bar.attrib["class"].split()] == ["5.0", "10.0"]
@@ -120,3 +123,63 @@ def test_tick_labels():
     assert [tick_text(x, [0, 5000]) for x in (0, 2500.0)] == ["0", "2,500"]
     assert tick_text(5e-05, [0, 5e-05]) == "5e-5"
     assert tick_text(2.5e6, [5e6]) == "2.5M"
+
+
+POINTS = Series("a", [1, 4, 12, 32], [95.0, 97.0, 99.0, 98.0], "line", [8.0, 1.0, 3.0, 1.0])
+
+
+def places(element: ElementTree.Element, kind: str) -> list[list[tuple[float, float]]]:
+    """The points of each path of a kind."""
+    paths = [path.attrib["d"] for path in element.iter("path") if kind in path.attrib["class"].split()]
+    return [[tuple(map(float, pair.split(","))) for pair in re.findall(r"[-\d.]+,[-\d.]+", path)] for path in paths]
+
+
+def test_an_axis_of_percent_ends_at_100_and_so_do_bars():
+    assert "105" in labels(chart(POINTS, log=False, at_points=True))
+    element = chart(POINTS, log=False, at_points=True, largest=100.0)
+    assert max(map(float, labels(element)[:-4])) == 100.0
+    top = min(float(line.attrib["y1"]) for line in element.iter("line") if line.attrib["class"] == "grid")
+    bars = places(element, "spread")
+    assert len(bars) == 4 and min(y for bar in bars for _, y in bar) == pytest.approx(top, abs=0.1)
+
+
+def test_bars_are_drawn_over_the_axes_and_clear_of_the_frame():
+    element = chart(POINTS, log=False, at_points=True, largest=100.0)
+    kinds = [part.attrib.get("class", "") for part in element]
+    assert max(i for i, kind in enumerate(kinds) if kind in ("axis", "grid")) < kinds.index("mark line spread")
+    frame = next(line for line in element.iter("line") if line.attrib["class"] == "axis")
+    left, right = float(frame.attrib["x1"]), float(frame.attrib["x2"])
+    x = [x for bar in places(element, "spread") for x, _ in bar]
+    assert left + 5 < min(x) and max(x) < right - 5
+    for bar in places(element, "spread"):  # the bar, and a cap at each end
+        assert len(bar) == 6 and bar[3][0] - bar[2][0] == pytest.approx(7, abs=0.11)
+
+
+@pytest.mark.parametrize("kind", ["line", "faint", "points"])
+def test_each_point_has_a_mark_of_its_series(kind):
+    others = [Series(name, [1, 2, 3], [1.0, 2.0, 3.0], name) for name in ("line", "faint", "points") if name != kind]
+    element = chart(Series("one", [1, 2, 3], [3.0, 1.0, 2.0], kind), *others, at_points=True)
+    marks = [mark for mark in element.iter("circle") if mark.attrib["class"] == f"mark {kind}"]
+    assert len(marks) == 3 + 1  # and one in the legend
+    assert sum(mark.find("title") is not None for mark in marks) == 3
+
+
+def test_a_logarithmic_axis_is_named():
+    named = lambda element: [text.text for text in element.iter("text") if text.attrib["class"] == "label"]
+    wide = Series("loss", [1, 4, 100], [1.0, 10.0, 100.0])
+    assert named(chart(wide, y_label="nats")) == ["step", "nats, log scale"]
+    assert named(chart(wide, at_points=True)) == ["step, log scale", "log scale"]
+    assert named(chart(Series("loss", [1, 2], [1.0, 2.0]), y_label="nats")) == ["step", "nats"]
+
+
+def test_charts_that_cover_the_same_values_have_one_scale():
+    low, high = (Series("a", [0, 1], values) for values in ([0.0, 10.0], [40.0, 60.0]))
+    ticks = [labels(chart(one, log=False, covers=(0.0, 60.0)))[:4] for one in (low, high)]
+    assert ticks[0] == ticks[1] == ["0", "20", "40", "60"]
+
+
+def test_heat_maps_of_one_scale_have_its_shades():
+    element = ElementTree.fromstring(heat_map([[0.0, 5.0]], title="t", row_label="r", column_label="c", scale=(0, 10)))
+    cells = [cell for cell in element.iter("rect") if cell.find("title") is not None]
+    assert [float(cell.attrib["fill-opacity"]) for cell in cells] == [0.08, 0.54]
+    assert {"0", "10"} <= {text.text for text in element.iter("text")}

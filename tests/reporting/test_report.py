@@ -1,8 +1,10 @@
 """report.html of a synthetic run directory: it parses, escapes, fetches nothing and bears missing or broken files."""
 
+import csv
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,12 +14,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from prefix_jax import cli
+from prefix_jax import cli, train
 from prefix_jax.config import default_config
 from prefix_jax.errors import UserError
+from prefix_jax.options import flat
 from prefix_jax.reporting import __main__ as command
-from prefix_jax.reporting.report import write_report
+from prefix_jax.reporting.export import write_figures
+from prefix_jax.reporting.figures import Figure, Matrix
+from prefix_jax.reporting.report import figures_of, write_report
 from prefix_jax.reporting.run import read_run
+from prefix_jax.reporting.sections.options import command_lines, without_recipe
+from tests import report_runs
+from tests.report_runs import record
 
 EVIL = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)>\"'&\x00\x1b[31m\ud800"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -53,47 +61,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def record(**changes) -> dict:
-    config = default_config()
-    config.prefix.length = 20
-    config.data.task = "e2e"
-    return {
-        "config": config.to_dict(),
-        "versions": {"prefix_jax": "0.1.0", "jax": "0.10.2"},
-        "commit": "3f1d8c9ab0172ee5+",
-        "command": "python -m prefix_jax.train --config configs/e2e.py --workdir runs/e2e",
-        "started": "2026-03-02T10:12:44+00:00",
-        "platform": "Linux x86_64",
-        "parameters": {"trained": 6310912, "stored": 245760, "base": 76961152},
-        **changes,
-    }
-
-
 @pytest.fixture
 def workdir(tmp_path) -> Path:
-    rng = np.random.default_rng(0)
-    path = tmp_path / "run"
-    (path / "tuned").mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(record()))
-    with open(path / "metrics.jsonl", "w") as file:
-        for step in range(10, 1001, 10):
-            line = {"step": step, "loss": 1 + math.exp(-step / 100), "learning_rate": 5e-3 * (1 - step / 1000),
-                    "tokens_per_second": 3000.0, "gradient_norm": 0.5, "seconds": step * 0.4}  # fmt: skip
-            if step % 200 == 0:
-                line = {"step": step, "validation_loss": 1.5 - step / 2000}
-            file.write(json.dumps(line) + "\n")
-    scores = {"task": "e2e", "records": 630, "tuned": {"BLEU": 64.31, "TER": 0.41}, "bare": {"BLEU": 1.24, "TER": 0.9},
-              "decoding": {"strategy": "beam", "beams": 5}}  # fmt: skip
-    (path / "scores.json").write_text(json.dumps({"validation": {**scores, "records": 547}, "test": scores}))
-    sample = {"split": "test", "source": "name : The Eagle | food : Japanese", "bare": "Eagle", "tuned": "Tuned text ."}
-    sample["references"] = ["The Eagle serves Japanese food .", "Second reference ."]
-    (path / "samples.jsonl").write_text("".join(json.dumps({**sample, "id": i}) + "\n" for i in range(8)))
-    tensors = {f"{site}.{kind}": rng.normal(size=(4, 3, 20, 8)).astype(np.float32)
-               for site in ("encoder", "cross", "decoder") for kind in ("key", "value")}  # fmt: skip
-    save_file(tensors, path / "tuned" / "prefix.safetensors")
-    about = {"method": "prefix", "model": "flan-t5-small", "length": 20, "sites": ["encoder", "cross", "decoder"]}
-    (path / "tuned" / "prefix.json").write_text(json.dumps(about))
-    return path
+    return report_runs.write_run(tmp_path / "run")
 
 
 def test_the_page_holds_what_the_run_directory_says(workdir):
@@ -107,7 +77,7 @@ def test_the_page_holds_what_the_run_directory_says(workdir):
     # The test split opens the page though validation comes first in the file; lower TER is better.
     assert "630 test records" in page.text
     assert sum(attributes.get("class") == "worse" for attributes in page.all("span")) == 0
-    charts = [attributes for attributes in page.all("svg") if attributes["class"] == "chart"]
+    charts = [attributes for attributes in page.all("svg") if attributes["class"].startswith("chart")]
     assert len(charts) == 2 + 3 + 6
 
 
@@ -157,7 +127,10 @@ def test_the_page_is_accessible(workdir):
     assert len(ids) == len(set(ids))
     for _, attributes in page.elements:
         assert attributes.get("aria-labelledby", ids[0]) in ids
-    assert all(link["href"].startswith("#") and link["href"][1:] in ids for link in page.all("a"))
+    links = [link for link in page.all("a") if "download" not in link]
+    assert all(link["href"].startswith("#") and link["href"][1:] in ids for link in links)
+    scrolling = [one for one in page.all("div") if one.get("class") == "scroll"]
+    assert scrolling and all(one["tabindex"] == "0" and one["aria-label"] for one in scrolling)
 
 
 def luminance(colour: str) -> float:
@@ -329,3 +302,114 @@ def test_a_long_run_makes_no_huge_page(workdir):
         for step in range(50_000):
             file.write(json.dumps({"step": step, "loss": 1.0 + step % 7, "gradient_norm": 1.0}) + "\n")
     assert write_report(workdir).stat().st_size < 400_000
+
+
+def test_all_maps_of_a_page_have_layers_across_and_one_scale_for_a_kind(workdir):
+    figures = figures_of(read_run(report_runs.write_more(workdir)))
+    maps = {figure.name: figure.drawn for figure in figures if isinstance(figure.drawn, Matrix)}
+    maps = {name: drawn for name, drawn in maps.items() if drawn.row_label == "head"}
+    assert len(maps) == 6 + 2 and {drawn.column_label for drawn in maps.values()} == {"layer"}
+    for kind in ("keys", "values", "attention"):
+        scales = [drawn.scale for name, drawn in maps.items() if kind in name]
+        assert len(scales) >= 2 and len(set(scales)) == 1
+    attention = maps["attention_to_the_prefix_encoder"]
+    assert (len(attention.values), len(attention.values[0])) == (4, 6)
+    assert attention.values[1][0] == 100 * report_runs.inspection()["prefix_share"]["encoder"][0][1]
+
+
+def test_the_caption_of_attention_is_right_in_dark_mode_too(workdir):
+    page = Page(write_report(report_runs.write_more(workdir)))
+    assert "the stronger the colour, the more" in page.text and "darker" not in page.text
+
+
+def test_a_conversation_is_shown_by_its_turns(workdir):
+    page = Page(write_report(report_runs.write_more(workdir)))
+    assert '"messages"' not in page.text and '{"' not in page.text
+    said = [text for _, text in page.texts]
+    for role, text in (("system", "You are a guide."), ("user", "When was it built?")):
+        assert said[said.index(text) - 1] == role
+    damaged = '{"messages": [3, {"role": 4}]}'
+    (workdir / "samples.jsonl").write_text(json.dumps({"source": damaged, "tuned": "x"}) + "\n")
+    assert damaged in Page(write_report(workdir)).text
+
+
+def test_a_metric_without_a_largest_value_has_bars_only_beside_the_bare_models(workdir):
+    assert len(bars_of(write_report(workdir))) == 2  # BLEU, TER: bare and tuned
+    scores = {"test": {"tuned": {"CIDEr": 2.5, "BLEU": 64.0}}}
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    (only,) = bars_of(write_report(workdir))
+    assert re.findall(r'class="bar tuned" [^>]*width="([\d.]+)"', only) == ["128.0"]  # of 200, for BLEU's 100
+
+
+def bars_of(path: Path) -> list[str]:
+    return re.findall(r'<svg class="bars".*?</svg>', path.read_text())
+
+
+def test_numbers_of_figures_are_those_of_the_run(workdir):
+    figures = {figure.name: figure for figure in figures_of(read_run(report_runs.write_more(workdir)))}
+    rows = list(csv.reader(figures["loss"].csv().split("\n")[:-1]))
+    assert rows[0] == ["series", "step", "nats per target token"]
+    assert ["validation", "1000", "1"] in rows and sum(row[0] == "training" for row in rows) == 95
+    rows = list(csv.reader(figures["confusion_tuned"].csv().split("\n")[:-1]))
+    assert rows[1] == ["open", "open", "69.23077"]  # 9 of 13
+    odd = Figure("a", "a", None, ["x", "y"], [[math.nan, 1.5], ["a,b", "\ud800"]])
+    assert odd.csv() == 'x,y\n,1.5\n"a,b",\ufffd\n'
+
+
+def test_how_to_reproduce_drops_nothing(workdir):
+    scores = json.loads((workdir / "scores.json").read_text())
+    scores["test"]["command"] = "python -m prefix_jax.evaluate --workdir w --split test --limit 9 --spread --bare"
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    (workdir / "inspection.json").write_text(
+        json.dumps({"split": "test", "records": 7, "change": 0.5, "changed_words": 0.5})
+    )
+    lines = command_lines(read_run(workdir))
+    assert lines[0] == "git checkout 3f1d8c9ab0172ee5" and lines[1].startswith("# its files had changes")
+    assert lines[2:4] == [record()["command"], scores["test"]["command"]]
+    assert lines[4].endswith("--split test --limit 7") and "prefix_jax.inspect" in lines[4]
+    (workdir / "config.json").write_text(json.dumps(record(given={"optimizer": "lion"})))
+    assert any("given in Python" in line for line in command_lines(read_run(workdir)))
+
+
+def test_a_run_without_its_recipe_has_the_same_options(workdir, monkeypatch):
+    config = default_config()
+    config.data.update(task="text", path="rows with 'quotes'.jsonl", source_format="{title}: {body}", limit=7)
+    config.model.source, config.method = "flan-t5-small", "prefix+lora"
+    config.prefix.update(sites="encoder,cross", length=3)
+    config.optimizer.learning_rate, config.training.tensorboard = 1e-05, False
+    (workdir / "config.json").write_text(json.dumps(record(config=config.to_dict())))
+    words = shlex.split(shlex.join(without_recipe(read_run(workdir))))
+    found = {}
+
+    def keep(options):
+        found.update(cli.configured(options).to_dict())
+
+    monkeypatch.setattr(sys, "argv", ["train", *words[3:]])
+    assert cli.call(keep, train.define_flags, words[3:]) == 0
+    assert flat(found) == flat(config.to_dict())
+
+
+def test_figures_are_written_as_files(workdir, tmp_path, capsys):
+    words = ["--workdir", str(workdir), "--figures", str(tmp_path / "figures")]
+    assert cli.call(command.main, command.define_flags, words) == 0
+    text = (tmp_path / "figures" / "loss.svg").read_text(encoding="utf-8")
+    assert "Loss. Prefix tuning of flan-t5-small on e2e." in text
+    assert str(tmp_path / "figures" / "loss.csv") in capsys.readouterr().out
+    words = ["--workdir", str(report_runs.write_sweep(tmp_path / "sweep")), "--figures", str(tmp_path / "swept")]
+    assert cli.call(command.main, command.define_flags, words) == 0
+    rows = list(csv.reader((tmp_path / "swept" / "BLEU.csv").read_text().split("\n")[:-1]))
+    assert rows[0] == ["series", "prefix length", "BLEU", "standard deviation"]
+    assert rows[1] == ["learning_rate 0.001", "1", "42", "2.12132"]
+    (workdir / "config.json").write_text(json.dumps(record()))
+    for name in ("metrics.jsonl", "tuned/prefix.safetensors"):
+        (workdir / name).unlink()
+    assert cli.call(command.main, command.define_flags, ["--workdir", str(workdir), "--figures", "x"]) == 2
+    assert "there are no figures yet" in capsys.readouterr().err
+
+
+def test_figures_are_drawn_for_papers(workdir, tmp_path):
+    pytest.importorskip("matplotlib")
+    figures = figures_of(read_run(report_runs.write_more(workdir)))
+    paths = [path for path in write_figures(tmp_path, figures, "A run") if path.suffix == ".pdf"]
+    assert len(paths) > 10 and all(path.read_bytes().startswith(b"%PDF") for path in paths)
+    assert b"Title (Loss. A run.)" in (tmp_path / "loss.pdf").read_bytes()

@@ -2,7 +2,8 @@
 
 import json
 
-from prefix_jax.reporting.sweep import read_sweep, sweep_table, write_sweep
+from prefix_jax.reporting.sweep import read_sweep, sweep_table
+from prefix_jax.reporting.sweep_page import write_sweep
 
 
 def test_a_row_that_looks_failed_is_marked(tmp_path):

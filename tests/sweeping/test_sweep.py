@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from prefix_jax.config import default_config
-from prefix_jax.reporting.sweep import write_sweep
+from prefix_jax.reporting.sweep_page import write_sweep
 from prefix_jax.sweeping.rows import read_rows
 from prefix_jax.sweeping.sweep import SweepOptions, sweep
 from tests import runs, tiny

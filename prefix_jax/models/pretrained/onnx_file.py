@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from prefix_jax import extras
 from prefix_jax.errors import UserError, first_line
 from prefix_jax.models.leaves import Leaf, affine, from_array, transpose
 
@@ -26,6 +27,7 @@ def read(data: bytes, name: str) -> dict[str, Leaf]:
     Raises:
       UserError: the bytes are not an ONNX model, or lack the scale or the numbers of a weight.
     """
+    extras.require("onnx", f"{name}, which is an ONNX file,")
     import onnx
     from google.protobuf.message import DecodeError
     from onnx.numpy_helper import to_array

@@ -1,12 +1,14 @@
 """The end of a report: the configuration, and how to reproduce the run."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prefix_jax.config import default_config
-from prefix_jax.options import flat
+from prefix_jax.options import flat, option
 from prefix_jax.reporting.run import Run
 from prefix_jax.reporting.sections.values import main_scores, quoted_workdir
 from prefix_jax.reporting.svg.markup import Markup, join, tag
+from prefix_jax.reporting.svg.page import scrolling
 
 # Of the fields of a model's identity.
 _HASHES = {
@@ -40,21 +42,61 @@ def options(run: Run) -> Markup | None:
 
 def reproduce(run: Run) -> Markup:
     """The commands, and the environment the run saw."""
-    workdir, commit, command = quoted_workdir(run), run.record.get("commit"), run.record.get("command")
-    # A "+" marks a source tree with changes that no commit holds.
-    lines = [f"git checkout {str(commit).rstrip('+')}"] if commit else []
-    lines.append(str(command) if command else f"python -m prefix_jax.train --workdir {workdir}")
-    lines += [f"python -m prefix_jax.evaluate --workdir {workdir} --split {main_scores(run)[0] or 'test'}"]
-    lines += [f"python -m prefix_jax.reporting --workdir {workdir}"]
-    rows: list[tuple[str, object]] = [("started", run.record.get("started")), ("commit", commit or "unknown")]
-    rows += [("platform", run.record.get("platform"))]
+    rows: list[tuple[str, object]] = [("started", run.record.get("started"))]
+    rows += [("commit", run.record.get("commit") or "unknown"), ("platform", run.record.get("platform"))]
     rows += [("training seed", run.option("training.seed")), ("data seed", run.option("data.seed"))]
     versions = run.record.get("versions")
     rows += sorted(versions.items()) if isinstance(versions, Mapping) else []
     table = _option_table("Environment", ("name", "value"), [row for row in rows if row[1] is not None])
+    commands = tag("pre", tag("code", "\n".join(command_lines(run))), tabindex="0", aria_label="Commands")
+    parts: list[Markup] = [commands]
+    if words := without_recipe(run):
+        about = "The same training without its recipe: every option that is not at its default."
+        parts.append(tag("p", about, class_="about below"))
+        parts.append(tag("pre", tag("code", shlex.join(words)), tabindex="0", aria_label="Command without a recipe"))
     inputs = _option_table("Inputs, by what they hold", ("input", "hash"), list(_inputs(run)))
-    commands = tag("pre", tag("code", "\n".join(lines)), tabindex="0", aria_label="Commands")
-    return tag("div", commands, inputs, table, class_="stack")
+    return tag("div", *parts, inputs, table, class_="stack")
+
+
+def command_lines(run: Run) -> list[str]:
+    """Returns the commands that led to the run directory as it is, in order."""
+    workdir, commit, command = quoted_workdir(run), str(run.record.get("commit") or ""), run.record.get("command")
+    lines = [f"git checkout {commit.rstrip('+')}"] if commit else []
+    # A "+" marks a source tree with changes that no commit holds.
+    lines += ["# its files had changes that this commit does not hold"] if commit.endswith("+") else []
+    if run.record.get("given"):
+        lines.append("# an optimizer or a loss was given in Python, which no option names")
+    lines.append(str(command) if command else f"python -m prefix_jax.train --workdir {workdir}")
+    scored = [entry.get("command") for entry in run.scores.values()]
+    lines += [str(command) for command in scored if command]
+    if not any(scored):
+        lines.append(f"python -m prefix_jax.evaluate --workdir {workdir} --split {main_scores(run)[0] or 'test'}")
+    lines += _inspected(run)
+    return [*lines, f"python -m prefix_jax.reporting --workdir {workdir}"]
+
+
+def without_recipe(run: Run) -> list[str]:
+    """Returns the words of a command that trains with the run's options without its recipe, into another directory;
+    none where model or task are not recorded.
+    """
+    default, chosen = flat(default_config().to_dict()), flat(run.config)
+    if not (chosen.get("model.source") and chosen.get("data.task")):
+        return []
+    words = ["python", "-m", "prefix_jax.train", "--model", str(chosen["model.source"])]
+    words += ["--task", str(chosen["data.task"]), "--workdir", f"{run.workdir}-again"]
+    named = ("model.source", "data.task")
+    changed = [
+        name for name, value in chosen.items() if name in default and default[name] != value and name not in named
+    ]
+    return [*words, *(option(f"config.{name}", chosen[name]) for name in changed)]
+
+
+def _inspected(run: Run) -> list[str]:
+    if not run.inspection:
+        return []
+    split, records = run.inspection.get("split", "validation"), run.inspection.get("records", 32)
+    command = f"python -m prefix_jax.inspect --workdir {quoted_workdir(run)} --split {split} --limit {records}"
+    return [str(run.inspection.get("command") or command)]
 
 
 def _inputs(run: Run) -> Iterator[tuple[str, object]]:
@@ -87,4 +129,4 @@ def _option_table(
         body.append(tag("tr", tag("th", str(name), scope="row"), cells, class_="set" if name in coloured else None))
     heads = [tag("th", column, scope="col") for column in columns]
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", heads)), tag("tbody", body), class_="options")
-    return tag("div", tag("div", table, class_="scroll"), class_="card")
+    return tag("div", scrolling(table, caption), class_="card")

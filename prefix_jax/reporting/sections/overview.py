@@ -3,22 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefix_jax.config import default_config
 from prefix_jax.reporting.run import Run
 from prefix_jax.reporting.sections.scores import about_metrics, difference, findings
 from prefix_jax.reporting.sections.values import (
     count,
     finite,
     main_scores,
+    method_title,
+    methods_of,
+    model_name,
     numbers,
     parameter_counts,
     quoted_workdir,
     share,
 )
+from prefix_jax.reporting.svg.heat import bar_pair
 from prefix_jax.reporting.svg.markup import Markup, join, tag
-from prefix_jax.reporting.svg.plots import bar_pair
 from prefix_jax.reporting.tables import largest_of, metric_text
-from prefix_jax.tuning import Declaration, known
+from prefix_jax.tuning import Declaration
 
 
 def title(run: Run) -> str:
@@ -50,9 +52,9 @@ def tuned(run: Run) -> Markup:
     model = str(run.option("model.source", run.prefix.get("model", "unknown")))
     facts: list[tuple[str, str | None, str | None]] = [
         ("Model", model, _said(run, "model.dtype", "in {}")),
-        ("Method", _method_title(run), _notes(run)),
+        ("Method", method_title(run.config), _notes(run)),
     ]
-    facts += [fact for name, method in _methods(run).items() for fact in _method_facts(run, name, method)]
+    facts += [fact for name, method in methods_of(run.config).items() for fact in _method_facts(run, name, method)]
     counts = parameter_counts(run)
     facts += [
         ("Trained", count(counts.get("trained")), "parameters that the optimizer moves"),
@@ -68,10 +70,8 @@ def tuned(run: Run) -> Markup:
 
 def _title_parts(run: Run) -> tuple[str, str, str]:
     task = run.option("data.task")
-    source = str(run.option("model.source", run.prefix.get("model", "a model"))).rstrip("/")
-    is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1
-    model = source.rsplit("/", 1)[-1] if is_path else source
-    return f"{_method_title(run)} of ", model, f" on {task}" if task else ""
+    model = model_name(run.option("model.source", run.prefix.get("model", "a model")))
+    return f"{method_title(run.config)} of ", model, f" on {task}" if task else ""
 
 
 def _failed(against: Sequence[str]) -> Markup | None:
@@ -117,19 +117,11 @@ def _cards(scored: Mapping[str, Any], failed: bool) -> Markup:
         if bare is not None:
             before_it = f"bare model {metric_text(name, bare, about)} "
             than = tag("p", before_it, difference(name, value - bare, failed, about), class_="than")
-        big = tag("p", metric_text(name, value, about), class_="big")
+        text = metric_text(name, value, about)
+        big = tag("p", text, class_="big" if len(text) < 9 else "big long")
         bars = bar_pair(bare, value, largest_of(name, about))
         cards.append(tag("article", tag("h3", name), big, bars, than, class_="card score"))
     return tag("div", cards, class_="scores")
-
-
-def _methods(run: Run) -> dict[str, Declaration | None]:
-    return known(run.config.get("method", default_config().method))
-
-
-def _method_title(run: Run) -> str:
-    """Returns such as "Prefix tuning and LoRA"."""
-    return " and ".join(name if found is None else found.title for name, found in _methods(run).items())
 
 
 def _method_facts(run: Run, name: str, method: Declaration | None) -> list[tuple[str, str | None, str | None]]:
@@ -142,13 +134,13 @@ def _method_facts(run: Run, name: str, method: Declaration | None) -> list[tuple
 
 
 def _untouched(run: Run) -> str:
-    tuned = any(found is not None and found.changes_base for found in _methods(run).values())
+    tuned = any(found is not None and found.changes_base for found in methods_of(run.config).values())
     return "parameters, some or all tuned" if tuned else "parameters, none of them changed"
 
 
 def _notes(run: Run) -> str | None:
     told = []
-    for found in _methods(run).values():
+    for found in methods_of(run.config).values():
         section = run.config.get(found.name) if found is not None else None
         told += [found.note(section)] if found is not None and isinstance(section, Mapping) else []
     return "; ".join(note for note in told if note) or None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from prefix_jax.data.conversations import transcript
 from prefix_jax.reporting.run import Run
 from prefix_jax.reporting.svg.markup import Markup, join, tag
 
@@ -46,7 +47,10 @@ def _text(name: str, text: object, kind: str) -> Markup:
 
 
 def _source(source: str) -> Markup:
-    """Shows `name : The Eagle | food : Japanese` as pairs, any other input as it is."""
+    """Shows `name : The Eagle | food : Japanese` as pairs, a conversation by its turns, any other input as it is."""
+    if turns := transcript(source.strip()):
+        said = [tag("div", tag("dt", role), tag("dd", text, dir="auto")) for role, text in turns]
+        return tag("dl", said, class_="turns")
     pairs = [part.split(" : ", 1) for part in source.strip().split(" | ")]
     if all(len(pair) == 2 and all(half.strip() for half in pair) for pair in pairs):
         inside = [tag("div", tag("dt", name.strip()), tag("dd", value.strip())) for name, value in pairs]

@@ -6,6 +6,7 @@ from typing import Any
 from prefix_jax.reporting.run import Run
 from prefix_jax.reporting.sections.values import count, main_scores, numbers
 from prefix_jax.reporting.svg.markup import Markup, tag
+from prefix_jax.reporting.svg.page import scrolling
 from prefix_jax.reporting.tables import About, decimals_of, is_better, metric_text, signed
 from prefix_jax.verdict import of_metrics
 
@@ -50,7 +51,7 @@ def _score_table(split: str, scored: Mapping[str, Any], failed: bool) -> Markup:
     caption = "; ".join(part for part in (f"Split {split}", records, _decoded(scored)) if part)
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", heads)), tag("tbody", rows))
     absent = [tag("p", f"No {name}: {reason}.", class_="about below") for name, reason in reasons.items()]
-    return tag("div", tag("div", table, class_="scroll"), absent, class_="card")
+    return tag("div", scrolling(table, caption), absent, class_="card")
 
 
 def _forgetting_table(found: Mapping[str, Any], failed: bool) -> Markup:
@@ -66,7 +67,7 @@ def _forgetting_table(found: Mapping[str, Any], failed: bool) -> Markup:
     heads = [tag("th", "plain text", scope="col"), *(tag("th", one, scope="col", class_="number") for one in columns)]
     caption = f"Plain text {found.get('file')}, {count(found.get('tokens'))} tokens predicted"
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", heads)), tag("tbody", rows))
-    return tag("div", tag("div", table, class_="scroll"), class_="card")
+    return tag("div", scrolling(table, caption), class_="card")
 
 
 def about_metrics(scored: Mapping[str, Any]) -> About:

@@ -5,7 +5,9 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from prefix_jax.config import default_config
 from prefix_jax.reporting.run import Run
+from prefix_jax.tuning import Declaration, known
 
 
 def main_scores(run: Run) -> tuple[str, Mapping[str, Any]]:
@@ -48,3 +50,20 @@ def count(value: object) -> str | None:
 def quoted_workdir(run: Run) -> str:
     """Returns the run directory, quoted for a shell."""
     return shlex.quote(str(run.workdir))
+
+
+def methods_of(config: Mapping[str, Any]) -> dict[str, Declaration | None]:
+    """Returns the methods that a configuration names, None for those of another version."""
+    return known(config.get("method", default_config().method))
+
+
+def method_title(config: Mapping[str, Any]) -> str:
+    """Returns such as "Prefix tuning and LoRA"."""
+    return " and ".join(name if found is None else found.title for name, found in methods_of(config).items())
+
+
+def model_name(source: object) -> str:
+    """Returns the name of a model: of a path its last part, of a hub id all of it."""
+    text = str(source).rstrip("/")
+    is_path = text.startswith(("/", ".", "~")) or text.count("/") > 1
+    return text.rsplit("/", 1)[-1] if is_path else text

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from prefix_jax.reporting.svg.axes import DIGIT
 from prefix_jax.reporting.svg.markup import Markup, tag
-from prefix_jax.reporting.svg.plots import DIGIT, RIGHT, drawing, text_at
+from prefix_jax.reporting.svg.plots import RIGHT, drawing, text_at
 
 # Fainter cells are not seen, and are left out; what the pointer tells is only of those that are.
 FAINTEST, TOLD = 0.002, 0.02

@@ -2,18 +2,9 @@
 
 from collections.abc import Sequence
 
+from prefix_jax.reporting.svg.axes import DIGIT, linear_axis, placed, tick_text
 from prefix_jax.reporting.svg.markup import Markup, tag
-from prefix_jax.reporting.svg.plots import (
-    BOTTOM,
-    DIGIT,
-    RIGHT,
-    TOP,
-    drawing,
-    linear_axis,
-    placed,
-    text_at,
-    tick_text,
-)
+from prefix_jax.reporting.svg.plots import BOTTOM, RIGHT, TOP, drawing, text_at
 
 
 def bars(

@@ -4,18 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from prefix_jax.reporting.svg.axes import DIGIT, bar_ends, linear_axis, log_axis, placed, tick_text
 from prefix_jax.reporting.svg.markup import Markup, tag
-from prefix_jax.reporting.svg.plots import (
-    DIGIT,
-    RIGHT,
-    bar_ends,
-    drawing,
-    linear_axis,
-    log_axis,
-    placed,
-    text_at,
-    tick_text,
-)
+from prefix_jax.reporting.svg.plots import RIGHT, drawing, text_at, whisker
 
 ROW, HEAD, FOOT = 22.0, 34.0, 40.0
 
@@ -49,7 +40,7 @@ def dot_rows(
     for number, row in enumerate(rows):
         parts += _row(row, axis.at(row.full), None if row.ring is None else axis.at(row.ring),
                       left, width, HEAD + ROW * (number + 0.5))  # fmt: skip
-    parts.append(text_at(x_label, (left + right) / 2, height - 6, "middle", "label"))
+    parts.append(text_at(axis.label(x_label), (left + right) / 2, height - 6, "middle", "label"))
     parts += [*_key(full, ring, left), text_at(note, width, 14, "end", "label")]
     told = " ".join(f"{row.name}: {row.full:,.0f}." for row in rows)
     return drawing(parts, width, height, f"{title}. {told}")
@@ -63,14 +54,19 @@ class Spread(NamedTuple):
     deviation: float = 0.0
 
 
-def spread_rows(rows: Sequence[Spread], *, title: str, x_label: str, width: int = 440) -> Markup:
-    """Returns an SVG of dots with bars on a linear axis; non-finite means are omitted."""
+def spread_rows(
+    rows: Sequence[Spread], *, title: str, x_label: str, width: int = 440, largest: float | None = None
+) -> Markup:
+    """Returns an SVG of dots with bars on a linear axis; non-finite means are omitted.
+
+    `largest` is the largest value that there can be, where axis and bars end.
+    """
     known = [row for row in rows if math.isfinite(row.mean)]
-    ends = [end for row in known for end in bar_ends(row.mean, row.deviation)]
+    ends = [end for row in known for end in bar_ends(row.mean, row.deviation, largest)]
     if not ends:
         return tag("p", "Nothing to draw yet.", class_="empty")
     left, foot = max(len(row.name) for row in rows) * DIGIT + 14, ROW * len(rows) + 10
-    axis = placed(linear_axis(min(ends), max(ends), max(int((width - left) // 60), 2)), left, width - RIGHT)
+    axis = placed(linear_axis(min(ends), max(ends), max(int((width - left) // 60), 2), largest), left, width - RIGHT)
     parts: list[Markup] = []
     for tick in axis.ticks:
         x = f"{axis.at(tick):.1f}"
@@ -80,8 +76,9 @@ def spread_rows(rows: Sequence[Spread], *, title: str, x_label: str, width: int 
         y = ROW * (number + 0.5) + 10
         parts.append(text_at(row.name, left - 7, y + 4, "end"))
         if row in known:
-            low, high = (f"{axis.at(end):.1f}" for end in bar_ends(row.mean, row.deviation))
-            parts.append(tag("line", class_="mark line", x1=low, x2=high, y1=f"{y:.1f}", y2=f"{y:.1f}"))
+            low, high = (axis.at(end) for end in bar_ends(row.mean, row.deviation, largest))
+            if row.deviation > 0:
+                parts.append(whisker(low, y, high, y, "line"))
             parts.append(tag("circle", class_="mark points", r=4, cx=f"{axis.at(row.mean):.1f}", cy=f"{y:.1f}"))
     parts.append(text_at(x_label, (left + width - RIGHT) / 2, foot + FOOT - 6, "middle", "label"))
     told = " ".join(f"{row.name}: {row.mean:.4g}." for row in known)

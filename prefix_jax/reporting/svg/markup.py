@@ -15,7 +15,12 @@ class Markup(str):
 
 def escape(text: object) -> Markup:
     """Escapes text for use in an element or a quoted attribute; unprintable characters become U+FFFD."""
-    return text if isinstance(text, Markup) else Markup(html.escape(_UNPRINTABLE.sub("\ufffd", str(text))))
+    return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text))))
+
+
+def printable(text: str) -> str:
+    """Returns the text with U+FFFD for each character that a file cannot contain."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def join(children: Iterable[object]) -> Markup:

@@ -37,3 +37,8 @@ def section(anchor: str, title: str, body: Markup) -> Markup:
     """Returns a section with its heading."""
     heading = f"{anchor}-title"
     return tag("section", tag("h2", title, id=heading), body, id=anchor, aria_labelledby=heading)
+
+
+def scrolling(child: Markup, label: str) -> Markup:
+    """Returns what is wider than a narrow screen, such as a table: it scrolls, by keys too, and its edges show it."""
+    return tag("div", child, class_="scroll", tabindex="0", role="region", aria_label=label)

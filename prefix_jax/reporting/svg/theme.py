@@ -3,11 +3,13 @@
 # Custom properties: colours on light and on dark.
 LIGHT = """
   --page: #fafaf8; --card: #ffffff; --ink: #1c1f22; --soft: #5a6168; --line: #e4e4df; --grid: #ececE7;
-  --accent: #0b6b74; --wash: #e8f2f2; --bare: #a3a9ae; --worse: #a13d2d;
+  --accent: #0b6b74; --wash: #e8f2f2; --bare: #878d93; --worse: #a13d2d;
+  --shade: rgb(28 31 34 / .26);
 """
 DARK = """
     --page: #131618; --card: #1a1e21; --ink: #e7e8e6; --soft: #a0a7ad; --line: #2c3236; --grid: #252a2e;
-    --accent: #6cc9c9; --wash: #16302f; --bare: #6d757c; --worse: #e89a86;
+    --accent: #6cc9c9; --wash: #16302f; --bare: #767e85; --worse: #e89a86;
+    --shade: rgb(255 255 255 / .24);
 """
 # How the parts of a drawing look.
 CHART = """
@@ -17,9 +19,12 @@ CHART = """
 .chart .mark { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .chart .line { stroke: var(--accent); stroke-width: 2; }
 .chart .faint { stroke: var(--bare); stroke-width: 1; }
-.chart .mark.spread { stroke-width: 1.2; stroke: var(--soft); }
+.chart .mark.spread { stroke-width: 1.2; stroke: var(--soft); stroke-dasharray: none; }
 .chart path.points { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 1 4; }
 .chart circle.points { fill: var(--card); stroke: var(--ink); stroke-width: 1.6; }
+.chart circle.line { fill: var(--accent); stroke: none; }
+.chart circle.faint { fill: var(--card); stroke: var(--bare); stroke-width: 2; }
+.chart .caption { fill: var(--ink); font-size: 13px; font-weight: 600; }
 .chart .cell { fill: var(--accent); }
 """
 
@@ -74,9 +79,10 @@ p code, li code, td code, .about code { font: .9em var(--mono); }
 .about.below { margin: 14px 0 0; font-size: 14px; }
 
 .scores { display: grid; grid-template-columns: repeat(auto-fit, minmax(178px, 1fr)); gap: 14px; margin: 26px 0 0; }
-.score { padding: 18px 20px 16px; }
+.score { min-width: 0; padding: 18px 20px 16px; }
 .score h3 { color: var(--soft); font-weight: 550; font-size: 14px; }
 .score .big { margin: 2px 0 12px; font-size: 36px; line-height: 1.1; font-weight: 630; letter-spacing: -.03em; }
+.score .long { font-size: 26px; } .score p { overflow-wrap: anywhere; }
 .score .than { margin: 10px 0 0; color: var(--soft); font-size: 13.5px; }
 .bars { display: block; width: 100%; height: 16px; }
 .track { fill: var(--grid); } .bar.bare { fill: var(--bare); } .bar.tuned { fill: var(--accent); }
@@ -98,10 +104,16 @@ figcaption { margin: 0 0 14px; } figcaption p { margin: 0; color: var(--soft); f
     + CHART
     + """.narrow { display: none; }
 @media (max-width: 640px) {
-  .wide { display: none; } .narrow { display: block; } .charts.two .chart { font-size: 14px; }
+  .wide { display: none; } .narrow { display: block; } .charts.two .heat { font-size: 14px; }
 }
 
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background:
+  linear-gradient(to right, var(--card) 35%, transparent) left / 44px 100% no-repeat local,
+  linear-gradient(to left, var(--card) 35%, transparent) right / 44px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / 16px 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / 16px 100% no-repeat scroll; }
+.scroll .chart { min-width: 880px; }
+.data { float: right; margin-left: 12px; font-size: 13px; }
 table { width: 100%; border-collapse: collapse; font-size: 15px; }
 caption { padding: 0 0 10px; text-align: left; color: var(--soft); font-size: 14px; }
 th, td { padding: 9px 18px 9px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -117,6 +129,8 @@ tbody th { font-weight: 550; }
 .eyebrow { margin: 0 0 4px !important; color: var(--soft); font-size: 13px; }
 .pairs { display: flex; flex-wrap: wrap; gap: 6px 20px; margin: 0; } .pairs div { display: flex; gap: 7px; }
 .pairs dt { color: var(--soft); } .pairs dd { margin: 0; font-weight: 550; }
+.turns { display: grid; gap: 8px; margin: 0; } .turns div { display: grid; grid-template-columns: 6em 1fr; gap: 10px; }
+.turns dt { color: var(--soft); } .turns dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .reference { margin-top: 14px; }
 .reference p { color: var(--soft); }
 .texts { display: grid; grid-template-columns: 1fr 1fr; border-top: 1px solid var(--line); }
@@ -124,7 +138,7 @@ tbody th { font-weight: 550; }
 .text.tuned { background: var(--wash); } .text.tuned .eyebrow { color: var(--accent); font-weight: 600; }
 .texts.alone { grid-template-columns: 1fr; }
 @media (max-width: 640px) {
-  .texts { grid-template-columns: 1fr; }
+  .texts { grid-template-columns: 1fr; } .turns div { grid-template-columns: 1fr; gap: 0; }
   .text + .text { border-left: 0; border-top: 1px solid var(--line); }
 }
 
@@ -138,7 +152,8 @@ details[open] > summary { margin-bottom: 14px; }
 .reference details { margin-top: 6px; } .reference summary { font-size: 13.5px; }
 .reference details p + p { margin-top: 6px; }
 .more { margin-top: 18px; }
-pre { margin: 0; padding: 16px 18px; overflow-x: auto; background: var(--card); border: 1px solid var(--line);
+pre { margin: 0; padding: 16px 18px; white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; font: 13.5px/1.65 var(--mono); }
 .options td, .options th { padding-top: 5px; padding-bottom: 5px; font-size: 14px; }
 .options td { font-family: var(--mono); font-size: 13px; overflow-wrap: anywhere; }
@@ -149,7 +164,8 @@ footer { margin-top: 72px; padding-top: 20px; padding-bottom: 48px; color: var(-
   main, .top, footer { padding-left: 18px; padding-right: 18px; } .top { padding-top: 36px; }
   section { margin-top: 46px; } .card { padding: 16px; } .sample { padding: 0; }
   .input, .text { padding: 15px 16px; } .scores { grid-template-columns: 1fr 1fr; gap: 10px; }
-  .score .big { font-size: 29px; } .lede { font-size: 17px; } .facts { grid-template-columns: 1fr 1fr; gap: 18px; }
+  .score .big { font-size: 29px; } .score .long { font-size: 20px; }
+  .lede { font-size: 17px; } .facts { grid-template-columns: 1fr 1fr; gap: 18px; }
 }
 @media print {
   body { background: #fff; } nav, .skip { display: none; } .card, pre { break-inside: avoid; }
