@@ -3,6 +3,9 @@
     python -m prefix_jax.train --config configs/lighthouse_chat.py --workdir runs/chat
     python -m prefix_jax.evaluate --workdir runs/chat --split test --limit 100 --spread --bare
 
+Expect a perplexity of 1.09, and 73 of 100 last turns word for word (the bare model: 12.4 and none), as in
+`experiments/conversations`.
+
 For conversations of your own: --config.data.task=chat --config.data.path=chat.jsonl, a file with a row
 {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]} for each.
 """
