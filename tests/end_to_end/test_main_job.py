@@ -64,7 +64,7 @@ def test_generate_from_run_tuned_folder_file_and_stdin(finished, tmp_path):
     assert len(greedy.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_configuration_is_refused_and_loses_nothing(finished):
     _, recipe, workdir, cache, _ = finished
     before = (workdir / "config.json").read_bytes()

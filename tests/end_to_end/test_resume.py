@@ -31,7 +31,8 @@ def wait_for_step(process, workdir: Path, step: int) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.slow
+# By day, every change of a run is a crash point once in `tests/faults`, and processes are killed in `tests/parallel`.
+@pytest.mark.nightly
 def test_resume_after_sigkill_at_random_moments_is_bit_equal(uninterrupted, tmp_path):
     folder, words = uninterrupted
     moments = random.Random()

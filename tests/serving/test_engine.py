@@ -25,7 +25,7 @@ SAMPLINGS = {
 
 
 def engine_of(pair, **changes) -> Engine:
-    options = dict(slots=3, capacity=32, kind=KIND, prefixes=4, narrowest=8) | changes
+    options = dict(slots=3, capacity=24, kind=KIND, prefixes=4, narrowest=12) | changes
     return Engine(pair.model, pair.variables, **options)
 
 
@@ -63,7 +63,7 @@ def finish(engine: Engine) -> None:
         pass
 
 
-@pytest.mark.parametrize("family", SAMPLINGS)
+@pytest.mark.parametrize("family", ["gemma3", "t5", pytest.param("bart", marks=pytest.mark.nightly)])
 def test_each_request_generates_what_it_generates_alone(family):
     pair = reference.network(family)
     engine, own = engine_of(pair), prefixes(pair.model_config)
@@ -148,7 +148,7 @@ def test_a_prompt_that_begins_like_an_earlier_one_is_not_computed_again(pair):
     engine, own = engine_of(pair, slots=4), prefixes(pair.model_config)
     engine.warm()
     engine.put("a", own["long"])
-    programs, shared = engine.programs(), list(range(3, 17))
+    programs, shared = engine.programs(), list(range(3, 15))
     greedy = Sampling(6, min_tokens=6, temperature=0)
 
     def run(ids, name="a"):
@@ -210,8 +210,8 @@ def test_cancelled_requests_leave_and_their_prefixes_with_them(pair):
 def test_what_does_not_fit_is_refused_at_once(pair):
     engine = engine_of(pair, queue=1, prefixes=1)
     heard = lambda ids, name, most: Heard(ids, name, Sampling(most)).request
-    with pytest.raises(UserError, match="maximum context length is 32 tokens, and the request has 30 in the prompt"):
-        engine.submit(heard([3] * 30, None, 3))
+    with pytest.raises(UserError, match="maximum context length is 24 tokens, and the request has 22 in the prompt"):
+        engine.submit(heard([3] * 22, None, 3))
     with pytest.raises(UserError, match="no tokens"):
         engine.submit(heard([], None, 3))
     with pytest.raises(UserError, match="token id 99999"):
