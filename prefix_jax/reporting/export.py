@@ -8,6 +8,7 @@ from prefix_jax import extras
 from prefix_jax.disk import replacing, write_text
 from prefix_jax.errors import UserError
 from prefix_jax.reporting.figures import Figure
+from prefix_jax.reporting.svg.markup import printable
 from prefix_jax.reporting.svg.standalone import standalone
 
 
@@ -33,7 +34,7 @@ def write_figures(folder: Path, figures: Sequence[Figure], about: str) -> list[P
         return paths
     for figure in drawn:
         if figure.drawn is not None:
-            paths.append(folder / f"{figure.name}.pdf")
+            paths.append(folder / f"{figure.stem}.pdf")
             write_pdf(figure, paths[-1], f"{figure.title}. {about}.")
     return paths
 
@@ -50,12 +51,12 @@ def write_pdf(figure: Figure, path: Path, caption: str) -> None:
     from prefix_jax.reporting import paper
 
     with replacing(path) as file:
-        paper.write_pdf(figure, file, caption)
+        paper.write_pdf(figure, file, printable(caption))
 
 
 def _texts(folder: Path, figure: Figure, caption: str) -> list[Path]:
     assert figure.chart is not None
     texts = {"svg": standalone(figure.chart, caption), "csv": figure.csv()}
     for kind, text in texts.items():
-        write_text(folder / f"{figure.name}.{kind}", text)
-    return [folder / f"{figure.name}.{kind}" for kind in texts]
+        write_text(folder / f"{figure.stem}.{kind}", text)
+    return [folder / f"{figure.stem}.{kind}" for kind in texts]

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,11 +74,16 @@ class Figure:
     whole: bool = False
     scrolls: bool = False
 
+    @property
+    def stem(self) -> str:
+        """The name of its files without an ending; parts of a name may come from data."""
+        return re.sub(r"[^\w-]+", "_", printable(self.name)).strip("_")[:100] or "figure"
+
     def csv(self) -> str:
         """Returns the numbers as CSV; what is not finite is empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow([_cell(name) for name in self.columns])
         writer.writerows([[_cell(value) for value in row] for row in self.rows])
         return text.getvalue()
 
@@ -175,7 +181,7 @@ def _data(figure: Figure) -> Markup | None:
         return None
     href = f"data:text/csv;charset=utf-8,{quote(figure.csv())}"
     told = f"The numbers of: {figure.title}, as CSV"
-    return tag("a", "CSV", class_="data", download=f"{figure.name}.csv", href=href, aria_label=told)
+    return tag("a", "CSV", class_="data", download=f"{figure.stem}.csv", href=href, aria_label=told)
 
 
 def _cell(value: Any) -> Any:

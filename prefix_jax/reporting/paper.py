@@ -5,13 +5,15 @@ from typing import Any, BinaryIO
 import matplotlib  # type: ignore[import-not-found]
 from matplotlib.backends.backend_pdf import FigureCanvasPdf  # type: ignore[import-not-found]
 from matplotlib.figure import Figure as Drawing  # type: ignore[import-not-found]
+from matplotlib.text import Text  # type: ignore[import-not-found]
 
 from prefix_jax.reporting.figures import Curves, Figure, Matrix
 from prefix_jax.reporting.svg.axes import bar_ends
+from prefix_jax.reporting.svg.markup import printable
 
 # Inches: a column of most conferences; type 42 fonts, which they demand.
 WIDTH, HEIGHT = 3.25, 2.2
-STYLE = {"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 # Styles that differ without colour too.
 _KINDS = {
     "line": {"color": "#0b6b74", "marker": "o", "linestyle": "-"},
@@ -30,6 +32,8 @@ def write_pdf(figure: Figure, file: BinaryIO, caption: str) -> None:
             _curves(axes, figure.drawn)
         else:
             _matrix(drawing, axes, figure.drawn)
+        for text in drawing.findobj(Text):
+            text.set_text(printable(text.get_text()))
         metadata = {"Title": caption, "Creator": "prefix_jax", "CreationDate": None}
         FigureCanvasPdf(drawing).print_pdf(file, metadata=metadata)
 
@@ -72,7 +76,7 @@ def _matrix(drawing: Any, axes: Any, drawn: Matrix) -> None:
     for names, set_ticks in ((drawn.column_names, axes.set_xticks), (drawn.row_names, axes.set_yticks)):
         every = -(-len(names) // 24)
         places = range(0, len(names), every)
-        set_ticks(places, [str(names[i]) for i in places], fontsize=6)
+        set_ticks(places, [printable(str(names[i])) for i in places], fontsize=6)
     if any(len(str(name)) > 3 for name in drawn.column_names):
         axes.tick_params(axis="x", labelrotation=60)
     axes.set_xlabel(drawn.column_label)

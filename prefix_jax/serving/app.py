@@ -37,7 +37,7 @@ from prefix_jax.serving.responses import Chat, Completions, Envelope, Form
 
 Handler = Callable[[Request], Awaitable[Response]]
 # The page's script and style are in it, and it asks this server alone.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 

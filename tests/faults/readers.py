@@ -158,11 +158,11 @@ def _resume(folder: Path, samples: Samples) -> None:
 
 
 def _sweep_page(folder: Path, _: Samples) -> None:
-    from prefix_jax.reporting import sweep
+    from prefix_jax.reporting import sweep, sweep_page
 
     found = sweep.read_sweep(folder)
     sweep.sweep_table(found)
-    assert "<script" not in sweep.page(found)
+    assert "<script" not in sweep_page.page(found)
 
 
 def _sweep_resumed(folder: Path, samples: Samples) -> None:

@@ -178,7 +178,9 @@ def swept(rows: list[Row], workdir: Path, changes: Changes) -> dict[str, Any]:
     for row in read_sweep(workdir)["rows"]:
         run = workdir / row["directory"]
         about = {name: value for name, value in row.items() if name not in _TIMED}
-        scores = {name: value for name, value in read_scores(run)["test"].items() if name not in _TIMED}
+        # The command names the directory.
+        left_out = (*_TIMED, "command")
+        scores = {name: value for name, value in read_scores(run)["test"].items() if name not in left_out}
         kept = [(run / name).read_bytes() for name in ("tuned/prefix.safetensors", "samples.jsonl")]
         found[row["name"]] = (about, scores, kept, (run / "report.html").is_file())
     return found

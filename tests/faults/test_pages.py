@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefix_jax.config import default_config
-from prefix_jax.reporting import data_page, report, sweep
+from prefix_jax.reporting import data_page, export, report, sweep, sweep_page
 from prefix_jax.sharing.card import Card
 from tests.reporting.test_report import EVIL, Page, record
 
@@ -23,7 +23,7 @@ def check(text: str, folder: Path, shown: int) -> Page:
     assert not {tag.lower() for tag, _ in page.elements} & RUNNING
     for tag, attributes in page.elements:
         assert not any(re.match("on|style|src|action", name) for name in attributes), tag
-        assert re.match(r"#|runs/", attributes.get("href", "#")), attributes
+        assert re.match(r"#|runs/|data:text/csv;", attributes.get("href", "#")), attributes
     assert not set("\x00\x1b") & set(text) and "<script" not in text and not re.search(r"url\(|@import", text)
     assert page.text.count("<script>alert('x')</script>") >= shown
     return page
@@ -48,6 +48,8 @@ def test_what_was_seen_inside_a_model_is_shown_and_not_obeyed(tmp_path):
     assert not notes
     page = check(report.page(report.read_run(tmp_path)), tmp_path, 10)
     assert len(page.all("svg")) > 4
+    written = export.write_figures(tmp_path / "figures", report.figures_of(report.read_run(tmp_path)), EVIL)
+    assert written and all(path.parent == tmp_path / "figures" and path.is_file() for path in written)
 
 
 def test_a_sweep_is_shown_and_not_obeyed(tmp_path):
@@ -61,7 +63,7 @@ def test_a_sweep_is_shown_and_not_obeyed(tmp_path):
     (tmp_path / "runs" / "1").mkdir(parents=True)
     (tmp_path / "runs" / "1" / "report.html").write_text("")
     (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows, "split": EVIL, "command": EVIL}))
-    check(sweep.page(sweep.read_sweep(tmp_path)), tmp_path, 8)
+    check(sweep_page.page(sweep.read_sweep(tmp_path)), tmp_path, 8)
     for markdown in (False, True):
         table = sweep.sweep_table(sweep.read_sweep(tmp_path), markdown)
         assert not set("\x00\x1b\ud800") & set(table)
@@ -90,6 +92,7 @@ def test_data_are_shown_and_not_obeyed(tmp_path):
 
 def test_the_page_of_the_server_makes_no_markup_of_texts_and_loads_only_from_itself():
     text = resources.files("prefix_jax.serving").joinpath("page.html").read_text(encoding="utf-8")
+    text = text.replace("http://www.w3.org/2000/svg", "")  # the name of a namespace
     assert not re.search(r"(inner|outer)HTML|insertAdjacent|document\.write|eval\(|src=|https?:|url\(|import", text)
     assert text.count("textContent") > 3
 

@@ -1,6 +1,6 @@
 """Names of topologies, and what is said of those that are none."""
 
-from importlib import util
+import sys
 
 import pytest
 
@@ -28,6 +28,6 @@ def test_what_is_no_topology_is_refused(name, words):
 
 
 def test_without_libtpu_the_mend_is_named(monkeypatch):
-    monkeypatch.setattr(util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]'"):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(UserError, match=r"libtpu.*pip install 'prefix_jax\[plan\]'"):
         topologies.devices(topologies.parse("v5e:2x2"))
